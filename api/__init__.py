@@ -1,0 +1,1 @@
+"""The HTTP face: parse, authorise, call db, answer."""

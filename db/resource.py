@@ -1,0 +1,124 @@
+"""What a resource is: a struct with types and limits, rules, keys and references. All else derives from it.
+
+A fourth resource is one new file in `db/resources/`, one line in its registry and one migration.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_type_hints
+from uuid import UUID
+
+import msgspec
+from msgspec import Meta
+
+Time = Annotated[datetime, Meta(tz=True)]
+
+Code = Literal[
+    "malformed_row",
+    "column_count_mismatch",
+    "invalid_json",
+    "invalid_encoding",
+    "record_too_large",
+    "missing_required",
+    "invalid_type",
+    "invalid_format",
+    "invalid_enum",
+    "too_long",
+    "too_short",
+    "too_many_words",
+    "conflicting_fields",
+    "duplicate_in_file",
+    "already_exists",
+    "key_conflict",
+    "not_found",
+    "foreign_key_not_found",
+    "unknown_field",
+    "constraint_violation",
+]
+
+
+class FieldError(NamedTuple):
+    """One thing that is wrong with one field, before it is known which record it belongs to."""
+
+    field: str | None
+    code: Code
+    message: str
+    value: str | None
+
+
+class RecordError(msgspec.Struct, kw_only=True):
+    """Why a record was refused, as the API tells it. `line` and `record` count from 1; `line` is where the record starts."""
+
+    line: int
+    record: int
+    id: str | None
+    key: str | None
+    field: str | None
+    code: Code
+    message: str
+    value: str | None
+    duplicate_of_line: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """One chunk, read and checked by itself: its sound records and the errors of the others.
+
+    `records`, `numbers` and `lines` run in parallel and in the order of the file. `suspects` are references of
+    records that were refused already: each becomes an error as well if its parent turns out to be missing.
+    """
+
+    records: list[Any] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+    errors: list[RecordError] = field(default_factory=list)
+    suspects: list[RecordError] = field(default_factory=list)
+
+
+SQL_TYPES = {UUID: "uuid", str: "text", bool: "bool", datetime: "timestamptz", list: "text[]"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resource:
+    """A kind of record. `name` is also its table; the struct's fields are the table's columns, in order."""
+
+    name: str
+    record: type[msgspec.Struct]
+    # the natural key's field, its comparable form in Python and the same in SQL (the expression of the unique index)
+    key: str | None = None
+    key_of: Callable[[str], str] = str
+    key_sql: str | None = None
+    # field -> name of the resource whose id it holds
+    references: dict[str, str] = field(default_factory=dict)
+    # what a single field cannot tell; gets anything with the record's attributes, None where a field is missing or bad
+    rules: Callable[[Any], Iterable[FieldError]] = lambda _: ()
+    # a new id for a record that came without one
+    new_id: Callable[[], Any]
+    # fields that are set to the time of the import when the record has none
+    stamped: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.record.__struct_fields__
+
+    @property
+    def column_types(self) -> tuple[str, ...]:
+        """PostgreSQL's name for the type of each column, in their order."""
+        return tuple(SQL_TYPES[_plain(hint)] for hint in get_type_hints(self.record).values())
+
+    @property
+    def required(self) -> frozenset[str]:
+        fields = msgspec.structs.fields(self.record)
+        return frozenset(f.name for f in fields if f.required)
+
+
+def _plain(hint: Any) -> type:
+    """The bare type within `Annotated`, `Optional`, `Literal` and `list[...]`."""
+    if isinstance(hint, type):
+        return hint
+    first = next(arg for arg in get_args(hint) if arg is not type(None))
+    if isinstance(first, str):
+        return str
+    origin = getattr(hint, "__origin__", None)
+    return list if origin is list else _plain(first)

@@ -1,0 +1,41 @@
+"""Articles: `slug` is unique, `author_id` is a user; a draft has no `published_at`."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+from uuid import UUID, uuid4
+
+import msgspec
+from msgspec import Meta
+
+from db.resource import FieldError, Resource, Time
+
+SLUG = r"^[a-z0-9]+(?:-[a-z0-9]+)*\Z"
+
+
+class Article(msgspec.Struct, kw_only=True):
+    id: UUID | None = None
+    slug: Annotated[str, Meta(max_length=255, pattern=SLUG)]
+    title: Annotated[str, Meta(min_length=1, max_length=500)]
+    body: Annotated[str, Meta(min_length=1)]
+    author_id: UUID
+    tags: list[str] | None = None
+    status: Literal["draft", "published"]
+    published_at: Time | None = None
+
+
+def rules(article: Any) -> Iterator[FieldError]:
+    if article.status == "draft" and article.published_at is not None:
+        yield FieldError(
+            "published_at", "conflicting_fields", "a draft has no published_at", article.published_at.isoformat()
+        )
+
+
+ARTICLES = Resource(
+    name="articles",
+    record=Article,
+    key="slug",
+    key_sql="slug",
+    references={"author_id": "users"},
+    rules=rules,
+    new_id=uuid4,
+)

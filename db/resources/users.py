@@ -1,0 +1,37 @@
+"""Users: `id`, `email` (unique without case), `name`, `role`, `active`, times."""
+
+from typing import Annotated, Literal
+from uuid import UUID, uuid4
+
+import msgspec
+from msgspec import Meta
+
+from db.resource import Resource, Time
+
+# The address of the HTML Living Standard (4.10.5.1.5), with at least one dot in the domain. ASCII, so that
+# "without case" means the same to Python and to PostgreSQL whatever the server's locale.
+EMAIL = (
+    r"^[a-zA-Z0-9.!#$%&'*+/=?^_`{|}~-]+@[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
+    r"(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)+\Z"
+)
+
+
+class User(msgspec.Struct, kw_only=True):
+    id: UUID | None = None
+    email: Annotated[str, Meta(max_length=254, pattern=EMAIL)]
+    name: Annotated[str, Meta(min_length=1, max_length=255)]
+    role: Literal["admin", "author", "reader"]
+    active: bool
+    created_at: Time | None = None
+    updated_at: Time | None = None
+
+
+USERS = Resource(
+    name="users",
+    record=User,
+    key="email",
+    key_of=str.lower,
+    key_sql="lower(email)",
+    new_id=uuid4,
+    stamped=("created_at", "updated_at"),
+)

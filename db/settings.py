@@ -1,0 +1,99 @@
+"""The settings: one frozen struct, read once from the environment at the edge of each process."""
+
+import os
+from collections.abc import Mapping
+from functools import cache
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+Bytes = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0)]
+
+
+class SettingsError(Exception):
+    """A setting is wrong; the message names it in one line."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Each field is the environment variable of the same name in capitals."""
+
+    http_host: str = "127.0.0.1"
+    http_port: Annotated[int, Meta(ge=0, le=65535)] = 8080
+    # comma-separated; without keys the service listens on loopback only
+    api_keys: str = ""
+    # unset: the embedded PostgreSQL under DATA_DIR
+    database_url: str | None = None
+    data_dir: str = "./.data"
+    export_dir: str = "./exports"
+    log_format: Literal["auto", "json", "console"] = "auto"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    worker_pool_size: Annotated[int, Meta(ge=1, le=1000)] = 10
+    # records a chunk, and its bytes at most
+    batch_size: Annotated[int, Meta(ge=1, le=100_000)] = 1000
+    chunk_max_bytes: Bytes = 8 * 1024 * 1024
+    # connections that one API process holds at most
+    api_pool_size: Annotated[int, Meta(ge=1, le=1000)] = 10
+
+    # limits on what a client sends
+    upload_max_bytes: Bytes = 10 * 1024**3
+    record_max_bytes: Annotated[int, Meta(ge=1024, le=64 * 1024 * 1024)] = 1024 * 1024
+    json_body_max_bytes: Bytes = 8 * 1024 * 1024
+    # an upload that shows no sign of life for so long is swept
+    upload_grace_seconds: Seconds = 60.0
+
+    # the queue; see db/README.md
+    claim_grace_seconds: Seconds = 5.0
+    attempts_max: Count = 12
+    crashes_max: Count = 4
+    poll_seconds: Seconds = 1.0
+    upkeep_seconds: Seconds = 3.0
+    # how long a process that was told to stop may go on with what it has begun
+    stop_seconds: Seconds = 4.0
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(key for key in (part.strip() for part in self.api_keys.split(",")) if key)
+
+    @property
+    def data_path(self) -> Path:
+        return Path(self.data_dir).resolve()
+
+    @property
+    def metrics_path(self) -> Path:
+        """Where the processes of this machine put the counters that one scrape adds up."""
+        return self.data_path / "metrics"
+
+
+def read(environ: Mapping[str, str]) -> Settings:
+    """The settings in `environ`; an empty value counts as unset. Raises `SettingsError`."""
+    fields = {f.name: f.name.upper() for f in msgspec.structs.fields(Settings)}
+    given = {name: environ[variable] for name, variable in fields.items() if environ.get(variable)}
+    try:
+        settings = msgspec.convert(given, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        reason, _, path = str(error).partition(" - at `$.")
+        raise SettingsError(f"{path.rstrip('`').upper()}: {reason}") from None
+    if not settings.keys and not _loopback(settings.http_host):
+        raise SettingsError(f"HTTP_HOST: {settings.http_host} is not a loopback address, which needs API_KEYS to be set")
+    return settings
+
+
+@cache
+def load() -> Settings:
+    """The settings of this process."""
+    return read(os.environ)
+
+
+def _loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

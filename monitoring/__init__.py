@@ -1,0 +1,1 @@
+"""How the service is seen: metrics and logs."""
