@@ -6,13 +6,16 @@ A fourth resource is one new file in `db/resources/`, one line in its registry a
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_type_hints
+from typing import Annotated, Any, Literal, LiteralString, NamedTuple, get_args, get_type_hints
 from uuid import UUID
 
 import msgspec
 from msgspec import Meta
 
 Time = Annotated[datetime, Meta(tz=True)]
+
+# at least one character that is not white space
+NOT_BLANK = r"\S"
 
 Code = Literal[
     "malformed_row",
@@ -76,19 +79,29 @@ class Parsed:
     suspects: list[RecordError] = field(default_factory=list)
 
 
+def foreign_key_message(resource: "Resource", field: str) -> str:
+    """What is said of a record whose reference `field` holds an id that the parent resource does not have."""
+    return f"no {resource.references[field].removesuffix('s')} has this id"
+
+
 SQL_TYPES = {UUID: "uuid", str: "text", bool: "bool", datetime: "timestamptz", list: "text[]"}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Resource:
-    """A kind of record. `name` is also its table; the struct's fields are the table's columns, in order."""
+    """A kind of record. `name` is also its table; the struct's fields are the table's columns, in order.
+
+    A field with a `pattern` says by its `title` what is wanted, for messages and schemas. Each resource is one object,
+    equal to itself alone, so it can be the key of a cache.
+    """
 
     name: str
     record: type[msgspec.Struct]
-    # the natural key's field, its comparable form in Python and the same in SQL (the expression of the unique index)
+    # the natural key's field, its comparable form in Python, and the same in SQL: the expression of the unique index,
+    # with {} for the table
     key: str | None = None
     key_of: Callable[[str], str] = str
-    key_sql: str | None = None
+    key_sql: LiteralString = "NULL"
     # field -> name of the resource whose id it holds
     references: dict[str, str] = field(default_factory=dict)
     # what a single field cannot tell; gets anything with the record's attributes, None where a field is missing or bad

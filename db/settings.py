@@ -26,6 +26,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     http_port: Annotated[int, Meta(ge=0, le=65535)] = 8080
     # comma-separated; without keys the service listens on loopback only
     api_keys: str = ""
+    # whether /metrics is answered without a key
+    metrics_public: bool = False
     # unset: the embedded PostgreSQL under DATA_DIR
     database_url: str | None = None
     data_dir: str = "./.data"
@@ -80,7 +82,9 @@ def read(environ: Mapping[str, str]) -> Settings:
         reason, _, path = str(error).partition(" - at `$.")
         raise SettingsError(f"{path.rstrip('`').upper()}: {reason}") from None
     if not settings.keys and not _loopback(settings.http_host):
-        raise SettingsError(f"HTTP_HOST: {settings.http_host} is not a loopback address, which needs API_KEYS to be set")
+        raise SettingsError(
+            f"HTTP_HOST: {settings.http_host} is not a loopback address, which needs API_KEYS to be set"
+        )
     return settings
 
 

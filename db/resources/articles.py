@@ -14,7 +14,7 @@ SLUG = r"^[a-z0-9]+(?:-[a-z0-9]+)*\Z"
 
 class Article(msgspec.Struct, kw_only=True):
     id: UUID | None = None
-    slug: Annotated[str, Meta(max_length=255, pattern=SLUG)]
+    slug: Annotated[str, Meta(title="kebab-case slug", max_length=255, pattern=SLUG)]
     title: Annotated[str, Meta(min_length=1, max_length=500)]
     body: Annotated[str, Meta(min_length=1)]
     author_id: UUID
@@ -34,7 +34,7 @@ ARTICLES = Resource(
     name="articles",
     record=Article,
     key="slug",
-    key_sql="slug",
+    key_sql="{}.slug",
     references={"author_id": "users"},
     rules=rules,
     new_id=uuid4,

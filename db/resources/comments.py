@@ -7,18 +7,17 @@ from uuid import UUID, uuid4
 import msgspec
 from msgspec import Meta
 
-from db.resource import FieldError, Resource, Time
+from db.resource import NOT_BLANK, FieldError, Resource, Time
 
 COMMENT_ID = r"^(?:cm_)?[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}\Z"
 BODY_WORDS_MAX = 500
 
 
 class Comment(msgspec.Struct, kw_only=True):
-    id: Annotated[str, Meta(pattern=COMMENT_ID)] | None = None
+    id: Annotated[str, Meta(title="comment id (a UUID, perhaps with cm_ before it)", pattern=COMMENT_ID)] | None = None
     article_id: UUID
     user_id: UUID
-    # not blank: at least one character that is not white space
-    body: Annotated[str, Meta(min_length=1, pattern=r"\S")]
+    body: Annotated[str, Meta(min_length=1, pattern=NOT_BLANK)]
     created_at: Time | None = None
 
 

@@ -18,7 +18,7 @@ EMAIL = (
 
 class User(msgspec.Struct, kw_only=True):
     id: UUID | None = None
-    email: Annotated[str, Meta(max_length=254, pattern=EMAIL)]
+    email: Annotated[str, Meta(title="e-mail address", max_length=254, pattern=EMAIL)]
     name: Annotated[str, Meta(min_length=1, max_length=255)]
     role: Literal["admin", "author", "reader"]
     active: bool
@@ -31,7 +31,7 @@ USERS = Resource(
     record=User,
     key="email",
     key_of=str.lower,
-    key_sql="lower(email)",
+    key_sql="lower({}.email)",
     new_id=uuid4,
     stamped=("created_at", "updated_at"),
 )

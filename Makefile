@@ -1,0 +1,79 @@
+# the interpreter that the environment is made from, and the environment's own
+PYTHON3 ?= python3
+PYTHON := .venv/bin/python
+# tests wait more than they compute
+TEST_PROCESSES ?= 4
+
+# the Procfile says `python`
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test check fix lock migrate-up migrate-down db-start db-stop psql clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+install: .venv/installed ## make the environment in .venv and install what the service needs
+
+# The server, the migrations, then the Procfile. The environment alone says what is set, so honcho reads no .env.
+run: install ## run the API and the workers, and PostgreSQL if DATABASE_URL is unset; Ctrl-C stops all
+	@PYTHONUNBUFFERED=1 exec $(PYTHON) -m db.embedded run -- sh -c \
+		'python -m db.migrate up && exec honcho --env /dev/null --procfile Procfile start'
+
+test: .venv/installed-dev ## run the tests
+	@$(PYTHON) -m pytest -n $(TEST_PROCESSES)
+
+check: .venv/installed-dev ## check format, lint, types and the import contracts
+	@ruff format --check
+	@ruff check
+	@basedpyright
+	@lint-imports
+
+fix: .venv/installed-dev ## format, and mend what the linter can mend
+	@ruff format
+	@ruff check --fix
+
+lock: ## write the lock files anew from pyproject.toml (needs uv)
+	@command -v uv > /dev/null || { echo "make lock needs uv: https://docs.astral.sh/uv" >&2; exit 1; }
+	@$(UV_LOCK) -o requirements.lock pyproject.toml
+	@$(UV_LOCK) --group dev -o requirements-dev.lock pyproject.toml
+
+migrate-up: install ## apply the migrations that are pending
+	@$(PYTHON) -m db.embedded run -- $(PYTHON) -m db.migrate up
+
+migrate-down: install ## roll back the last migration
+	@$(PYTHON) -m db.embedded run -- $(PYTHON) -m db.migrate down
+
+db-start: install ## start PostgreSQL under DATA_DIR by itself, and print its URL
+	@$(PYTHON) -m db.embedded start
+
+db-stop: install ## stop it
+	@$(PYTHON) -m db.embedded stop
+
+psql: install ## open psql on the database
+	@$(PYTHON) -m db.embedded psql
+
+clean: ## remove the environment and the caches; the data stays
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# universal, with hashes and without addresses: one file for every platform and any index
+UV_LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --extra embedded
+
+PIP_INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes
+
+.venv/bin/python:
+	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make PYTHON3=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON3) -m venv .venv || \
+		{ rm -rf .venv; echo "$(PYTHON3) cannot make environments; on Debian: apt install python3-venv" >&2; exit 1; }
+
+.venv/installed: requirements.lock | .venv/bin/python
+	@echo "installing requirements.lock"
+	@$(PIP_INSTALL) -r requirements.lock
+	@touch $@
+
+.venv/installed-dev: requirements-dev.lock .venv/installed
+	@echo "installing requirements-dev.lock"
+	@$(PIP_INSTALL) -r requirements-dev.lock
+	@touch $@

@@ -1,0 +1,99 @@
+"""The application: the routes, and what their handlers are given."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from litestar import Litestar, Request
+from litestar.datastructures import State
+from litestar.di import Provide
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Components, SecurityScheme
+
+from api import errors, health, imports
+from api.auth import Authorized
+from api.middleware import Observed
+from api.uploads import Uploads
+from db import pool
+from db.settings import Settings
+
+# for handlers that read their body whole; those that stream lift it and count for themselves
+BODY_MAX_BYTES = 1024 * 1024
+
+ROUTE_HANDLERS = [*health.HANDLERS, *imports.HANDLERS]
+
+
+def create(settings: Settings) -> Litestar:
+    """The application. Handlers may ask for `db_pool`, `settings`, `uploads`, `request_id` and `draining`, all by name.
+
+    `draining` is an event that is set when the process is told to stop: whoever answers without end must watch it.
+    Raises `db.embedded.NotRunning` when the database is the embedded one and that was never started.
+    """
+    draining = asyncio.Event()
+    db_pool = pool.create(settings, name="bulk api")
+    given = {
+        "db_pool": db_pool,
+        "settings": settings,
+        "draining": draining,
+        "probe": health.Probe(db_pool, settings, draining),
+        "uploads": Uploads(db_pool, settings),
+    }
+    app = Litestar(
+        ROUTE_HANDLERS,
+        state=State(given),
+        dependencies={name: _from_state(name) for name in given}
+        | {"request_id": Provide(_request_id, sync_to_thread=False)},
+        exception_handlers=errors.HANDLERS,
+        lifespan=[_connected],
+        openapi_config=_openapi(settings),
+        request_max_body_size=BODY_MAX_BYTES,
+        # ours, in monitoring.logging
+        logging_config=None,
+    )
+    # around the router, which is where the framework's own middleware does not reach
+    app.asgi_handler = Observed(Authorized(app.asgi_handler, settings))
+    return app
+
+
+@asynccontextmanager
+async def _connected(app: Litestar) -> AsyncIterator[None]:
+    # without waiting: a database that is away is a matter of readiness, not of starting
+    await app.state.db_pool.open(wait=False)
+    alive = asyncio.create_task(app.state.uploads.keep_alive())
+    try:
+        yield
+    finally:
+        alive.cancel()
+        await app.state.db_pool.close(timeout=1)
+
+
+def _from_state(name: str) -> Provide:
+    def provide(request: Request) -> Any:
+        return request.app.state[name]
+
+    return Provide(provide, sync_to_thread=False)
+
+
+def _request_id(request: Request) -> str:
+    return errors.request_id(request.scope)
+
+
+def _openapi(settings: Settings) -> OpenAPIConfig:
+    """The document alone, at /schema/openapi.json: the framework's pages load their scripts from elsewhere."""
+    keys = Components(
+        security_schemes={
+            "bearer": SecurityScheme(type="http", scheme="bearer"),
+            "key": SecurityScheme(type="apiKey", name="X-API-Key", security_scheme_in="header"),
+        }
+    )
+    return OpenAPIConfig(
+        title="Bulk import and export",
+        version=health.version(),
+        description="Imports and exports users, articles and comments in bulk. Errors are problem documents (RFC 9457).",
+        path="/schema",
+        render_plugins=[JsonRenderPlugin()],
+        components=keys if settings.keys else Components(),
+        security=[{"bearer": []}, {"key": []}] if settings.keys else None,
+    )

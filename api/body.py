@@ -1,0 +1,290 @@
+"""The body of an import request, in its three forms, as one stream of parameters and of the file's bytes.
+
+Nothing is kept but the block in hand, except of the JSON object form, which is for small imports and has its own limit.
+"""
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+import msgspec
+from litestar import Request
+from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser
+
+from api.decoding import Compression, Decoder, Undecodable, decoder
+from api.errors import Fault, Problem
+from db.payload import Format
+from db.settings import Settings
+
+FORMATS: dict[str, Format] = {
+    "text/csv": "csv",
+    "application/csv": "csv",
+    "application/x-ndjson": "ndjson",
+    "application/ndjson": "ndjson",
+    "application/jsonl": "ndjson",
+    "application/json": "json",
+    "csv": "csv",
+    "ndjson": "ndjson",
+    "jsonl": "ndjson",
+    "json": "json",
+}
+COMPRESSIONS: dict[str, Compression] = {
+    "application/gzip": "gzip",
+    "application/x-gzip": "gzip",
+    "application/zstd": "zstd",
+    "gz": "gzip",
+    "zst": "zstd",
+    "gzip": "gzip",
+    "x-gzip": "gzip",
+    "zstd": "zstd",
+}
+# of these types nothing is known of the format
+OPAQUE = ("", "application/octet-stream", "text/plain", *COMPRESSIONS)
+
+PARAMETER_MAX_BYTES = 4096
+PARTS_MAX = 32
+
+
+class Parameter(NamedTuple):
+    name: str
+    value: Any
+
+
+class File(NamedTuple):
+    """The file begins; its blocks follow. `format` is None where neither type nor name tell it."""
+
+    name: str | None
+    format: Format | None
+
+
+Event: TypeAlias = Parameter | File | bytes
+
+
+class Body:
+    """Reads one request. `bytes_received` counts as sent, `Content-Digest` is checked at the end, over what was sent."""
+
+    def __init__(self, request: Request, settings: Settings) -> None:
+        self._request = request
+        self._settings = settings
+        self._expected = _content_digest(request.headers.get("content-digest"))
+        self._digest = hashlib.sha256()
+        self.bytes_received = 0
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Parameters and the blocks of one file. Raises `Problem`: 400, 413, 415."""
+        media_type, _, options = self._request.headers.get("content-type", "").partition(";")
+        media_type = media_type.strip().lower()
+        if media_type == "multipart/form-data":
+            events = self._multipart(options)
+        elif media_type == "application/json":
+            events = self._json()
+        else:
+            events = self._raw(media_type)
+        async for event in events:
+            yield event
+        if self._expected is not None and self._expected != self._digest.digest():
+            raise Problem("digest-mismatch", "The bytes that arrived do not have the sha-256 of Content-Digest.")
+
+    async def _blocks(self) -> AsyncIterator[bytes]:
+        """The bytes as they were sent."""
+        limit = self._settings.upload_max_bytes
+        length = self._request.headers.get("content-length", "")
+        if length.isdigit() and int(length) > limit:
+            raise too_large(limit)
+        async for block in self._request.stream():
+            self.bytes_received += len(block)
+            if self.bytes_received > limit:
+                raise too_large(limit)
+            if self._expected is not None:
+                self._digest.update(block)
+            yield block
+
+    async def _raw(self, media_type: str) -> AsyncIterator[Event]:
+        if media_type not in FORMATS and media_type not in OPAQUE and "format" not in self._request.query_params:
+            raise Problem(
+                "unsupported-format",
+                f"Content-Type {media_type[:100]} is none of text/csv, application/x-ndjson, application/json, "
+                "multipart/form-data; the parameter format tells it otherwise.",
+            )
+        yield File(None, FORMATS.get(media_type))
+        async for block in self._decoded(_content_encoding(self._request) or COMPRESSIONS.get(media_type)):
+            yield block
+
+    async def _decoded(self, compression: Compression | None) -> AsyncIterator[bytes]:
+        unpack = decoder(compression)
+        async for block in self._blocks():
+            for unpacked in _feed(unpack, block):
+                yield unpacked
+        _finish(unpack)
+
+    async def _json(self) -> AsyncIterator[Event]:
+        """An array is a file like any other; an object holds the records beside the parameters."""
+        decoded = self._decoded(_content_encoding(self._request))
+        head = b""
+        async for block in decoded:
+            head += block
+            if head.lstrip(b"\xef\xbb\xbf \t\r\n"):
+                break
+        if not head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") or "format" in self._request.query_params:
+            yield File(None, "json")
+            yield head
+            async for block in decoded:
+                yield block
+            return
+        limit = self._settings.json_body_max_bytes
+        whole = bytearray(head)
+        async for block in decoded:
+            whole += block
+            if len(whole) > limit:
+                raise Problem(
+                    "payload-too-large",
+                    f"A JSON object with records may have {limit} bytes; send more as a file.",
+                    limit_bytes=limit,
+                )
+        for event in _object(bytes(whole)):
+            yield event
+
+    async def _multipart(self, options: str) -> AsyncIterator[Event]:
+        form = _Form(options)
+        async for block in self._blocks():
+            for event in form.feed(block):
+                yield event
+        form.finish()
+
+
+class _Form:
+    """A multipart form, part by part."""
+
+    def __init__(self, options: str) -> None:
+        boundary = re.search(r'boundary="?([^";,]+)"?', options)
+        if boundary is None:
+            raise Problem("invalid-request", "The Content-Type multipart/form-data has no boundary.")
+        self._parser = PushMultipartParser(boundary[1], max_segment_count=PARTS_MAX)
+        self._part: MultipartSegment | None = None
+        self._value = b""
+        self._unpack: Decoder | None = None
+        self._has_file = False
+
+    def feed(self, block: bytes) -> Iterator[Event]:
+        if not block:
+            return
+        try:
+            for event in self._parser.parse(block):
+                if isinstance(event, MultipartSegment):
+                    yield from self._begin(event)
+                elif event is None:
+                    yield from self._end()
+                elif self._unpack is not None:
+                    yield from _feed(self._unpack, bytes(event))
+                else:
+                    self._value += event
+                    if len(self._value) > PARAMETER_MAX_BYTES:
+                        raise _fault(self._name, "too_long", f"has more than {PARAMETER_MAX_BYTES} bytes")
+        except ParserLimitReached:
+            raise Problem(
+                "invalid-request", f"The form has more than {PARTS_MAX} parts, or a part's head is too long."
+            ) from None
+        except MultipartError as error:
+            raise Problem("invalid-request", f"The form cannot be read: {error}") from None
+
+    def finish(self) -> None:
+        try:
+            self._parser.close()
+        except MultipartError as error:
+            raise Problem("invalid-request", f"The form cannot be read: {error}") from None
+
+    @property
+    def _name(self) -> str:
+        return (self._part.name if self._part else None) or ""
+
+    def _begin(self, part: MultipartSegment) -> Iterator[Event]:
+        self._part = part
+        if part.filename is None and self._name != "file":
+            return
+        if self._name != "file":
+            raise _fault(self._name, "unknown_parameter", "is a file, which must be the part named file")
+        if self._has_file:
+            raise _fault("file", "repeated_parameter", "is given more than once")
+        self._has_file = True
+        name = part.filename
+        endings = name.lower().split(".")[1:][-2:] if name else []
+        media_type = (part.content_type or "").lower()
+        compression = COMPRESSIONS.get(media_type) or (COMPRESSIONS.get(endings[-1]) if endings else None)
+        self._unpack = decoder(compression)
+        by_name = next((FORMATS[ending] for ending in reversed(endings) if ending in FORMATS), None)
+        by_type = FORMATS.get(media_type)
+        yield File(name, by_type or by_name)
+
+    def _end(self) -> Iterator[Event]:
+        if self._unpack is not None:
+            _finish(self._unpack)
+            self._unpack = None
+        else:
+            try:
+                yield Parameter(self._name, self._value.decode())
+            except UnicodeDecodeError:
+                raise _fault(self._name, "invalid_value", "is not UTF-8") from None
+        self._value = b""
+
+
+def _object(whole: bytes) -> Iterator[Event]:
+    try:
+        members = msgspec.json.decode(whole.removeprefix(b"\xef\xbb\xbf"), type=dict[str, msgspec.Raw])
+        records = members.pop("records", None)
+        parameters = [Parameter(name, msgspec.json.decode(value)) for name, value in members.items()]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Problem("invalid-request", f"The body is not a JSON object: {error}") from None
+    if records is None:
+        raise _fault("records", "missing", "is required: an array of records (or send the array itself)")
+    yield from parameters
+    yield File(None, "json")
+    yield bytes(records)
+
+
+def too_large(limit: int) -> Problem:
+    return Problem("payload-too-large", f"An upload may have {limit} bytes, sent and unpacked.", limit_bytes=limit)
+
+
+def _feed(unpack: Decoder, block: bytes) -> Iterator[bytes]:
+    try:
+        yield from unpack.feed(block)
+    except Undecodable as error:
+        raise Problem("invalid-request", f"The file cannot be unpacked: {error}.") from None
+
+
+def _finish(unpack: Decoder) -> None:
+    try:
+        unpack.finish()
+    except Undecodable as error:
+        raise Problem("invalid-request", f"The file cannot be unpacked: {error}.") from None
+
+
+def _content_encoding(request: Request) -> Compression | None:
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding == "identity":
+        return None
+    if encoding not in ("gzip", "x-gzip", "zstd"):
+        raise Problem("unsupported-format", f"Content-Encoding {encoding[:100]} is none of gzip, zstd.")
+    return COMPRESSIONS[encoding]
+
+
+def _content_digest(header: str | None) -> bytes | None:
+    """The sha-256 of an RFC 9530 header; None when it has none (other algorithms are not checked)."""
+    for item in (header or "").split(","):
+        name, _, value = item.strip().partition("=")
+        if name.lower() == "sha-256":
+            try:
+                digest = base64.b64decode(value.strip(":"), validate=True)
+            except binascii.Error:
+                digest = b""
+            if len(digest) != 32 or not (value.startswith(":") and value.endswith(":")):
+                raise _fault("Content-Digest", "invalid_value", "must be like sha-256=:<44 characters of base64>:")
+            return digest
+    return None
+
+
+def _fault(field: str, code: str, message: str) -> Problem:
+    return Problem("invalid-request", f"{field} {message}", errors=[Fault(field, code, message)])

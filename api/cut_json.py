@@ -1,0 +1,173 @@
+"""Cuts a JSON array into its elements.
+
+An element is found by its strings and brackets alone; whether it is valid JSON is for the reader of the chunk to say.
+Most elements are flat objects, which one match finds. Any other is followed bracket by bracket, and what is known of it
+(depth, within a string or not) outlives the block, so that nothing is read twice however many blocks it comes in.
+"""
+
+import re
+from enum import Enum, auto
+
+from api.cut_chunks import Chunks, Unreadable
+
+_SPACE = re.compile(rb"[ \t\r\n]*+")
+_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_PLAIN = rb'[^"{}\[\]]*+(?:%b[^"{}\[\]]*+)*+' % _STRING
+_INNER = rb"(?:\{%b\}|\[%b\])" % (_PLAIN, _PLAIN)
+# an object with at most one more level of brackets within, and the comma before it
+_NEXT_OBJECT = re.compile(rb"[ \t\r\n]*+,[ \t\r\n]*+(\{%b(?:%b%b)*+\})" % (_PLAIN, _INNER, _PLAIN), re.DOTALL)
+
+_TO_BRACKET = re.compile(rb'%b(["{}\[\]])?' % _PLAIN, re.DOTALL)
+_TO_QUOTE = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+(["\\])?', re.DOTALL)
+_SCALAR = re.compile(rb'[^ \t\r\n,"{}\[\]]*+')
+
+_OPENING = {ord("]"): ord("["), ord("}"): ord("{")}
+
+
+class _Expect(Enum):
+    ARRAY = auto()
+    ELEMENT_OR_END = auto()
+    ELEMENT = auto()
+    COMMA_OR_END = auto()
+    NOTHING = auto()
+
+
+class _Inside(Enum):
+    """What the bytes that come next belong to."""
+
+    ARRAY = auto()
+    BRACKETS = auto()
+    STRING = auto()
+    ESCAPE = auto()
+    SCALAR = auto()
+
+
+class JsonArray:
+    """Raises `Unreadable` where the array is not one: the brackets and commas around its elements have to be right."""
+
+    header: bytes | None = None
+    columns: list[str] | None = None
+
+    def __init__(self, chunks: Chunks, *, record_max_bytes: int) -> None:
+        self._chunks = chunks
+        self._keep = record_max_bytes + 1
+        self._line = 1
+        self._expect = _Expect.ARRAY
+        self._inside = _Inside.ARRAY
+        # the element that is being read: its first bytes, where it began, and its open brackets; those beyond the
+        # size of a record are only counted
+        self._element = bytearray()
+        self._element_line = 1
+        self._open = bytearray()
+        self._deeper = 0
+
+    def feed(self, block: bytes) -> None:
+        position = 0
+        while position < len(block):
+            if self._inside is not _Inside.ARRAY:
+                position = self._go_on(block, position)
+                continue
+            if self._expect is _Expect.COMMA_OR_END:
+                position = self._add_objects(block, position)
+            space = _SPACE.match(block, position)
+            start, position = position, space.end() if space else position
+            self._line += block.count(b"\n", start, position)
+            if position < len(block):
+                position = self._between(block, position)
+
+    def finish(self) -> None:
+        if self._expect not in (_Expect.ARRAY, _Expect.NOTHING):
+            raise Unreadable("the JSON array is not closed", self._line)
+
+    def _add_objects(self, block: bytes, position: int) -> int:
+        while match := _NEXT_OBJECT.match(block, position):
+            element = match[1]
+            self._line += block.count(b"\n", position, match.start(1))
+            self._chunks.add(element[: self._keep], self._line)
+            self._line += element.count(b"\n")
+            position = match.end()
+        return position
+
+    def _between(self, block: bytes, position: int) -> int:
+        """Takes the byte at `position`, which is not within an element, or begins the element that it begins."""
+        byte = block[position : position + 1]
+        match self._expect, byte:
+            case _Expect.ARRAY, b"[":
+                self._expect = _Expect.ELEMENT_OR_END
+            case _Expect.ARRAY, _:
+                raise Unreadable("not a JSON array", self._line)
+            case _Expect.NOTHING, _:
+                raise Unreadable("data after the end of the JSON array", self._line)
+            case _Expect.ELEMENT_OR_END | _Expect.COMMA_OR_END, b"]":
+                self._expect = _Expect.NOTHING
+            case _Expect.COMMA_OR_END, b",":
+                self._expect = _Expect.ELEMENT
+            case _Expect.COMMA_OR_END, _:
+                raise Unreadable("a comma is missing between two elements of the JSON array", self._line)
+            case _, b"," | b"]" | b"}":
+                raise Unreadable(f"an element is missing before {byte.decode()!r} in the JSON array", self._line)
+            case _:
+                return self._begin(byte, position)
+        return position + 1
+
+    def _begin(self, byte: bytes, position: int) -> int:
+        self._element_line = self._line
+        if byte == b'"':
+            self._inside = _Inside.STRING
+            self._element += byte
+            return position + 1
+        self._inside = _Inside.BRACKETS if byte in b"{[" else _Inside.SCALAR
+        return position
+
+    def _go_on(self, block: bytes, position: int) -> int:
+        """Reads on within the element, to its end or to the end of the block."""
+        start, ended = position, False
+        while position < len(block) and not ended:
+            before = position
+            position, ended = self._step(block, position)
+            self._line += block.count(b"\n", before, position)
+        self._element += block[start : min(position, start + self._keep - len(self._element))]
+        if ended:
+            self._chunks.add(bytes(self._element), self._element_line)
+            self._element.clear()
+            self._inside, self._expect = _Inside.ARRAY, _Expect.COMMA_OR_END
+        return position
+
+    def _step(self, block: bytes, position: int) -> tuple[int, bool]:
+        """Where the next part of the element ends, and whether the element does."""
+        if self._inside is _Inside.BRACKETS:
+            return self._step_bracket(block, position)
+        if self._inside is _Inside.SCALAR:
+            scalar = _SCALAR.match(block, position)
+            end = scalar.end() if scalar else position
+            return end, end < len(block)
+        if self._inside is _Inside.ESCAPE:
+            self._inside = _Inside.STRING
+            return position + 1, False
+        match = _TO_QUOTE.match(block, position)
+        if not match or not match[1]:
+            return len(block), False
+        if match[1] == b"\\":
+            self._inside = _Inside.ESCAPE
+            return match.end(), False
+        self._inside = _Inside.BRACKETS
+        return match.end(), not self._open
+
+    def _step_bracket(self, block: bytes, position: int) -> tuple[int, bool]:
+        match = _TO_BRACKET.match(block, position)
+        if not match or not match[1]:
+            return len(block), False
+        byte = block[match.end() - 1]
+        if byte == ord('"'):
+            self._inside = _Inside.STRING
+        elif byte in b"{[":
+            if len(self._open) < self._keep:
+                self._open.append(byte)
+            else:
+                self._deeper += 1
+        elif self._deeper:
+            self._deeper -= 1
+        elif self._open.pop() != _OPENING[byte]:
+            line = self._line + block.count(b"\n", position, match.end())
+            raise Unreadable(f"a bracket of the JSON array is closed by {chr(byte)!r}, which does not match", line)
+        return match.end(), not self._open and self._inside is _Inside.BRACKETS

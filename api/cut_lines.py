@@ -1,0 +1,224 @@
+"""Cuts CSV and NDJSON, whose records end at line ends.
+
+A CSV record is more than one line when a quoted field has newlines in it. Since every quote of a well-formed record
+opens or closes a field (an escaped one does both), a line end lies within quotes exactly when an odd number of quotes
+precedes it in its record. A line with an even number is therefore always one record, be it sound or broken, and only
+one with an odd number has to be read by the rules. Such a record goes on to the next line with an odd number, so that
+however many quotes are astray no byte is read more than a few times.
+"""
+
+import csv
+import re
+
+from api.cut_chunks import Chunks, Unreadable
+
+_BLANK = re.compile(rb"[ \t\r]*+\n")
+_BLANK_LATER = re.compile(rb"\n[ \t\r]*+\n")
+_NO_QUOTE_OR_NEWLINE = bytes(byte for byte in range(256) if byte not in b'"\n')
+
+# from outside of quotes as far as the record goes: to its line end (group 1), or within quotes (group 2), or neither
+_REST = re.compile(rb'[^"\n]*+(?:"[^"]*+"[^"\n]*+)*+(?:(\n)|(")[^"]*+)?')
+
+# lines that are records by themselves
+_SINGLE_NDJSON = rb"(?:(?![ \t\r]*+\n)[^\n]*+\n)++"
+_SINGLE_CSV = rb'(?:(?![ \t\r]*+\n)[^"\n]*+(?:"[^"\n]*+"[^"\n]*+)*+\n)++'
+
+
+class Lines:
+    """NDJSON: each line that is not blank is a record."""
+
+    header: bytes | None = None
+    columns: list[str] | None = None
+
+    def __init__(self, chunks: Chunks, *, record_max_bytes: int) -> None:
+        self._chunks = chunks
+        self._max = record_max_bytes
+        self._line = 1
+        # what was read of the record that comes next, and whether it is the first part of a line that was too long
+        self._pending = bytearray()
+        self._skipping = False
+        self._singles = re.compile(_SINGLE_NDJSON)
+        # a longer one is a record, and too large
+        self._blanks = re.compile(rb"(?:[ \t\r]{0,%d}+\n)++" % record_max_bytes)
+
+    def feed(self, block: bytes) -> None:
+        if self._skipping:
+            block = self._skip(block)
+        if self._is_undecided(block):
+            self._pending += block
+        else:
+            self._cut(bytes(self._pending) + block, last=False)
+        if len(self._pending) > self._max and not self._skipping:
+            self._add_too_long(self._pending)
+            self._pending.clear()
+            self._skipping = True
+
+    def finish(self) -> None:
+        # a last line without its line end gets one, so that every record has it
+        if self._pending:
+            self._cut(bytes(self._pending) + b"\n", last=True)
+
+    def _cut(self, data: bytes, *, last: bool) -> None:
+        """Adds the records of `data`, which starts with a record, and keeps what is left over as pending."""
+        position, end = 0, data.rfind(b"\n") + 1
+        if self._all_single(data[:end]):
+            self._add_singles(data[:end])
+            position = end
+        while position < end:
+            stop = self._next(data, position, last=last)
+            if stop == position:
+                break
+            position = stop
+        self._pending = bytearray(data[position:])
+
+    def _next(self, data: bytes, position: int, *, last: bool) -> int:
+        """Adds the record or the run of single lines, or leaves out the blank lines, at `position`.
+
+        Returns where it ends, which is `position` when more bytes are needed to tell.
+        """
+        if blanks := self._blanks.match(data, position):
+            self._line += data.count(b"\n", position, blanks.end())
+            return blanks.end()
+        if singles := self._singles.match(data, position):
+            self._add_singles(data[position : singles.end()])
+            return singles.end()
+        stop = self._record_end(data, position, last=last)
+        if stop > position:
+            self._add(data[position:stop])
+        return stop
+
+    def _add_singles(self, data: bytes) -> None:
+        if len(data) > self._max and max(map(len, data.split(b"\n"))) > self._max:
+            for line in data.split(b"\n")[:-1]:
+                self._add(line + b"\n")
+        else:
+            self._line += self._chunks.add_lines(data, self._line)
+
+    def _add(self, record: bytes) -> None:
+        if len(record) - 1 > self._max:
+            self._add_too_long(record)
+        else:
+            self._chunks.add(record, self._line)
+        self._line += record.count(b"\n")
+
+    def _add_too_long(self, line: bytes | bytearray) -> None:
+        """One byte more than is allowed shows the reader of the chunk that the record was too large."""
+        kept = bytes(line[: self._max + 1])
+        if kept.endswith(b"\r"):
+            # it would be taken for a part of the line end, and what is left for a whole record
+            kept = kept[:-1] + b" "
+        self._chunks.add(kept + b"\n", self._line)
+
+    def _skip(self, block: bytes) -> bytes:
+        """What follows the line that was too long; nothing as long as that line goes on."""
+        _, newline, rest = block.partition(b"\n")
+        if newline:
+            self._skipping = False
+            self._line += 1
+        return rest
+
+    def _is_undecided(self, block: bytes) -> bool:
+        """Whether `block` does not bring what the pending record waits for."""
+        return b"\n" not in block
+
+    def _all_single(self, data: bytes) -> bool:
+        """Whether each line of `data` is a record; the usual answer, and a quick one."""
+        return not _BLANK.match(data) and not _BLANK_LATER.search(data)
+
+    def _record_end(self, data: bytes, position: int, *, last: bool) -> int:  # noqa: ARG002 - CSV needs it
+        return data.find(b"\n", position) + 1
+
+
+class Csv(Lines):
+    """CSV: the first line that is not blank is the header; a record may go over many lines.
+
+    A record that breaks the rules of quoting, or whose quote is not closed within `record_max_bytes`, is its first
+    line alone: one stray quote costs one record and not the rest of the file.
+    """
+
+    def __init__(self, chunks: Chunks, *, record_max_bytes: int, delimiter: str) -> None:
+        super().__init__(chunks, record_max_bytes=record_max_bytes)
+        self._delimiter = delimiter
+        mark = re.escape(delimiter.encode())
+        field = rb'(?:"[^"]*+(?:""[^"]*+)*+"|[^"\n%b]*+)' % mark
+        self._strict = re.compile(rb"%b(?:%b%b)*+\r?\n" % (field, mark, field))
+        self._singles = re.compile(_SINGLE_CSV)
+        # whether the pending record is known to go on after a line end, and whether it was left within quotes
+        self._open = False
+        self._quoted = False
+
+    def _add(self, record: bytes) -> None:
+        if self.header is not None or len(record) - 1 > self._max:
+            super()._add(record)
+            return
+        self.columns = self._read_header(record)
+        self.header = record
+        self._line += record.count(b"\n")
+
+    def _add_too_long(self, line: bytes | bytearray) -> None:
+        if self.header is None:
+            raise Unreadable(f"the CSV header is longer than {self._max} bytes", self._line)
+        super()._add_too_long(line)
+
+    def _next(self, data: bytes, position: int, *, last: bool) -> int:
+        if self.header is None and not self._blanks.match(data, position):
+            stop = self._record_end(data, position, last=last)
+            if stop > position:
+                self._add(data[position:stop])
+            return stop
+        return super()._next(data, position, last=last)
+
+    def _all_single(self, data: bytes) -> bool:
+        if self.header is None or not super()._all_single(data):
+            return False
+        # once pairs within a line are gone, a line with an odd number of quotes has one left
+        return b'"' not in data or b'"' not in data.translate(None, _NO_QUOTE_OR_NEWLINE).replace(b'""', b"")
+
+    def _record_end(self, data: bytes, position: int, *, last: bool) -> int:
+        self._open = False
+        line_end = data.find(b"\n", position) + 1
+        if data.count(b'"', position, line_end) % 2 == 0:
+            return line_end
+        rest = _REST.match(data, position, position + self._max + 1)
+        if rest and rest[1]:
+            return rest.end() if self._strict.fullmatch(data, position, rest.end()) else line_end
+        if not rest or last or len(data) - position > self._max:
+            return line_end
+        self._open, self._quoted = True, bool(rest[2])
+        return position
+
+    def _is_undecided(self, block: bytes) -> bool:
+        if not self._open:
+            return super()._is_undecided(block)
+        if len(self._pending) + len(block) > self._max:
+            return False
+        # only what is new is looked at: a record may come in a great many blocks
+        position = 0
+        if self._quoted:
+            position = block.find(b'"') + 1
+            if not position:
+                return True
+        rest = _REST.match(block, position)
+        self._quoted = bool(rest and rest[2])
+        return not (rest and rest[1])
+
+    def _read_header(self, record: bytes) -> list[str]:
+        """The names of the columns. Raises `Unreadable`."""
+        if not self._strict.fullmatch(record):
+            raise Unreadable("the CSV header has a quote that is not closed or not at a cell's ends", self._line)
+        try:
+            text = record.decode()
+            cells = next(csv.reader([text], delimiter=self._delimiter, strict=True))
+        except UnicodeDecodeError as error:
+            raise Unreadable(
+                f"not UTF-8: the CSV header has the byte 0x{record[error.start]:02X}", self._line
+            ) from None
+        except csv.Error as error:
+            raise Unreadable(f"the CSV header cannot be read: {error}", self._line) from None
+        columns = [cell.strip() for cell in cells]
+        for number, column in enumerate(columns, start=1):
+            if not column:
+                raise Unreadable(f"column {number} of the CSV header has no name", self._line)
+            if column in columns[: number - 1]:
+                raise Unreadable(f"the CSV header has the column {column!r} twice", self._line)
+        return columns

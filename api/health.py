@@ -1,0 +1,220 @@
+"""How the service is: for supervisors (`/live`), balancers (`/ready`), people (`/health`) and Prometheus (`/metrics`)."""
+
+import asyncio
+import tempfile
+import time
+import tomllib
+from collections.abc import Awaitable, Callable
+from functools import cache
+from pathlib import Path
+from typing import Generic, Literal, TypeVar
+
+import msgspec
+from litestar import Response, get
+from litestar.di import NamedDependency
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import SkipValidation
+
+from db import health as db_health
+from db.errors import OUTDATED, UNAVAILABLE
+from db.pool import Pool
+from db.settings import Settings
+from monitoring import metrics
+
+T = TypeVar("T")
+
+# a probe has its answer within so long, and no question is asked again sooner than FRESH_SECONDS after the last answer
+DEADLINE_SECONDS = 1.5
+FRESH_SECONDS = 1.0
+
+NO_STORE = {"Cache-Control": "no-store"}
+
+
+class Check(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One condition. `failed` makes the service unready, `warning` does not; `unknown`: it could not be looked at."""
+
+    status: Literal["ok", "warning", "failed", "unknown"]
+    detail: str | None = None
+
+
+class Checks(msgspec.Struct, frozen=True, kw_only=True):
+    """`workers` fails never: an upload is taken and kept without any, and is worked through when they come."""
+
+    database: Check
+    migrations: Check
+    workers: Check
+    storage: Check
+
+    @property
+    def passed(self) -> bool:
+        return all(check.status in ("ok", "warning") for check in msgspec.structs.astuple(self))
+
+
+class Readiness(msgspec.Struct, kw_only=True):
+    """Whether requests should be sent here."""
+
+    status: Literal["ready", "unavailable", "draining"]
+    checks: Checks
+
+
+class Health(Readiness, kw_only=True):
+    """Readiness, and what is running here for how long."""
+
+    version: str
+    uptime_seconds: float
+
+
+class Liveness(msgspec.Struct):
+    """Said while the event loop turns."""
+
+    status: Literal["live"] = "live"
+
+
+class Asked(Generic[T]):
+    """A question whose answer is kept for a moment, never asked twice at once, and not waited for beyond the deadline.
+
+    So probes, however many, cannot load the database; and a database that hangs does not hang the probe.
+    """
+
+    def __init__(self, ask: Callable[[], Awaitable[T]]) -> None:
+        self.ask = ask
+        self.task: asyncio.Task[T] | None = None
+        self.answered_at = 0.0
+
+    async def answer(self) -> T:
+        """Raises `TimeoutError`, or what the question raised."""
+        if self.task is None or (self.task.done() and time.monotonic() - self.answered_at > FRESH_SECONDS):
+            self.task = asyncio.ensure_future(self._run())
+        # not wait_for: cancelling a query takes as long as the server that does not answer
+        done, _ = await asyncio.wait({self.task}, timeout=DEADLINE_SECONDS)
+        if not done:
+            raise TimeoutError
+        return self.task.result()
+
+    async def _run(self) -> T:
+        try:
+            return await self.ask()
+        finally:
+            self.answered_at = time.monotonic()
+
+
+class Probe:
+    """What this process knows of its own condition."""
+
+    def __init__(self, pool: Pool, settings: Settings, draining: asyncio.Event) -> None:
+        self.pool = pool
+        self.settings = settings
+        self.draining = draining
+        self.started = time.monotonic()
+        self.database = Asked(self._database)
+        self.storage = Asked(self._storage)
+        self.queue = Asked(self._queue)
+
+    async def readiness(self) -> Readiness:
+        (database, migrations, workers), storage = await asyncio.gather(self._database_checks(), self._storage_check())
+        checks = Checks(database=database, migrations=migrations, workers=workers, storage=storage)
+        if self.draining.is_set():
+            return Readiness(status="draining", checks=checks)
+        return Readiness(status="ready" if checks.passed else "unavailable", checks=checks)
+
+    async def queue_numbers(self) -> db_health.QueueNumbers | None:
+        """None when the database is away, or has no tables yet."""
+        try:
+            return await self.queue.answer()
+        except (TimeoutError, *UNAVAILABLE, *OUTDATED):
+            return None
+
+    async def _database_checks(self) -> tuple[Check, Check, Check]:
+        try:
+            missing, workers = await self.database.answer()
+        except TimeoutError:
+            return (Check("failed", "does not answer in time"), Check("unknown"), Check("unknown"))
+        except UNAVAILABLE:
+            return (Check("failed", "cannot be reached"), Check("unknown"), Check("unknown"))
+        return (
+            Check("ok"),
+            Check("failed", f"not applied: {', '.join(missing)}") if missing else Check("ok"),
+            Check("ok") if workers else Check("warning", "none is connected: imports and exports wait"),
+        )
+
+    async def _storage_check(self) -> Check:
+        try:
+            await self.storage.answer()
+        except TimeoutError:
+            return Check("failed", "does not answer in time")
+        except OSError as error:
+            return Check("failed", f"cannot be written: {error.strerror}")
+        return Check("ok")
+
+    async def _database(self) -> tuple[list[str], int]:
+        async with self.pool.connection(timeout=DEADLINE_SECONDS) as conn:
+            return await db_health.missing_migrations(conn), await db_health.worker_sessions(conn)
+
+    async def _queue(self) -> db_health.QueueNumbers:
+        async with self.pool.connection(timeout=DEADLINE_SECONDS) as conn:
+            return await db_health.queue_numbers(conn)
+
+    async def _storage(self) -> None:
+        await asyncio.to_thread(_write_something, self.settings.export_dir)
+
+
+def _write_something(export_dir: str) -> None:
+    """Permissions alone do not tell whether a file can be written: a full or read-only disk has the same."""
+    if "://" in export_dir:
+        return
+    Path(export_dir).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=export_dir) as file:
+        file.write(b"x")
+
+
+@cache
+def version() -> str:
+    """The version of this checkout."""
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())
+    return project["project"]["version"]
+
+
+ProbeHere = NamedDependency[SkipValidation[Probe]]
+UNREADY = ResponseSpec(Readiness, description="Not ready, or draining; `checks` says why", generate_examples=False)
+UNHEALTHY = ResponseSpec(Health, description="Not ready, or draining; `checks` says why", generate_examples=False)
+
+
+@get("/live", summary="Is the process alive", tags=["operations"])
+async def live() -> Response[Liveness]:
+    return Response(Liveness(), headers=NO_STORE)
+
+
+@get("/ready", summary="Should requests be sent here", tags=["operations"], responses={503: UNREADY})
+async def ready(probe: ProbeHere) -> Response[Readiness]:
+    readiness = await probe.readiness()
+    return Response(readiness, status_code=200 if readiness.status == "ready" else 503, headers=NO_STORE)
+
+
+@get("/health", summary="Everything about its condition", tags=["operations"], responses={503: UNHEALTHY})
+async def health(probe: ProbeHere) -> Response[Health]:
+    readiness = await probe.readiness()
+    answer = Health(
+        status=readiness.status,
+        checks=readiness.checks,
+        version=version(),
+        uptime_seconds=round(time.monotonic() - probe.started, 1),
+    )
+    return Response(answer, status_code=200 if answer.status == "ready" else 503, headers=NO_STORE)
+
+
+@get("/metrics", name="metrics", summary="Metrics for Prometheus", tags=["operations"], media_type="text/plain")
+async def metrics_text(probe: ProbeHere) -> Response[bytes]:
+    """Answers without the database too, with what the processes counted."""
+    queue = await probe.queue_numbers()
+    stats = probe.pool.get_stats()
+    pool = metrics.PoolNumbers(
+        size=stats.get("pool_size", 0),
+        idle=stats.get("pool_available", 0),
+        waiting=stats.get("requests_waiting", 0),
+        wait_seconds=stats.get("requests_wait_ms", 0) / 1000,
+    )
+    text = await asyncio.to_thread(metrics.exposition, pool, queue)
+    return Response(text, media_type=metrics.CONTENT_TYPE, headers=NO_STORE)
+
+
+HANDLERS = [live, ready, health, metrics_text]

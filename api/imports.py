@@ -1,0 +1,350 @@
+"""Imports by HTTP: post a file, look at the job, list the jobs, read the errors."""
+
+import base64
+import binascii
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import msgspec
+from litestar import Request, Response, get, post
+from litestar.di import NamedDependency
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import Operation, RequestBody
+from litestar.openapi.spec.enums import OpenAPIType
+from litestar.openapi.spec.media_type import OpenAPIMediaType
+from litestar.openapi.spec.schema import Schema
+from litestar.params import SkipValidation
+from msgspec import UNSET, Meta, UnsetType
+
+from api import answers, parameters
+from api.errors import responses
+from api.uploads import ImportParameters, Uploads, receive
+from db import imports, record_errors
+from db.imports import FINAL, Import
+from db.pool import Pool
+from db.record_errors import ErrorCount, Position
+from db.resource import Code, RecordError
+
+PATH = "/api/v1/imports"
+# OpenAPI's own word for bytes, which the framework's enum of formats lacks
+BINARY: Any = "binary"
+# the job itself shows so many of its errors; all are at …/errors
+ERRORS_SHOWN = 100
+
+PoolHere = NamedDependency[SkipValidation[Pool]]
+UploadsHere = NamedDependency[SkipValidation[Uploads]]
+
+
+class FileView(msgspec.Struct, frozen=True, kw_only=True):
+    """The file as it was read, unpacked."""
+
+    name: str | None
+    bytes: int
+    sha256: str
+
+
+class CountsView(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the records; they add up to total_records."""
+
+    created: int
+    updated: int
+    unchanged: int
+    skipped: int
+    failed: int
+    unprocessed: int
+
+
+class ProgressView(msgspec.Struct, frozen=True, kw_only=True):
+    """How far and how fast; null where nothing can be said yet."""
+
+    percent: float
+    records_per_second: float | None
+    eta_seconds: float | None
+
+
+class ImportView(msgspec.Struct, frozen=True, kw_only=True):
+    """An import as clients see it. Lists show it without `errors` and `error_summary`."""
+
+    id: UUID
+    kind: Literal["import"] = "import"
+    resource: str
+    status: Literal["pending", "processing", "completed", "failed", "cancelled"]
+    outcome: Literal["success", "partial", "rejected"] | None
+    mode: str
+    format: str
+    file: FileView
+    total_records: int
+    processed_records: int
+    counts: CountsView
+    progress: ProgressView
+    error_count: int
+    errors: list[RecordError] | UnsetType = UNSET
+    error_summary: list[ErrorCount] | UnsetType = UNSET
+    problem: dict[str, Any] | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    links: dict[str, str]
+
+
+class ImportPage(msgspec.Struct, kw_only=True):
+    imports: list[ImportView]
+    next_cursor: str | None
+
+
+class ErrorPage(msgspec.Struct, kw_only=True):
+    errors: list[RecordError]
+    next_cursor: str | None
+    total: int
+
+
+class ListParameters(msgspec.Struct, kw_only=True):
+    status: Literal["pending", "processing", "completed", "failed", "cancelled"] | None = None
+    resource: Literal["users", "articles", "comments"] | None = None
+    limit: Annotated[int, Meta(ge=1, le=100)] = 20
+    cursor: str | None = None
+
+
+class ErrorParameters(msgspec.Struct, kw_only=True):
+    code: Code | None = None
+    field: Annotated[str, Meta(max_length=255)] | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    cursor: str | None = None
+
+
+class NoParameters(msgspec.Struct):
+    pass
+
+
+class ImportOperation(Operation):
+    """The handler reads the body itself, as it arrives, so the document has to be told of it."""
+
+    def __post_init__(self) -> None:
+        binary = OpenAPIMediaType(schema=Schema(type=OpenAPIType.STRING, format=BINARY))
+        self.request_body = RequestBody(
+            description="A form with the part `file`; or the file itself; or a JSON object with `records`. "
+            "Parameters stand in the query, in the form, or in the object.",
+            required=True,
+            content={
+                "multipart/form-data": OpenAPIMediaType(
+                    schema=Schema(
+                        type=OpenAPIType.OBJECT,
+                        required=["file"],
+                        properties={"file": Schema(type=OpenAPIType.STRING, format=BINARY)},
+                    )
+                ),
+                "text/csv": binary,
+                "application/x-ndjson": binary,
+                "application/json": OpenAPIMediaType(
+                    schema=Schema(
+                        one_of=[
+                            Schema(type=OpenAPIType.ARRAY, items=Schema(type=OpenAPIType.OBJECT)),
+                            Schema(
+                                type=OpenAPIType.OBJECT,
+                                required=["resource", "records"],
+                                properties={
+                                    "resource": Schema(enum=["users", "articles", "comments"]),
+                                    "records": Schema(type=OpenAPIType.ARRAY, items=Schema(type=OpenAPIType.OBJECT)),
+                                },
+                            ),
+                        ]
+                    )
+                ),
+            },
+        )
+        self.parameters = [*(self.parameters or []), *answers.query_parameters(ImportParameters)]
+
+
+class ListOperation(Operation):
+    def __post_init__(self) -> None:
+        self.parameters = [*(self.parameters or []), *answers.query_parameters(ListParameters)]
+
+
+class ErrorsOperation(Operation):
+    def __post_init__(self) -> None:
+        self.parameters = [*(self.parameters or []), *answers.query_parameters(ErrorParameters)]
+
+
+@post(
+    PATH,
+    status_code=202,
+    request_max_body_size=None,
+    operation_class=ImportOperation,
+    tags=["imports"],
+    summary="Import a file",
+    responses={
+        202: ResponseSpec(ImportView, description="Taken in; the job", generate_examples=False),
+        200: ResponseSpec(ImportView, description="The same request came before; its job", generate_examples=False),
+        **responses(
+            "invalid-request",
+            "digest-mismatch",
+            "idempotency-in-progress",
+            "payload-too-large",
+            "unsupported-format",
+            "idempotency-key-reused",
+            "unavailable",
+        ),
+    },
+)
+async def create_import(request: Request, uploads: UploadsHere) -> Response[bytes]:
+    """The upload counts whole or not at all. One idempotency key makes one job, for as long as the job is kept."""
+    job, is_replay = await receive(request, uploads)
+    view = await _view(uploads.pool, job)
+    headers = {"Location": f"{PATH}/{job.id}"}
+    if job.status not in FINAL:
+        headers["Retry-After"] = "1"
+    if is_replay:
+        headers["Idempotent-Replayed"] = "true"
+    return Response(
+        msgspec.json.encode(view), status_code=200 if is_replay else 202, headers=headers, media_type=answers.JSON
+    )
+
+
+@get(
+    PATH,
+    operation_class=ListOperation,
+    tags=["imports"],
+    summary="List imports, newest first",
+    responses={
+        200: ResponseSpec(ImportPage, description="A page", generate_examples=False),
+        **responses("invalid-request", "unavailable"),
+    },
+)
+async def list_imports(request: Request, db_pool: PoolHere) -> Response[bytes]:
+    asked = parameters.parse(request.query_params.multi_items(), ListParameters)
+    async with db_pool.connection() as conn:
+        found = await imports.newest(
+            conn,
+            status=asked.status,
+            resource=asked.resource,
+            before=_id_cursor(asked.cursor),
+            limit=asked.limit + 1,
+        )
+    jobs = found[: asked.limit]
+    return answers.page(
+        request, "imports", [_brief(job) for job in jobs], str(jobs[-1].id) if len(found) > asked.limit else None
+    )
+
+
+@get(
+    f"{PATH}/{{id:str}}",
+    tags=["imports"],
+    summary="An import as it is now",
+    responses={
+        200: ResponseSpec(ImportView, description="The job", generate_examples=False),
+        304: ResponseSpec(None, description="As the client knows it"),
+        **responses("invalid-request", "not-found", "unavailable"),
+    },
+)
+async def get_import(request: Request, id: str, db_pool: PoolHere) -> Response[bytes]:
+    parameters.parse(request.query_params.multi_items(), NoParameters)
+    job = await _existing(db_pool, id)
+    return answers.job(request, await _view(db_pool, job), is_final=job.status in FINAL)
+
+
+@get(
+    f"{PATH}/{{id:str}}/errors",
+    operation_class=ErrorsOperation,
+    tags=["imports"],
+    summary="Why records were refused, in the order of the file",
+    responses={
+        200: ResponseSpec(ErrorPage, description="A page", generate_examples=False),
+        **responses("invalid-request", "not-found", "unavailable"),
+    },
+)
+async def get_import_errors(request: Request, id: str, db_pool: PoolHere) -> Response[bytes]:
+    """Complete once the import is final; before, what is known so far."""
+    asked = parameters.parse(request.query_params.multi_items(), ErrorParameters)
+    job = await _existing(db_pool, id)
+    async with db_pool.connection() as conn:
+        found, last = await record_errors.page(
+            conn, job.id, after=_error_cursor(asked.cursor), code=asked.code, field=asked.field, limit=asked.limit
+        )
+        total = await record_errors.count(conn, job.id, code=asked.code, field=asked.field)
+    cursor = None if last is None else base64.urlsafe_b64encode(msgspec.json.encode(last)).decode()
+    return answers.page(request, "errors", found, cursor, total=total)
+
+
+async def _existing(pool: Pool, id: str) -> Import:
+    async with pool.connection() as conn:
+        job = await imports.get(conn, answers.job_id(id, "import"))
+    if job is None:
+        raise answers.unknown("import")
+    return job
+
+
+async def _view(pool: Pool, job: Import) -> ImportView:
+    """The whole view. Reads the errors after the job, so that it never shows fewer than it counts."""
+    if not job.errors:
+        return msgspec.structs.replace(_brief(job), errors=[], error_summary=[])
+    async with pool.connection() as conn:
+        errors, _ = await record_errors.page(
+            conn, job.id, after=record_errors.START, code=None, field=None, limit=ERRORS_SHOWN
+        )
+        summary = await record_errors.summary(conn, job.id)
+    return msgspec.structs.replace(_brief(job), errors=errors, error_summary=summary)
+
+
+def _brief(job: Import) -> ImportView:
+    self = f"{PATH}/{job.id}"
+    return ImportView(
+        id=job.id,
+        resource=job.resource,
+        status=job.status,  # pyright: ignore[reportArgumentType]  # an upload under way is not shown
+        outcome=job.outcome,
+        mode=job.mode,
+        format=job.format,
+        file=FileView(name=job.file_name, bytes=job.file_bytes, sha256=job.file_sha256.hex()),
+        total_records=job.total_records,
+        processed_records=job.processed,
+        counts=CountsView(
+            created=job.created,
+            updated=job.updated,
+            unchanged=job.unchanged,
+            skipped=job.skipped,
+            failed=job.failed,
+            unprocessed=job.total_records - job.processed,
+        ),
+        progress=_progress(job),
+        error_count=job.errors,
+        problem=job.problem,
+        created_at=job.created_at,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+        links={"self": self, "errors": f"{self}/errors"},
+    )
+
+
+def _progress(job: Import) -> ProgressView:
+    percent = 100.0 if job.total_records == 0 else 100 * job.processed / job.total_records
+    rate = None
+    if job.started_at is not None and job.processed:
+        seconds = ((job.finished_at or job.now) - job.started_at).total_seconds()
+        rate = job.processed / seconds if seconds > 0 else None
+    left = job.total_records - job.processed
+    eta = None if rate is None or job.finished_at is not None else left / rate
+    return ProgressView(
+        percent=round(percent, 2),
+        records_per_second=None if rate is None else round(rate, 1),
+        eta_seconds=None if eta is None else round(eta, 1),
+    )
+
+
+def _id_cursor(cursor: str | None) -> UUID | None:
+    try:
+        return None if cursor is None else UUID(cursor)
+    except ValueError:
+        raise answers.cursor_fault() from None
+
+
+def _error_cursor(cursor: str | None) -> Position:
+    if cursor is None:
+        return record_errors.START
+    try:
+        return msgspec.json.decode(base64.urlsafe_b64decode(cursor), type=Position)
+    except (binascii.Error, ValueError):
+        raise answers.cursor_fault() from None
+
+
+HANDLERS = [create_import, list_imports, get_import, get_import_errors]

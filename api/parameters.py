@@ -1,0 +1,74 @@
+"""Parameters from a query, a form or a JSON object become a struct, or one 400 that names everything that is wrong."""
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import inspect
+
+from api.errors import Fault, Problem
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+_EXPECTED: dict[type[inspect.Type], str] = {
+    inspect.BoolType: "must be true or false",
+    inspect.IntType: "must be a whole number",
+    inspect.FloatType: "must be a number",
+    inspect.UUIDType: "must be a UUID",
+    inspect.DateTimeType: "must be a time with its zone, as in 2026-01-31T12:00:00Z",
+    inspect.StrType: "must be text",
+}
+
+
+def parse(given: Iterable[tuple[str, Any]], into: type[S]) -> S:
+    """The parameters `given`, in the order they came, as the struct `into`.
+
+    Values may be text (query, form) or JSON. Raises `Problem` invalid-request, with a fault for each parameter that is
+    unknown, missing, repeated or has a wrong value. A check of the whole struct belongs in its `__post_init__`, as a ValueError.
+    """
+    values: dict[str, Any] = {}
+    repeated: list[str] = []
+    for name, value in given:
+        if name in values:
+            repeated.append(name)
+        values[name] = value
+    faults = _faults(values, repeated, into)
+    if faults:
+        raise Problem("invalid-request", _sentence(faults), errors=faults)
+    try:
+        return msgspec.convert(values, into, strict=False)
+    except msgspec.ValidationError as error:
+        faults = [Fault(None, "invalid_value", str(error))]
+        raise Problem("invalid-request", _sentence(faults), errors=faults) from None
+
+
+def _faults(values: dict[str, Any], repeated: list[str], into: type[msgspec.Struct]) -> list[Fault]:
+    fields = {field.encode_name: field for field in msgspec.structs.fields(into)}
+    faults = [Fault(name, "repeated_parameter", "is given more than once") for name in dict.fromkeys(repeated)]
+    faults += [Fault(name, "unknown_parameter", "is not a parameter here") for name in values if name not in fields]
+    for name, field in fields.items():
+        if name not in values:
+            if field.required:
+                faults.append(Fault(name, "missing", "is required"))
+        elif message := _refusal(values[name], field.type):
+            faults.append(Fault(name, "invalid_value", message))
+    return faults
+
+
+def _refusal(value: Any, of_type: Any) -> str | None:
+    """Why `value` is not `of_type`, in words of a client, who knows nothing of Python; None when it is."""
+    try:
+        msgspec.convert(value, of_type, strict=False)
+    except msgspec.ValidationError as error:
+        wanted = inspect.type_info(of_type)
+        if isinstance(wanted, inspect.UnionType):
+            wanted = next((one for one in wanted.types if not isinstance(one, inspect.NoneType)), wanted)
+        if isinstance(wanted, inspect.LiteralType):
+            return f"must be one of: {', '.join(str(one) for one in wanted.values)}"
+        bounded = ">" in str(error) or "<" in str(error) or "length" in str(error)
+        return str(error) if bounded else _EXPECTED.get(type(wanted), str(error))
+    return None
+
+
+def _sentence(faults: list[Fault]) -> str:
+    return "; ".join(f"{fault.field} {fault.message}" if fault.field else fault.message for fault in faults)

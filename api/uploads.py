@@ -1,0 +1,271 @@
+"""Takes imports in: parameters and file as they arrive, stored in short transactions, sealed at the end."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import msgspec
+import structlog
+from litestar import Request
+from msgspec import Meta
+
+from api import parameters
+from api.body import Body, File, Parameter
+from api.chunking import Unreadable
+from api.errors import Fault, Problem, request_id
+from api.intake import Intake
+from db import imports
+from db.imports import Import, Upload
+from db.payload import Chunk, Format
+from db.pool import Pool
+from db.resources import RESOURCES
+from db.settings import Settings
+from monitoring import metrics
+
+log = structlog.get_logger(__name__)
+
+# chunks are held back until they have so many bytes: fewer, still short transactions
+FLUSH_BYTES = 4 * 1024 * 1024
+
+Key = Annotated[str, Meta(min_length=1, max_length=255)]
+
+
+class ImportParameters(msgspec.Struct, kw_only=True):
+    """What a client may ask of an import: in the query, as parts of the form, or as members of the JSON object."""
+
+    resource: Annotated[
+        Literal["users", "articles", "comments"] | None, Meta(description="What the records are. Required.")
+    ] = None
+    mode: Annotated[
+        Literal["insert"], Meta(description="What a match with a stored row means; insert: the record is refused.")
+    ] = "insert"
+    format: Annotated[
+        Format | None, Meta(description="Without it the content type tells, else the file's name, else its first byte.")
+    ] = None
+    unknown_fields: Annotated[
+        Literal["error", "ignore"], Meta(description="What becomes of columns or keys that the resource does not have.")
+    ] = "error"
+    csv_delimiter: Annotated[
+        Literal[",", ";", "\t", "|", "tab"], Meta(description="`tab` is another way to write the tabulator.")
+    ] = ","
+    idempotency_token: Annotated[Key | None, Meta(description="The same as the header Idempotency-Key.")] = None
+
+    @property
+    def delimiter(self) -> str:
+        return "\t" if self.csv_delimiter == "tab" else self.csv_delimiter
+
+
+class Uploads:
+    """The uploads under way in this process."""
+
+    def __init__(self, pool: Pool, settings: Settings) -> None:
+        self.pool = pool
+        self.settings = settings
+        self._open: set[UUID] = set()
+
+    @asynccontextmanager
+    async def upload(self, token: str | None) -> AsyncIterator[UUID]:
+        """A new upload; whatever ends it before it is sealed takes its chunks with it. Raises `imports.TokenTaken`."""
+        async with self.pool.connection() as conn:
+            id = await imports.open_upload(conn, token=token)
+        self._open.add(id)
+        try:
+            yield id
+        except BaseException:
+            await asyncio.shield(self._discard(id))
+            raise
+        finally:
+            self._open.discard(id)
+
+    async def keep_alive(self) -> None:
+        """Shows the database, as long as it runs, that the uploads live: a slow client may send nothing for minutes."""
+        while True:
+            await asyncio.sleep(self.settings.upload_grace_seconds / 4)
+            if self._open:
+                try:
+                    async with self.pool.connection() as conn:
+                        await imports.touch(conn, list(self._open))
+                except Exception as error:
+                    log.warning("uploads_not_touched", uploads=len(self._open), error=type(error).__name__)
+
+    async def _discard(self, id: UUID) -> None:
+        try:
+            async with self.pool.connection() as conn:
+                await imports.discard(conn, id)
+        except Exception as error:
+            # the sweep will find it
+            log.warning("upload_not_discarded", job_id=str(id), error=type(error).__name__)
+
+
+async def receive(request: Request, uploads: Uploads) -> tuple[Import, bool]:
+    """Reads the request to its end; the job, and whether an earlier request with the same key and content made it.
+
+    Raises `Problem`: 400, 409, 413, 415, 422, 503.
+    """
+    receiver = _Receiver(request, uploads)
+    try:
+        id, is_replay = await receiver.run()
+    except Unreadable as error:
+        raise Problem("invalid-request", f"The file cannot be read: {error} (line {error.line})") from None
+    except imports.Gone:
+        raise Problem("unavailable", "The upload showed no sign of life for too long and was given up.") from None
+    if receiver.token is not None:
+        metrics.idempotency("replayed" if is_replay else "created")
+    async with uploads.pool.connection() as conn:
+        job = await imports.get(conn, id)
+    if job is None:
+        raise Problem("not-found", "The import was removed meanwhile.")
+    return job, is_replay
+
+
+class _Receiver:
+    """One request on its way in."""
+
+    def __init__(self, request: Request, uploads: Uploads) -> None:
+        self.uploads = uploads
+        self.request_id = request_id(request.scope)
+        self.given: list[tuple[str, Any]] = list(request.query_params.multi_items())
+        self.key = idempotency_key(request)
+        self.events = Body(request, uploads.settings).events()
+        self.file = File(None, None)
+        self.upload: Upload | None = None
+
+    async def run(self) -> tuple[UUID, bool]:
+        """Receives everything; the job's id, and whether it is an earlier request's."""
+        await self._up_to_file()
+        early = self._parameters()
+        try:
+            async with self.uploads.upload(self.token) as id:
+                self.upload = await self._take(early, id)
+                async with self.uploads.pool.connection() as conn, conn.transaction():
+                    await imports.seal(conn, id, self.upload)
+                return id, False
+        except imports.TokenTaken:
+            return await self._earlier(early), True
+
+    @property
+    def token(self) -> str | None:
+        """The idempotency key, from wherever it is known so far."""
+        given = next((value for name, value in self.given if name == "idempotency_token"), None)
+        if self.key is not None and given not in (None, self.key):
+            raise _fault("idempotency_token", "conflicting_values", "differs from the header Idempotency-Key")
+        return self.key or given
+
+    def _parameters(self) -> ImportParameters:
+        """All parameters known so far. Raises `Problem` 400 that names each that is wrong."""
+        return parameters.parse(self.given, ImportParameters)
+
+    async def _up_to_file(self) -> None:
+        async for event in self.events:
+            if isinstance(event, File):
+                self.file = event
+                return
+            if isinstance(event, Parameter):
+                self.given.append(event)
+        raise _fault("file", "missing", "is required: the part that holds the records")
+
+    async def _take(self, early: ImportParameters, id: UUID | None) -> Upload:
+        """Reads the file, and what parameters come behind it. Without `id` nothing is stored."""
+        intake = Intake(self.uploads.settings, format=early.format or self.file.format, delimiter=early.delimiter)
+        store = _Store(self.uploads.pool, id)
+        async for event in self.events:
+            if isinstance(event, Parameter):
+                self.given.append(event)
+            elif isinstance(event, bytes):
+                await store.add(intake.feed(event))
+        await store.add(intake.finish())
+        await store.flush()
+        return self._describe(early, intake, store.chunks)
+
+    def _describe(self, early: ImportParameters, intake: Intake, chunks: int) -> Upload:
+        final = self._parameters()
+        if final.resource is None:
+            raise _fault("resource", "missing", f"is required: {', '.join(RESOURCES)}")
+        for name in ("format", "csv_delimiter"):
+            if getattr(final, name) != getattr(early, name):
+                raise _fault(name, "too_late", "must come before the file, which is read as it arrives")
+        intake.check_columns(RESOURCES[final.resource], ignore_unknown=final.unknown_fields == "ignore")
+        settled = {
+            "resource": final.resource,
+            "mode": final.mode,
+            "unknown_fields": final.unknown_fields,
+            "format": intake.format or "csv",
+            "csv_delimiter": final.delimiter,
+        }
+        return Upload(
+            **settled,
+            csv_header=intake.header,
+            csv_columns=intake.columns,
+            file_name=self.file.name,
+            file_bytes=intake.bytes,
+            file_sha256=intake.sha256,
+            total_records=intake.records,
+            total_chunks=chunks,
+            idempotency_token=self.token,
+            digest=intake.digest(settled),
+            request_id=self.request_id,
+        )
+
+    async def _earlier(self, early: ImportParameters) -> UUID:
+        """The job that has the key already, if this request is its twin."""
+        async with self.uploads.pool.connection() as conn:
+            holder = await imports.by_token(conn, self.token or "")
+        if holder is None or holder[1] == "uploading":
+            metrics.idempotency("in_progress")
+            raise Problem("idempotency-in-progress", "The first request with this idempotency key is still arriving.")
+        id, _ = holder
+        upload = self.upload or await self._take(early, None)
+        async with self.uploads.pool.connection() as conn:
+            job = await imports.get(conn, id)
+        if job is None or job.request_digest != upload.digest:
+            metrics.idempotency("reused")
+            raise Problem(
+                "idempotency-key-reused",
+                "This idempotency key belongs to an import with other parameters or another file.",
+            )
+        return id
+
+
+class _Store:
+    """Puts the chunks of one upload into the database, some megabytes at a time."""
+
+    def __init__(self, pool: Pool, id: UUID | None) -> None:
+        self.pool = pool
+        self.id = id
+        self.chunks = 0
+        self._held: list[Chunk] = []
+        self._held_bytes = 0
+
+    async def add(self, chunks: list[Chunk]) -> None:
+        self._held += chunks
+        self._held_bytes += sum(len(chunk.data) for chunk in chunks)
+        if self._held_bytes >= FLUSH_BYTES:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Raises `imports.Gone`."""
+        if self._held and self.id is not None:
+            async with self.pool.connection() as conn, conn.transaction():
+                await imports.append(conn, self.id, self._held, first_seq=self.chunks + 1)
+        self.chunks += len(self._held)
+        self._held = []
+        self._held_bytes = 0
+
+
+def idempotency_key(request: Request) -> str | None:
+    """The header Idempotency-Key, bare or as a quoted string. Raises `Problem` 400."""
+    header = request.headers.get("idempotency-key")
+    if header is None:
+        return None
+    key = header.strip()
+    if len(key) >= 2 and key[0] == key[-1] == '"':
+        key = key[1:-1].replace('\\"', '"').replace("\\\\", "\\")
+    if not 1 <= len(key) <= 255:
+        raise _fault("Idempotency-Key", "invalid_value", "must have 1 to 255 characters")
+    return key
+
+
+def _fault(field: str, code: str, message: str) -> Problem:
+    return Problem("invalid-request", f"{field} {message}", errors=[Fault(field, code, message)])

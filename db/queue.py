@@ -1,0 +1,266 @@
+"""The queue protocol: claim, fence, finish, give back, fail, reclaim. db/README.md tells why each step is as it is.
+
+The held row lock is the lease. A claim is a short transaction of its own; the work is a second one that first locks the
+chunk's row (the fence) and last marks it done. A running chunk whose row is not locked belongs to a dead worker.
+
+Everything here assumes READ COMMITTED, PostgreSQL's default, and PostgreSQL's clock.
+"""
+
+from collections import Counter
+from typing import Literal
+from uuid import UUID
+
+import msgspec
+from psycopg.rows import class_row
+
+from db.pool import Connection
+
+CHANNEL = "bulk_work"
+
+State = Literal["pending", "running", "done", "failed", "cancelled"]
+
+
+class ClaimLost(Exception):
+    """The lease is not ours any more: another worker has the chunk, or it is final. Nothing of ours may be kept."""
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker's right to one chunk. `state` is running, or failed when a reclaim found that it was one crash too many."""
+
+    id: int
+    kind: Literal["records", "settle", "export"]
+    job_id: UUID
+    seq: int
+    lease: int
+    attempt: int
+    crashes: int
+    state: State
+
+
+class Counts(msgspec.Struct, kw_only=True):
+    """What became of a chunk's records, and its record errors by code. A settle chunk's are corrections, perhaps negative."""
+
+    created: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    skipped: int = 0
+    failed: int = 0
+    deferred: int = 0
+    codes: Counter[str] = msgspec.field(default_factory=Counter)
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(**{name: getattr(self, name) + getattr(other, name) for name in self.__struct_fields__})
+
+
+async def claim(conn: Connection, *, worker: str) -> Claim | None:
+    """Claims the next chunk of the job that has the fewest running, so that a small job never waits behind a large one.
+
+    One statement, which is the whole transaction. Among equals the oldest job comes first, within a job the file's order.
+    """
+    cursor = conn.cursor(row_factory=class_row(Claim))
+    await cursor.execute(
+        # the LATERAL look-up leans on chunks_pending and is run for one job after the other until it finds a row;
+        # MATERIALIZED, because the planner may run a plain sub-select again and lock more than it returns
+        """
+        WITH live AS (
+            SELECT id, cancel_requested_at IS NOT NULL OR problem IS NOT NULL AS stopped
+            FROM import_jobs
+            WHERE status IN ('pending', 'processing')
+            UNION ALL
+            SELECT id, cancel_requested_at IS NOT NULL OR problem IS NOT NULL
+            FROM export_jobs
+            WHERE status IN ('pending', 'processing')
+        ), busy AS (
+            SELECT job_id, count(*) AS running
+            FROM chunks
+            WHERE state = 'running'
+            GROUP BY job_id
+        ), jobs AS MATERIALIZED (
+            SELECT live.id, live.stopped
+            FROM live
+            LEFT JOIN busy ON busy.job_id = live.id
+            ORDER BY coalesce(busy.running, 0), live.id
+        ), next AS MATERIALIZED (
+            SELECT chunk.id, chunk.import_id, chunk.export_id
+            FROM jobs
+            CROSS JOIN LATERAL (
+                SELECT id, import_id, export_id
+                FROM chunks
+                WHERE job_id = jobs.id
+                    AND state = 'pending'
+                    AND (not_before IS NULL OR not_before <= statement_timestamp())
+                    AND (kind = 'settle' OR NOT jobs.stopped)
+                ORDER BY seq
+                LIMIT 1
+                FOR NO KEY UPDATE SKIP LOCKED
+            ) AS chunk
+            LIMIT 1
+        ), started_import AS (
+            UPDATE import_jobs
+            SET status = 'processing', started_at = clock_timestamp()
+            FROM next
+            WHERE import_jobs.id = next.import_id AND import_jobs.status = 'pending'
+        ), started_export AS (
+            UPDATE export_jobs
+            SET status = 'processing', started_at = clock_timestamp()
+            FROM next
+            WHERE export_jobs.id = next.export_id AND export_jobs.status = 'pending'
+        )
+        UPDATE chunks
+        SET state = 'running',
+            lease = lease + 1,
+            attempt = attempt + 1,
+            worker = %(worker)s,
+            claimed_at = clock_timestamp()
+        FROM next
+        WHERE chunks.id = next.id
+        RETURNING chunks.id, kind, job_id, seq, lease, attempt, crashes, state
+        """,
+        {"worker": worker},
+    )
+    return await cursor.fetchone()
+
+
+async def reclaim(
+    conn: Connection, *, worker: str, grace_seconds: float, attempts_max: int, crashes_max: int
+) -> Claim | None:
+    """Takes over a chunk whose worker died: claimed longer ago than the grace (doubled with each crash), its row not locked.
+
+    The chunk fails at once (`state` tells) when it has now crashed `crashes_max` times or was claimed `attempts_max` times.
+    """
+    cursor = conn.cursor(row_factory=class_row(Claim))
+    await cursor.execute(
+        # a living worker holds the row's lock, which SKIP LOCKED passes by
+        """
+        WITH orphan AS MATERIALIZED (
+            SELECT id, crashes + 1 >= %(crashes_max)s OR attempt >= %(attempts_max)s AS is_poison
+            FROM chunks
+            WHERE state = 'running'
+                AND claimed_at < statement_timestamp() - %(grace)s * interval '1 second' * power(2, crashes)
+            ORDER BY claimed_at
+            LIMIT 1
+            FOR NO KEY UPDATE SKIP LOCKED
+        )
+        UPDATE chunks
+        SET state = CASE WHEN is_poison THEN 'failed' ELSE 'running' END,
+            finished_at = CASE WHEN is_poison THEN clock_timestamp() END,
+            accident = CASE WHEN is_poison THEN format('%%s workers died over it', crashes + 1) ELSE accident END,
+            lease = lease + 1,
+            crashes = crashes + 1,
+            attempt = attempt + CASE WHEN is_poison THEN 0 ELSE 1 END,
+            worker = %(worker)s,
+            claimed_at = clock_timestamp()
+        FROM orphan
+        WHERE chunks.id = orphan.id
+        RETURNING chunks.id, kind, job_id, seq, lease, attempt, crashes, state
+        """,
+        {"worker": worker, "grace": grace_seconds, "attempts_max": attempts_max, "crashes_max": crashes_max},
+    )
+    return await cursor.fetchone()
+
+
+async def fence(conn: Connection, claim: Claim) -> bool:
+    """Locks the claimed chunk for the rest of the transaction. False: its job was stopped, and the chunk is to be dropped.
+
+    Raises `ClaimLost` when the lease is not ours any more, also when another worker is just taking it over: nobody waits.
+    """
+    cursor = await conn.execute(
+        """
+        SELECT coalesce(
+            import_jobs.cancel_requested_at, export_jobs.cancel_requested_at
+        ) IS NOT NULL OR import_jobs.problem IS NOT NULL
+        FROM chunks
+        LEFT JOIN import_jobs ON import_jobs.id = chunks.import_id
+        LEFT JOIN export_jobs ON export_jobs.id = chunks.export_id
+        WHERE chunks.id = %(id)s AND chunks.lease = %(lease)s AND chunks.state = 'running'
+        FOR NO KEY UPDATE OF chunks SKIP LOCKED
+        """,
+        {"id": claim.id, "lease": claim.lease},
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        raise ClaimLost
+    return claim.kind == "settle" or not row[0]
+
+
+async def finish(conn: Connection, claim: Claim, counts: Counts) -> None:
+    """Marks the chunk done, in the transaction of its effects. Raises `ClaimLost` when the lease is not ours any more."""
+    cursor = await conn.execute(
+        """
+        UPDATE chunks
+        SET state = 'done',
+            finished_at = clock_timestamp(),
+            accident = NULL,
+            created = %(created)s,
+            updated = %(updated)s,
+            unchanged = %(unchanged)s,
+            skipped = %(skipped)s,
+            failed = %(failed)s,
+            deferred = %(deferred)s,
+            errors = %(errors)s
+        WHERE id = %(id)s AND lease = %(lease)s AND state = 'running'
+        """,
+        {"id": claim.id, "lease": claim.lease, "errors": counts.codes.total(), **msgspec.structs.asdict(counts)},
+    )
+    if cursor.rowcount != 1:
+        raise ClaimLost
+
+
+async def drop(conn: Connection, claim: Claim) -> None:
+    """Ends a chunk whose job was stopped before its work began. Raises `ClaimLost` like `finish`."""
+    cursor = await conn.execute(
+        """
+        UPDATE chunks
+        SET state = 'cancelled', finished_at = clock_timestamp()
+        WHERE id = %(id)s AND lease = %(lease)s AND state = 'running'
+        """,
+        {"id": claim.id, "lease": claim.lease},
+    )
+    if cursor.rowcount != 1:
+        raise ClaimLost
+
+
+async def give_back(
+    conn: Connection, claim: Claim, *, accident: str | None, delay_seconds: float, attempts_max: int
+) -> State | None:
+    """Returns a claim in a transaction of its own; the new state, or None when the claim was lost or had been finished.
+
+    Without an accident (a worker that stops) the attempt is not counted. With one the chunk rests for `delay_seconds`, and
+    fails once it has been claimed `attempts_max` times. A worker that can still do this costs the chunk no crash.
+    """
+    cursor = await conn.execute(
+        """
+        UPDATE chunks
+        SET state = CASE WHEN %(is_last)s THEN 'failed' ELSE 'pending' END,
+            finished_at = CASE WHEN %(is_last)s THEN clock_timestamp() END,
+            attempt = attempt - CASE WHEN %(accident)s::text IS NULL THEN 1 ELSE 0 END,
+            not_before = clock_timestamp() + %(delay)s * interval '1 second',
+            accident = coalesce(%(accident)s, accident)
+        WHERE id = %(id)s AND lease = %(lease)s AND state = 'running'
+        RETURNING state
+        """,
+        {
+            "id": claim.id,
+            "lease": claim.lease,
+            "accident": accident,
+            "is_last": accident is not None and claim.attempt >= attempts_max,
+            "delay": delay_seconds,
+        },
+    )
+    row = await cursor.fetchone()
+    return None if row is None else row[0]
+
+
+async def notify(conn: Connection) -> None:
+    """Tells idle workers to look; delivered at commit, and never relied upon."""
+    await conn.execute("SELECT pg_notify(%(channel)s, '')", {"channel": CHANNEL})
+
+
+async def listen(conn: Connection) -> None:
+    await conn.execute(f"LISTEN {CHANNEL}")
+
+
+async def wait(conn: Connection, seconds: float) -> None:
+    """Returns at the next notification, or after `seconds`."""
+    async for _ in conn.notifies(timeout=seconds, stop_after=1):
+        return

@@ -1,0 +1,153 @@
+"""How the records of a chunk come into their table: straight when nothing is in the way, else staged and merged by sets.
+
+The clean way is one binary COPY into the table, in a savepoint. Whatever a unique index or a foreign key refuses there sends
+the chunk the other way: COPY into a temporary table, and from there set by set, each record to its place: stored, refused,
+or deferred because it collides with another record of its own import (see `db.settle`).
+"""
+
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+from uuid import UUID
+
+import msgspec
+from psycopg import sql
+from psycopg.errors import CheckViolation, DataError, IntegrityError
+
+from db import record_errors, settle, staging
+from db.pool import Connection
+from db.queue import Counts
+from db.resource import Parsed, RecordError, Resource
+
+# how often a merge looks again at records that something was in the way of
+ROUNDS_MAX = 5
+
+
+class Stored(NamedTuple):
+    """What became of a chunk, and whether anything was in its way (then its import's next chunk had better be staged at once)."""
+
+    counts: Counts
+    collided: bool
+
+
+async def merge(
+    conn: Connection, resource: Resource, import_id: UUID, parsed: Parsed, *, is_alone: bool, is_clean_so_far: bool
+) -> Stored:
+    """Stores the sound records of one chunk and writes all of its errors, in the caller's transaction.
+
+    `is_alone`: the import has no other chunk, so what collides within it is settled at once.
+    """
+    errors = await _with_missing_parents(conn, resource, parsed)
+    await record_errors.insert(conn, import_id, errors)
+    refused = Counts(failed=len({error.record for error in errors}), codes=Counter(error.code for error in errors))
+    if not parsed.records:
+        return Stored(refused, collided=False)
+
+    generated = _complete(resource, parsed)
+    twins = _twins(resource, parsed)
+    if is_clean_so_far and not twins and await _copy_straight(conn, resource, import_id, parsed):
+        return Stored(refused + Counts(created=len(parsed.records)), collided=False)
+
+    await staging.fill(conn, resource, parsed, generated=generated, twins=twins)
+    counts = await _merge_staged(conn, resource, import_id)
+    if is_alone and counts.deferred:
+        counts += await settle.settle(conn, resource, import_id)
+        counts.deferred = 0
+    return Stored(refused + counts, collided=True)
+
+
+async def _merge_staged(conn: Connection, resource: Resource, import_id: UUID) -> Counts:
+    counts = Counts(codes=await staging.mark_orphans(conn, resource, import_id))
+    for _ in range(ROUNDS_MAX):
+        try:
+            async with conn.transaction():
+                counts.created += await staging.insert(conn, resource, import_id)
+        except (CheckViolation, DataError):
+            break
+        counts += await staging.refuse_existing(conn, resource, import_id)
+        counts.deferred += await staging.defer(conn, resource, import_id)
+        # what is left met a row that is gone by now: look again
+        if await staging.is_empty(conn):
+            return counts
+    # a constraint or an index that the resource's definition does not know of: find out record by record
+    return counts + await staging.insert_singly(conn, resource, import_id)
+
+
+async def _copy_straight(conn: Connection, resource: Resource, import_id: UUID, parsed: Parsed) -> bool:
+    """The optimistic first step; False when it met a conflict, and then nothing of it is left."""
+    columns = [*resource.columns, "import_id", "import_record", "import_action"]
+    order = _key_order(resource, parsed)
+    try:
+        async with (
+            conn.transaction(),
+            conn.cursor().copy(
+                sql.SQL("COPY {} ({}) FROM STDIN (FORMAT binary)").format(
+                    sql.Identifier(resource.name), staging.names(columns)
+                )
+            ) as copy,
+        ):
+            copy.set_types([*resource.column_types, "uuid", "int8", "text"])
+            for i in order:
+                await copy.write_row(
+                    (*msgspec.structs.astuple(parsed.records[i]), import_id, parsed.numbers[i], "created")
+                )
+    except (IntegrityError, DataError):
+        return False
+    return True
+
+
+async def _with_missing_parents(conn: Connection, resource: Resource, parsed: Parsed) -> list[RecordError]:
+    """The chunk's own errors and, of its suspects, those whose parent is missing; in the order of the records."""
+    if not parsed.suspects:
+        return parsed.errors
+    missing: set[tuple[str | None, str | None]] = set()
+    for field, parent in resource.references.items():
+        cursor = await conn.execute(
+            sql.SQL(
+                """
+                SELECT wanted.id::text
+                FROM unnest(%(ids)s::uuid[]) AS wanted (id)
+                WHERE NOT EXISTS (SELECT FROM {} AS parent WHERE parent.id = wanted.id)
+                """
+            ).format(sql.Identifier(parent)),
+            {"ids": [suspect.value for suspect in parsed.suspects if suspect.field == field]},
+        )
+        missing.update((field, id) for (id,) in await cursor.fetchall())
+    found = [suspect for suspect in parsed.suspects if (suspect.field, suspect.value) in missing]
+    return sorted([*parsed.errors, *found], key=lambda error: error.record)
+
+
+def _complete(resource: Resource, parsed: Parsed) -> set[int]:
+    """Gives each record what the service fills in: a missing id, the time of the import. Returns whose id is ours, by index."""
+    generated = set()
+    now = datetime.now(UTC)
+    for i, record in enumerate(parsed.records):
+        if record.id is None:
+            record.id = resource.new_id()
+            generated.add(i)
+        for field in resource.stamped:
+            if getattr(record, field) is None:
+                setattr(record, field, now)
+    return generated
+
+
+def _twins(resource: Resource, parsed: Parsed) -> set[int]:
+    """The records, by index, that share their id or their natural key with another one of the chunk."""
+    twins = _repeated([record.id for record in parsed.records])
+    if resource.key is not None:
+        twins |= _repeated([resource.key_of(getattr(record, resource.key)) for record in parsed.records])
+    return twins
+
+
+def _repeated(values: Sequence[Hashable]) -> set[int]:
+    counts = Counter(values) if len(set(values)) < len(values) else {}
+    return {i for i, value in enumerate(values) if counts[value] > 1} if counts else set()
+
+
+def _key_order(resource: Resource, parsed: Parsed) -> Sequence[int]:
+    """The indexes of the records in the order of their unique key: chunks that collide then seldom deadlock."""
+    key = resource.key
+    if key is None:
+        return sorted(range(len(parsed.records)), key=lambda i: parsed.records[i].id)
+    return sorted(range(len(parsed.records)), key=lambda i: resource.key_of(getattr(parsed.records[i], key)))

@@ -1,0 +1,68 @@
+"""One line an event, structured, from our own code and from the libraries alike.
+
+What is never in a line: bodies, values of parameters, keys, anything personal. Ids of requests, jobs and chunks are bound
+once, with `structlog.contextvars.bind_contextvars`, and then stand in every line of that task.
+"""
+
+import logging
+import re
+import sys
+from typing import Literal
+
+import structlog
+from structlog.types import EventDict, Processor, WrappedLogger
+
+from db.settings import Settings
+
+# PostgreSQL quotes the offending row in these lines of its errors, and tracebacks quote the error
+_QUOTED_DATA = re.compile(r"^(DETAIL|CONTEXT):.*$", re.MULTILINE)
+
+
+def setup(settings: Settings, *, process: Literal["api", "worker"]) -> None:
+    """Sets up structlog and the standard library's logging; `process` stands in every line. Writes to standard output."""
+    shared = _shared(process)
+    structlog.configure(
+        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_rendering(settings)],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(settings.log_level.upper())
+
+
+def _shared(process: str) -> list[Processor]:
+    def named(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        event["process"] = process
+        return event
+
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        named,
+    ]
+
+
+def _rendering(settings: Settings) -> list[Processor]:
+    console = settings.log_format == "console" or (settings.log_format == "auto" and sys.stdout.isatty())
+    if console:
+        # the pretty tracebacks show local variables, which hold records
+        return [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+    return [structlog.processors.format_exc_info, _without_data, structlog.processors.JSONRenderer()]
+
+
+def _without_data(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    if "exception" in event:
+        event["exception"] = _QUOTED_DATA.sub(r"\1: (left out)", event["exception"])
+    return event

@@ -1,0 +1,112 @@
+"""One server and one migrated template database a session, one copy of it a test."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+
+import psycopg
+import pytest
+from psycopg import AsyncConnection
+
+from db import migrate, pool
+from db.embedded import EmbeddedError
+from tests import servers
+
+SERVER = pytest.StashKey[dict[str, str]]()
+TEARDOWN = pytest.StashKey[ExitStack]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Starts the server, in the controller if there are several processes, which hands it on to the others."""
+    if hasattr(config, "workerinput"):
+        config.stash[SERVER] = config.workerinput["server"]
+        return
+    if config.option.collectonly:
+        return
+    stack = config.stash[TEARDOWN] = ExitStack()
+    try:
+        url = stack.enter_context(servers.postgres())
+        config.stash[SERVER] = {"url": url, "template": stack.enter_context(_template(url))}
+    except (EmbeddedError, migrate.MigrateError, psycopg.Error) as error:
+        stack.close()
+        raise pytest.UsageError(f"no database to test with: {error}") from error
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node) -> None:
+    node.workerinput["server"] = node.config.stash[SERVER]
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if TEARDOWN in config.stash:
+        config.stash[TEARDOWN].close()
+
+
+@pytest.fixture(scope="session")
+def server_url(request: pytest.FixtureRequest) -> str:
+    """A server on which the tests may create databases."""
+    return request.config.stash[SERVER]["url"]
+
+
+@pytest.fixture
+def empty_database_url(server_url: str) -> Iterator[str]:
+    """A database without any table."""
+    yield from _database(server_url, "template1")
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest, server_url: str) -> Iterator[str]:
+    """A migrated database of the test's own."""
+    yield from _database(server_url, request.config.stash[SERVER]["template"])
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[pool.Connection]:
+    """A connection in autocommit, with the session limits of the service."""
+    async with _connection(database_url) as connection:
+        yield connection
+
+
+@pytest.fixture
+async def other(database_url: str) -> AsyncIterator[pool.Connection]:
+    """A second one, to race with the first."""
+    async with _connection(database_url) as connection:
+        yield connection
+
+
+@pytest.fixture
+async def service(tmp_path, database_url: str) -> AsyncIterator[Callable]:
+    """`await service(worker_pool_size=2, …)` starts the API and the workers on the test's database; see `servers.service`."""
+    started: list[servers.Service] = []
+    async with AsyncExitStack() as stack:
+
+        async def start(**arguments) -> servers.Service:
+            folder = tmp_path / f"service-{len(started)}"
+            folder.mkdir()
+            started.append(await stack.enter_async_context(servers.service(folder, database_url, **arguments)))
+            return started[-1]
+
+        yield start
+
+
+@asynccontextmanager
+async def _connection(url: str) -> AsyncIterator[pool.Connection]:
+    async with await AsyncConnection.connect(url, autocommit=True) as connection:
+        await pool.configure(connection)
+        yield connection
+
+
+def _database(server_url: str, template: str) -> Iterator[str]:
+    name = servers.create_database(server_url, template=template)
+    yield servers.database_url(server_url, name)
+    servers.drop_database(server_url, name)
+
+
+@contextmanager
+def _template(server_url: str) -> Iterator[str]:
+    """A migrated database that nobody can change any more, so that any number of tests can copy it at once."""
+    name = servers.create_database(server_url)
+    migrate.up(servers.database_url(server_url, name))
+    with psycopg.connect(server_url, autocommit=True) as conn:
+        conn.execute(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false")
+    yield name
+    servers.drop_database(server_url, name)

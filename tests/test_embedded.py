@@ -1,0 +1,178 @@
+"""The PostgreSQL that runs when DATABASE_URL is unset."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from db import embedded
+from tests import servers
+from tests.servers import eventually
+
+
+@pytest.fixture
+def data_path():
+    """A DATA_DIR, whose server is stopped in the end if the test has not done so."""
+    with servers.open_folder() as folder:
+        yield folder
+        with suppress(embedded.NotRunning):
+            embedded.stop(folder)
+
+
+def start(data_path: Path) -> str:
+    return embedded.start(data_path, options=servers.FAST, bin_dir=servers.postgres_bin())
+
+
+def command(data_path: Path, *words: str) -> subprocess.Popen:
+    environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "db.embedded", *words],
+        cwd=servers.ROOT,
+        env=environment | {"DATA_DIR": str(data_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def query(url: str, sql: str):
+    with psycopg.connect(url, autocommit=True) as conn:
+        cursor = conn.execute(sql)
+        return cursor.fetchall() if cursor.description else None
+
+
+def test_a_second_start_finds_the_data(data_path):
+    """What was committed before a stop is there after the next start, and a stop leaves nothing running."""
+    query(start(data_path), "CREATE TABLE kept AS SELECT 1 AS n")
+    embedded.stop(data_path)
+    with pytest.raises(embedded.NotRunning, match=str(data_path)):
+        embedded.url(data_path)
+    assert query(start(data_path), "SELECT n FROM kept") == [(1,)]
+
+
+def test_a_server_that_runs_is_used(data_path):
+    """A start beside a running server gives the server's own URL, and so does url()."""
+    url = start(data_path)
+    assert start(data_path) == url == embedded.url(data_path)
+
+
+def test_only_the_password_lets_in(data_path):
+    """The server listens on loopback alone, without a socket file, and refuses who does not know the password."""
+    url = start(data_path)
+    listening = "SELECT current_setting('listen_addresses'), current_setting('unix_socket_directories')"
+    assert query(url, listening) == [("127.0.0.1", "")]
+    with pytest.raises(psycopg.OperationalError, match="password"):
+        psycopg.connect(url, password="guessed")  # noqa: S106
+    assert (data_path / "postgres.password").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="is about root, where unshare is")
+def test_root_can_run_it_below_a_folder_of_mode_700(data_path):
+    """No other user reaches such a folder, and PostgreSQL refuses root."""
+    data_path.chmod(0o700)
+    assert query(start(data_path), "SELECT 1") == [(1,)]
+
+
+@pytest.mark.parametrize("pid_is_taken", [False, True])
+def test_a_crash_does_not_stop_the_next_start(data_path, pid_is_taken):
+    """After a kill -9 the server starts again, also when another process has been given the old one's pid since."""
+    query(start(data_path), "CREATE TABLE kept AS SELECT 1 AS n")
+    pid_file = data_path / "postgres" / "postmaster.pid"
+    pid, rest = pid_file.read_text().split("\n", 1)
+    os.kill(int(pid), signal.SIGKILL)
+    if pid_is_taken:
+        pid_file.write_text(f"{os.getppid()}\n{rest}")
+    with psycopg.connect(start(data_path)) as conn:
+        assert conn.execute("SELECT n FROM kept").fetchall() == [(1,)]
+
+
+def test_an_unfinished_data_folder_is_made_anew(data_path):
+    """An initdb that was killed half way leaves nothing that the next start would trip over."""
+    (data_path / "postgres.new").mkdir(mode=0o700)
+    (data_path / "postgres.new" / "PG_VERSION").write_text("18\n")
+    assert query(start(data_path), "SELECT 1") == [(1,)]
+
+
+def test_run_gives_the_command_a_database(data_path):
+    """The command finds DATABASE_URL set, its exit code is handed on, and afterwards the server is gone."""
+    script = "import os, psycopg, sys; sys.exit(psycopg.connect(os.environ['DATABASE_URL']).execute('SELECT 7').fetchone()[0])"
+    run = command(data_path, "run", "--", sys.executable, "-c", script)
+    _, errors = run.communicate()
+    assert (run.returncode, errors) == (7, "")
+    with pytest.raises(embedded.NotRunning):
+        embedded.url(data_path)
+
+
+def test_run_leaves_a_server_that_it_did_not_start(data_path):
+    """A command may be run beside another without taking its database away."""
+    url = start(data_path)
+    run = command(data_path, "run", "--", "true")
+    run.communicate()
+    assert run.returncode == 0
+    assert query(url, "SELECT 1") == [(1,)]
+
+
+@pytest.mark.parametrize(
+    ("signum", "whole_group"), [(signal.SIGTERM, False), (signal.SIGHUP, True), (signal.SIGINT, True)]
+)
+def test_run_ends_its_command_before_the_server(data_path, signum, whole_group):
+    """TERM, a hang-up and Ctrl-C end the command, which still has its database then."""
+    script = """
+import os, psycopg, signal, sys
+conn = psycopg.connect(os.environ["DATABASE_URL"])
+def end(signum, frame):
+    print(signal.Signals(signum).name, conn.execute("SELECT 'has a database'").fetchone()[0], flush=True)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+signal.signal(signal.SIGINT, end)
+print("ready", flush=True)
+while True:
+    signal.pause()
+"""
+    run = command(data_path, "run", "--", sys.executable, "-c", script)
+    assert run.stdout.readline() == "ready\n"
+    (os.killpg if whole_group else os.kill)(run.pid, signum)
+    output, _ = run.communicate()
+    told = "SIGINT" if signum == signal.SIGINT else "SIGTERM"
+    assert (output, run.returncode) == (f"{told} has a database\n", 0)
+    with pytest.raises(embedded.NotRunning):
+        embedded.url(data_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
+async def test_a_killed_wrapper_leaves_nothing_running(data_path):
+    """After a kill -9 of the wrapper both its command and its server end."""
+    run = command(
+        data_path, "run", "--", sys.executable, "-c", "import signal; print('ready', flush=True); signal.pause()"
+    )
+    assert run.stdout.readline() == "ready\n"
+    assert embedded.url(data_path)
+    run.kill()
+    # the pipe ends when the command, who holds its other end, has ended
+    run.communicate()
+
+    def gone() -> bool:
+        try:
+            embedded.url(data_path)
+        except embedded.NotRunning:
+            return True
+        return False
+
+    await eventually(gone)
+
+
+def test_with_a_database_url_the_command_just_runs(data_path, server_url):
+    """With DATABASE_URL set nothing is started."""
+    environment = os.environ | {"DATABASE_URL": server_url, "DATA_DIR": str(data_path)}
+    script = "import os, sys; sys.stdout.write(os.environ['DATABASE_URL'])"
+    words = [sys.executable, "-m", "db.embedded", "run", "--", sys.executable, "-c", script]
+    done = subprocess.run(words, cwd=servers.ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == server_url
+    assert list(data_path.iterdir()) == []

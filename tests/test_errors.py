@@ -1,0 +1,257 @@
+"""Errors over real HTTP: every one is a problem document, and says what a client can use and nothing else."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Literal
+
+import httpx
+import msgspec
+import pytest
+import structlog
+from litestar import Litestar, Request, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody
+from litestar.response import Stream
+
+from api import app, parameters
+from api.__main__ import Server
+from api.errors import Fault, Problem
+from db.pool import Pool
+from db.settings import Settings
+
+
+class Parameters(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    resource: Literal["users", "articles"]
+    limit: int = 100
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dry_run and self.limit == 1:
+            raise ValueError("limit=1 and dry_run exclude each other")
+
+
+@get("/t/problem")
+async def problem() -> None:
+    raise Problem("payload-too-large", "Too much.", headers={"X-Limit": "7"}, limit_bytes=7)
+
+
+@get("/t/failing")
+async def failing() -> None:
+    raise RuntimeError("the secret of the house")
+
+
+@get("/t/database")
+async def database(db_pool: NamedDependency[Pool]) -> None:
+    async with db_pool.connection(timeout=0.2):
+        pass
+
+
+@get("/t/parameters")
+async def parsed(request: Request) -> Parameters:
+    return parameters.parse(request.query_params.multi_items(), Parameters)
+
+
+@get("/t/items/{item:int}")
+async def item(item: FromPath[int]) -> int:
+    return item
+
+
+@post("/t/json")
+async def json_body(data: JSONBody[dict[str, int]]) -> dict[str, int]:
+    return data
+
+
+@get("/t/broken-stream")
+async def broken_stream() -> Stream:
+    async def blocks() -> AsyncIterator[bytes]:
+        yield b"one block"
+        await asyncio.sleep(0)
+        raise RuntimeError("half way")
+
+    return Stream(blocks())
+
+
+@post("/t/upload", request_max_body_size=None)
+async def upload(request: Request) -> int:
+    return sum([len(block) async for block in request.stream()])
+
+
+@pytest.fixture
+def settings(tmp_path) -> Settings:
+    # nobody listens on port 1: the database is away
+    return Settings(
+        http_port=0, database_url="postgresql://127.0.0.1:1/none", data_dir=str(tmp_path), export_dir=str(tmp_path)
+    )
+
+
+@pytest.fixture
+def application(settings) -> Litestar:
+    made = app.create(settings)
+    for handler in (problem, failing, database, parsed, item, json_body, broken_stream, upload):
+        made.register(handler)
+    return made
+
+
+@pytest.fixture
+async def client(application, settings) -> AsyncIterator[httpx.AsyncClient]:
+    server = Server(application, settings)
+    serving = asyncio.create_task(server.serve())
+    while not server.started:  # noqa: ASYNC110  uvicorn has nothing to wait for
+        await asyncio.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        yield client
+    server.should_exit = True
+    await serving
+
+
+def assert_problem(response: httpx.Response, status: int, slug: str) -> dict:
+    """The response is a whole problem document of this kind."""
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    document = response.json()
+    assert document["type"] == f"/problems/{slug}"
+    assert document["status"] == status
+    assert document["title"]
+    assert document["detail"]
+    assert document["instance"] == response.request.url.path
+    assert document["request_id"] == response.headers["x-request-id"]
+    return document
+
+
+async def test_a_problem_carries_its_headers_and_further_members(client):
+    """What a handler knows beyond the kind of problem reaches the client."""
+    response = await client.get("/t/problem")
+    assert assert_problem(response, 413, "payload-too-large")["limit_bytes"] == 7
+    assert response.headers["x-limit"] == "7"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "slug"),
+    [
+        ("GET", "/nowhere", 404, "not-found"),
+        ("GET", "/t/items/nine", 404, "not-found"),
+        ("DELETE", "/t/problem", 405, "method-not-allowed"),
+        ("POST", "/t/json", 400, "invalid-request"),
+    ],
+)
+async def test_errors_of_the_framework_are_problems(client, method, path, status, slug):
+    """Errors that no handler of ours raised look like all others."""
+    assert_problem(await client.request(method, path), status, slug)
+
+
+async def test_a_wrong_method_is_told_the_right_ones(client):
+    """405 names the methods that the address knows."""
+    response = await client.delete("/t/problem")
+    assert set(response.headers["allow"].split(", ")) == {"GET", "OPTIONS"}
+
+
+async def test_a_body_beyond_the_limit_is_refused(client):
+    """A handler that reads its body whole takes 1 MiB at most."""
+    response = await client.post("/t/json", content=b'{"a": ' + b" " * app.BODY_MAX_BYTES + b"1}")
+    assert_problem(response, 413, "payload-too-large")
+
+
+async def test_an_accident_is_logged_and_not_told(client):
+    """The client learns the request id, the log the traceback under the same id."""
+    with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
+        response = await client.get("/t/failing")
+    document = assert_problem(response, 500, "internal-error")
+    assert "secret" not in response.text
+    (line,) = [line for line in lines if line["event"] == "request_failed"]
+    assert line["request_id"] == document["request_id"]
+    assert str(line["exc_info"]) == "the secret of the house"
+
+
+async def test_a_database_that_is_away_is_503(client):
+    """The client is told to come again, and nothing of the database's address."""
+    response = await client.get("/t/database")
+    assert_problem(response, 503, "unavailable")
+    assert response.headers["retry-after"] == "5"
+    assert "127.0.0.1" not in response.text
+
+
+async def test_every_wrong_parameter_is_named(client):
+    """One answer tells all that is wrong; nothing unknown is passed over."""
+    response = await client.get("/t/parameters?limit=many&dry_run=perhaps&colour=red&limit=2x")
+    errors = assert_problem(response, 400, "invalid-request")["errors"]
+    assert {(error["field"], error["code"]) for error in errors} == {
+        ("resource", "missing"),
+        ("limit", "repeated_parameter"),
+        ("limit", "invalid_value"),
+        ("dry_run", "invalid_value"),
+        ("colour", "unknown_parameter"),
+    }
+
+
+async def test_a_wrong_choice_is_told_the_choices(client):
+    """The message for a closed list says what it holds."""
+    response = await client.get("/t/parameters?resource=user")
+    errors = assert_problem(response, 400, "invalid-request")["errors"]
+    assert errors == [{"field": "resource", "code": "invalid_value", "message": "must be one of: articles, users"}]
+
+
+async def test_parameters_that_exclude_each_other_are_400(client):
+    """A rule over several parameters is told without naming one of them."""
+    response = await client.get("/t/parameters?resource=users&limit=1&dry_run=true")
+    (error,) = assert_problem(response, 400, "invalid-request")["errors"]
+    assert error["field"] is None
+    assert "exclude each other" in error["message"]
+
+
+async def test_sound_parameters_become_a_struct(client):
+    """Text from a query has the struct's types, and defaults are filled in."""
+    response = await client.get("/t/parameters?resource=users&limit=5")
+    assert response.json() == {"resource": "users", "limit": 5, "dry_run": False}
+
+
+def test_values_of_a_json_object_are_parameters_too():
+    """The same struct takes typed values, and refuses those of another type."""
+    assert parameters.parse({"resource": "users", "dry_run": True}.items(), Parameters).dry_run is True
+    with pytest.raises(Problem) as raised:
+        parameters.parse({"resource": "users", "limit": [1]}.items(), Parameters)
+    assert list(raised.value.errors) == [Fault("limit", "invalid_value", "must be a whole number")]
+
+
+async def test_a_stream_that_fails_never_ends_cleanly(client):
+    """The client sees a broken connection, not a shorter file."""
+    with pytest.raises(httpx.RemoteProtocolError):
+        await client.get("/t/broken-stream")
+
+
+async def test_a_client_that_leaves_in_mid_upload_is_no_accident(client, eventually_logged):
+    """It counts as 499 in the log, and no error is logged."""
+    url = client.base_url
+    _, writer = await asyncio.open_connection(url.host, url.port)
+    writer.write(b"POST /t/upload HTTP/1.1\r\nHost: test\r\nContent-Length: 1000\r\n\r\nonly so much")
+    await writer.drain()
+    writer.close()
+    line = await eventually_logged("/t/upload")
+    assert line["status"] == 499
+    assert not [line for line in eventually_logged.lines if line["log_level"] in ("error", "warning")]
+
+
+async def test_a_process_that_is_to_stop_is_not_ready(application, client):
+    """While it drains, requests are to be sent elsewhere, whatever else is the matter."""
+    assert (await client.get("/ready")).json()["status"] == "unavailable"
+    application.state.draining.set()
+    response = await client.get("/ready")
+    assert (response.status_code, response.json()["status"]) == (503, "draining")
+
+
+@pytest.fixture
+def eventually_logged():
+    """Waits for the access line of a route; `.lines` are all lines so far."""
+
+    class Logged:
+        async def __call__(self, route: str) -> dict:
+            async with asyncio.timeout(10):
+                while True:
+                    for line in self.lines:
+                        if line["event"] == "request" and line["route"] == route:
+                            return line
+                    await asyncio.sleep(0.01)
+
+    logged = Logged()
+    with structlog.testing.capture_logs() as logged.lines:
+        yield logged

@@ -1,0 +1,80 @@
+"""The resources as data: what is derived from a struct, and the formats that a struct asks for."""
+
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+
+from db.resource import foreign_key_message
+from db.resources import RESOURCES
+from db.resources.comments import Comment
+from db.resources.users import User
+
+
+@pytest.mark.parametrize("resource", RESOURCES.values(), ids=RESOURCES)
+def test_a_resource_fits_its_struct(resource):
+    """Every name that a resource tells is a field of its struct or another resource."""
+    named = {"id", *resource.references, *resource.stamped, *filter(None, [resource.key])}
+    assert named <= set(resource.columns)
+    assert set(resource.references.values()) <= set(RESOURCES)
+    assert len(resource.column_types) == len(resource.columns)
+
+
+@pytest.mark.parametrize("resource", RESOURCES.values(), ids=RESOURCES)
+def test_rules_put_up_with_what_is_missing(resource):
+    """A record of which nothing could be read breaks no rule; its fields were told already."""
+    assert list(resource.rules(SimpleNamespace(**dict.fromkeys(resource.columns)))) == []
+
+
+def test_parents_come_before_their_children():
+    """The registry's order is one in which every reference can be met."""
+    names = list(RESOURCES)
+    for resource in RESOURCES.values():
+        assert all(names.index(parent) < names.index(resource.name) for parent in resource.references.values())
+
+
+def test_column_types_are_those_of_postgresql():
+    """Optional, enum and list fields have the type of what they hold."""
+    assert RESOURCES["users"].column_types == ("uuid", "text", "text", "text", "bool", "timestamptz", "timestamptz")
+    assert RESOURCES["articles"].column_types[5] == "text[]"
+    assert RESOURCES["comments"].column_types[0] == "text"
+
+
+def test_a_missing_parent_is_named():
+    """The message names the parent, not the field."""
+    assert foreign_key_message(RESOURCES["comments"], "user_id") == "no user has this id"
+
+
+@pytest.mark.parametrize(
+    ("email", "is_valid"),
+    [
+        ("a@b.org", True),
+        ("first.last+tag@sub.example.co", True),
+        ("o'brien@example.org", True),
+        ("foo@bar", False),
+        ("a@b.org\n", False),
+        ("a b@c.org", False),
+        ("a@-b.org", False),
+        ("a@b..org", False),
+        ("@b.org", False),
+        ("ä@b.org", False),
+    ],
+)
+def test_email_addresses(email, is_valid):
+    """An address has one @ and a dot in its domain, and is ASCII."""
+    assert accepts(User, email=email, name="A", role="admin", active=True) == is_valid
+
+
+@pytest.mark.parametrize(("prefix", "is_valid"), [("", True), ("cm_", True), ("CM_", False), ("x", False)])
+def test_comment_ids_may_have_a_prefix(prefix, is_valid):
+    """A comment's id is a UUID as it was sent, with `cm_` before it or not."""
+    uuid = "5864905b-ec8c-4fa6-8ba7-545d13f29b4e"
+    assert accepts(Comment, id=prefix + uuid, article_id=uuid, user_id=uuid, body="x") == is_valid
+
+
+def accepts(record: type[msgspec.Struct], **fields: object) -> bool:
+    try:
+        msgspec.convert(fields, record)
+    except msgspec.ValidationError:
+        return False
+    return True

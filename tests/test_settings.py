@@ -1,0 +1,65 @@
+"""The settings: a bad one stops the start with a line that names it."""
+
+import subprocess
+import sys
+
+import msgspec
+import pytest
+
+from db import settings
+from db.settings import Settings, SettingsError
+from tests.servers import ROOT
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("HTTP_PORT", "eighty"),
+        ("HTTP_PORT", "65536"),
+        ("HTTP_HOST", "0.0.0.0"),  # noqa: S104  that is the point
+        ("WORKER_POOL_SIZE", "0"),
+        ("WORKER_POOL_SIZE", "1.5"),
+        ("BATCH_SIZE", "-1"),
+        ("BATCH_SIZE", "100001"),
+        ("RECORD_MAX_BYTES", "1"),
+        ("POLL_SECONDS", "0"),
+        ("STOP_SECONDS", "soon"),
+        ("METRICS_PUBLIC", "perhaps"),
+        ("LOG_LEVEL", "loud"),
+        ("LOG_FORMAT", "xml"),
+    ],
+)
+def test_a_bad_value_names_its_variable(variable, value):
+    """The message is one line, and starts with the name as it is written in the environment."""
+    with pytest.raises(SettingsError, match=rf"^{variable}: [^\n]+$"):
+        settings.read({variable: value})
+
+
+def test_every_field_can_be_set():
+    """Each field is read from the variable of its name in capitals; an empty value counts as unset."""
+    names = [field.name for field in msgspec.structs.fields(Settings)]
+    defaults = Settings()
+    written = {name.upper(): str(getattr(defaults, name)) for name in names if getattr(defaults, name) is not None}
+    assert settings.read(written) == defaults
+    assert settings.read({name.upper(): "" for name in names}) == defaults
+    changed = settings.read({"BATCH_SIZE": "7", "POLL_SECONDS": "0.5", "DATABASE_URL": "postgresql://x/y"})
+    assert (changed.batch_size, changed.poll_seconds, changed.database_url) == (7, 0.5, "postgresql://x/y")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_without_keys_loopback_is_allowed(host):
+    """And nothing else, as the table above says; with keys any address is."""
+    assert settings.read({"HTTP_HOST": host}).http_host == host
+    assert settings.read({"HTTP_HOST": "0.0.0.0", "API_KEYS": "a, b"}).keys == ("a", "b")  # noqa: S104
+
+
+@pytest.mark.parametrize("module", ["api", "workers", "db.migrate", "db.embedded"])
+def test_every_program_refuses_a_bad_setting(module):
+    """Each ends with a failure and one line on stderr that names the variable, without a traceback."""
+    words = {"db.migrate": ["up"], "db.embedded": ["url"]}.get(module, [])
+    done = subprocess.run(
+        [sys.executable, "-m", module, *words], cwd=ROOT, env={"BATCH_SIZE": "many"}, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert len(done.stderr.splitlines()) == 1
+    assert "BATCH_SIZE: " in done.stderr

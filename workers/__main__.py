@@ -1,0 +1,26 @@
+"""`python -m workers`: the worker pool."""
+
+import sys
+
+from db import settings as db_settings
+from monitoring import processes
+
+
+def main() -> int:
+    try:
+        settings = db_settings.load()
+    except db_settings.SettingsError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 2
+    processes.join(settings.metrics_path)
+    # only now: the metrics open their files when they are imported
+    from monitoring import logging
+    from workers.pool import Pool
+
+    logging.setup(settings, process="worker")
+    Pool(settings).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+"""The end of a job: written by whoever finds that nothing is left to do, then told in the log and in the metrics."""
+
+from uuid import UUID
+
+import structlog
+
+from db import imports
+from db.pool import Connection
+from db.queue import Claim
+from monitoring import metrics
+
+log = structlog.get_logger()
+
+
+async def end_job(conn: Connection, claim: Claim) -> None:
+    """Ends the job of a chunk that has just become final, if that was the last one."""
+    await end_import(conn, claim.job_id)
+
+
+async def end_import(conn: Connection, id: UUID) -> None:
+    end = await imports.finish(conn, id)
+    if end is None:
+        return
+    metrics.job_finished("import", end.resource, end.status, end.seconds)
+    log.info(
+        "import finished",
+        job_id=str(end.id),
+        request_id=end.request_id,
+        resource=end.resource,
+        status=end.status,
+        outcome=end.outcome,
+        records=end.total_records,
+        created=end.created,
+        failed=end.failed,
+        seconds=round(end.seconds, 3),
+        records_per_second=round(end.total_records / end.seconds) if end.seconds else None,
+        failed_share=round(end.failed / end.total_records, 4) if end.total_records else 0,
+    )

@@ -1,0 +1,175 @@
+"""One worker process: claims a chunk, works on it, ends it, looks for the next; for ever, whatever the database does."""
+
+import asyncio
+import random
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+
+from db import pool, queue
+from db.errors import RETRYABLE, UNAVAILABLE, sqlstate
+from db.pool import Connection
+from db.queue import Claim
+from db.settings import Settings
+from monitoring import metrics
+from workers import ends, imports, upkeep
+
+log = structlog.get_logger()
+
+RETRIES_MAX = 3
+BACKOFF_SECONDS_MAX = 5.0
+REST_SECONDS_MAX = 60.0
+
+
+class Worker:
+    """What one worker keeps between two chunks. `stopping` is set from outside, once."""
+
+    def __init__(self, settings: Settings, *, name: str, stopping: asyncio.Event) -> None:
+        self.settings = settings
+        self.name = name
+        self.stopping = stopping
+        self.memory = imports.Memory()
+        # a claim whose end is unknown, because the connection was lost while it was worked on
+        self.unsure: Claim | None = None
+        self._upkeep_at = 0.0
+
+    async def run(self) -> None:
+        """Works until told to stop. Without a database it tries again for ever, less and less often, and says so once."""
+        failures = 0
+        while not self.stopping.is_set():
+            try:
+                conn = await pool.connect(self.settings, name=f"bulk worker {self.name}")
+                async with conn:
+                    if failures:
+                        log.info("database is back", worker=self.name)
+                    failures = 0
+                    await self._serve(conn)
+            except UNAVAILABLE as error:
+                if failures == 0:
+                    log.warning("database is away", worker=self.name, error=_first_line(error))
+                failures += 1
+                await self._unless_stopping(asyncio.sleep(_backoff(failures)))
+
+    async def _serve(self, conn: Connection) -> None:
+        await self._resolve(conn)
+        await queue.listen(conn)
+        while not self.stopping.is_set():
+            await self._upkeep_when_due(conn)
+            if not await self.run_once(conn):
+                await self._unless_stopping(queue.wait(conn, self.settings.poll_seconds * random.uniform(0.8, 1.2)))  # noqa: S311
+
+    async def run_once(self, conn: Connection) -> bool:
+        """Works on one chunk at most; whether there was one. Dead workers' chunks come first, lest recovery starve."""
+        claim = await queue.reclaim(
+            conn,
+            worker=self.name,
+            grace_seconds=self.settings.claim_grace_seconds,
+            attempts_max=self.settings.attempts_max,
+            crashes_max=self.settings.crashes_max,
+        )
+        if claim is not None:
+            metrics.reclaimed()
+            log.warning("chunk reclaimed", **_names(claim), crashes=claim.crashes, state=claim.state)
+        else:
+            claim = await queue.claim(conn, worker=self.name)
+        if claim is None:
+            return False
+        if claim.state == "running":
+            await self._work(conn, claim)
+        await ends.end_job(conn, claim)
+        return True
+
+    async def _work(self, conn: Connection, claim: Claim) -> None:
+        task = asyncio.create_task(self._perform(conn, claim))
+        stopping = asyncio.create_task(self.stopping.wait())
+        try:
+            await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            # told to stop: what was begun may be ended, but not for long
+            await asyncio.wait({task}, timeout=self.settings.stop_seconds / 2)
+            if not task.done():
+                task.cancel()
+            await task
+        except asyncio.CancelledError:
+            await self._give_back(conn, claim, accident=None)
+        except queue.ClaimLost:
+            metrics.claim_lost()
+            log.warning("claim lost", **_names(claim))
+        except Exception as error:
+            if conn.broken or conn.closed:
+                self.unsure = claim
+                raise
+            log.exception("chunk given back", **_names(claim), sqlstate=sqlstate(error))
+            await self._give_back(conn, claim, accident=_first_line(error))
+        finally:
+            stopping.cancel()
+
+    async def _perform(self, conn: Connection, claim: Claim) -> None:
+        """Performs the chunk's work, several times if it got in the way of another's: that spends no attempt."""
+        for tries_left in reversed(range(RETRIES_MAX)):
+            try:
+                done = await imports.perform(conn, claim, settings=self.settings, memory=self.memory)
+            except RETRYABLE as error:
+                if not tries_left:
+                    raise
+                metrics.retried(type(error).__name__)
+            else:
+                if done is not None:
+                    self._tell(claim, done)
+                return
+
+    def _tell(self, claim: Claim, done: imports.Done) -> None:
+        counts = done.counts
+        results = {r: getattr(counts, r) for r in ("created", "updated", "unchanged", "skipped", "failed")}
+        metrics.chunk_done(done.resource, results, counts.codes, done.seconds)
+        log.debug("chunk done", **_names(claim), request_id=done.request_id, seconds=round(done.seconds, 4), **results)
+
+    async def _resolve(self, conn: Connection) -> None:
+        """After a lost connection: the row knows whether the last commit took place; if it did, giving back does nothing."""
+        if self.unsure is not None:
+            claim = self.unsure
+            await self._give_back(conn, claim, accident="the connection to the database was lost")
+            self.unsure = None
+            await ends.end_job(conn, claim)
+
+    async def _give_back(self, conn: Connection, claim: Claim, *, accident: str | None) -> None:
+        if accident is not None:
+            metrics.retried("accident")
+        state = await queue.give_back(
+            conn,
+            claim,
+            accident=accident,
+            delay_seconds=0.0 if accident is None else min(REST_SECONDS_MAX, 0.5 * 2**claim.attempt),
+            attempts_max=self.settings.attempts_max,
+        )
+        if state == "failed":
+            log.error("chunk failed", **_names(claim), attempt=claim.attempt, accident=accident)
+
+    async def _upkeep_when_due(self, conn: Connection) -> None:
+        now = asyncio.get_running_loop().time()
+        if now >= self._upkeep_at:
+            self._upkeep_at = now + self.settings.upkeep_seconds * random.uniform(0.8, 1.2)  # noqa: S311  # spreads the workers
+            await upkeep.run_once(conn, self.settings)
+
+    async def _unless_stopping(self, wait: Coroutine[Any, Any, None]) -> None:
+        task, stopping = asyncio.create_task(wait), asyncio.create_task(self.stopping.wait())
+        await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+        else:
+            task.result()
+
+
+def _names(claim: Claim) -> dict[str, object]:
+    return {"job_id": str(claim.job_id), "chunk": claim.seq, "lease": claim.lease}
+
+
+def _backoff(failures: int) -> float:
+    return min(BACKOFF_SECONDS_MAX, 0.1 * 2**failures) * random.uniform(0.5, 1.0)  # noqa: S311
+
+
+def _first_line(error: Exception) -> str:
+    """What happened, without the detail lines, in which PostgreSQL quotes values of the row."""
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

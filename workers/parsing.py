@@ -1,0 +1,164 @@
+"""One chunk in, its sound records and the errors of the others out. No database here."""
+
+from collections.abc import Iterator
+from functools import lru_cache, partial
+from types import SimpleNamespace
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from db.payload import Chunk
+from db.resource import FieldError, Parsed, RecordError, Resource, foreign_key_message
+from workers import read_csv, read_json
+from workers.refusals import Findings, Unreadable, as_text, examine, unstorable
+
+Format = Literal["csv", "ndjson", "json"]
+
+# what reading a record may end in; for the whole chunk it says only that some record is not sound
+UNSOUND = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, Unreadable)
+
+# no slug and no e-mail address that is valid is longer, so a valid key is always told whole
+KEY_CHARACTERS_MAX = 255
+
+
+class Reader(Protocol):
+    """What a format has to offer. Structs it returns have the resource's attributes, in the resource's order."""
+
+    def whole(self, chunk: Chunk) -> list[Any]: ...
+    def one(self, text: str) -> Any: ...
+    def fields(self, text: str) -> dict[str, Any]: ...
+    def bare(self, raw: bytes) -> bytes: ...
+
+
+def parse(
+    resource: Resource,
+    chunk: Chunk,
+    *,
+    format: Format,
+    columns: list[str] | None,
+    delimiter: str,
+    ignore_unknown: bool,
+    record_max_bytes: int,
+) -> Parsed:
+    """Reads and checks a chunk; nothing in its bytes makes it raise. `columns` are the cells of a CSV header.
+
+    The records are structs with the resource's attributes, in the order of `resource.columns` also for
+    `msgspec.structs.astuple`, but not always instances of `resource.record`.
+    """
+    reader = _reader(resource, format, tuple(columns or ()), delimiter, ignore_unknown)
+    records = _read(reader, chunk, record_max_bytes)
+    flawed = _flawed(resource, records, chunk.data)
+    errors: list[RecordError] = []
+    suspects: list[RecordError] = []
+    raws = list(chunk.slices()) if flawed else []
+    for index in flawed:
+        fields, found = _look(
+            resource, reader, raws[index], ignore_unknown=ignore_unknown, record_max_bytes=record_max_bytes
+        )
+        # the fast ways also turn down a little that is right, such as the annotations of an error file
+        records[index] = None if found.errors else resource.record(**vars(found.sound))
+        if found.errors:
+            told = partial(_record_error, resource, chunk, index, fields)
+            errors += map(told, found.errors)
+            suspects += map(told, _suspects(resource, found.sound))
+    sound = [index for index, record in enumerate(records) if record is not None]
+    return Parsed(
+        records=[records[index] for index in sound] if flawed else records,
+        numbers=[chunk.first_record + index for index in sound],
+        lines=[chunk.line(index) for index in sound],
+        errors=errors,
+        suspects=suspects,
+    )
+
+
+@lru_cache(maxsize=64)
+def _reader(
+    resource: Resource, format: Format, columns: tuple[str, ...], delimiter: str, ignore_unknown: bool
+) -> Reader:
+    if format == "csv":
+        return read_csv.Reader(resource, columns, delimiter, ignore_unknown=ignore_unknown)
+    return read_json.Reader(resource, format, ignore_unknown=ignore_unknown)
+
+
+def _read(reader: Reader, chunk: Chunk, record_max_bytes: int) -> list[Any]:
+    """The struct of each record, None for one that could not be read as such."""
+    if not _may_be_too_large(chunk, record_max_bytes):
+        try:
+            return reader.whole(chunk)
+        except UNSOUND:
+            pass
+    return [_read_one(reader, reader.bare(raw), record_max_bytes) for raw in chunk.slices()]
+
+
+def _may_be_too_large(chunk: Chunk, record_max_bytes: int) -> bool:
+    """Whether a record of the chunk is larger than is allowed, as far as that shows with its line end on."""
+    if len(chunk.data) <= record_max_bytes:
+        return False
+    pieces = chunk.data.split(b"\n") if chunk.starts is None else chunk.slices()
+    return max(map(len, pieces)) > record_max_bytes
+
+
+def _read_one(reader: Reader, raw: bytes, record_max_bytes: int) -> Any:
+    if len(raw) > record_max_bytes:
+        return None
+    try:
+        return reader.one(raw.decode())
+    except UNSOUND:
+        return None
+
+
+def _flawed(resource: Resource, records: list[Any], data: bytes) -> list[int]:
+    """The places of the records that could not be read, break a rule, or hold what cannot be stored."""
+    rules = resource.rules
+    flawed = {i for i, record in enumerate(records) if record is None or next(iter(rules(record)), None)}
+    # hardly a file has anything in it that could turn out to be unstorable
+    if b"\0" in data or b"0001-01-01" in data or b"9999-12-31" in data or (b"\\" in data and b"\\u00" in data):
+        for i, record in enumerate(records):
+            if record is not None and any(map(unstorable, msgspec.structs.astuple(record))):
+                flawed.add(i)
+    return sorted(flawed)
+
+
+def _look(
+    resource: Resource, reader: Reader, raw: bytes, *, ignore_unknown: bool, record_max_bytes: int
+) -> tuple[dict[str, Any], Findings]:
+    """What a record says and what is wrong with it; no fields where they cannot be told apart."""
+    raw = reader.bare(raw)
+    text = raw.decode(errors="replace")
+    try:
+        if len(raw) > record_max_bytes:
+            raise Unreadable("record_too_large", f"more than {record_max_bytes} bytes")
+        try:
+            raw.decode()
+        except UnicodeDecodeError as error:
+            raise Unreadable("invalid_encoding", f"not UTF-8: the byte 0x{raw[error.start]:02X}") from None
+        fields = reader.fields(text)
+    except Unreadable as unreadable:
+        nothing = SimpleNamespace(**dict.fromkeys(resource.columns))
+        return {}, Findings(nothing, [FieldError(None, unreadable.code, unreadable.message, as_text(text))])
+    return fields, examine(resource, fields, ignore_unknown=ignore_unknown)
+
+
+def _suspects(resource: Resource, sound: Any) -> Iterator[FieldError]:
+    for field in resource.references:
+        if (parent_id := getattr(sound, field)) is not None:
+            yield FieldError(field, "foreign_key_not_found", foreign_key_message(resource, field), str(parent_id))
+
+
+def _record_error(
+    resource: Resource, chunk: Chunk, index: int, fields: dict[str, Any], error: FieldError
+) -> RecordError:
+    return RecordError(
+        line=chunk.line(index),
+        record=chunk.first_record + index,
+        id=_name(fields.get("id")),
+        key=_name(fields.get(resource.key)) if resource.key else None,
+        field=error.field,
+        code=error.code,
+        message=error.message,
+        value=as_text(error.value),
+    )
+
+
+def _name(value: Any) -> str | None:
+    return as_text(value, characters_max=KEY_CHARACTERS_MAX) if isinstance(value, str) else None

@@ -1,0 +1,114 @@
+"""CSV by RFC 4180, with one more distinction: an unquoted empty cell is null, `""` is the empty string.
+
+Python's csv module can neither tell these two apart nor be kept from taking a lone carriage return for a line end.
+"""
+
+import re
+from itertools import product
+from typing import Any, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from db.payload import Chunk
+from db.resource import Resource
+from workers.refusals import ANNOTATIONS, Unreadable
+
+BOOLEANS = {
+    "".join(letters): value
+    for word, value in (("true", True), ("false", False))
+    for letters in product(*zip(word, word.upper(), strict=True))
+}
+
+
+class Reader:
+    """Reads the records of one resource below one header."""
+
+    def __init__(self, resource: Resource, columns: tuple[str, ...], delimiter: str, *, ignore_unknown: bool) -> None:
+        hints = get_type_hints(resource.record, include_extras=True)
+        self._row = msgspec.defstruct(f"{resource.record.__name__}Row", list(hints.items()), array_like=True)
+        self._header = columns
+        self._is_refused = not ignore_unknown and not ANNOTATIONS.issuperset(set(columns) - set(hints))
+        self._delimiter = delimiter
+        # possessive quantifiers: a long broken line costs one pass, not one for each of its quotes
+        end = re.escape(delimiter)
+        quoted, plain = r'"[^"]*+(?:""[^"]*+)*+"', rf'[^"\n{end}]*+'
+        self._cell = re.compile(rf"(?:({quoted})|({plain})){end}")
+        self._line = re.compile(rf"(?:(?:{quoted}|{plain}){end})++")
+        places = {name: place for place, name in enumerate(columns)}
+        # a column that the header lacks reads the None that is put behind the last cell
+        self._places = None if columns == resource.columns else [places.get(name, -1) for name in hints]
+        self._booleans = [place for place, hint in enumerate(hints.values()) if _holds(hint, bool)]
+        self._lists = [place for place, hint in enumerate(hints.values()) if _holds(hint, list)]
+
+    def whole(self, chunk: Chunk) -> list[Any]:
+        """All records of a chunk that has no flaw of form; raises what `one` raises when it has any."""
+        if chunk.starts is None and b'"' not in chunk.data:
+            text = chunk.data.decode().replace("\r\n", "\n")
+            rows = [self._split(line) for line in text.removesuffix("\n").split("\n")]
+        else:
+            rows = [self._cells(self.bare(raw).decode()) for raw in chunk.slices()]
+        return msgspec.convert([self._known(row) for row in rows], list[self._row])
+
+    def one(self, text: str) -> Any:
+        """One record, without its line end. Raises msgspec.ValidationError or Unreadable."""
+        return msgspec.convert(self._known(self._cells(text)), self._row)
+
+    def fields(self, text: str) -> dict[str, Any]:
+        """The values of a record by the names of the resource's fields and of the other columns. Raises Unreadable."""
+        cells = self._cells(text)
+        values = self._arrange(cells)
+        return dict(zip(self._header, cells, strict=True)) | dict(zip(self._row.__struct_fields__, values, strict=True))
+
+    def bare(self, raw: bytes) -> bytes:
+        """A record without its line end and the blank lines that follow it."""
+        end = raw.find(b"\n", len(raw.rstrip(b"\r\n")))
+        return raw if end < 0 else raw[:end].removesuffix(b"\r")
+
+    def _cells(self, text: str) -> list[Any]:
+        if '"' not in text:
+            return self._split(text)
+        line = text + self._delimiter
+        if not self._line.fullmatch(line):
+            raise Unreadable("malformed_row", "a quote is not closed, or stands in the middle of a cell")
+        cells = self._cell.findall(line)
+        return self._counted([quoted[1:-1].replace('""', '"') if quoted else plain or None for quoted, plain in cells])
+
+    def _split(self, line: str) -> list[Any]:
+        cells = line.split(self._delimiter)
+        return self._counted([cell or None for cell in cells] if "" in cells else cells)
+
+    def _counted(self, cells: list[Any]) -> list[Any]:
+        if len(cells) != len(self._header):
+            message = f"{len(cells)} cells, but the header has {len(self._header)}"
+            raise Unreadable("column_count_mismatch", message)
+        return cells
+
+    def _known(self, cells: list[Any]) -> list[Any]:
+        if self._is_refused:
+            raise Unreadable("unknown_field", "the header has a column that the resource does not have")
+        return self._arrange(cells)
+
+    def _arrange(self, cells: list[Any]) -> list[Any]:
+        """The cells in the order of the resource's fields; as values, where a cell's text is not the value itself."""
+        if self._places is not None:
+            cells = [*cells, None]
+            cells = [cells[place] for place in self._places]
+        for place in self._booleans:
+            cells[place] = BOOLEANS.get(cells[place], cells[place])
+        for place in self._lists:
+            cells[place] = _list(cells[place])
+        return cells
+
+
+def _list(cell: str | None) -> Any:
+    """The list that a cell holds as a JSON array; the cell as it is when it holds anything else."""
+    try:
+        value = msgspec.json.decode(cell) if cell else cell
+    except (msgspec.DecodeError, RecursionError):
+        return cell
+    return value if isinstance(value, list) else cell
+
+
+def _holds(hint: Any, kind: type) -> bool:
+    """Whether `kind` is a type, or the origin of one, within `hint`."""
+    return hint is kind or get_origin(hint) is kind or any(_holds(part, kind) for part in get_args(hint))

@@ -1,0 +1,68 @@
+"""NDJSON, one object a line, and the elements of one JSON array."""
+
+from typing import Any, Literal
+
+import msgspec
+
+from db.payload import Chunk
+from db.resource import Resource
+from workers.refusals import Unreadable
+
+
+class Reader:
+    """Reads the records of one resource."""
+
+    def __init__(self, resource: Resource, format: Literal["ndjson", "json"], *, ignore_unknown: bool) -> None:
+        record = resource.record
+        if not ignore_unknown:
+            record = msgspec.defstruct(record.__name__, [], bases=(record,), kw_only=True, forbid_unknown_fields=True)
+        self._is_lines = format == "ndjson"
+        self._one = msgspec.json.Decoder(record)
+        self._array = msgspec.json.Decoder(list[record])
+        self._fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+    def whole(self, chunk: Chunk) -> list[Any]:
+        """All records of a chunk that has no flaw of form; raises what `one` raises when it has any."""
+        data = chunk.data
+        # msgspec leaves unchecked what is in fields that it skips
+        if not data.isascii():
+            data.decode()
+        if self._is_lines:
+            lines = data.removesuffix(b"\n").split(b"\n") if chunk.starts is None else chunk.slices()
+            # not decode_lines, to which a line end is white space: an object may go over two lines and share one with others
+            return [self._one.decode(line) for line in lines]
+        records = self._array.decode(b"[" + data + b"]")
+        if len(records) != chunk.records:
+            raise Unreadable("invalid_json", "not one element a record")
+        return records
+
+    def one(self, text: str) -> Any:
+        """One record. Raises msgspec.DecodeError or RecursionError."""
+        return self._one.decode(text)
+
+    def fields(self, text: str) -> dict[str, Any]:
+        """The values of an object, whatever they are; of a key that comes twice the last one. Raises Unreadable.
+
+        A number that Python cannot hold stays `msgspec.Raw`.
+        """
+        try:
+            # whether it is JSON comes before whether it is an object
+            msgspec.json.decode(text, type=msgspec.Raw)
+            return {name: _value(raw) for name, raw in self._fields.decode(text).items()}
+        except RecursionError:
+            raise Unreadable("invalid_json", "nested too deeply") from None
+        except msgspec.ValidationError:
+            raise Unreadable("invalid_type", "a record is a JSON object") from None
+        except msgspec.DecodeError as error:
+            raise Unreadable("invalid_json", str(error).removeprefix("JSON is malformed: ")) from None
+
+    def bare(self, raw: bytes) -> bytes:
+        """A record without what separates it from the next."""
+        return raw.rstrip(b"\r\n") if self._is_lines else raw.removesuffix(b",\n")
+
+
+def _value(raw: msgspec.Raw) -> Any:
+    try:
+        return msgspec.json.decode(raw)
+    except msgspec.ValidationError:
+        return raw

@@ -1,0 +1,186 @@
+"""Why a record cannot be taken: its fields looked at one by one, after the fast way has refused the record."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from functools import cache
+from types import SimpleNamespace
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from db.resource import NOT_BLANK, Code, FieldError, Resource
+
+# the columns of an annotated error file; a record may carry them, and they mean nothing
+ANNOTATIONS = frozenset(("_line", "_errors"))
+
+VALUE_CHARACTERS_MAX = 200
+
+
+class Unreadable(Exception):
+    """A record has no fields to look at."""
+
+    def __init__(self, code: Code, message: str) -> None:
+        super().__init__(message)
+        self.code: Code = code
+        self.message = message
+
+
+class Findings(NamedTuple):
+    """`sound` has every attribute of the record, None where the field is missing or bad."""
+
+    sound: SimpleNamespace
+    errors: list[FieldError]
+
+
+def examine(resource: Resource, fields: Mapping[str, Any], *, ignore_unknown: bool) -> Findings:
+    """All that is wrong with a record whose fields could be told apart, in the order of the resource's fields."""
+    sound = SimpleNamespace(**dict.fromkeys(resource.columns))
+    errors: list[FieldError] = []
+    for name, kind in _kinds(resource).items():
+        value = fields.get(name)
+        if value is None:
+            if kind.required:
+                errors.append(FieldError(name, "missing_required", "required", None))
+            continue
+        try:
+            converted = _convert(value, kind)
+        except _Wrong as wrong:
+            errors.append(FieldError(name, wrong.code, wrong.message, as_text(value)))
+        else:
+            setattr(sound, name, converted)
+    # a rule sees the value that was read, an error tells the one that was sent
+    errors += (error._replace(value=as_text(fields.get(error.field or ""))) for error in resource.rules(sound))
+    order = {name: place for place, name in enumerate(resource.columns)}
+    errors.sort(key=lambda error: -1 if error.field is None else order[error.field])
+    if not ignore_unknown:
+        errors += _unknown(resource, fields)
+    return Findings(sound, errors)
+
+
+def unstorable(value: Any) -> str | None:
+    """Why PostgreSQL, or a later export, could not hold a value that is right by its type; None when they can."""
+    if isinstance(value, str):
+        return "holds the character U+0000, which cannot be stored" if "\0" in value else None
+    if isinstance(value, list):
+        return next(filter(None, map(unstorable, value)), None)
+    if isinstance(value, datetime):
+        try:
+            value.astimezone(UTC)
+        except OverflowError:
+            return "outside of the years 1 to 9999 in UTC"
+    return None
+
+
+def as_text(value: Any, *, characters_max: int = VALUE_CHARACTERS_MAX) -> str | None:
+    """A value as it is shown in an error: text itself, JSON of anything else; short, and fit to be stored."""
+    if value is None:
+        return None
+    if isinstance(value, msgspec.Raw):
+        value = bytes(value).decode()
+    elif not isinstance(value, str):
+        try:
+            value = json.dumps(value, ensure_ascii=False)
+        except RecursionError:
+            value = "(deeply nested)"
+    return value[:characters_max].replace("\0", "\ufffd")
+
+
+class _Kind(NamedTuple):
+    """What a field wants: its type, whether it must be there, the values of an enum and the name of a format.
+
+    The type is that of the one field of `holder`, as msgspec remembers how to check a struct, but not other types.
+    """
+
+    holder: Any
+    required: bool
+    allowed: tuple[str, ...]
+    title: str
+
+
+@cache
+def _kinds(resource: Resource) -> dict[str, _Kind]:
+    hints = get_type_hints(resource.record, include_extras=True)
+    return {
+        name: _Kind(
+            holder=msgspec.defstruct("Holder", [("value", hint)], array_like=True),
+            required=name in resource.required,
+            allowed=next((get_args(part) for part in _parts(hint) if get_origin(part) is Literal), ()),
+            title=next((part.title for part in _parts(hint) if isinstance(part, msgspec.Meta) and part.title), "value"),
+        )
+        for name, hint in hints.items()
+    }
+
+
+def _parts(hint: Any) -> Iterator[Any]:
+    yield hint
+    for part in get_args(hint):
+        yield from _parts(part)
+
+
+class _Wrong(Exception):
+    def __init__(self, code: Code, message: str) -> None:
+        super().__init__(message)
+        self.code: Code = code
+        self.message = message
+
+
+def _convert(value: Any, kind: _Kind) -> Any:
+    # a number that no type can hold was left as it stood
+    if isinstance(value, msgspec.Raw):
+        raise _Wrong("invalid_type", "a number out of range")
+    # before its format, which a NUL would make wrong in a way that nobody sees
+    if isinstance(value, str) and (reason := unstorable(value)):
+        raise _Wrong("invalid_format", reason)
+    try:
+        converted = msgspec.convert((value,), kind.holder).value
+    except msgspec.ValidationError as error:
+        raise _read(str(error), value, kind) from None
+    if reason := unstorable(converted):
+        raise _Wrong("invalid_format", reason)
+    return converted
+
+
+_LENGTH = re.compile(r"of length (>=|<=) (\d+)")
+# the first word between backticks: of `str | null` the type that is not null
+_TYPES = re.compile(r"`(\w+)[^`]*`")
+_WORDS = {
+    "array": "a list",
+    "bool": "true or false",
+    "datetime": "a time",
+    "float": "a number",
+    "int": "an integer",
+    "object": "an object",
+    "str": "text",
+    "uuid": "a UUID",
+}
+
+
+def _read(complaint: str, value: Any, kind: _Kind) -> _Wrong:
+    """msgspec's complaint in our words. It reports no codes, so the text is all there is to go by."""
+    complaint, _, _ = complaint.partition(" - at `$")
+    if length := _LENGTH.search(complaint):
+        if length[1] == "<=":
+            return _Wrong("too_long", f"{len(value)} characters, at most {length[2]}")
+        return _Wrong("too_short", f"{len(value)} characters, at least {length[2]}")
+    if complaint.endswith(f"matching regex {NOT_BLANK!r}"):
+        return _Wrong("too_short", "blank: nothing but white space")
+    if "matching regex" in complaint:
+        return _Wrong("invalid_format", f"not a valid {kind.title}")
+    if complaint.startswith("Invalid enum value"):
+        return _Wrong("invalid_enum", f"not one of {', '.join(kind.allowed)}")
+    if complaint.startswith("Invalid UUID"):
+        return _Wrong("invalid_format", "not a valid UUID")
+    if complaint.startswith("Invalid RFC3339"):
+        return _Wrong("invalid_format", "not an RFC 3339 time such as 2024-01-31T12:00:00Z")
+    if "timezone" in complaint:
+        return _Wrong("invalid_format", "a time needs a time zone, such as Z or +02:00")
+    wanted, got = (_WORDS.get(word, word) for word in _TYPES.findall(complaint))
+    return _Wrong("invalid_type", f"expected {wanted}, got {got}")
+
+
+def _unknown(resource: Resource, fields: Mapping[str, Any]) -> Iterator[FieldError]:
+    for name, value in fields.items():
+        if name not in resource.columns and name not in ANNOTATIONS:
+            yield FieldError(as_text(name), "unknown_field", f"{resource.name} have no such field", as_text(value))
