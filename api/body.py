@@ -214,9 +214,8 @@ class _Form:
         media_type = (part.content_type or "").lower()
         compression = COMPRESSIONS.get(media_type) or (COMPRESSIONS.get(endings[-1]) if endings else None)
         self._unpack = decoder(compression)
-        by_name = next((FORMATS[ending] for ending in reversed(endings) if ending in FORMATS), None)
-        by_type = FORMATS.get(media_type)
-        yield File(name, by_type or by_name)
+        told_by = next((hint for hint in (media_type, *reversed(endings)) if hint in FORMATS), None)
+        yield File(name, None if told_by is None else FORMATS[told_by])
 
     def _end(self) -> Iterator[Event]:
         if self._unpack is not None:

@@ -14,7 +14,7 @@ from litestar.openapi.spec import Operation, RequestBody
 from litestar.openapi.spec.enums import OpenAPIType
 from litestar.openapi.spec.media_type import OpenAPIMediaType
 from litestar.openapi.spec.schema import Schema
-from litestar.params import SkipValidation
+from litestar.params import FromPath, SkipValidation
 from msgspec import UNSET, Meta, UnsetType
 
 from api import answers, parameters
@@ -237,7 +237,7 @@ async def list_imports(request: Request, db_pool: PoolHere) -> Response[bytes]:
         **responses("invalid-request", "not-found", "unavailable"),
     },
 )
-async def get_import(request: Request, id: str, db_pool: PoolHere) -> Response[bytes]:
+async def get_import(request: Request, id: FromPath[str], db_pool: PoolHere) -> Response[bytes]:
     parameters.parse(request.query_params.multi_items(), NoParameters)
     job = await _existing(db_pool, id)
     return answers.job(request, await _view(db_pool, job), is_final=job.status in FINAL)
@@ -253,7 +253,7 @@ async def get_import(request: Request, id: str, db_pool: PoolHere) -> Response[b
         **responses("invalid-request", "not-found", "unavailable"),
     },
 )
-async def get_import_errors(request: Request, id: str, db_pool: PoolHere) -> Response[bytes]:
+async def get_import_errors(request: Request, id: FromPath[str], db_pool: PoolHere) -> Response[bytes]:
     """Complete once the import is final; before, what is known so far."""
     asked = parameters.parse(request.query_params.multi_items(), ErrorParameters)
     job = await _existing(db_pool, id)

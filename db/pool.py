@@ -55,6 +55,8 @@ def create(settings: Settings, *, name: str) -> Pool:
         min_size=1,
         max_size=settings.api_pool_size,
         timeout=CONNECT_SECONDS,
+        # the pool gives up at once and is asked again by the next request: its own doubling delays would add to an outage
+        reconnect_timeout=3,
         open=False,
     )
 

@@ -4,7 +4,7 @@ from uuid import UUID
 
 import structlog
 
-from db import imports
+from db import exports, imports
 from db.pool import Connection
 from db.queue import Claim
 from monitoring import metrics
@@ -14,7 +14,10 @@ log = structlog.get_logger()
 
 async def end_job(conn: Connection, claim: Claim) -> None:
     """Ends the job of a chunk that has just become final, if that was the last one."""
-    await end_import(conn, claim.job_id)
+    if claim.kind == "export":
+        await end_export(conn, claim.job_id)
+    else:
+        await end_import(conn, claim.job_id)
 
 
 async def end_import(conn: Connection, id: UUID) -> None:
@@ -35,4 +38,22 @@ async def end_import(conn: Connection, id: UUID) -> None:
         seconds=round(end.seconds, 3),
         records_per_second=round(end.total_records / end.seconds) if end.seconds else None,
         failed_share=round(end.failed / end.total_records, 4) if end.total_records else 0,
+    )
+
+
+async def end_export(conn: Connection, id: UUID) -> None:
+    end = await exports.finish(conn, id)
+    if end is None:
+        return
+    metrics.job_finished("export", end.resource, end.status, end.seconds)
+    log.info(
+        "export finished",
+        job_id=str(end.id),
+        request_id=end.request_id,
+        resource=end.resource,
+        format=end.format,
+        status=end.status,
+        records=end.records,
+        bytes=end.bytes,
+        seconds=round(end.seconds, 3),
     )

@@ -13,7 +13,7 @@ from db.pool import Connection
 from db.queue import Claim
 from db.settings import Settings
 from monitoring import metrics
-from workers import ends, imports, upkeep
+from workers import ends, exports, imports, upkeep
 
 log = structlog.get_logger()
 
@@ -108,13 +108,18 @@ class Worker:
         """Performs the chunk's work, several times if it got in the way of another's: that spends no attempt."""
         for tries_left in reversed(range(RETRIES_MAX)):
             try:
-                done = await imports.perform(conn, claim, settings=self.settings, memory=self.memory)
+                if claim.kind == "export":
+                    done = await exports.perform(conn, claim, settings=self.settings)
+                else:
+                    done = await imports.perform(conn, claim, settings=self.settings, memory=self.memory)
             except RETRYABLE as error:
                 if not tries_left:
                     raise
                 metrics.retried(type(error).__name__)
             else:
-                if done is not None:
+                if isinstance(done, exports.Done):
+                    metrics.exported(done.resource, done.format, done.records, done.bytes)
+                elif done is not None:
                     self._tell(claim, done)
                 return
 

@@ -2,18 +2,24 @@
 
 import structlog
 
-from db import imports
+from db import exports, imports
 from db.pool import Connection
 from db.settings import Settings
 from workers import ends
+from workers.exports import sweep_parts
 
 log = structlog.get_logger()
 
 
 async def run_once(conn: Connection, settings: Settings) -> None:
-    """Sweeps uploads that were left behind, and ends jobs whose last worker died before it could."""
+    """Sweeps what was left behind, uploads and half-written exports, and ends jobs whose last worker died before it could."""
     swept = await imports.sweep_uploads(conn, grace_seconds=settings.upload_grace_seconds)
     if swept:
         log.warning("uploads swept", uploads=swept)
     for id in await imports.unfinished(conn):
         await ends.end_import(conn, id)
+    for id in await exports.unfinished(conn):
+        await ends.end_export(conn, id)
+    parts = await sweep_parts(conn, settings)
+    if parts:
+        log.warning("half-written exports removed", files=parts)

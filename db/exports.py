@@ -1,0 +1,228 @@
+"""Export jobs from the request to the end: create; look; what the worker found; finish.
+
+An export is one chunk of the queue. Its job is a row apart, so that the API can write to it while a worker holds the chunk.
+"""
+
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+import msgspec
+from psycopg.rows import class_row, scalar_row
+from uuid_utils.compat import uuid7
+
+from db import queue
+from db.payload import Format
+from db.pool import Connection
+
+Status = Literal["pending", "processing", "completed", "failed", "cancelled", "expired"]
+FINAL = ("completed", "failed", "cancelled", "expired")
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client asked for. `digest` tells a repetition from another request under the same idempotency token."""
+
+    resource: str
+    format: Format
+    idempotency_token: str | None
+    digest: bytes
+    request_id: str | None
+
+
+class Export(msgspec.Struct, frozen=True, kw_only=True):
+    """A job as it is now. The facts of the file come at once, with the end of the work."""
+
+    id: UUID
+    status: Status
+    resource: str
+    format: Format
+    snapshot_at: datetime | None
+    file_name: str | None
+    file_bytes: int | None
+    file_records: int | None
+    file_sha256: bytes | None
+    problem: dict[str, Any] | None
+    request_digest: bytes
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker must know of the export that its chunk is."""
+
+    resource: str
+    format: Format
+    request_id: str | None
+
+
+class File(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole file, as it was written. `name` is within EXPORT_DIR."""
+
+    name: str
+    bytes: int
+    records: int
+    sha256: bytes
+    snapshot_at: datetime
+
+
+class Finished(msgspec.Struct, frozen=True, kw_only=True):
+    """What is told of a job at its end, once. `records` and `bytes` are None when there is no file."""
+
+    id: UUID
+    resource: str
+    format: str
+    status: Status
+    request_id: str | None
+    records: int | None
+    bytes: int | None
+    seconds: float
+
+
+_COLUMNS = """
+    id, status, resource, format, snapshot_at, file_name, file_bytes, file_records, file_sha256, problem, request_digest,
+    created_at, started_at, finished_at
+"""
+
+
+async def create(conn: Connection, order: Order) -> UUID | None:
+    """A new job, its chunk with it, and the workers told; None when another job has the idempotency token.
+
+    Of two at once with one token the second waits for the first to commit, and then gets None. Needs a transaction.
+    """
+    id = uuid7()
+    cursor = await conn.execute(
+        """
+        INSERT INTO export_jobs (id, resource, format, idempotency_token, request_digest, request_id)
+        VALUES (%(id)s, %(resource)s, %(format)s, %(idempotency_token)s, %(digest)s, %(request_id)s)
+        ON CONFLICT (idempotency_token) DO NOTHING
+        """,
+        {"id": id, **msgspec.structs.asdict(order)},
+    )
+    if cursor.rowcount == 0:
+        return None
+    await conn.execute("INSERT INTO chunks (export_id, kind, seq) VALUES (%(id)s, 'export', 1)", {"id": id})
+    await queue.notify(conn)
+    return id
+
+
+async def get(conn: Connection, id: UUID) -> Export | None:
+    cursor = conn.cursor(row_factory=class_row(Export))
+    await cursor.execute(f"SELECT {_COLUMNS} FROM export_jobs WHERE id = %(id)s", {"id": id})
+    return await cursor.fetchone()
+
+
+async def by_token(conn: Connection, token: str) -> Export | None:
+    """The job that holds an idempotency token."""
+    cursor = conn.cursor(row_factory=class_row(Export))
+    await cursor.execute(f"SELECT {_COLUMNS} FROM export_jobs WHERE idempotency_token = %(token)s", {"token": token})
+    return await cursor.fetchone()
+
+
+async def newest(
+    conn: Connection, *, status: str | None, resource: str | None, before: UUID | None, limit: int
+) -> list[Export]:
+    """Jobs, newest first, from the one after `before` on."""
+    cursor = conn.cursor(row_factory=class_row(Export))
+    await cursor.execute(
+        f"""
+        SELECT {_COLUMNS}
+        FROM export_jobs
+        WHERE (%(status)s::text IS NULL OR status = %(status)s)
+            AND (%(resource)s::text IS NULL OR resource = %(resource)s)
+            AND (%(before)s::uuid IS NULL OR id < %(before)s)
+        ORDER BY id DESC
+        LIMIT %(limit)s
+        """,
+        {"status": status, "resource": resource, "before": before, "limit": limit},
+    )
+    return await cursor.fetchall()
+
+
+async def work(conn: Connection, claim: queue.Claim) -> Work:
+    """What the claimed chunk's export asks for."""
+    cursor = conn.cursor(row_factory=class_row(Work))
+    await cursor.execute("SELECT resource, format, request_id FROM export_jobs WHERE id = %(id)s", {"id": claim.job_id})
+    work = await cursor.fetchone()
+    assert work is not None, "a chunk's job is there as long as the chunk is"  # noqa: S101
+    return work
+
+
+async def describe(conn: Connection, id: UUID, file: File) -> None:
+    """Writes what the file is, in the fenced transaction of the worker that wrote it, as late as can be.
+
+    The order is the queue's, the chunk's row before the job's. The lock on the job's row lasts until the commit, and whoever
+    wants to cancel the job waits for it.
+    """
+    await conn.execute(
+        """
+        UPDATE export_jobs
+        SET file_name = %(name)s,
+            file_bytes = %(bytes)s,
+            file_records = %(records)s,
+            file_sha256 = %(sha256)s,
+            total_records = %(records)s,
+            snapshot_at = %(snapshot_at)s
+        WHERE id = %(id)s
+        """,
+        {"id": id, **msgspec.structs.asdict(file)},
+    )
+
+
+async def finish(conn: Connection, id: UUID) -> Finished | None:
+    """Ends the job if its chunk is final; to be called after the commit that made it so, and by the sweep.
+
+    Returns the job's end to the one caller whom it falls to write it.
+    """
+    cursor = conn.cursor(row_factory=class_row(Finished))
+    await cursor.execute(
+        """
+        UPDATE export_jobs
+        SET status = CASE chunks.state WHEN 'done' THEN 'completed' WHEN 'failed' THEN 'failed' ELSE 'cancelled' END,
+            problem = CASE chunks.state WHEN 'failed' THEN jsonb_build_object(
+                'type', 'export-failed',
+                'title', 'The export could not be written',
+                'detail', format('It was begun %%s times, and given up then', chunks.attempt)
+            ) END,
+            finished_at = clock_timestamp()
+        FROM chunks
+        WHERE export_jobs.id = %(id)s
+            AND export_jobs.status IN ('pending', 'processing')
+            AND chunks.job_id = export_jobs.id
+            AND chunks.state IN ('done', 'failed', 'cancelled')
+        RETURNING export_jobs.id, resource, format, status, request_id, file_records AS records, file_bytes AS bytes,
+            extract(epoch FROM export_jobs.finished_at - created_at)::float8 AS seconds
+        """,
+        {"id": id},
+    )
+    return await cursor.fetchone()
+
+
+async def unfinished(conn: Connection) -> list[UUID]:
+    """Live jobs whose chunk is final: those whose worker died between its commit and `finish`."""
+    cursor = conn.cursor(row_factory=scalar_row)
+    await cursor.execute(
+        """
+        SELECT id
+        FROM export_jobs
+        WHERE status IN ('pending', 'processing')
+            AND EXISTS (
+                SELECT FROM chunks WHERE job_id = export_jobs.id AND state IN ('done', 'failed', 'cancelled')
+            )
+        """
+    )
+    return await cursor.fetchall()
+
+
+async def lost(conn: Connection, claims: set[tuple[UUID, int]]) -> set[tuple[UUID, int]]:
+    """Those of `claims`, each an export's id and a lease, that nobody holds any more. A job that is not known is left out."""
+    cursor = await conn.execute(
+        """
+        SELECT job_id, claimed.lease
+        FROM unnest(%(ids)s::uuid[], %(leases)s::int[]) AS claimed (id, lease)
+        JOIN chunks ON chunks.job_id = claimed.id AND chunks.kind = 'export'
+        WHERE NOT (chunks.state = 'running' AND chunks.lease = claimed.lease)
+        """,
+        {"ids": [id for id, _ in claims], "leases": [lease for _, lease in claims]},
+    )
+    return {(id, lease) async for id, lease in cursor}
