@@ -1,8 +1,6 @@
-"""Exports by HTTP: stream a resource, or order a file, look at the job, list the jobs, download the file."""
+"""Exports by HTTP: order a file, look at the job, list the jobs, download the file."""
 
-import hashlib
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,43 +11,23 @@ import structlog
 from litestar import Request, Response, get, post
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.openapi.spec import Operation, RequestBody
-from litestar.openapi.spec.enums import OpenAPIType
-from litestar.openapi.spec.media_type import OpenAPIMediaType
-from litestar.openapi.spec.schema import Schema
+from litestar.openapi.spec import Operation
 from litestar.params import SkipValidation
 from litestar.response.base import ASGIResponse
 from msgspec import Meta
 
-from api import answers, files, parameters
-from api.errors import Fault, Problem, request_id, responses
-from api.streaming import STALL_SECONDS_MAX, BlockStream
-from api.uploads import Key, idempotency_key
-from db import export, exports
+from api import answers, export_order, files, parameters
+from api.errors import Problem, responses
+from api.export_stream import stream_export
+from db import exports
 from db.exports import FINAL, Export, Order
-from db.payload import Format
 from db.pool import Pool
-from db.resources import RESOURCES
 from db.settings import Settings
 from monitoring import metrics
 
 log = structlog.get_logger(__name__)
 
 PATH = "/api/v1/exports"
-
-MEDIA_TYPES: dict[Format, str] = {
-    "ndjson": "application/x-ndjson",
-    "csv": "text/csv; charset=utf-8",
-    "json": "application/json",
-}
-# what a client may accept, and which format that is; the first is for those who accept anything
-ACCEPTABLE: dict[str, Format] = {
-    "application/x-ndjson": "ndjson",
-    "application/ndjson": "ndjson",
-    "application/jsonl": "ndjson",
-    "text/csv": "csv",
-    "application/json": "json",
-}
 
 PoolHere = NamedDependency[SkipValidation[Pool]]
 SettingsHere = NamedDependency[SkipValidation[Settings]]
@@ -100,23 +78,6 @@ class ExportPage(msgspec.Struct, kw_only=True):
     next_cursor: str | None
 
 
-class StreamParameters(msgspec.Struct, kw_only=True):
-    format: Annotated[
-        Format | None, Meta(description="Without it the header Accept tells; ndjson when that takes anything.")
-    ] = None
-
-
-class OrderParameters(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """The body of an order. Defaults are left out of its digest, so that a parameter that is added later changes none."""
-
-    resource: Literal["users", "articles", "comments"]
-    format: Format = "ndjson"
-    compression: Literal["none"] = "none"
-    filters: Annotated[dict[str, Any] | None, Meta(description="Null or empty.")] = None
-    fields: Annotated[list[str] | None, Meta(description="Null or empty: all of them.")] = None
-    idempotency_token: Annotated[Key | None, Meta(description="The same as the header Idempotency-Key.")] = None
-
-
 class ListParameters(msgspec.Struct, kw_only=True):
     status: exports.Status | None = None
     resource: Literal["users", "articles", "comments"] | None = None
@@ -128,75 +89,16 @@ class NoParameters(msgspec.Struct):
     pass
 
 
-class StreamOperation(Operation):
-    def __post_init__(self) -> None:
-        self.parameters = [*(self.parameters or []), *answers.query_parameters(StreamParameters)]
-
-
+@dataclass
 class ListOperation(Operation):
     def __post_init__(self) -> None:
         self.parameters = [*(self.parameters or []), *answers.query_parameters(ListParameters)]
 
 
-class OrderOperation(Operation):
-    """The handler reads the body itself, to name all that is wrong with it at once."""
-
-    def __post_init__(self) -> None:
-        members = answers.query_parameters(OrderParameters)
-        schema = Schema(
-            type=OpenAPIType.OBJECT,
-            required=[member.name for member in members if member.required],
-            properties={member.name: member.schema for member in members if member.schema is not None},
-        )
-        self.request_body = RequestBody(required=True, content={"application/json": OpenAPIMediaType(schema=schema)})
-
-
-@get(
-    f"{PATH}/{{resource:str}}/stream",
-    operation_class=StreamOperation,
-    tags=["exports"],
-    summary="Stream all records of a resource",
-    responses={
-        200: ResponseSpec(
-            bytes, description="The records, in order of id", media_type="application/x-ndjson", generate_examples=False
-        ),
-        **responses("invalid-request", "not-found", "not-acceptable", "unavailable"),
-    },
-)
-async def stream_export(request: Request, resource: str, db_pool: PoolHere) -> ASGIResponse:
-    """One snapshot, of the time in X-Snapshot-At. A transfer that ends without an error is whole."""
-    if resource not in RESOURCES:
-        raise Problem("not-found", f"There is no such resource; there are {', '.join(RESOURCES)}.")
-    asked = parameters.parse(request.query_params.multi_items(), StreamParameters)
-    format = asked.format or _accepted(request)
-    async with AsyncExitStack() as stack:
-        conn = await stack.enter_async_context(db_pool.connection())
-        await stack.enter_async_context(conn.transaction())
-        # the server must be more patient with us than we are with the client
-        snapshot_at = await export.begin(conn, patience_seconds=2 * STALL_SECONDS_MAX)
-        blocks = await stack.enter_async_context(aclosing(export.blocks(conn, RESOURCES[resource], format)))
-        # what fails before the first block can still be answered as a problem
-        first = await anext(blocks, None)
-        tally = stack.enter_context(_Tally(resource, format))
-        held = stack.pop_all()
-    return BlockStream(
-        tally.count(first, blocks),
-        held=held,
-        media_type=MEDIA_TYPES[format],
-        headers={
-            "Content-Disposition": f'attachment; filename="{_file_name(resource, format, snapshot_at)}"',
-            "Vary": "Accept",
-            "X-Snapshot-At": msgspec.to_builtins(snapshot_at),
-            "Cache-Control": "no-store",
-        },
-        status_code=200,
-    )
-
-
 @post(
     PATH,
     status_code=202,
-    operation_class=OrderOperation,
+    operation_class=export_order.OrderOperation,
     tags=["exports"],
     summary="Order a file",
     responses={
@@ -209,7 +111,7 @@ async def stream_export(request: Request, resource: str, db_pool: PoolHere) -> A
 )
 async def create_export(request: Request, db_pool: PoolHere) -> Response[bytes]:
     """A worker writes the file. One idempotency key makes one job, for as long as the job is kept."""
-    order = await _order(request)
+    order = await export_order.read(request)
     async with db_pool.connection() as conn:
         async with conn.transaction():
             id = await exports.create(conn, order)
@@ -301,79 +203,6 @@ async def download_export(request: Request, id: str, db_pool: PoolHere, settings
         raise Problem("not-found", "The file of this export is not on this machine, or is not whole.") from None
 
 
-class _Tally:
-    """Counts what a stream sends, and, when it is left, whether that was all."""
-
-    def __init__(self, resource: str, format: Format) -> None:
-        self.resource = resource
-        self.format: Format = format
-        self.records = 0
-        self.is_complete = False
-
-    async def count(self, first: export.Block | None, rest: AsyncIterator[export.Block]) -> AsyncIterator[bytes]:
-        if first is not None:
-            yield self._add(first)
-            async for block in rest:
-                yield self._add(block)
-        self.is_complete = True
-
-    def _add(self, block: export.Block) -> bytes:
-        self.records += block.records
-        metrics.exported(self.resource, self.format, block.records, len(block.data))
-        return block.data
-
-    def __enter__(self) -> "_Tally":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if not self.is_complete:
-            metrics.stream_aborted()
-            log.warning("export_stream_aborted", resource=self.resource, format=self.format, records=self.records)
-
-
-def _accepted(request: Request) -> Format:
-    """The format that the client would rather have. Raises `Problem` 406."""
-    match = request.accept.best_match(list(ACCEPTABLE))
-    if match is None:
-        raise Problem("not-acceptable", f"There are {', '.join(ACCEPTABLE)}.")
-    return ACCEPTABLE[match]
-
-
-async def _order(request: Request) -> Order:
-    """What the body and the query ask for. Raises `Problem` 400, 413, 415."""
-    media_type = request.headers.get("content-type", answers.JSON).partition(";")[0].strip().lower()
-    if media_type != answers.JSON:
-        raise Problem("unsupported-format", f"An export is ordered as {answers.JSON}.")
-    try:
-        body = msgspec.json.decode(await request.body())
-    except msgspec.DecodeError as error:
-        raise Problem("invalid-request", f"The body is not JSON: {error}") from None
-    if not isinstance(body, dict):
-        raise Problem("invalid-request", "The body is not a JSON object.")
-    asked = parameters.parse([*request.query_params.multi_items(), *body.items()], OrderParameters)
-    _refuse_selection(asked)
-    key = idempotency_key(request)
-    if key is not None and asked.idempotency_token not in (None, key):
-        raise _invalid([Fault("idempotency_token", "conflicting_values", "differs from the header Idempotency-Key")])
-    content = msgspec.structs.replace(asked, filters=None, fields=None, idempotency_token=None)
-    return Order(
-        resource=asked.resource,
-        format=asked.format,
-        idempotency_token=key or asked.idempotency_token,
-        digest=hashlib.sha256(msgspec.json.encode(content)).digest(),
-        request_id=request_id(request.scope),
-    )
-
-
-def _refuse_selection(asked: OrderParameters) -> None:
-    """An export is always of all records and fields; what asks for less must not be passed by."""
-    faults = [Fault(f"filters.{name}", "unknown_parameter", "is not a filter here") for name in asked.filters or ()]
-    if asked.fields:
-        faults.append(Fault("fields", "invalid_value", "must be null or empty: all fields are exported"))
-    if faults:
-        raise _invalid(faults)
-
-
 def _check_replay(order: Order, job: Export, *, is_replay: bool) -> None:
     """Counts how the idempotency key was used. Raises `Problem` 422 when it is another order's."""
     if order.idempotency_token is None:
@@ -382,11 +211,6 @@ def _check_replay(order: Order, job: Export, *, is_replay: bool) -> None:
         metrics.idempotency("reused")
         raise Problem("idempotency-key-reused", "This idempotency key belongs to another export.")
     metrics.idempotency("replayed" if is_replay else "created")
-
-
-def _invalid(faults: list[Fault]) -> Problem:
-    detail = "; ".join(f"{fault.field} {fault.message}" for fault in faults)
-    return Problem("invalid-request", detail, errors=faults)
 
 
 async def _existing(pool: Pool, id: str) -> Export:
@@ -411,13 +235,9 @@ def _download(job: Export, settings: Settings) -> files.Download:
         path=Path(settings.export_dir).resolve() / job.file_name,
         bytes=job.file_bytes,
         sha256=job.file_sha256,
-        media_type=MEDIA_TYPES[job.format],
-        name=_file_name(job.resource, job.format, job.snapshot_at),
+        media_type=files.MEDIA_TYPES[job.format],
+        name=files.export_name(job.resource, job.format, job.snapshot_at),
     )
-
-
-def _file_name(resource: str, format: Format, snapshot_at: datetime) -> str:
-    return f"{resource}-{snapshot_at:%Y%m%dT%H%M%SZ}.{format}"
 
 
 def _view(job: Export) -> ExportView:
@@ -453,7 +273,7 @@ def _file_view(job: Export) -> FileView | None:
         bytes=job.file_bytes,
         records=job.file_records,
         sha256=job.file_sha256.hex(),
-        content_type=MEDIA_TYPES[job.format],
+        content_type=files.MEDIA_TYPES[job.format],
     )
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from io import BufferedReader
 from pathlib import Path
 
@@ -14,8 +15,15 @@ from litestar.response.base import ASGIResponse
 
 from api.errors import Problem
 from api.streaming import BlockStream
+from db.payload import Format
 
 BLOCK_BYTES = 256 * 1024
+
+MEDIA_TYPES: dict[Format, str] = {
+    "ndjson": "application/x-ndjson",
+    "csv": "text/csv; charset=utf-8",
+    "json": "application/json",
+}
 
 _RANGE = re.compile(r"bytes=(?P<first>\d{0,18})-(?P<last>\d{0,18})", re.IGNORECASE)
 
@@ -25,14 +33,19 @@ class Download:
     """A file as it was described when it was written, and the name it should have with the client."""
 
     path: Path
-    bytes: int
     sha256: bytes
+    bytes: int
     media_type: str
     name: str
 
     @property
     def etag(self) -> str:
         return f'"{self.sha256.hex()}"'
+
+
+def export_name(resource: str, format: Format, snapshot_at: datetime) -> str:
+    """What an export is called on the client's disk."""
+    return f"{resource}-{snapshot_at:%Y%m%dT%H%M%SZ}.{format}"
 
 
 async def answer(request: Request, download: Download) -> ASGIResponse:

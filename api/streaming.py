@@ -26,7 +26,8 @@ class BlockStream(ASGIStreamingResponse):
         headers: Mapping[str, str],
         status_code: int,
     ) -> None:
-        super().__init__(iterator=blocks, media_type=media_type, headers=dict(headers), status_code=status_code)
+        # as a header, because the framework adds a second charset to any text
+        super().__init__(iterator=blocks, headers={**headers, "Content-Type": media_type}, status_code=status_code)
         self.held = held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -60,9 +60,9 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
     """A whole file, as it was written. `name` is within EXPORT_DIR."""
 
     name: str
+    sha256: bytes
     bytes: int
     records: int
-    sha256: bytes
     snapshot_at: datetime
 
 
@@ -79,9 +79,11 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
-_COLUMNS = """
-    id, status, resource, format, snapshot_at, file_name, file_bytes, file_records, file_sha256, problem, request_digest,
-    created_at, started_at, finished_at
+# the columns of Export
+_SELECT = """
+    SELECT id, status, resource, format, snapshot_at, file_name, file_bytes, file_records, file_sha256, problem, request_digest,
+        created_at, started_at, finished_at
+    FROM export_jobs
 """
 
 
@@ -108,14 +110,14 @@ async def create(conn: Connection, order: Order) -> UUID | None:
 
 async def get(conn: Connection, id: UUID) -> Export | None:
     cursor = conn.cursor(row_factory=class_row(Export))
-    await cursor.execute(f"SELECT {_COLUMNS} FROM export_jobs WHERE id = %(id)s", {"id": id})
+    await cursor.execute(_SELECT + "WHERE id = %(id)s", {"id": id})
     return await cursor.fetchone()
 
 
 async def by_token(conn: Connection, token: str) -> Export | None:
     """The job that holds an idempotency token."""
     cursor = conn.cursor(row_factory=class_row(Export))
-    await cursor.execute(f"SELECT {_COLUMNS} FROM export_jobs WHERE idempotency_token = %(token)s", {"token": token})
+    await cursor.execute(_SELECT + "WHERE idempotency_token = %(token)s", {"token": token})
     return await cursor.fetchone()
 
 
@@ -125,9 +127,8 @@ async def newest(
     """Jobs, newest first, from the one after `before` on."""
     cursor = conn.cursor(row_factory=class_row(Export))
     await cursor.execute(
-        f"""
-        SELECT {_COLUMNS}
-        FROM export_jobs
+        _SELECT
+        + """
         WHERE (%(status)s::text IS NULL OR status = %(status)s)
             AND (%(resource)s::text IS NULL OR resource = %(resource)s)
             AND (%(before)s::uuid IS NULL OR id < %(before)s)

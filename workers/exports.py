@@ -45,7 +45,7 @@ async def perform(conn: Connection, claim: Claim, *, settings: Settings) -> Done
     lease: a worker that has lost its claim without knowing cannot touch the file of the one that took over.
     """
     start = perf_counter()
-    folder = Path(settings.export_dir).resolve()
+    folder = _folder(settings)
     async with conn.transaction():
         if not await queue.fence(conn, claim):
             await queue.drop(conn, claim)
@@ -75,7 +75,7 @@ async def perform(conn: Connection, claim: Claim, *, settings: Settings) -> Done
 
 async def sweep_parts(conn: Connection, settings: Settings) -> int:
     """Removes what dead workers had begun to write on this machine; how many files. Those of other databases are left."""
-    folder = Path(settings.export_dir).resolve()
+    folder = _folder(settings)
     parts = _parts(folder)
     if not parts:
         return 0
@@ -83,6 +83,10 @@ async def sweep_parts(conn: Connection, settings: Settings) -> int:
     for claim in lost:
         parts[claim].unlink(missing_ok=True)
     return len(lost)
+
+
+def _folder(settings: Settings) -> Path:
+    return Path(settings.export_dir).resolve()
 
 
 class _Part:

@@ -1,0 +1,99 @@
+"""Figures: samples of ours and of a yardstick from the same rounds, as a table and as JSON."""
+
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import msgspec
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+
+class Figure(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing measured. Without a yardstick there is nothing on the machine to hold it against.
+
+    `samples` and `yardstick_samples` have one number a round, in the same order.
+    """
+
+    name: str
+    unit: str
+    samples: list[float]
+    yardstick: str | None = None
+    yardstick_samples: list[float] = []
+
+    @property
+    def ratios(self) -> list[float]:
+        """Ours by the yardstick's, round by round."""
+        pairs = zip(self.samples, self.yardstick_samples, strict=bool(self.yardstick_samples))
+        return [ours / yardstick for ours, yardstick in pairs]
+
+
+class Spread(msgspec.Struct, frozen=True):
+    median: float
+    min: float
+    max: float
+
+
+def write(path: Path, head: dict[str, Any], figures: list[Figure]) -> None:
+    """Writes all samples, and what the table shows of them."""
+    told = [
+        msgspec.structs.asdict(figure)
+        | {
+            "ours": spread(figure.samples),
+            "yardsticks": spread(figure.yardstick_samples),
+            "ratio": spread(figure.ratios),
+        }
+        for figure in figures
+    ]
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(head | {"figures": told}), indent=2) + b"\n")
+
+
+def table(figures: list[Figure]) -> Table:
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    shown.add_column("figure", style="bold")
+    shown.add_column("median", justify="right", style="green")
+    shown.add_column("spread", justify="right", style="dim")
+    shown.add_column("unit")
+    shown.add_column("ratio", justify="right", style="bold cyan")
+    shown.add_column("spread", justify="right", style="dim")
+    shown.add_column("yardstick")
+    shown.add_column("median", justify="right")
+    for figure in figures:
+        ours, theirs, ratio = map(spread, (figure.samples, figure.yardstick_samples, figure.ratios))
+        shown.add_row(
+            figure.name,
+            number(ours.median) if ours else "",
+            _range(ours),
+            figure.unit,
+            f"{ratio.median:.2f}" if ratio else "",
+            f"{ratio.min:.2f}–{ratio.max:.2f}" if ratio and len(figure.samples) > 1 else "",
+            figure.yardstick or "",
+            number(theirs.median) if theirs else "",
+        )
+    return shown
+
+
+def spread(samples: list[float]) -> Spread | None:
+    return Spread(median(samples), min(samples), max(samples)) if samples else None
+
+
+def number(value: float) -> str:
+    """With three digits that count, or more where they stand before the point."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def show(console: Console, head: dict[str, Any], figures: list[Figure]) -> None:
+    facts = head["machine"]
+    postgresql = facts["postgresql"]
+    console.print()
+    console.print(
+        f"{head['size']['name']}: {facts['cores']} cores ({facts['processor']}), {facts['workers']} workers,"
+        f" PostgreSQL {postgresql['server_version']} (fsync {postgresql['fsync']}), Python {facts['python']}"
+    )
+    console.print(table(figures))
+    console.print("ratio: ours by the yardstick's of the same round; above 1 is faster for rates, slower for times")
+
+
+def _range(of: Spread | None) -> str:
+    return f"{number(of.min)}–{number(of.max)}" if of and of.min != of.max else ""

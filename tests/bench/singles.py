@@ -1,0 +1,65 @@
+"""The shortest way through: an import of one record, from the request until the client sees it completed."""
+
+import asyncio
+import time
+from statistics import quantiles
+
+import httpx
+import psycopg
+
+from db.imports import FINAL
+from tests import importing
+from tests.bench.report import Figure
+from tests.bench.scene import WORKERS, Scene
+
+POLL_SECONDS = 0.002
+
+
+async def run(scene: Scene) -> list[Figure]:
+    async with (
+        importing.service(scene.server_url, scene.subfolder("singles"), worker_pool_size=WORKERS) as service,
+        httpx.AsyncClient(base_url=service.url, timeout=60) as client,
+    ):
+        # the first ones find connections not yet open and plans not yet made
+        for n in range(5):
+            await _import(client, -n)
+        imports = [await _import(client, n) for n in range(1, scene.size.singles + 1)]
+        with psycopg.connect(service.environment["DATABASE_URL"], autocommit=True) as conn:
+            inserts = [_insert(conn, n) for n in range(scene.size.singles)]
+    scene.tell(f"one record: {len(imports)} imports, one after the other")
+    ours, yardstick = (quantiles(samples, n=100, method="inclusive") for samples in (imports, inserts))
+    return [
+        Figure(
+            name=f"import of one record, p{percent}",
+            unit="ms",
+            samples=[ours[percent - 1]],
+            yardstick=f"one INSERT, committed, p{percent}",
+            yardstick_samples=[yardstick[percent - 1]],
+        )
+        for percent in (50, 95, 99)
+    ]
+
+
+async def _import(client: httpx.AsyncClient, n: int) -> float:
+    """Milliseconds."""
+    user = {"email": f"single{n}@example.org", "name": "Ada", "role": "reader", "active": True}
+    began = time.monotonic()
+    posted = await client.post(importing.PATH, json={"resource": "users", "records": [user]})
+    assert posted.status_code == 202, posted.text
+    job = posted.json()
+    while job["status"] not in FINAL:
+        await asyncio.sleep(POLL_SECONDS)
+        job = (await client.get(posted.headers["location"])).json()
+    taken = time.monotonic() - began
+    assert (job["status"], job["outcome"], job["counts"]["created"]) == ("completed", "success", 1), job
+    return 1000 * taken
+
+
+def _insert(conn: psycopg.Connection, n: int) -> float:
+    """Milliseconds."""
+    began = time.monotonic()
+    conn.execute(
+        "INSERT INTO users (email, name, role, active) VALUES (%(email)s, 'Ada', 'reader', true)",
+        {"email": f"inserted{n}@example.org"},
+    )
+    return 1000 * (time.monotonic() - began)

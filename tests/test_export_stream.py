@@ -1,0 +1,242 @@
+"""Streaming exports: the bytes of each format, and streams that end before their end."""
+
+import json
+
+import httpx
+import pytest
+
+from db import export
+from db.resources import RESOURCES
+from tests.servers import eventually
+
+PATH = "/api/v1/exports/{}/stream"
+MANY = 200_000
+
+USERS = """
+    INSERT INTO users (id, email, name, role, active, created_at, updated_at, import_id, import_record, import_action)
+    VALUES
+        ('00000000-0000-4000-8000-000000000001', 'a@example.com', 'Ann "the, first"', 'admin', true,
+         '2026-01-31 12:00:00+00', '2026-01-31 14:00:00.120000+02', gen_random_uuid(), 1, 'created'),
+        ('00000000-0000-4000-8000-000000000002', 'b@example.com', E'Zo\u00eb \U0001f600\u2028\\\\N\x01\x02\x7f', 'reader', false,
+         '0001-01-01 00:00:00+00', '9999-12-31 23:59:59.999999+00', NULL, NULL, NULL)
+"""
+ARTICLES = """
+    INSERT INTO articles (id, slug, title, body, author_id, tags, status, published_at)
+    VALUES
+        ('00000000-0000-4000-8000-000000000011', 'a', E'two\\nlines', '', '00000000-0000-4000-8000-000000000001',
+         NULL, 'draft', NULL),
+        ('00000000-0000-4000-8000-000000000012', 'b', '\\.', E'\\r\\n"', '00000000-0000-4000-8000-000000000001',
+         ARRAY['x', 'y, "z"', '', E'\\\\'], 'published', '2026-01-31 12:00:00.5+00')
+"""
+USERS_CSV = """\
+id,email,name,role,active,created_at,updated_at
+00000000-0000-4000-8000-000000000001,a@example.com,"Ann ""the, first""\
+",admin,true,2026-01-31T12:00:00+00:00,2026-01-31T12:00:00.12+00:00
+00000000-0000-4000-8000-000000000002,b@example.com,Zo\u00eb \U0001f600\u2028\\N\x01\x02\x7f\
+,reader,false,0001-01-01T00:00:00+00:00,9999-12-31T23:59:59.999999+00:00
+"""
+ARTICLES_CSV = (
+    """\
+id,slug,title,body,author_id,tags,status,published_at
+00000000-0000-4000-8000-000000000011,a,"two
+lines","",00000000-0000-4000-8000-000000000001,,draft,
+00000000-0000-4000-8000-000000000012,b,\\.,"\r\n\""",00000000-0000-4000-8000-000000000001,"[""x"",""y, \\""z\\"""
+    ","
+    """,""\\\\""]",published,2026-01-31T12:00:00.5+00:00
+"""
+)
+USERS_NDJSON = (
+    r'{"id":"00000000-0000-4000-8000-000000000001","email":"a@example.com","name":"Ann \"the, first\"","role":"admin",'
+    r'"active":true,"created_at":"2026-01-31T12:00:00+00:00","updated_at":"2026-01-31T12:00:00.12+00:00"}'
+    "\n"
+    r'{"id":"00000000-0000-4000-8000-000000000002","email":"b@example.com",'
+    '"name":"Zo\u00eb \U0001f600\u2028' + r"\\N\u0001\u0002" + '\x7f","role":"reader",'
+    r'"active":false,"created_at":"0001-01-01T00:00:00+00:00","updated_at":"9999-12-31T23:59:59.999999+00:00"}'
+    "\n"
+)
+ARTICLES_NDJSON = (
+    r'{"id":"00000000-0000-4000-8000-000000000011","slug":"a","title":"two\nlines","body":"",'
+    r'"author_id":"00000000-0000-4000-8000-000000000001","tags":null,"status":"draft","published_at":null}'
+    "\n"
+    r'{"id":"00000000-0000-4000-8000-000000000012","slug":"b","title":"\\.","body":"\r\n\"",'
+    r'"author_id":"00000000-0000-4000-8000-000000000001","tags":["x","y, \"z\"","","\\"],"status":"published",'
+    r'"published_at":"2026-01-31T12:00:00.5+00:00"}'
+    "\n"
+)
+
+
+async def exported(conn, resource, format):
+    """The whole export, and how many records it is said to have."""
+    async with conn.transaction():
+        await export.begin(conn, patience_seconds=10)
+        blocks = [block async for block in export.blocks(conn, RESOURCES[resource], format)]
+    return b"".join(block.data for block in blocks).decode(), sum(block.records for block in blocks)
+
+
+async def many_users(conn, count=MANY):
+    await conn.execute(
+        """
+        INSERT INTO users (email, name, role, active)
+        SELECT format('user%%s@example.com', n), repeat('x', 100), 'reader', true
+        FROM generate_series(1, %(count)s) AS n
+        """,
+        {"count": count},
+    )
+
+
+async def copying(conn):
+    """The server's processes that are sending an export of the API."""
+    cursor = await conn.execute(
+        """
+        SELECT pid
+        FROM pg_stat_activity
+        WHERE datname = current_database() AND application_name = 'bulk api' AND state = 'active' AND query LIKE 'COPY%'
+        """
+    )
+    return [pid async for (pid,) in cursor]
+
+
+async def test_csv(conn):
+    """Quotes, newlines and any Unicode survive; null is an empty cell, the empty text a quoted one; no provenance."""
+    await conn.execute(USERS)
+    await conn.execute(ARTICLES)
+    assert await exported(conn, "users", "csv") == (USERS_CSV, 2)
+    assert await exported(conn, "articles", "csv") == (ARTICLES_CSV, 2)
+
+
+async def test_ndjson(conn):
+    """Each line is one JSON object, with the same texts and times as in CSV; no provenance."""
+    await conn.execute(USERS)
+    await conn.execute(ARTICLES)
+    assert await exported(conn, "users", "ndjson") == (USERS_NDJSON, 2)
+    assert await exported(conn, "articles", "ndjson") == (ARTICLES_NDJSON, 2)
+
+
+async def test_json(conn):
+    """One array of the very objects of NDJSON."""
+    await conn.execute(USERS)
+    await conn.execute(ARTICLES)
+    text, records = await exported(conn, "articles", "json")
+    assert (text, records) == ("[" + ARTICLES_NDJSON.rstrip("\n").replace("}\n", "},\n") + "]", 2)
+    assert len(json.loads(text)) == 2
+
+
+@pytest.mark.parametrize("format", ["csv", "ndjson", "json"])
+async def test_many_blocks(conn, format):
+    """An export of many blocks is joined without a seam, whole, in the order of the ids."""
+    await many_users(conn, 5_000)
+    text, records = await exported(conn, "users", format)
+    assert len(text) > 4 * export.BLOCK_BYTES
+    match format:
+        case "csv":
+            ids = [line.split(",")[0] for line in text.splitlines()[1:]]
+        case "ndjson":
+            ids = [json.loads(line)["id"] for line in text.splitlines()]
+        case _:
+            ids = [record["id"] for record in json.loads(text)]
+    assert records == len(ids) == 5_000
+    assert ids == sorted(ids)
+
+
+async def test_nothing_to_export(service):
+    """An empty table is a CSV header alone, no line, and an empty array."""
+    url = (await service(run=["api"])).url
+    async with httpx.AsyncClient(base_url=url) as client:
+        bodies = {
+            format: (await client.get(PATH.format("comments"), params={"format": format})).text
+            for format in ("csv", "ndjson", "json")
+        }
+    assert bodies == {"csv": "id,article_id,user_id,body,created_at\n", "ndjson": "", "json": "[]"}
+
+
+async def test_what_is_asked_for(service, conn):
+    """The parameter decides, then Accept; what is not known is refused, not ignored."""
+    await conn.execute(USERS)
+    url = (await service(run=["api"])).url
+    async with httpx.AsyncClient(base_url=url + PATH.format("users")) as client:
+
+        async def get(accept=None, **query):
+            headers = {} if accept is None else {"Accept": accept}
+            response = await client.get("", headers=headers, params=query)
+            return response.status_code, response.headers["content-type"]
+
+        assert await get() == (200, "application/x-ndjson")
+        assert await get("*/*") == (200, "application/x-ndjson")
+        assert await get("text/html, */*;q=0.8") == (200, "application/x-ndjson")
+        assert await get("application/jsonl") == (200, "application/x-ndjson")
+        assert await get("text/csv") == (200, "text/csv; charset=utf-8")
+        assert await get("application/json;q=0.9, text/csv;q=0.5") == (200, "application/json")
+        assert await get("text/csv", format="json") == (200, "application/json")
+        assert await get("image/png") == (406, "application/problem+json")
+        assert await get(format="xml") == (400, "application/problem+json")
+
+        for name in ("fields", "limit", "after", "role", "csv_safe", "compression"):
+            response = await client.get("", params={name: "1"})
+            assert response.status_code == 400
+            assert [error["field"] for error in response.json()["errors"]] == [name]
+        assert (await client.get(url + PATH.format("export_jobs"))).status_code == 404
+
+        response = await client.get("", params={"format": "csv"})
+        assert response.text == USERS_CSV
+        assert response.headers["vary"] == "Accept"
+        at = response.headers["x-snapshot-at"]
+        compact = at[:19].replace("-", "").replace(":", "")
+        assert response.headers["content-disposition"] == f'attachment; filename="users-{compact}Z.csv"'
+
+
+async def test_one_snapshot(service, conn):
+    """A stream shows the table as it was at the start, whatever is committed while it is read."""
+    await many_users(conn)
+    url = (await service(run=["api"])).url
+    async with httpx.AsyncClient(base_url=url) as client, client.stream("GET", PATH.format("users")) as response:
+        chunks = response.aiter_bytes()
+        lines = (await anext(chunks)).count(b"\n")
+        await conn.execute("DELETE FROM users")
+        async for chunk in chunks:
+            lines += chunk.count(b"\n")
+    assert lines == MANY
+
+
+async def test_a_stream_that_fails_is_seen_to_be_broken(service, conn):
+    """When the server's process dies half way, the body ends without its end, and the client's library raises."""
+    await many_users(conn)
+    url = (await service(run=["api"])).url
+    async with httpx.AsyncClient(base_url=url) as client:
+        with pytest.raises(httpx.RemoteProtocolError, match="incomplete chunked read"):
+            async with client.stream("GET", PATH.format("users")) as response:
+                assert response.status_code == 200
+                chunks = response.aiter_bytes()
+                await anext(chunks)
+                for pid in await copying(conn):
+                    await conn.execute("SELECT pg_terminate_backend(%(pid)s)", {"pid": pid})
+                async for _ in chunks:
+                    pass
+        metrics = (await client.get("/metrics")).text
+        assert "bulk_export_streams_aborted_total 1.0" in metrics
+        assert (await client.get(PATH.format("comments"))).status_code == 200
+
+
+async def test_what_fails_before_the_first_byte_is_a_problem(service, conn):
+    """An export that cannot begin is answered with its status, not with a broken body."""
+    url = (await service(run=["api"])).url
+    await conn.execute("ALTER TABLE comments RENAME COLUMN body TO text")
+    async with httpx.AsyncClient(base_url=url) as client:
+        response = await client.get(PATH.format("comments"))
+    assert response.status_code == 500
+    assert response.headers["content-type"] == "application/problem+json"
+
+
+async def test_a_client_that_leaves_frees_its_connection(service, conn):
+    """The only connection of the pool is there for the next request as soon as a reader has left half way."""
+    await many_users(conn)
+    url = (await service(run=["api"], api_pool_size=1)).url
+    async with httpx.AsyncClient(base_url=url) as client:
+        async with client.stream("GET", PATH.format("users")) as response:
+            await anext(response.aiter_bytes())
+            assert await copying(conn)
+
+        async def nobody_copies():
+            return not await copying(conn)
+
+        await eventually(nobody_copies, timeout=1)
+        assert (await client.get(PATH.format("comments"))).status_code == 200

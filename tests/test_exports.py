@@ -1,0 +1,363 @@
+"""Background exports: ordered, written by a worker, downloaded; and what becomes of them when a worker dies."""
+
+import asyncio
+import base64
+import hashlib
+import os
+import signal
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import httpx
+import psycopg
+import pytest
+
+from db import exports, queue
+from db.settings import Settings
+from tests.servers import eventually
+from tests.test_export_stream import PATH as STREAM
+from tests.test_export_stream import many_users
+from workers import exports as work
+from workers.loop import Worker
+
+PATH = "/api/v1/exports"
+MANY = 200_000
+
+
+def order(**changes):
+    given = {"resource": "users", "format": "ndjson", "idempotency_token": None, "digest": b"", "request_id": None}
+    return exports.Order(**(given | changes))
+
+
+async def create(conn, **changes) -> UUID:
+    async with conn.transaction():
+        id = await exports.create(conn, order(**changes))
+    assert id is not None
+    return id
+
+
+async def write(conn, settings: Settings, **changes) -> exports.Export:
+    """A completed export, its file in the folder of `settings`."""
+    id = await create(conn, **changes)
+    await Worker(settings, name="w", stopping=asyncio.Event()).run_once(conn)
+    job = await exports.get(conn, id)
+    assert job is not None
+    assert job.status == "completed"
+    return job
+
+
+def of(service) -> Settings:
+    """The settings of a service's processes, for a worker in the test itself."""
+    return Settings(export_dir=service.environment["EXPORT_DIR"])
+
+
+def names(settings: Settings) -> list[str]:
+    folder = Path(settings.export_dir)
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+async def completed(client, url) -> dict:
+    async def job():
+        found = (await client.get(url)).json()
+        assert found["status"] in ("pending", "processing", "completed"), found
+        return found if found["status"] == "completed" else None
+
+    return await eventually(job, timeout=30)
+
+
+@pytest.mark.parametrize("format", ["csv", "ndjson", "json"])
+async def test_from_the_order_to_the_file(service, conn, format):
+    """The file has the very bytes of the stream, and the job tells its size, records and digest."""
+    await many_users(conn, 3_000)
+    url = (await service(worker_pool_size=1)).url
+    async with httpx.AsyncClient(base_url=url) as client:
+        ordered = await client.post(PATH, json={"resource": "users", "format": format})
+        assert ordered.status_code == 202
+        assert ordered.headers["retry-after"] == "1"
+        assert ordered.headers["location"] == f"{PATH}/{ordered.json()['id']}"
+        assert ordered.json()["status"] in ("pending", "processing")
+
+        job = await completed(client, ordered.headers["location"])
+        file = await client.get(job["download_url"])
+        stream = await client.get(STREAM.format("users"), params={"format": format})
+    digest = hashlib.sha256(file.content)
+    assert file.status_code == 200
+    assert file.content == stream.content
+    assert file.headers["content-type"] == stream.headers["content-type"] == job["file"]["content_type"]
+    assert file.headers["content-length"] == str(len(file.content)) == str(job["file"]["bytes"])
+    assert file.headers["etag"] == f'"{digest.hexdigest()}"'
+    assert file.headers["repr-digest"] == f"sha-256=:{base64.b64encode(digest.digest()).decode()}:"
+    assert file.headers["content-disposition"].startswith('attachment; filename="users-2')
+    assert job["file"]["sha256"] == digest.hexdigest()
+    assert job["total_records"] == job["exported_records"] == job["file"]["records"] == 3_000
+    assert job["progress"] == {"percent": 100.0}
+    assert job["snapshot_at"] < job["finished_at"]
+
+
+async def test_an_order_that_is_not_written_yet(service, conn):
+    """A pending export shows what is known, is polled by ETag, and has no file."""
+    url = (await service(run=["api"])).url
+    async with httpx.AsyncClient(base_url=url) as client:
+        ordered = await client.post(PATH, json={"resource": "comments"})
+        location = ordered.headers["location"]
+        job = await client.get(location)
+        assert job.json() == ordered.json()
+        assert job.headers["retry-after"] == "1"
+        shown = {name: job.json()[name] for name in ("status", "format", "progress", "file", "download_url")}
+        assert shown == {
+            "status": "pending",
+            "format": "ndjson",
+            "progress": {"percent": 0.0},
+            "file": None,
+            "download_url": None,
+        }
+        assert (await client.get(location, headers={"If-None-Match": job.headers["etag"]})).status_code == 304
+        early = await client.get(f"{location}/download")
+        assert (early.status_code, early.json()["type"]) == (409, "/problems/export-not-ready")
+        for unknown in (uuid4(), "nothing"):
+            assert (await client.get(f"{PATH}/{unknown}")).status_code == 404
+            assert (await client.get(f"{PATH}/{unknown}/download")).status_code == 404
+
+
+async def test_ranges(service, conn):
+    """A download that broke goes on where it was, if the file is still the same; what lies outside is refused."""
+    await many_users(conn, 100)
+    started = await service(run=["api"])
+    job = await write(conn, of(started))
+    async with httpx.AsyncClient(base_url=started.url) as client:
+
+        async def get(**headers):
+            names = {name.replace("_", "-"): value for name, value in headers.items()}
+            return await client.get(f"{PATH}/{job.id}/download", headers=names)
+
+        whole = await get()
+        size, etag = len(whole.content), whole.headers["etag"]
+        assert whole.headers["accept-ranges"] == "bytes"
+
+        async def part(asked, **headers):
+            answer = await get(Range=f"bytes={asked}", **headers)
+            return answer.status_code, answer.headers.get("content-range"), answer.content
+
+        assert await part("0-9") == (206, f"bytes 0-9/{size}", whole.content[:10])
+        assert await part("100-") == (206, f"bytes 100-{size - 1}/{size}", whole.content[100:])
+        assert await part("-5") == (206, f"bytes {size - 5}-{size - 1}/{size}", whole.content[-5:])
+        assert await part(f"0-{size * 2}") == (206, f"bytes 0-{size - 1}/{size}", whole.content)
+        assert await part("7-", if_range=etag) == (206, f"bytes 7-{size - 1}/{size}", whole.content[7:])
+        assert await part("7-", if_range='"another"') == (200, None, whole.content)
+        for not_one_range in ("0-1,5-6", "9-3", "x-y", "-"):
+            assert await part(not_one_range) == (200, None, whole.content)
+        for beyond in (f"{size}-", "-0"):
+            status, told, _ = await part(beyond)
+            assert (status, told) == (416, f"bytes */{size}")
+        assert (await get(If_None_Match=etag)).status_code == 304
+        assert (await get(If_None_Match='"another"')).status_code == 200
+
+
+async def test_a_file_that_is_not_as_it_was_written_is_not_given(service, conn):
+    """A file that was cut by somebody is not served under the digest of the whole one."""
+    await many_users(conn, 100)
+    started = await service(run=["api"])
+    settings = of(started)
+    job = await write(conn, settings)
+    os.truncate(Path(settings.export_dir) / str(job.file_name), 100)
+    async with httpx.AsyncClient(base_url=started.url) as client:
+        assert (await client.get(f"{PATH}/{job.id}/download")).status_code == 404
+
+
+async def test_one_key_one_export(service, conn):
+    """The same order under the same key is answered by its job, bare key or quoted; another order is refused."""
+    url = (await service(run=["api"])).url
+    async with httpx.AsyncClient(base_url=url) as client:
+
+        async def post(key, **body):
+            headers = {} if key is None else {"Idempotency-Key": key}
+            response = await client.post(PATH, json=body, headers=headers)
+            return response.status_code, response.json().get("id"), response.headers.get("idempotent-replayed")
+
+        status, id, replayed = await post("k", resource="users")
+        assert (status, replayed) == (202, None)
+        assert await post('"k"', resource="users", format="ndjson", filters={}, fields=None) == (200, id, "true")
+        assert await post(None, resource="users", idempotency_token="k") == (200, id, "true")
+        assert await post("k", resource="users", format="csv") == (422, None, None)
+        assert (await post("k", resource="users", idempotency_token="other"))[0] == 400
+        assert (await post("k" * 255, resource="users"))[0] == 202
+        assert (await post("k" * 256, resource="users"))[0] == 400
+        assert (await post("", resource="users"))[0] == 400
+
+        racing = await asyncio.gather(*(post("race", resource="comments") for _ in range(8)))
+    assert sorted(status for status, _, _ in racing) == [200] * 7 + [202]
+    assert len({id for _, id, _ in racing}) == 1
+
+
+async def test_the_second_of_two_orders_waits_for_the_first(conn, other):
+    """Two transactions with one token: the later waits, and has no job of its own once the first has committed."""
+    async with conn.transaction():
+        assert await exports.create(conn, order(idempotency_token="k"))
+        second = asyncio.create_task(create_or_not(other))
+
+        async def is_blocked():
+            cursor = await conn.execute(
+                "SELECT cardinality(pg_blocking_pids(%(pid)s))", {"pid": other.info.backend_pid}
+            )
+            return await cursor.fetchone() == (1,)
+
+        await eventually(is_blocked)
+    assert await second is None
+
+
+async def create_or_not(conn):
+    async with conn.transaction():
+        return await exports.create(conn, order(idempotency_token="k"))
+
+
+async def test_what_is_not_supported_is_refused(service):
+    """What would make the export another one is named in a 400, never ignored."""
+    url = (await service(run=["api"])).url
+    async with httpx.AsyncClient(base_url=url) as client:
+
+        async def wrong(**body):
+            response = await client.post(PATH, json=body)
+            assert response.status_code == 400
+            return [error["field"] for error in response.json()["errors"]]
+
+        assert await wrong(resource="users", filters={"role": "admin"}) == ["filters.role"]
+        assert await wrong(resource="users", fields=["id"]) == ["fields"]
+        assert await wrong(resource="users", compression="gzip") == ["compression"]
+        assert await wrong(resource="users", limit=1) == ["limit"]
+        assert await wrong(resource="import_jobs") == ["resource"]
+        assert await wrong(format="xml") == ["resource", "format"]
+        assert (await client.post(PATH, json=["users"])).status_code == 400
+        assert (await client.post(PATH, content=b"{", headers={"Content-Type": "application/json"})).status_code == 400
+        assert (await client.post(PATH, data={"resource": "users"})).status_code == 415
+
+
+async def test_the_list(service, conn):
+    """Newest first, by pages; the link leads to the next one."""
+    ids = [str(await create(conn, resource=resource)) for resource in ("users", "comments", "users")]
+    url = (await service(run=["api"])).url
+    async with httpx.AsyncClient(base_url=url) as client:
+
+        async def listed(path):
+            page = await client.get(path)
+            return [job["id"] for job in page.json()["exports"]], page
+
+        newest, page = await listed(f"{PATH}?limit=2")
+        assert newest == [ids[2], ids[1]]
+        oldest, last = await listed(page.links["next"]["url"])
+        assert oldest == [ids[0]]
+        assert last.json()["next_cursor"] is None
+        assert "next" not in last.links
+        assert (await listed(f"{PATH}?resource=comments&status=pending"))[0] == [ids[1]]
+        assert (await listed(f"{PATH}?status=completed"))[0] == []
+        for wrong in ("limit=101", "cursor=x", "status=uploading", "page=2"):
+            assert (await client.get(f"{PATH}?{wrong}")).status_code == 400
+
+
+async def test_a_worker_killed_half_way(service, conn):
+    """Nothing can be downloaded of what it wrote; another worker takes the export over and finishes it."""
+    await many_users(conn, MANY)
+    started = await service(worker_pool_size=2, claim_grace_seconds=0.5)
+    settings = of(started)
+    async with httpx.AsyncClient(base_url=started.url, timeout=60) as client:
+        location = (await client.post(PATH, json={"resource": "users"})).headers["location"]
+        await eventually(lambda: any(is_begun(path) for path in Path(settings.export_dir).glob(".*.part")))
+        cursor = await conn.execute("SELECT worker, state FROM chunks")
+        [(worker, state)] = await cursor.fetchall()
+        os.kill(int(worker.split(":")[1]), signal.SIGKILL)
+        assert state == "running"
+        assert (await client.get(f"{location}/download")).status_code == 409
+
+        job = await completed(client, location)
+        file = await client.get(job["download_url"])
+    assert hashlib.sha256(file.content).hexdigest() == job["file"]["sha256"]
+    assert file.content.count(b"\n") == job["file"]["records"] == MANY
+    assert await (await conn.execute("SELECT crashes FROM chunks")).fetchone() == (1,)
+    assert names(settings) == [f"users-{job['id']}-2.ndjson"]
+
+
+def is_begun(part: Path) -> bool:
+    return part.exists() and part.stat().st_size > 0
+
+
+async def test_a_lost_claim_leaves_no_file(conn, other, tmp_path):
+    """A worker whose session ends in mid-export takes its file with it; whoever takes over is not disturbed."""
+    await many_users(conn, MANY)
+    settings = Settings(export_dir=str(tmp_path))
+    id = await create(conn)
+    claim = await queue.claim(conn, worker="first")
+    assert claim is not None
+    first = asyncio.create_task(work.perform(conn, claim, settings=settings))
+    await eventually(lambda: any(map(is_begun, tmp_path.iterdir())))
+    await other.execute("SELECT pg_terminate_backend(%(pid)s)", {"pid": conn.info.backend_pid})
+    with pytest.raises(psycopg.OperationalError):
+        await first
+    assert names(settings) == []
+
+    again = await queue.reclaim(other, worker="second", grace_seconds=0, attempts_max=12, crashes_max=4)
+    assert again is not None
+    done = await work.perform(other, again, settings=settings)
+    assert done is not None
+    assert done.records == MANY
+    end = await exports.finish(other, id)
+    assert end is not None
+    assert (end.status, end.bytes) == ("completed", done.bytes)
+    assert names(settings) == [f"users-{id}-2.ndjson"]
+    assert await exports.finish(other, id) is None
+
+
+async def test_a_claim_that_was_taken_over_writes_nothing(conn, tmp_path):
+    """The worker that comes back after its export was reclaimed is turned away before it has a file."""
+    settings = Settings(export_dir=str(tmp_path))
+    await create(conn)
+    stale = await queue.claim(conn, worker="first")
+    assert stale is not None
+    await queue.reclaim(conn, worker="second", grace_seconds=0, attempts_max=12, crashes_max=4)
+    with pytest.raises(queue.ClaimLost):
+        await work.perform(conn, stale, settings=settings)
+    assert names(settings) == []
+
+
+async def test_the_sweep_takes_only_what_is_lost(conn, tmp_path):
+    """Parts of claims that nobody holds go; those of living claims, of other databases, and whole files stay."""
+    settings = Settings(export_dir=str(tmp_path))
+    id = await create(conn)
+    await queue.claim(conn, worker="first")
+    await queue.reclaim(conn, worker="second", grace_seconds=0, attempts_max=12, crashes_max=4)
+    lost, kept = f".{id}.1.part", [f".{id}.2.part", f".{uuid4()}.1.part", f"users-{id}-1.ndjson", ".mine.part"]
+    for name in (lost, *kept):
+        (tmp_path / name).touch()
+    assert await work.sweep_parts(conn, settings) == 1
+    assert names(settings) == sorted(kept)
+    assert await work.sweep_parts(conn, settings) == 0
+
+
+async def test_a_job_whose_worker_died_after_its_commit_is_found(conn, tmp_path):
+    """The chunk is done and the job is not: the sweep sees it, once."""
+    id = await create(conn)
+    claim = await queue.claim(conn, worker="first")
+    assert claim is not None
+    assert await exports.unfinished(conn) == []
+    await work.perform(conn, claim, settings=Settings(export_dir=str(tmp_path)))
+    assert await exports.unfinished(conn) == [id]
+    await exports.finish(conn, id)
+    assert await exports.unfinished(conn) == []
+
+
+async def test_an_export_that_cannot_be_written_fails(conn, tmp_path):
+    """An accident of the disk gives the chunk back; after the last attempt the job is failed, and says so."""
+    (tmp_path / "file").touch()
+    settings = Settings(export_dir=str(tmp_path / "file"), attempts_max=2)
+    id = await create(conn)
+    worker = Worker(settings, name="w", stopping=asyncio.Event())
+    await worker.run_once(conn)
+    job = await exports.get(conn, id)
+    assert job is not None
+    assert job.status == "processing"
+    assert await (await conn.execute("SELECT state, attempt FROM chunks")).fetchone() == ("pending", 1)
+    await conn.execute("UPDATE chunks SET not_before = NULL")
+    await worker.run_once(conn)
+    job = await exports.get(conn, id)
+    assert job is not None
+    assert job.status == "failed"
+    assert job.problem is not None
+    assert job.problem["type"] == "export-failed"

@@ -1,0 +1,407 @@
+"""The queue protocol, on two connections whose steps are interleaved on purpose."""
+
+import asyncio
+from uuid import UUID
+
+import pytest
+
+from db import imports, pool, queue
+from db.queue import ClaimLost, Counts
+from tests import factories
+from tests.factories import blocked, chunk, claim, ended, perform, queued, rows, user, users
+
+GRACE_SECONDS = 5.0
+ATTEMPTS_MAX = 12
+CRASHES_MAX = 4
+
+
+async def reclaim(conn, *, attempts_max: int = ATTEMPTS_MAX):
+    return await queue.reclaim(
+        conn, worker="heir", grace_seconds=GRACE_SECONDS, attempts_max=attempts_max, crashes_max=CRASHES_MAX
+    )
+
+
+async def give_back(conn, claimed, *, accident: str | None, delay_seconds: float = 0.0):
+    return await queue.give_back(
+        conn, claimed, accident=accident, delay_seconds=delay_seconds, attempts_max=ATTEMPTS_MAX
+    )
+
+
+async def pass_time(conn, seconds: float) -> None:
+    """Lets claims and rests have begun so much earlier."""
+    await conn.execute(
+        """
+        UPDATE chunks
+        SET claimed_at = claimed_at - %(seconds)s * interval '1 second',
+            not_before = not_before - %(seconds)s * interval '1 second'
+        """,
+        {"seconds": seconds},
+    )
+
+
+async def abandoned(conn, *, chunks: int = 1) -> UUID:
+    """An import whose first chunk was claimed by a worker that died."""
+    id = await queued(conn, users(chunks), sizes=[1] * chunks)
+    await claim(conn, worker="dead")
+    await pass_time(conn, GRACE_SECONDS)
+    return id
+
+
+# ── claim ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_two_claims_at_once_get_two_chunks(conn, other):
+    """A claim passes by the chunk of one that has not been committed yet, and waits only for the job's start, which is short."""
+    id = await queued(conn, users(2), sizes=[1, 1])
+    await conn.execute("UPDATE import_jobs SET status = 'processing', started_at = now()")
+    async with conn.transaction():
+        assert (await claim(conn)).seq == 1
+        assert (await claim(other)).seq == 2
+    assert [(await chunk(conn, id, seq))["state"] for seq in (1, 2)] == ["running", "running"]
+
+
+async def test_two_claims_at_once_start_a_job_once(conn, other):
+    """The second of the two first claims waits for the first one's start of the job, and does not write it again."""
+    id = await queued(conn, users(2), sizes=[1, 1])
+    async with conn.transaction():
+        await claim(conn)
+        second = asyncio.create_task(claim(other))
+        await blocked(other, by=conn)
+    assert (await second).seq == 2
+    job = await imports.get(conn, id)
+    assert job is not None
+    assert job.status == "processing"
+    assert job.started_at < (await chunk(conn, id, 2))["claimed_at"]
+
+
+async def test_a_single_chunk_is_claimed_once(conn, other):
+    """The second claim of the only chunk finds nothing, without waiting; it finds the chunk when the first is undone."""
+    await queued(conn, users(1))
+    async with conn.transaction(force_rollback=True):
+        await claim(conn)
+        assert await queue.claim(other, worker="late") is None
+    assert (await claim(other, worker="late")).attempt == 1
+
+
+async def test_a_committed_claim_is_not_repeated(conn, other):
+    """A chunk that is claimed stays claimed: nobody else gets it while its grace lasts."""
+    await queued(conn, users(1))
+    await claim(conn)
+    assert await queue.claim(other, worker="late") is None
+    assert await reclaim(other) is None
+
+
+async def test_a_small_job_does_not_wait_behind_a_large_one(conn):
+    """The next claim goes to the job that has the fewest running chunks, among equals to the oldest."""
+    large = await queued(conn, users(4), sizes=[1] * 4)
+    small = await queued(conn, users(2, first=5), sizes=[1, 1])
+    order = [(await claim(conn)).job_id for _ in range(6)]
+    assert order == [large, small, large, small, large, large]
+
+
+# ── reclaim ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_claim_and_reclaim_pass_each_other_by(conn, other):
+    """A claim takes no running chunk, a reclaim no pending one, and neither waits for the other."""
+    await abandoned(conn, chunks=3)
+    async with conn.transaction(force_rollback=True):
+        assert (await reclaim(conn)).seq == 1
+        assert (await claim(other)).seq == 2
+    async with conn.transaction():
+        assert (await claim(conn)).seq == 3
+        assert (await reclaim(other)).seq == 1
+
+
+async def test_two_reclaims_at_once_take_over_once(conn, other):
+    """One dead worker's chunk has one heir, whether the other comes before or after the commit."""
+    await abandoned(conn)
+    async with conn.transaction():
+        heir = await reclaim(conn)
+        assert await reclaim(other) is None
+    assert (heir.lease, heir.attempt, heir.crashes, heir.state) == (2, 2, 1, "running")
+    assert await reclaim(other) is None
+
+
+async def test_a_locked_chunk_is_not_reclaimed(conn, other):
+    """However old its claim is, a chunk whose worker holds the fence belongs to it; it finishes in peace."""
+    id = await queued(conn, users(1))
+    mine = await claim(conn)
+    await pass_time(conn, GRACE_SECONDS)
+    async with conn.transaction():
+        await queue.fence(conn, mine)
+        assert await reclaim(other) is None
+        await queue.finish(conn, mine, Counts())
+        assert await reclaim(other) is None
+    assert await reclaim(other) is None
+    assert (await chunk(conn, id))["state"] == "done"
+
+
+async def test_a_lost_claim_stores_nothing(conn, other):
+    """A worker whose chunk was reclaimed cannot finish it, and its records are rolled back; the heir's count once."""
+    id = await queued(conn, users(1))
+    lost = await claim(conn)
+    await pass_time(conn, GRACE_SECONDS)
+    heir = await reclaim(other)
+    # as if it had got past the fence before
+    with pytest.raises(ClaimLost):
+        async with conn.transaction():
+            await factories.stored_user(conn, 1)
+            await queue.finish(conn, lost, Counts(created=1))
+    with pytest.raises(ClaimLost):
+        await perform(conn, lost)
+    assert await give_back(conn, lost, accident="late") is None
+    assert await rows(conn, "SELECT FROM users") == []
+    await perform(other, heir)
+    await imports.finish(other, id)
+    assert (await ended(conn, id)).created == 1
+
+
+async def test_the_fence_does_not_wait_for_a_reclaim(conn, other):
+    """A worker that comes to its fence while another is just taking over has lost its claim, at once."""
+    await queued(conn, users(1))
+    lost = await claim(conn)
+    await pass_time(conn, GRACE_SECONDS)
+    async with other.transaction():
+        assert await reclaim(other) is not None
+        with pytest.raises(ClaimLost):
+            await asyncio.wait_for(perform(conn, lost), timeout=5)
+
+
+async def test_giving_back_and_reclaiming_exclude_each_other(conn, other):
+    """Of a worker that gives back late and an heir one only has the chunk: who comes second does nothing."""
+    id = await queued(conn, users(1))
+    first = await claim(conn)
+    await pass_time(conn, GRACE_SECONDS)
+    async with conn.transaction():
+        assert await give_back(conn, first, accident=None) == "pending"
+        assert await reclaim(other) is None
+    second = await claim(conn)
+    await pass_time(conn, GRACE_SECONDS)
+    async with other.transaction():
+        assert await reclaim(other) is not None
+        late = asyncio.create_task(give_back(conn, second, accident="late"))
+        await blocked(conn, by=other)
+    assert await late is None
+    assert (await chunk(conn, id))["state"] == "running"
+    assert (await chunk(conn, id))["worker"] == "heir"
+
+
+async def test_the_grace_doubles_with_each_crash(conn):
+    """A chunk that has cost workers is left alone for longer each time, by the clock of the server."""
+    await queued(conn, users(1))
+    await claim(conn)
+    for crashes in range(CRASHES_MAX - 1):
+        await pass_time(conn, GRACE_SECONDS * 2**crashes - 1)
+        assert await reclaim(conn) is None
+        await pass_time(conn, 1)
+        assert (await reclaim(conn)).crashes == crashes + 1
+
+
+# ── the end of a chunk that cannot be done ────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_poison_chunk_fails_and_the_job_ends(conn):
+    """After the last crash that is allowed the chunk is failed, its records unprocessed, the rest of the job untouched."""
+    id = await queued(conn, users(5), sizes=[2, 3])
+    await claim(conn)
+    await perform(conn, await claim(conn))
+    for crash in range(1, CRASHES_MAX + 1):
+        assert await imports.finish(conn, id) is None
+        await pass_time(conn, 1000)
+        assert (await reclaim(conn)).state == ("failed" if crash == CRASHES_MAX else "running")
+    assert (await imports.finish(conn, id)).status == "failed"
+    job = await ended(conn, id)
+    assert (job.status, job.outcome, job.created, job.failed) == ("failed", None, 3, 0)
+    assert job.problem["type"] == "chunk-failed"
+    assert "1 of 2 chunks" in job.problem["detail"]
+    assert (await chunk(conn, id))["accident"] == "4 workers died over it"
+
+
+async def test_a_reclaim_past_the_last_attempt_fails_the_chunk(conn):
+    """Claims are counted however they end: a crash in the last one is the chunk's end."""
+    id = await abandoned(conn)
+    assert (await reclaim(conn, attempts_max=1)).state == "failed"
+    assert (await chunk(conn, id))["attempt"] == 1
+    assert (await imports.finish(conn, id)).status == "failed"
+    await ended(conn, id)
+
+
+async def test_giving_back_without_an_accident_costs_nothing(conn):
+    """A worker that stops leaves the chunk as it was, but for the lease, which only grows."""
+    id = await queued(conn, users(1))
+    assert await give_back(conn, await claim(conn), accident=None) == "pending"
+    row = await chunk(conn, id)
+    assert (row["attempt"], row["crashes"], row["lease"], row["accident"]) == (0, 0, 1, None)
+    assert (await claim(conn)).attempt == 1
+
+
+async def test_an_accident_rests_the_chunk_and_in_the_end_fails_it(conn):
+    """A chunk given back after an accident is not claimed before its rest is over, and ATTEMPTS_MAX times at most."""
+    id = await queued(conn, users(1))
+    for attempt in range(1, ATTEMPTS_MAX + 1):
+        claimed = await claim(conn)
+        assert (claimed.attempt, claimed.crashes) == (attempt, 0)
+        state = await give_back(conn, claimed, accident="disk full", delay_seconds=60)
+        assert state == ("failed" if attempt == ATTEMPTS_MAX else "pending")
+        assert await queue.claim(conn, worker="me") is None
+        await pass_time(conn, 60)
+    assert (await imports.finish(conn, id)).status == "failed"
+    assert (await ended(conn, id)).problem is not None
+    assert (await chunk(conn, id))["accident"] == "disk full"
+
+
+# ── the end of a job ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_job_with_work_left_does_not_end(conn, other):
+    """A last chunk that is done but not committed does not count as done to anybody else."""
+    id = await queued(conn, users(1))
+    claimed = await claim(conn)
+    async with conn.transaction():
+        await perform(conn, claimed)
+        assert await imports.finish(other, id) is None
+    assert (await imports.finish(other, id)).status == "completed"
+
+
+async def test_the_last_two_finish_the_job_once(conn, other):
+    """Two workers that end the last two chunks side by side end the job exactly once, and the later commit is enough."""
+    id = await queued(conn, users(2), sizes=[1, 1])
+    one, two = await claim(conn), await claim(conn)
+    async with conn.transaction():
+        await perform(conn, one)
+        await perform(other, two)
+        # the first chunk is not committed yet
+        assert await imports.finish(other, id) is None
+    assert (await imports.finish(conn, id)).created == 2
+    assert await imports.finish(other, id) is None
+    await ended(conn, id)
+
+
+async def test_two_ends_at_once_are_one(conn, other):
+    """When both workers find nothing left to do at the same time, the second waits for the first and tells nothing."""
+    id = await queued(conn, users(2), sizes=[1, 1])
+    await perform(conn, await claim(conn))
+    await perform(conn, await claim(conn))
+    async with conn.transaction():
+        assert (await imports.finish(conn, id)).status == "completed"
+        second = asyncio.create_task(imports.finish(other, id))
+        await blocked(other, by=conn)
+    assert await second is None
+    await ended(conn, id)
+
+
+async def test_an_end_that_is_rolled_back_falls_to_the_other(conn, other):
+    """A worker that dies while it writes the end leaves it to the next."""
+    id = await queued(conn, users(1))
+    await perform(conn, await claim(conn))
+    async with conn.transaction(force_rollback=True):
+        assert await imports.finish(conn, id) is not None
+        second = asyncio.create_task(imports.finish(other, id))
+        await blocked(other, by=conn)
+    assert (await second).status == "completed"
+
+
+async def test_two_workers_queue_one_settle_chunk(conn, other):
+    """The last step of an import with deferred records is queued once, and nobody ends the job before it."""
+    id = await queued(conn, [user(1), user(1)], sizes=[1, 1])
+    await perform(conn, await claim(conn))
+    await perform(conn, await claim(conn))
+    async with conn.transaction():
+        assert await imports.finish(conn, id) is None
+        second = asyncio.create_task(imports.finish(other, id))
+        await blocked(other, by=conn)
+    assert await second is None
+    settle = await claim(conn)
+    assert settle.kind == "settle"
+    assert await queue.claim(other, worker="late") is None
+    await perform(conn, settle)
+    assert (await imports.finish(conn, id)).failed == 1
+    await ended(conn, id)
+
+
+async def test_the_sweep_ends_what_a_dead_worker_left(conn):
+    """A job whose last worker died between its commit and the job's end is found by any worker's upkeep."""
+    id = await queued(conn, users(1))
+    assert await imports.unfinished(conn) == []
+    claimed = await claim(conn)
+    assert await imports.unfinished(conn) == []
+    await perform(conn, claimed)
+    assert await imports.unfinished(conn) == [id]
+    await imports.finish(conn, id)
+    assert await imports.unfinished(conn) == []
+    await ended(conn, id)
+
+
+# ── a stopped job ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def cancel(conn, id: UUID) -> None:
+    await conn.execute("UPDATE import_jobs SET cancel_requested_at = now() WHERE id = %(id)s", {"id": id})
+
+
+async def test_a_cancelled_job_starts_no_further_chunk(conn, other):
+    """What runs is finished, what was claimed but not begun is dropped, what is pending is cancelled."""
+    id = await queued(conn, users(6), sizes=[1, 2, 3])
+    begun, unbegun = await claim(conn), await claim(conn)
+    async with conn.transaction():
+        await perform(conn, begun)
+        await cancel(other, id)
+        assert await queue.claim(other, worker="late") is None
+    assert await perform(other, unbegun) is None
+    assert (await imports.finish(conn, id)).status == "cancelled"
+    assert [(await chunk(conn, id, seq))["state"] for seq in (1, 2, 3)] == ["done", "cancelled", "cancelled"]
+    assert (await ended(conn, id)).created == 1
+
+
+async def test_a_claim_races_a_cancellation(conn, other):
+    """A chunk that is being claimed while its job is cancelled is passed by, and dropped at its fence."""
+    id = await queued(conn, users(2), sizes=[1, 1])
+    async with conn.transaction():
+        claimed = await claim(conn)
+        cancelling = asyncio.create_task(cancel(other, id))
+        await blocked(other, by=conn)
+    await cancelling
+    assert await imports.finish(other, id) is None
+    async with conn.transaction():
+        assert not await queue.fence(conn, claimed)
+        await queue.drop(conn, claimed)
+    assert (await imports.finish(other, id)).status == "cancelled"
+    job = await ended(conn, id)
+    assert (job.created, job.failed, job.total_records) == (0, 0, 2)
+
+
+async def test_a_cancelled_job_is_settled_all_the_same(conn):
+    """What a cancelled import has stored obeys the rule for duplicates too, as far as it came."""
+    id = await queued(conn, [user(1), user(1, name="later"), user(2)], sizes=[1, 1, 1])
+    await claim(conn)
+    await perform(conn, await claim(conn))
+    await pass_time(conn, GRACE_SECONDS)
+    await perform(conn, await reclaim(conn))
+    await cancel(conn, id)
+    assert await imports.finish(conn, id) is None
+    await perform(conn, await claim(conn))
+    assert (await imports.finish(conn, id)).status == "cancelled"
+    job = await ended(conn, id)
+    assert (job.created, job.failed) == (1, 1)
+    assert await rows(conn, "SELECT name FROM users") == [("User 1",)]
+
+
+# ── the session ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_session_has_its_limits(conn):
+    """Every limit on a silent session is in force, and only those are left out that the server does not know."""
+    set_here = dict(
+        await rows(
+            conn,
+            "SELECT name, setting FROM pg_settings WHERE name = ANY(%(names)s) AND source = 'session'",
+            names=list(pool.SESSION),
+        )
+    )
+    missing = {"transaction_timeout"} if conn.info.server_version < 170000 else set()
+    # a socket of another kind than TCP has none of these
+    if not conn.info.host or conn.info.host.startswith("/"):
+        missing |= {name for name in pool.SESSION if name.startswith("tcp_")}
+    assert set_here.keys() == pool.SESSION.keys() - missing
+    assert set_here == {name: setting for name, setting in pool.SESSION.items() if name not in missing}
