@@ -13,6 +13,7 @@ from uuid_utils.compat import uuid7
 from db import queue
 from db.payload import Chunk, Format
 from db.pool import Connection
+from db.staging import Mode
 
 Status = Literal["uploading", "pending", "processing", "completed", "failed", "cancelled"]
 Outcome = Literal["success", "partial", "rejected"]
@@ -96,7 +97,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker must know of the import that its chunk belongs to."""
 
     resource: str
-    mode: str
+    mode: Mode
     unknown_fields: str
     format: Format
     csv_delimiter: str

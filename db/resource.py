@@ -106,10 +106,13 @@ class Resource:
     references: dict[str, str] = field(default_factory=dict)
     # what a single field cannot tell; gets anything with the record's attributes, None where a field is missing or bad
     rules: Callable[[Any], Iterable[FieldError]] = lambda _: ()
-    # a new id for a record that came without one
+    # a new id for a record that came without one, in Python and in SQL
     new_id: Callable[[], Any]
-    # fields that are set to the time of the import when the record has none
+    new_id_sql: LiteralString
+    # fields that are set to the time of the import when a new record has none
     stamped: tuple[str, ...] = ()
+    # the one of them that an update without it sets again
+    touched: str | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -1,9 +1,9 @@
 """Settle: one right answer for duplicates inside a file, found when all chunks of the import are done.
 
 Who deserves a natural key or an id is defined by the file alone: among sound records first the natural keys are given out,
-each to the first record that has it, then, among those that got theirs, the ids in the same way. Each group of rivals has all
-of its members among the import's deferred records and its stored rows, so this one step over both decides them, whatever
-order the chunks ran in.
+each to the first record that has it (modes insert, skip) or to the last (upsert, update); then, among those that got theirs,
+the ids in the same way. Each group of rivals has all of its members among the import's deferred records and the rows that the
+import has touched, so this one step over both decides them, whatever order the chunks ran in.
 
 One exception keeps the service from hurting others: a stored row that another table refers to by now is not taken away.
 """
@@ -18,6 +18,7 @@ from db.pool import Connection
 from db.queue import Counts
 from db.resource import Resource
 from db.resources import RESOURCES
+from db.staging import Mode
 
 ROUNDS_MAX = 5
 
@@ -26,21 +27,21 @@ class _Raced(Exception):
     """A row from outside took a winner's place between our look and our insert."""
 
 
-async def settle(conn: Connection, resource: Resource, import_id: UUID) -> Counts:
+async def settle(conn: Connection, resource: Resource, import_id: UUID, mode: Mode) -> Counts:
     """Decides the deferred records of an import, in the caller's transaction; returns the corrections of its counters.
 
-    `created` may be negative: a stored row that loses to a deferred record is removed.
+    They may be negative: a stored row that loses to a deferred record is removed or overwritten.
     """
     for _ in range(ROUNDS_MAX):
         try:
             async with conn.transaction():
-                return await _attempt(conn, resource, import_id)
+                return await _attempt(conn, resource, import_id, mode)
         except _Raced:
             continue
     raise RuntimeError("others keep inserting the keys that this import tries to settle")
 
 
-async def _attempt(conn: Connection, resource: Resource, import_id: UUID) -> Counts:
+async def _attempt(conn: Connection, resource: Resource, import_id: UUID, mode: Mode) -> Counts:
     await staging.create(conn, resource)
     await conn.execute(
         """
@@ -52,22 +53,28 @@ async def _attempt(conn: Connection, resource: Resource, import_id: UUID) -> Cou
         """,
         {"import_id": import_id},
     )
-    # both may have changed since the records were deferred
-    orphans = await staging.mark_orphans(conn, resource, import_id)
-    refused = await staging.refuse_existing(conn, resource, import_id)
+    # parents and rows from outside may have come and gone since the records were deferred
+    counts = Counts(codes=await staging.mark_orphans(conn, resource, import_id))
+    await staging.match(conn, resource, import_id, mode)
+    counts += await staging.refuse(conn, resource, import_id, mode)
 
-    await _rank(conn, resource, import_id)
-    beaten = await _refuse_beaten(conn, resource, import_id)
-    removed = await _remove_beaten(conn, resource, import_id)
-    created = await _store_winners(conn, resource, import_id)
+    await _rank(conn, resource, import_id, mode)
+    counts += await _refuse_beaten(conn, resource, import_id, mode)
+    counts += await _remove_beaten(conn, resource, import_id)
+    counts += await _count_again(conn, resource, import_id)
+    await _choose(conn)
+    counts += await staging.update(conn, resource, import_id)
+    counts += await staging.insert(conn, resource, import_id)
+    if await staging.remaining(conn):
+        raise _Raced
     await conn.execute("DELETE FROM import_deferred WHERE import_id = %(import_id)s", {"import_id": import_id})
     await conn.execute("DROP TABLE rivals, staged")
-    return refused + Counts(created=created - removed, failed=beaten, codes=orphans + Counter(duplicate_in_file=beaten))
+    return counts
 
 
-async def _rank(conn: Connection, resource: Resource, import_id: UUID) -> None:
-    """Makes the temporary table `rivals`: staged records, the stored rows that they collide with, and who is beaten by whom."""
-    stored_rivals = staging.compose(
+async def _rank(conn: Connection, resource: Resource, import_id: UUID, mode: Mode) -> None:
+    """Makes the temporary table `rivals`: staged records, the touched rows that they collide with, and who is beaten by whom."""
+    are_rivals = staging.compose(
         resource,
         """
         other.import_id = %(import_id)s
@@ -82,8 +89,8 @@ async def _rank(conn: Connection, resource: Resource, import_id: UUID) -> None:
     await conn.execute(
         staging.compose(
             resource,
-            "SELECT FROM {table} AS other WHERE {are_stored_rivals} ORDER BY id FOR UPDATE",
-            are_stored_rivals=stored_rivals,
+            "SELECT FROM {table} AS other WHERE {are_rivals} ORDER BY id FOR UPDATE",
+            are_rivals=are_rivals,
         ),
         {"import_id": import_id},
     )
@@ -93,39 +100,52 @@ async def _rank(conn: Connection, resource: Resource, import_id: UUID) -> None:
             """
             CREATE TEMPORARY TABLE rivals ON COMMIT DROP AS
             WITH everyone AS (
-                SELECT import_record AS record, line, id, {sent_id} AS sent_id, {key} AS key,
-                    {sent_key} AS sent_key, false AS is_stored, false AS is_kept
+                -- a record that is matched to a stored row by its key has that row's id
+                SELECT record, line, id::text AS sent_id, {sent_key} AS sent_key, {key} AS key,
+                    CASE WHEN id IS NOT NULL THEN id WHEN target_existed THEN target END AS id,
+                    NULL::text AS action, false AS is_kept
                 FROM staged
                 UNION ALL
-                SELECT import_record, NULL, id, id::text, {other_key}, {other_sent_key}, true, {is_referred_to}
+                SELECT import_record, NULL, id::text, {other_sent_key}, {other_key}, id,
+                    import_action, import_action = 'created' AND ({is_referred_to})
                 FROM {table} AS other
-                WHERE {are_stored_rivals}
+                WHERE {are_rivals}
             ), with_key AS (
                 SELECT *, CASE
                     WHEN key IS NULL THEN record
-                    ELSE first_value(record) OVER (PARTITION BY key ORDER BY is_kept DESC, record)
+                    ELSE first_value(record) OVER (PARTITION BY key ORDER BY is_kept DESC, record {order})
                 END AS key_winner
                 FROM everyone
             ), with_id AS (
-                SELECT record, first_value(record) OVER (PARTITION BY id ORDER BY is_kept DESC, record) AS id_winner
+                SELECT record, CASE
+                    WHEN id IS NULL THEN record
+                    ELSE first_value(record) OVER (PARTITION BY id ORDER BY is_kept DESC, record {order})
+                END AS id_winner
                 FROM with_key
                 WHERE key_winner = record
             )
             SELECT with_key.*,
-                CASE WHEN key_winner <> record THEN key_winner WHEN id_winner <> record THEN id_winner END AS beaten_by
+                CASE WHEN key_winner <> record THEN key_winner WHEN id_winner <> record THEN id_winner END AS beaten_by,
+                id IS NULL OR count(*) OVER (PARTITION BY id) = 1 AS is_alone
             FROM with_key
             LEFT JOIN with_id USING (record)
             """,
-            are_stored_rivals=stored_rivals,
+            are_rivals=are_rivals,
             is_referred_to=_is_referred_to(resource),
             other_sent_key=sql.SQL("NULL") if resource.key is None else sql.Identifier("other", resource.key),
+            order=sql.SQL("ASC" if mode in ("insert", "skip") else "DESC"),
         ),
         {"import_id": import_id},
     )
     await conn.execute("ANALYZE rivals")
 
 
-async def _refuse_beaten(conn: Connection, resource: Resource, import_id: UUID) -> int:
+async def _refuse_beaten(conn: Connection, resource: Resource, import_id: UUID, mode: Mode) -> Counts:
+    """Writes the errors of the beaten, or in the other modes only counts them."""
+    if mode != "insert":
+        cursor = await conn.execute("SELECT count(*) FROM rivals WHERE beaten_by IS NOT NULL")
+        (skipped,) = await cursor.fetchone() or (0,)
+        return Counts(skipped=skipped)
     cursor = await conn.execute(
         """
         INSERT INTO import_errors (
@@ -142,10 +162,11 @@ async def _refuse_beaten(conn: Connection, resource: Resource, import_id: UUID) 
         """,
         {"import_id": import_id, "key": resource.key},
     )
-    return cursor.rowcount
+    return Counts(failed=cursor.rowcount, codes=Counter(duplicate_in_file=cursor.rowcount))
 
 
-async def _remove_beaten(conn: Connection, resource: Resource, import_id: UUID) -> int:
+async def _remove_beaten(conn: Connection, resource: Resource, import_id: UUID) -> Counts:
+    """Removes the rows that this import created for records that are beaten now."""
     cursor = await conn.execute(
         staging.compose(
             resource,
@@ -155,22 +176,58 @@ async def _remove_beaten(conn: Connection, resource: Resource, import_id: UUID) 
             WHERE other.id = rivals.id
                 AND other.import_id = %(import_id)s
                 AND other.import_record = rivals.record
-                AND rivals.is_stored
+                AND action = 'created'
                 AND beaten_by IS NOT NULL
             """,
         ),
         {"import_id": import_id},
     )
-    return cursor.rowcount
+    return Counts(created=-cursor.rowcount)
 
 
-async def _store_winners(conn: Connection, resource: Resource, import_id: UUID) -> int:
-    await conn.execute("DELETE FROM staged USING rivals WHERE import_record = rivals.record AND beaten_by IS NOT NULL")
-    await conn.execute("UPDATE staged SET is_twin = false WHERE is_twin")
-    created = await staging.insert(conn, resource, import_id)
-    if not await staging.is_empty(conn):
-        raise _Raced
-    return created
+async def _count_again(conn: Connection, resource: Resource, import_id: UUID) -> Counts:
+    """Takes back what was counted for rows that were there before: beaten, or unchanged but matched by several records."""
+    cursor = await conn.execute(
+        """
+        SELECT count(*) FILTER (WHERE action = 'updated' AND beaten_by IS NOT NULL),
+            count(*) FILTER (WHERE action = 'unchanged' AND beaten_by IS NOT NULL),
+            count(*) FILTER (WHERE action = 'unchanged' AND beaten_by IS NULL AND NOT is_alone)
+        FROM rivals
+        """
+    )
+    updated, unchanged, shared = await cursor.fetchone() or (0, 0, 0)
+    if shared:
+        await conn.execute(
+            staging.compose(
+                resource,
+                """
+                UPDATE {table} AS other
+                SET import_action = 'updated'
+                FROM rivals
+                WHERE other.id = rivals.id
+                    AND other.import_id = %(import_id)s
+                    AND other.import_record = rivals.record
+                    AND action = 'unchanged'
+                    AND beaten_by IS NULL
+                    AND NOT is_alone
+                """,
+            ),
+            {"import_id": import_id},
+        )
+    return Counts(updated=shared - updated, unchanged=-unchanged - shared)
+
+
+async def _choose(conn: Connection) -> None:
+    """Leaves only the winners in `staged`, each with the row that it overwrites, if that was there before this import."""
+    await conn.execute("DELETE FROM staged USING rivals WHERE staged.record = rivals.record AND beaten_by IS NOT NULL")
+    await conn.execute(
+        """
+        UPDATE staged
+        SET verdict = CASE WHEN target_existed THEN 'update' ELSE 'insert' END, is_alone = rivals.is_alone
+        FROM rivals
+        WHERE staged.record = rivals.record
+        """
+    )
 
 
 def _is_referred_to(resource: Resource) -> sql.Composable:

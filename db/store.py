@@ -6,19 +6,20 @@ or deferred because it collides with another record of its own import (see `db.s
 """
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
 from psycopg import sql
-from psycopg.errors import CheckViolation, DataError, IntegrityError
+from psycopg.errors import DataError, IntegrityError
 
 from db import record_errors, settle, staging
 from db.pool import Connection
 from db.queue import Counts
 from db.resource import Parsed, RecordError, Resource
+from db.staging import Mode
 
 # how often a merge looks again at records that something was in the way of
 ROUNDS_MAX = 5
@@ -32,7 +33,14 @@ class Stored(NamedTuple):
 
 
 async def merge(
-    conn: Connection, resource: Resource, import_id: UUID, parsed: Parsed, *, is_alone: bool, is_clean_so_far: bool
+    conn: Connection,
+    resource: Resource,
+    import_id: UUID,
+    parsed: Parsed,
+    *,
+    mode: Mode,
+    is_alone: bool,
+    is_clean_so_far: bool,
 ) -> Stored:
     """Stores the sound records of one chunk and writes all of its errors, in the caller's transaction.
 
@@ -44,40 +52,59 @@ async def merge(
     if not parsed.records:
         return Stored(refused, collided=False)
 
-    generated = _complete(resource, parsed)
     twins = _twins(resource, parsed)
-    if is_clean_so_far and not twins and await _copy_straight(conn, resource, import_id, parsed):
+    # every mode but update stores what matches nothing
+    is_promising = is_clean_so_far and not twins and mode != "update"
+    if is_promising and await _copy_straight(conn, resource, import_id, parsed):
         return Stored(refused + Counts(created=len(parsed.records)), collided=False)
 
-    await staging.fill(conn, resource, parsed, generated=generated, twins=twins)
-    counts = await _merge_staged(conn, resource, import_id)
+    await staging.fill(conn, resource, parsed, twins=twins)
+    counts = await _merge_staged(conn, resource, import_id, mode)
     if is_alone and counts.deferred:
-        counts += await settle.settle(conn, resource, import_id)
+        counts += await settle.settle(conn, resource, import_id, mode)
         counts.deferred = 0
     return Stored(refused + counts, collided=True)
 
 
-async def _merge_staged(conn: Connection, resource: Resource, import_id: UUID) -> Counts:
+async def _merge_staged(conn: Connection, resource: Resource, import_id: UUID, mode: Mode) -> Counts:
     counts = Counts(codes=await staging.mark_orphans(conn, resource, import_id))
     for _ in range(ROUNDS_MAX):
+        await staging.match(conn, resource, import_id, mode)
+        counts += await staging.refuse(conn, resource, import_id, mode)
+        counts.deferred += await staging.defer(conn, resource, import_id)
         try:
             async with conn.transaction():
-                counts.created += await staging.insert(conn, resource, import_id)
-        except (CheckViolation, DataError):
+                stored = await staging.update(conn, resource, import_id)
+                stored += await staging.insert(conn, resource, import_id)
+        except (IntegrityError, DataError):
             break
-        counts += await staging.refuse_existing(conn, resource, import_id)
-        counts.deferred += await staging.defer(conn, resource, import_id)
-        # what is left met a row that is gone by now: look again
-        if await staging.is_empty(conn):
+        counts += stored
+        # what is left met a row that was not there when we looked: look again
+        if not await staging.remaining(conn):
             return counts
-    # a constraint or an index that the resource's definition does not know of: find out record by record
-    return counts + await staging.insert_singly(conn, resource, import_id)
+    return counts + await _store_singly(conn, resource, import_id)
+
+
+async def _store_singly(conn: Connection, resource: Resource, import_id: UUID) -> Counts:
+    """Record by record, for constraints and indexes that the resource's definition does not know of. Slow, hardly ever needed."""
+    counts = Counts()
+    for record in await staging.remaining(conn):
+        try:
+            async with conn.transaction():
+                stored = await staging.update(conn, resource, import_id, only=record)
+                stored += await staging.insert(conn, resource, import_id, only=record)
+            why = None if stored.created + stored.updated + stored.unchanged else "a unique index refuses it"
+        except (IntegrityError, DataError) as error:
+            stored, why = Counts(), error.diag.message_primary or type(error).__name__
+        if why is not None:
+            stored = await staging.refuse_one(conn, resource, import_id, record, why=why)
+        counts += stored
+    return counts
 
 
 async def _copy_straight(conn: Connection, resource: Resource, import_id: UUID, parsed: Parsed) -> bool:
     """The optimistic first step; False when it met a conflict, and then nothing of it is left."""
     columns = [*resource.columns, "import_id", "import_record", "import_action"]
-    order = _key_order(resource, parsed)
     try:
         async with (
             conn.transaction(),
@@ -88,10 +115,8 @@ async def _copy_straight(conn: Connection, resource: Resource, import_id: UUID, 
             ) as copy,
         ):
             copy.set_types([*resource.column_types, "uuid", "int8", "text"])
-            for i in order:
-                await copy.write_row(
-                    (*msgspec.structs.astuple(parsed.records[i]), import_id, parsed.numbers[i], "created")
-                )
+            for values, number in _complete(resource, parsed):
+                await copy.write_row((*values, import_id, number, "created"))
     except (IntegrityError, DataError):
         return False
     return True
@@ -118,23 +143,29 @@ async def _with_missing_parents(conn: Connection, resource: Resource, parsed: Pa
     return sorted([*parsed.errors, *found], key=lambda error: error.record)
 
 
-def _complete(resource: Resource, parsed: Parsed) -> set[int]:
-    """Gives each record what the service fills in: a missing id, the time of the import. Returns whose id is ours, by index."""
-    generated = set()
+def _complete(resource: Resource, parsed: Parsed) -> Iterator[tuple[tuple[Any, ...], int]]:
+    """The values of each record, with what the service fills in (a missing id, the time), and its number.
+
+    In the order of the unique key: chunks that collide then seldom deadlock.
+    """
     now = datetime.now(UTC)
-    for i, record in enumerate(parsed.records):
-        if record.id is None:
-            record.id = resource.new_id()
-            generated.add(i)
-        for field in resource.stamped:
-            if getattr(record, field) is None:
-                setattr(record, field, now)
-    return generated
+    stamped = [resource.columns.index(column) for column in resource.stamped]
+    for i in _key_order(resource, parsed):
+        values = msgspec.structs.astuple(parsed.records[i])
+        if None in values:
+            complete = list(values)
+            if complete[0] is None:
+                complete[0] = resource.new_id()
+            for column in stamped:
+                if complete[column] is None:
+                    complete[column] = now
+            values = tuple(complete)
+        yield values, parsed.numbers[i]
 
 
 def _twins(resource: Resource, parsed: Parsed) -> set[int]:
     """The records, by index, that share their id or their natural key with another one of the chunk."""
-    twins = _repeated([record.id for record in parsed.records])
+    twins = _repeated([record.id if record.id is not None else i for i, record in enumerate(parsed.records)])
     if resource.key is not None:
         twins |= _repeated([resource.key_of(getattr(record, resource.key)) for record in parsed.records])
     return twins
@@ -149,5 +180,5 @@ def _key_order(resource: Resource, parsed: Parsed) -> Sequence[int]:
     """The indexes of the records in the order of their unique key: chunks that collide then seldom deadlock."""
     key = resource.key
     if key is None:
-        return sorted(range(len(parsed.records)), key=lambda i: parsed.records[i].id)
+        return sorted(range(len(parsed.records)), key=lambda i: parsed.records[i].id or "")
     return sorted(range(len(parsed.records)), key=lambda i: resource.key_of(getattr(parsed.records[i], key)))

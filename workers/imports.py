@@ -51,7 +51,7 @@ async def perform(conn: Connection, claim: Claim, *, settings: Settings, memory:
         work, chunk = await imports.work(conn, claim)
         resource = RESOURCES[work.resource]
         if chunk is None:
-            counts = await settle.settle(conn, resource, claim.job_id)
+            counts = await settle.settle(conn, resource, claim.job_id, work.mode)
         else:
             parsed: Parsed = parse(
                 resource,
@@ -67,6 +67,7 @@ async def perform(conn: Connection, claim: Claim, *, settings: Settings, memory:
                 resource,
                 claim.job_id,
                 parsed,
+                mode=work.mode,
                 is_alone=work.total_chunks == 1,
                 is_clean_so_far=claim.job_id not in memory,
             )

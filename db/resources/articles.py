@@ -38,4 +38,5 @@ ARTICLES = Resource(
     references={"author_id": "users"},
     rules=rules,
     new_id=uuid4,
+    new_id_sql="gen_random_uuid()",
 )

@@ -35,5 +35,6 @@ COMMENTS = Resource(
     references={"article_id": "articles", "user_id": "users"},
     rules=rules,
     new_id=lambda: f"cm_{uuid4()}",
+    new_id_sql="'cm_' || gen_random_uuid()",
     stamped=("created_at",),
 )

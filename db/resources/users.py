@@ -33,5 +33,7 @@ USERS = Resource(
     key_of=str.lower,
     key_sql="lower({}.email)",
     new_id=uuid4,
+    new_id_sql="gen_random_uuid()",
     stamped=("created_at", "updated_at"),
+    touched="updated_at",
 )
