@@ -22,6 +22,7 @@ from db.payload import Chunk, Format
 from db.pool import Pool
 from db.resources import RESOURCES
 from db.settings import Settings
+from db.staging import Mode
 from monitoring import metrics
 
 log = structlog.get_logger(__name__)
@@ -39,7 +40,11 @@ class ImportParameters(msgspec.Struct, kw_only=True):
         Literal["users", "articles", "comments"] | None, Meta(description="What the records are. Required.")
     ] = None
     mode: Annotated[
-        Literal["insert"], Meta(description="What a match with a stored row means; insert: the record is refused.")
+        Mode,
+        Meta(
+            description="What becomes of a record that matches a stored row, by id or else by its natural key: insert refuses "
+            "it, skip passes it by, upsert updates the row, update does so too and refuses records without a match."
+        ),
     ] = "insert"
     format: Annotated[
         Format | None, Meta(description="Without it the content type tells, else the file's name, else its first byte.")

@@ -12,6 +12,7 @@ from collections import Counter
 from uuid import UUID
 
 from psycopg import sql
+from psycopg.errors import DataError, IntegrityError
 
 from db import staging
 from db.pool import Connection
@@ -35,13 +36,16 @@ async def settle(conn: Connection, resource: Resource, import_id: UUID, mode: Mo
     for _ in range(ROUNDS_MAX):
         try:
             async with conn.transaction():
-                return await _attempt(conn, resource, import_id, mode)
+                return await _attempt(conn, resource, import_id, mode, is_last=False)
         except _Raced:
             continue
-    raise RuntimeError("others keep inserting the keys that this import tries to settle")
+        except (IntegrityError, DataError):
+            break
+    return await _attempt(conn, resource, import_id, mode, is_last=True)
 
 
-async def _attempt(conn: Connection, resource: Resource, import_id: UUID, mode: Mode) -> Counts:
+async def _attempt(conn: Connection, resource: Resource, import_id: UUID, mode: Mode, *, is_last: bool) -> Counts:
+    """Settles, or raises for want of room for a winner; the last attempt refuses such a winner instead."""
     await staging.create(conn, resource)
     await conn.execute(
         """
@@ -63,10 +67,13 @@ async def _attempt(conn: Connection, resource: Resource, import_id: UUID, mode: 
     counts += await _remove_beaten(conn, resource, import_id)
     counts += await _count_again(conn, resource, import_id)
     await _choose(conn)
-    counts += await staging.update(conn, resource, import_id)
-    counts += await staging.insert(conn, resource, import_id)
-    if await staging.remaining(conn):
-        raise _Raced
+    if is_last:
+        counts += await staging.store_singly(conn, resource, import_id)
+    else:
+        counts += await staging.update(conn, resource, import_id)
+        counts += await staging.insert(conn, resource, import_id)
+        if await staging.remaining(conn):
+            raise _Raced
     await conn.execute("DELETE FROM import_deferred WHERE import_id = %(import_id)s", {"import_id": import_id})
     await conn.execute("DROP TABLE rivals, staged")
     return counts

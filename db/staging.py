@@ -18,6 +18,7 @@ from uuid import UUID
 
 import msgspec
 from psycopg import sql
+from psycopg.errors import DataError, IntegrityError
 
 from db.pool import Connection
 from db.queue import Counts
@@ -298,6 +299,23 @@ async def insert(conn: Connection, resource: Resource, import_id: UUID, *, only:
         {"import_id": import_id, "only": only},
     )
     return Counts(created=cursor.rowcount)
+
+
+async def store_singly(conn: Connection, resource: Resource, import_id: UUID) -> Counts:
+    """Record by record, for constraints and indexes that the resource's definition does not know of. Slow, hardly ever needed."""
+    counts = Counts()
+    for record in await remaining(conn):
+        try:
+            async with conn.transaction():
+                stored = await update(conn, resource, import_id, only=record)
+                stored += await insert(conn, resource, import_id, only=record)
+            why = None if stored.created + stored.updated + stored.unchanged else "a unique index refuses it"
+        except (IntegrityError, DataError) as error:
+            stored, why = Counts(), error.diag.message_primary or type(error).__name__
+        if why is not None:
+            stored = await refuse_one(conn, resource, import_id, record, why=why)
+        counts += stored
+    return counts
 
 
 async def refuse_one(conn: Connection, resource: Resource, import_id: UUID, record: int, *, why: str) -> Counts:

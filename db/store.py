@@ -82,24 +82,7 @@ async def _merge_staged(conn: Connection, resource: Resource, import_id: UUID, m
         # what is left met a row that was not there when we looked: look again
         if not await staging.remaining(conn):
             return counts
-    return counts + await _store_singly(conn, resource, import_id)
-
-
-async def _store_singly(conn: Connection, resource: Resource, import_id: UUID) -> Counts:
-    """Record by record, for constraints and indexes that the resource's definition does not know of. Slow, hardly ever needed."""
-    counts = Counts()
-    for record in await staging.remaining(conn):
-        try:
-            async with conn.transaction():
-                stored = await staging.update(conn, resource, import_id, only=record)
-                stored += await staging.insert(conn, resource, import_id, only=record)
-            why = None if stored.created + stored.updated + stored.unchanged else "a unique index refuses it"
-        except (IntegrityError, DataError) as error:
-            stored, why = Counts(), error.diag.message_primary or type(error).__name__
-        if why is not None:
-            stored = await staging.refuse_one(conn, resource, import_id, record, why=why)
-        counts += stored
-    return counts
+    return counts + await staging.store_singly(conn, resource, import_id)
 
 
 async def _copy_straight(conn: Connection, resource: Resource, import_id: UUID, parsed: Parsed) -> bool:

@@ -146,6 +146,23 @@ while True:
         embedded.url(data_path)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc to find them")
+def test_a_hang_up_ends_what_the_command_started(data_path):
+    """Also processes in sessions of their own, when the command does not pass the signal on."""
+    script = """
+import signal, subprocess
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen(["sleep", "600"], start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+print("ready", flush=True)
+print(child.wait())
+"""
+    run = command(data_path, "run", "--", sys.executable, "-c", script)
+    assert run.stdout.readline() == "ready\n"
+    os.killpg(run.pid, signal.SIGHUP)
+    output, _ = run.communicate()
+    assert (output, run.returncode) == (f"{-signal.SIGTERM}\n", 0)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
 async def test_a_killed_wrapper_leaves_nothing_running(data_path):
     """After a kill -9 of the wrapper both its command and its server end."""

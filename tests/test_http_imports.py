@@ -210,13 +210,13 @@ async def test_delimiters(api, name, delimiter):
     file = USERS.replace(b",", delimiter.encode()).replace(b"User 1", b"User, 1")
     job = await api.finished(await api.post(file, type="text/csv", params=ASKED | {"csv_delimiter": name}))
     assert job["counts"]["created"] == 2
-    assert await api.value("SELECT name FROM users ORDER BY name") == "User 1" or "User, 1"
+    assert await api.value("SELECT name FROM users WHERE email = 'user1@example.org'") == "User, 1"
 
 
 async def test_a_second_import_of_the_same_users_is_rejected(api):
     """What is stored already is refused with the field that is taken, and the job says that nothing was stored."""
     await api.finished(await api.post(USERS, type="text/csv", **QUERY))
-    job = await api.finished(await api.post(USERS.upper().replace(b"READER", b"reader"), type="text/csv", **QUERY))
+    job = await api.finished(await api.post(USERS.replace(b"user", b"USER"), type="text/csv", **QUERY))
     assert job["outcome"] == "rejected"
     assert [(count["field"], count["code"], count["count"]) for count in job["error_summary"]] == [
         ("email", "already_exists", 2)

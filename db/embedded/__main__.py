@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -62,10 +64,22 @@ def _wait_for(command: list[str], environment: Mapping[str, str]) -> int:
         child = subprocess.Popen(command, env=environment, preexec_fn=embedded.die_with_parent(signal.SIGTERM))
     except OSError as error:
         raise EmbeddedError(f"{command[0]}: {error.strerror}") from None
-    for signum in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, lambda *_: child.terminate())
+    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    signal.signal(signal.SIGHUP, lambda *_: _terminate_all(child.pid))
     status = child.wait()
     return status if status >= 0 else 128 - status
+
+
+def _terminate_all(pid: int) -> None:
+    """Terminates `pid` and, on Linux, all below it: honcho, whose terminal is gone, dies of the first line it writes."""
+    family = [pid]
+    for member in family:
+        with suppress(FileNotFoundError):
+            children = Path(f"/proc/{member}/task/{member}/children").read_text()
+            family.extend(int(child) for child in children.split())
+    for member in family:
+        with suppress(ProcessLookupError):
+            os.kill(member, signal.SIGTERM)
 
 
 def _psql(arguments: list[str], given: Settings) -> NoReturn:

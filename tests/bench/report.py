@@ -67,7 +67,7 @@ def table(figures: list[Figure]) -> Table:
             _range(ours),
             figure.unit,
             f"{ratio.median:.2f}" if ratio else "",
-            f"{ratio.min:.2f}–{ratio.max:.2f}" if ratio and len(figure.samples) > 1 else "",
+            f"{ratio.min:.2f}-{ratio.max:.2f}" if ratio and len(figure.samples) > 1 else "",
             figure.yardstick or "",
             number(theirs.median) if theirs else "",
         )
@@ -96,4 +96,4 @@ def show(console: Console, head: dict[str, Any], figures: list[Figure]) -> None:
 
 
 def _range(of: Spread | None) -> str:
-    return f"{number(of.min)}–{number(of.max)}" if of and of.min != of.max else ""
+    return f"{number(of.min)}-{number(of.max)}" if of and of.min != of.max else ""

@@ -69,15 +69,15 @@ def opened(size: Size, console: Console) -> Iterator[Scene]:
                 embedded.stop(folder / "server")
 
 
-def psql(database_url: str, command: str, *, output: Path | None = None) -> None:
-    """Runs one command in the psql that came with the server; what it prints goes to `output`, or nowhere."""
-    with Path(output or os.devnull).open("wb") as stdout:
-        subprocess.run(
-            [binaries.find() / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", database_url, "-c", command],
-            stdout=stdout,
-            env={**os.environ, "PGOPTIONS": "-c TimeZone=UTC", "PGCLIENTENCODING": "UTF8"},
-            check=True,
-        )
+def psql(database_url: str, command: str, *, stdout: int = subprocess.DEVNULL) -> bytes:
+    """Runs one command in the psql that came with the server; returns what it prints if `stdout` is a pipe."""
+    done = subprocess.run(
+        [binaries.find() / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", database_url, "-c", command],
+        stdout=stdout,
+        env={**os.environ, "PGOPTIONS": "-c TimeZone=UTC", "PGCLIENTENCODING": "UTF8"},
+        check=True,
+    )
+    return done.stdout or b""
 
 
 def empty(database_url: str) -> None:
