@@ -3,12 +3,14 @@ PYTHON3 ?= python3
 PYTHON := .venv/bin/python
 # tests wait more than they compute
 TEST_PROCESSES ?= 4
+# how much `make bench` does: smoke, quick or full
+SIZE ?= quick
 
 # the Procfile says `python`
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check fix lock migrate-up migrate-down db-start db-stop psql clean
+.PHONY: help install run demo test check fix bench lock migrate-up migrate-down db-start db-stop psql clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -19,6 +21,9 @@ install: .venv/installed ## make the environment in .venv and install what the s
 run: install ## run the API and the workers, and PostgreSQL if DATABASE_URL is unset; Ctrl-C stops all
 	@PYTHONUNBUFFERED=1 exec $(PYTHON) -m db.embedded run -- sh -c \
 		'python -m db.migrate up && exec honcho --env /dev/null --procfile Procfile start'
+
+demo: .venv/installed-dev ## watch the main job on a scratch server: imports with planted faults, an export
+	@$(PYTHON) -m tests.demo
 
 test: .venv/installed-dev ## run the tests
 	@$(PYTHON) -m pytest -n $(TEST_PROCESSES)
@@ -32,6 +37,9 @@ check: .venv/installed-dev ## check format, lint, types and the import contracts
 fix: .venv/installed-dev ## format, and mend what the linter can mend
 	@ruff format
 	@ruff check --fix
+
+bench: .venv/installed-dev ## measure against PostgreSQL's own tools; SIZE=full takes longer than quick
+	@$(PYTHON) -m tests.bench $(SIZE)
 
 lock: ## write the lock files anew from pyproject.toml (needs uv)
 	@command -v uv > /dev/null || { echo "make lock needs uv: https://docs.astral.sh/uv" >&2; exit 1; }

@@ -4,15 +4,19 @@ Nothing is kept but the block in hand, except of the JSON object form, which is 
 """
 
 import base64
-import binascii
 import hashlib
-import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 from litestar import Request
-from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser
+from multipart import (
+    MultipartError,
+    MultipartSegment,
+    ParserLimitReached,
+    PushMultipartParser,
+    parse_options_header,
+)
 
 from api.decoding import Compression, Decoder, Undecodable, decoder
 from api.errors import Fault, Problem
@@ -45,6 +49,8 @@ COMPRESSIONS: dict[str, Compression] = {
 OPAQUE = ("", "application/octet-stream", "text/plain", *COMPRESSIONS)
 
 PARAMETER_MAX_BYTES = 4096
+# so many blank bytes are looked through for the first byte that tells the format
+HEAD_MAX_BYTES = 64 * 1024
 PARTS_MAX = 32
 
 
@@ -75,10 +81,9 @@ class Body:
 
     async def events(self) -> AsyncIterator[Event]:
         """Parameters and the blocks of one file. Raises `Problem`: 400, 413, 415."""
-        media_type, _, options = self._request.headers.get("content-type", "").partition(";")
-        media_type = media_type.strip().lower()
+        media_type, options = parse_options_header(self._request.headers.get("content-type", ""))
         if media_type == "multipart/form-data":
-            events = self._multipart(options)
+            events = self._multipart(options.get("boundary", ""))
         elif media_type == "application/json":
             events = self._json()
         else:
@@ -126,7 +131,7 @@ class Body:
         head = b""
         async for block in decoded:
             head += block
-            if head.lstrip(b"\xef\xbb\xbf \t\r\n"):
+            if head.lstrip(b"\xef\xbb\xbf \t\r\n") or len(head) > HEAD_MAX_BYTES:
                 break
         if not head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") or "format" in self._request.query_params:
             yield File(None, "json")
@@ -147,9 +152,9 @@ class Body:
         for event in _object(bytes(whole)):
             yield event
 
-    async def _multipart(self, options: str) -> AsyncIterator[Event]:
-        form = _Form(options)
-        async for block in self._blocks():
+    async def _multipart(self, boundary: str) -> AsyncIterator[Event]:
+        form = _Form(boundary)
+        async for block in self._decoded(_content_encoding(self._request)):
             for event in form.feed(block):
                 yield event
         form.finish()
@@ -158,11 +163,10 @@ class Body:
 class _Form:
     """A multipart form, part by part."""
 
-    def __init__(self, options: str) -> None:
-        boundary = re.search(r'boundary="?([^";,]+)"?', options)
-        if boundary is None:
+    def __init__(self, boundary: str) -> None:
+        if not boundary:
             raise Problem("invalid-request", "The Content-Type multipart/form-data has no boundary.")
-        self._parser = PushMultipartParser(boundary[1], max_segment_count=PARTS_MAX)
+        self._parser = PushMultipartParser(boundary, max_segment_count=PARTS_MAX)
         self._part: MultipartSegment | None = None
         self._value = b""
         self._unpack: Decoder | None = None
@@ -209,7 +213,8 @@ class _Form:
         if self._has_file:
             raise _fault("file", "repeated_parameter", "is given more than once")
         self._has_file = True
-        name = part.filename
+        # PostgreSQL has no text with the character U+0000
+        name = part.filename and part.filename.replace("\0", "\ufffd")
         endings = name.lower().split(".")[1:][-2:] if name else []
         media_type = (part.content_type or "").lower()
         compression = COMPRESSIONS.get(media_type) or (COMPRESSIONS.get(endings[-1]) if endings else None)
@@ -277,7 +282,7 @@ def _content_digest(header: str | None) -> bytes | None:
         if name.lower() == "sha-256":
             try:
                 digest = base64.b64decode(value.strip(":"), validate=True)
-            except binascii.Error:
+            except ValueError:
                 digest = b""
             if len(digest) != 32 or not (value.startswith(":") and value.endswith(":")):
                 raise _fault("Content-Digest", "invalid_value", "must be like sha-256=:<44 characters of base64>:")

@@ -19,7 +19,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from api import answers, parameters
 from api.errors import responses
-from api.uploads import ImportParameters, Uploads, receive
+from api.uploads import STORABLE, ImportParameters, Uploads, receive
 from db import imports, record_errors
 from db.imports import FINAL, Import
 from db.pool import Pool
@@ -108,7 +108,7 @@ class ListParameters(msgspec.Struct, kw_only=True):
 
 class ErrorParameters(msgspec.Struct, kw_only=True):
     code: Code | None = None
-    field: Annotated[str, Meta(max_length=255)] | None = None
+    field: Annotated[str, Meta(max_length=255, pattern=STORABLE)] | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
     cursor: str | None = None
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import msgspec
 
 from api import chunking
-from api.body import too_large
+from api.body import HEAD_MAX_BYTES, too_large
 from api.chunking import Cutter
 from api.errors import Fault, Problem
 from db.payload import Chunk, Format
@@ -15,8 +15,6 @@ from db.settings import Settings
 
 # columns that come from an annotated file of refused records
 ANNOTATIONS = ("_line", "_errors")
-# so many blank bytes are looked through for the first byte that tells the format
-HEAD_MAX_BYTES = 64 * 1024
 
 
 class Intake:

@@ -30,7 +30,10 @@ log = structlog.get_logger(__name__)
 # chunks are held back until they have so many bytes: fewer, still short transactions
 FLUSH_BYTES = 4 * 1024 * 1024
 
-Key = Annotated[str, Meta(min_length=1, max_length=255)]
+# PostgreSQL has no text with the character U+0000
+STORABLE = r"^[^\x00]*\Z"
+
+Key = Annotated[str, Meta(min_length=1, max_length=255, pattern=STORABLE)]
 
 
 class ImportParameters(msgspec.Struct, kw_only=True):

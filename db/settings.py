@@ -49,12 +49,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # an upload that shows no sign of life for so long is swept
     upload_grace_seconds: Seconds = 60.0
 
+    # beyond these a new import is answered 429: imports that are not final, uploads under way included; the bytes of their
+    # files, as far as they have arrived whole; uploads that one API process receives at once
+    queue_jobs_max: Count = 1000
+    queue_bytes_max: Bytes = 50 * 1024**3
+    uploads_max: Count = 200
+
     # the queue; see db/README.md
     claim_grace_seconds: Seconds = 5.0
     attempts_max: Count = 12
     crashes_max: Count = 4
     poll_seconds: Seconds = 1.0
     upkeep_seconds: Seconds = 3.0
+    # how long a final import is kept, with its errors and its file; what it has stored stays
+    job_retention_seconds: Seconds = 7 * 24 * 3600.0
     # how long a process that was told to stop may go on with what it has begun
     stop_seconds: Seconds = 4.0
 

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextma
 import psycopg
 import pytest
 from psycopg import AsyncConnection
+from psycopg.sql import SQL, Identifier
 
 from db import migrate, pool
 from db.embedded import EmbeddedError
@@ -17,8 +18,8 @@ TEARDOWN = pytest.StashKey[ExitStack]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Starts the server, in the controller if there are several processes, which hands it on to the others."""
-    if hasattr(config, "workerinput"):
-        config.stash[SERVER] = config.workerinput["server"]
+    if workerinput := getattr(config, "workerinput", None):
+        config.stash[SERVER] = workerinput["server"]
         return
     if config.option.collectonly:
         return
@@ -107,6 +108,6 @@ def _template(server_url: str) -> Iterator[str]:
     name = servers.create_database(server_url)
     migrate.up(servers.database_url(server_url, name))
     with psycopg.connect(server_url, autocommit=True) as conn:
-        conn.execute(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false")
+        conn.execute(SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS false").format(Identifier(name)))
     yield name
     servers.drop_database(server_url, name)

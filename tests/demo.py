@@ -30,7 +30,7 @@ WORKERS = 2
 LINES_SHOWN = 5
 VALUE_CHARACTERS_MAX = 20
 # what a pipe or a file gets; a terminal has a width of its own
-WIDTH = 120
+WIDTH = 150
 
 console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
 
@@ -79,7 +79,7 @@ async def _show(folder: Path, database_url: str) -> None:
             COMMENTS, articles=articles.ids, users=users.ids, seed=SEED, fault_rate=FAULT_RATE
         )
         await _import(client, "comments", "comments.ndjson", "application/x-ndjson", comments)
-        await _export(client)
+        await _export(client, USERS - users.faults.total())
     _tell_more()
 
 
@@ -89,7 +89,7 @@ async def _show(folder: Path, database_url: str) -> None:
 async def _import(client: httpx.AsyncClient, resource: str, name: str, media_type: str, made: Made) -> None:
     _title(
         f"Importing {made.records:,} {resource}",
-        f"{name}, {len(made.data) / 1e6:.1f} MB, with {made.faults.total()} faults planted",
+        f"{name}, {len(made.data) / 1e6:.1f} MB, with {made.faults.total():,} faults planted",
     )
     _command(f"curl -F resource={resource} -F file=@{name} {client.base_url}/api/v1/imports")
     posted = await client.post(
@@ -128,10 +128,10 @@ async def _refused(client: httpx.AsyncClient, job: dict[str, Any]) -> Table:
     """What was refused and why, a line for each kind of fault, each with the first record that has it."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("refused", justify="right", style="red")
-    table.add_column("field", style="cyan")
-    table.add_column("code")
-    table.add_column("first line", justify="right")
-    table.add_column("its value")
+    table.add_column("field", style="cyan", no_wrap=True)
+    table.add_column("code", no_wrap=True)
+    table.add_column("first at", justify="right")
+    table.add_column("its value", style="yellow")
     table.add_column("why", style="dim", ratio=1)
     for group in job["error_summary"]:
         query = {"code": group["code"], "limit": "1"} | ({"field": group["field"]} if group["field"] else {})
@@ -140,7 +140,7 @@ async def _refused(client: httpx.AsyncClient, job: dict[str, Any]) -> Table:
             str(group["count"]),
             Text(group["field"] or "the record"),
             Text(group["code"]),
-            str(group["first_line"]),
+            f"line {group['first_line']}",
             Text(_short(example["value"])),
             Text(example["message"]),
         )
@@ -155,14 +155,14 @@ def _check(job: dict[str, Any], planted: Counter[Fault]) -> None:
     if sum(job["counts"].values()) != job["total_records"] or job["counts"]["failed"] != planted.total():
         raise Unexpected(f"the counters do not add up: {job['counts']} of {job['total_records']} records")
     console.print(
-        f"[green]✓[/] every planted fault was found, nothing else was refused: {found.total()} of {planted.total()}"
+        f"[green]✓[/] every planted fault was found, nothing else was refused: {found.total():,} of {planted.total():,}"
     )
 
 
 # ── the export, and the end ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def _export(client: httpx.AsyncClient) -> None:
+async def _export(client: httpx.AsyncClient, stored: int) -> None:
     address = "/api/v1/exports/users/stream?format=csv"
     _title("Exporting the users", "as CSV, streamed from one snapshot")
     _command(f"curl '{client.base_url}{address}'")
@@ -177,10 +177,12 @@ async def _export(client: httpx.AsyncClient) -> None:
                 first.append(line)
             lines += 1
             size += len(line.encode()) + 1
-    for line in first:
-        console.print(Text(line, style="dim", no_wrap=True, overflow="ellipsis"))
     seconds = time.monotonic() - began
-    console.print(f"… {lines - 1:,} users, {size / 1e6:.1f} MB in {seconds:.2f} s. They import again unchanged.")
+    if lines - 1 != stored:
+        raise Unexpected(f"{stored} users were stored, the export has {lines - 1}")
+    for line in first:
+        console.print(Text(line, style="dim"), no_wrap=True, overflow="ellipsis")
+    console.print(f"… {stored:,} users, {size / 1e6:.1f} MB in {seconds:.2f} s")
 
 
 def _tell_more() -> None:
@@ -206,11 +208,12 @@ def _expect(response: httpx.Response, status: int) -> dict[str, Any]:
 
 def _title(what: str, detail: str) -> None:
     console.print()
-    console.rule(f"[bold]{what}[/]  [dim]{detail}[/]", align="left", style="dim")
+    console.rule(f"[bold]{what}[/]", align="left", style="dim")
+    console.print(detail, style="dim")
 
 
 def _command(line: str) -> None:
-    console.print(Text(f"$ {line}", style="bold blue", no_wrap=True, overflow="fold"), soft_wrap=True)
+    console.print(Text(f"$ {line}", style="bold blue"), soft_wrap=True)
 
 
 def _short(value: str | None) -> str:

@@ -72,7 +72,12 @@ async def stored_article(conn: Connection, author: UUID, number: int = 0) -> UUI
 
 
 async def queued(
-    conn: Connection, records: Sequence[dict[str, Any]], *, sizes: Sequence[int] | None = None, resource: str = "users"
+    conn: Connection,
+    records: Sequence[dict[str, Any]],
+    *,
+    sizes: Sequence[int] | None = None,
+    resource: str = "users",
+    mode: str = "insert",
 ) -> UUID:
     """An import of these records that waits for workers, cut into chunks of `sizes` records; None: a single one."""
     lines = [json.dumps(record).encode() + b"\n" for record in records]
@@ -87,14 +92,14 @@ async def queued(
     async with conn.transaction():
         id = await imports.open_upload(conn, token=None)
         await imports.append(conn, id, chunks, first_seq=1)
-        await imports.seal(conn, id, _upload(resource, data, records=len(records), chunks=len(chunks)))
+        await imports.seal(conn, id, _upload(resource, mode, data, records=len(records), chunks=len(chunks)))
     return id
 
 
-def _upload(resource: str, data: bytes, *, records: int, chunks: int) -> imports.Upload:
+def _upload(resource: str, mode: str, data: bytes, *, records: int, chunks: int) -> imports.Upload:
     return imports.Upload(
         resource=resource,
-        mode="insert",
+        mode=mode,
         unknown_fields="error",
         format="ndjson",
         csv_delimiter=",",
@@ -123,11 +128,17 @@ async def perform(conn: Connection, claimed: Claim, *, memory: work.Memory | Non
     return await work.perform(conn, claimed, settings=SETTINGS, memory=memory or work.Memory())
 
 
-async def run(conn: Connection, id: UUID) -> imports.Import:
-    """Drains the queue, ends the import, checks its books, and returns it."""
+async def run(conn: Connection, id: UUID, *, order: Sequence[int] | None = None) -> imports.Import:
+    """Works an import off, its chunks in `order` (their places, from 0), and then what that has queued; see `ended`."""
+    claims = []
+    while claimed := await queue.claim(conn, worker="me"):
+        claims.append(claimed)
+    for place in range(len(claims)) if order is None else order:
+        await perform(conn, claims[place])
+        await imports.finish(conn, id)
     while claimed := await queue.claim(conn, worker="me"):
         await perform(conn, claimed)
-        await imports.finish(conn, claimed.job_id)
+        await imports.finish(conn, id)
     return await ended(conn, id)
 
 
@@ -165,7 +176,7 @@ async def blocked(whom: Connection, *, by: Connection) -> None:
 
 
 async def ended(conn: Connection, id: UUID) -> imports.Import:
-    """The import, which has to be final and to have its books balanced."""
+    """The import, which has to be final with balanced books."""
     job = await imports.get(conn, id)
     assert job is not None
     assert job.finished_at is not None, job

@@ -18,6 +18,7 @@ from uuid import uuid4
 
 import httpx
 import psycopg
+from psycopg.sql import SQL, Identifier
 
 from db import embedded
 
@@ -57,10 +58,16 @@ def postgres() -> Iterator[str]:
     if given := os.environ.get("TEST_DATABASE_URL"):
         yield given
     elif kind == "container":
+        # only here: nobody else needs an engine
+        from docker.errors import DockerException
         from testcontainers.community.postgres import PostgresContainer
 
-        with PostgresContainer(f"postgres:{tag or '18'}", driver=None) as container:
-            yield container.get_connection_url()
+        try:
+            container = PostgresContainer(f"postgres:{tag or '18'}", driver=None).start()
+        except DockerException as error:
+            raise embedded.EmbeddedError(f"TEST_POSTGRES={kind}: {error}") from error
+        yield container.get_connection_url()
+        container.stop()
     else:
         with open_folder() as folder:
             yield embedded.start(folder, options=FAST, bin_dir=postgres_bin())
@@ -84,13 +91,13 @@ def create_database(server_url: str, *, template: str = "template1") -> str:
     """Makes a database that is a copy of `template`, and returns its name."""
     name = f"test_{uuid4().hex}"
     with psycopg.connect(server_url, autocommit=True) as conn:
-        conn.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        conn.execute(SQL("CREATE DATABASE {} TEMPLATE {}").format(Identifier(name), Identifier(template)))
     return name
 
 
 def drop_database(server_url: str, name: str) -> None:
     with psycopg.connect(server_url, autocommit=True) as conn:
-        conn.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        conn.execute(SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(Identifier(name)))
 
 
 def database_url(server_url: str, name: str) -> str:

@@ -151,8 +151,8 @@ def test_a_hang_up_ends_what_the_command_started(data_path):
     """Also processes in sessions of their own, when the command does not pass the signal on."""
     script = """
 import signal, subprocess
+child = subprocess.Popen(["sleep", "600"], start_new_session=True)
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-child = subprocess.Popen(["sleep", "600"], start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 print("ready", flush=True)
 print(child.wait())
 """

@@ -1,0 +1,188 @@
+"""One idempotency key makes one job, whatever comes twice, at once, or behind the file."""
+
+import asyncio
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from tests import importing
+from tests.importing import USERS_HEADER, user_object, user_row
+from tests.servers import eventually
+
+USERS = USERS_HEADER + user_row(1)
+TOKEN = {"idempotency_token": "key"}
+# some rounds, since two simultaneous requests may miss each other
+ROUNDS = 10
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(server_url, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("service")
+    async with importing.service(server_url, folder, worker_pool_size=1) as service:
+        yield service
+
+
+@pytest.fixture
+async def api(shared):
+    async with importing.connected(shared) as api:
+        yield api
+
+
+async def post(api, content=USERS, *, key: str | None = "key", type: str = "text/csv", **params: str) -> httpx.Response:
+    headers = {} if key is None else {"Idempotency-Key": key}
+    return await api.post(content, type=type, headers=headers, params={"resource": "users", **params})
+
+
+def is_replay(answer: httpx.Response, job: dict) -> bool:
+    assert (answer.status_code == 200) == (answer.headers.get("idempotent-replayed") == "true"), answer.text
+    return answer.status_code == 200 and answer.json()["id"] == job["id"]
+
+
+def is_problem(answer: httpx.Response, status: int, slug: str) -> bool:
+    return (answer.status_code, answer.json()["type"]) == (status, f"/problems/{slug}")
+
+
+class Held:
+    """A body whose first part is sent at once, and the rest when it is released."""
+
+    def __init__(self, first: bytes, rest: bytes) -> None:
+        self.first = first
+        self.rest = rest
+        self.release = asyncio.Event()
+
+    async def __aiter__(self):
+        yield self.first
+        await self.release.wait()
+        yield self.rest
+
+
+async def test_a_repetition_answers_with_the_job(api):
+    """200 and the job as it is now, which by then may be another sight than the first answer."""
+    first = await post(api)
+    assert "idempotent-replayed" not in first.headers
+    job = await api.finished(first)
+    again = await post(api)
+    assert is_replay(again, job)
+    assert again.json() == job
+    assert "retry-after" not in again.headers
+    assert again.headers["location"] == first.headers["location"]
+    assert await api.value("SELECT count(*) FROM import_jobs") == 1
+
+
+async def test_a_key_is_the_same_wherever_it_stands(api):
+    """Bare or quoted in the header, in the query, in a form before or behind the file."""
+    job = (await post(api)).json()
+    file = {"files": {"file": ("users.csv", USERS)}}
+    behind = (
+        b'--edge\r\nContent-Disposition: form-data; name="file"; filename="u.csv"\r\n\r\n' + USERS + b"\r\n"
+        b'--edge\r\nContent-Disposition: form-data; name="idempotency_token"\r\n\r\nkey\r\n--edge--\r\n'
+    )
+    for answer in (
+        await post(api, key='"key"'),
+        await post(api, key=None, **TOKEN),
+        await post(api, **TOKEN),
+        await api.post(**file, data={"resource": "users", **TOKEN}),
+        await api.post(behind, type="multipart/form-data; boundary=edge", params={"resource": "users"}),
+        # what is said by default is not another request
+        await post(api, mode="insert", csv_delimiter=","),
+    ):
+        assert is_replay(answer, job), answer.text
+    assert await api.value("SELECT count(*) FROM import_jobs") == 1
+
+
+async def test_an_object_may_be_repeated(api):
+    """The object with records has the token as a member."""
+    body = b'{"resource": "users", "idempotency_token": "key", "records": [' + user_object(1) + b"]}"
+    job = (await api.post(body, type="application/json")).json()
+    assert is_replay(await api.post(body, type="application/json"), job)
+
+
+async def test_a_key_for_something_else(api):
+    """Other bytes or other parameters under the same key: 422, and the first job stays what it was."""
+    job = await api.finished(await post(api))
+    for answer in (
+        await post(api, USERS + user_row(2)),
+        await post(api, USERS_HEADER),
+        await post(api, unknown_fields="ignore"),
+        await post(api, user_object(1), type="application/x-ndjson"),
+        await post(api, b"id,slug,title,body,author_id,status\n", resource="articles"),
+    ):
+        assert is_problem(answer, 422, "idempotency-key-reused"), answer.text
+    assert (await api.get(f"/{job['id']}")).json() == job
+    assert await api.value("SELECT count(*) FROM import_jobs") == 1
+
+
+async def test_while_the_first_is_still_arriving(api):
+    """409 and when to try again, to the twin as to any other; the first is not disturbed."""
+    held = Held(USERS, user_row(2))
+    first = asyncio.create_task(post(api, held))
+    await eventually(lambda: api.value("SELECT count(*) FROM import_jobs"))
+    for content in (USERS + user_row(2), USERS):
+        answer = await post(api, content)
+        assert is_problem(answer, 409, "idempotency-in-progress")
+        assert answer.headers["retry-after"]
+    held.release.set()
+    job = (await first).json()
+    assert job["total_records"] == 2
+    assert is_replay(await post(api, USERS + user_row(2)), job)
+
+
+async def test_two_at_once(api):
+    """However two identical uploads interleave, one makes the job, and the other is told so or told to wait."""
+    for number in range(ROUNDS):
+        # the key is known before the file, or only behind it
+        for early in (True, False):
+            request = twin(f"key-{number}-{early}", early=early)
+            answers = await asyncio.gather(api.post(**request), api.post(**request))
+            first, second = sorted(answers, key=lambda answer: answer.status_code != 202)
+            assert first.status_code == 202, first.text
+            assert is_replay(second, first.json()) or is_problem(second, 409, "idempotency-in-progress"), second.text
+    assert await api.value("SELECT count(*) FROM import_jobs") == 2 * ROUNDS
+    assert await api.value("SELECT count(*) FROM import_jobs WHERE status = 'uploading'") == 0
+
+
+def twin(key: str, *, early: bool) -> dict:
+    """A form with the key before the file or behind it."""
+    file = b'name="file"; filename="u.csv"\r\n\r\n' + USERS
+    token = b'name="idempotency_token"\r\n\r\n' + key.encode()
+    parts = [b'name="resource"\r\n\r\nusers', *([token, file] if early else [file, token])]
+    body = b"".join(b"--edge\r\nContent-Disposition: form-data; " + part + b"\r\n" for part in parts)
+    return {"content": body + b"--edge--\r\n", "type": "multipart/form-data; boundary=edge"}
+
+
+async def test_a_failed_upload_frees_its_key(api):
+    """What was refused is no first request: the key is as good as new."""
+    for content, params in ((b"no,header\n", {}), (USERS, {"mode": "replace"}), (b"\xff\xfeU\0", {})):
+        assert is_problem(await post(api, content, **params), 400, "invalid-request")
+    assert await api.has_nothing()
+    assert (await post(api)).status_code == 202
+
+
+@pytest.mark.parametrize("key", ["", '""', "k" * 256, '"' + "k" * 256 + '"'])
+async def test_keys_that_are_none(api, key):
+    """A key has 1 to 255 characters."""
+    answer = await post(api, key=key)
+    assert is_problem(answer, 400, "invalid-request")
+    assert [fault["field"] for fault in answer.json()["errors"]] == ["Idempotency-Key"]
+    assert await api.has_nothing()
+
+
+async def test_the_longest_key(api):
+    """Quotes and the escapes within them do not count."""
+    job = (await post(api, key="k" * 254 + "\\")).json()
+    assert is_replay(await post(api, key='"' + "k" * 254 + '\\\\"'), job)
+
+
+async def test_two_keys(api):
+    """A header and a token that differ are a mistake."""
+    answer = await post(api, key="other", **TOKEN)
+    assert is_problem(answer, 400, "invalid-request")
+    assert [fault["field"] for fault in answer.json()["errors"]] == ["idempotency_token"]
+    assert await api.has_nothing()
+
+
+async def test_without_a_key_every_upload_is_a_job(api):
+    """Who does not ask for it does not get it."""
+    ids = {(await post(api, key=None)).json()["id"] for _ in range(2)}
+    assert len(ids) == 2

@@ -1,0 +1,132 @@
+"""Uploads that do not come to their end, or only slowly: nothing of the first stays, nothing of the others is lost."""
+
+import asyncio
+import json
+import signal
+import socket
+import struct
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests import importing
+from tests.importing import USERS_HEADER, Api, user_row
+from tests.servers import Service, eventually
+
+# more than the API holds back before it stores, so that chunks lie in the database in mid-upload
+HALF = USERS_HEADER + b"".join(user_row(n) for n in range(120_000))
+# an upload is swept after so long a silence
+GRACE = {"upload_grace_seconds": 1, "upkeep_seconds": 0.2, "worker_pool_size": 1}
+KEY = {"Idempotency-Key": "key"}
+
+
+class Client:
+    """One that speaks HTTP by hand, and so may stop in the middle of a word."""
+
+    def __init__(self, service: Service, *, multipart: bool) -> None:
+        self.address = ("127.0.0.1", int(service.url.rpartition(":")[2]))
+        self.multipart = multipart
+
+    async def send(self, part: bytes) -> None:
+        """Opens the connection, sends the head of a request with chunked body, and one chunk."""
+        self.reader, self.writer = await asyncio.open_connection(*self.address)
+        head = b'--edge\r\nContent-Disposition: form-data; name="file"; filename="u.csv"\r\n\r\n'
+        type = "multipart/form-data; boundary=edge" if self.multipart else "text/csv"
+        self.writer.write(
+            f"POST {importing.PATH}?resource=users HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n"
+            f"Idempotency-Key: key\r\nContent-Type: {type}\r\n\r\n".encode()
+        )
+        body = head + part if self.multipart else part
+        self.writer.write(b"%x\r\n%s\r\n" % (len(body), body))
+        await self.writer.drain()
+
+    async def leave(self, *, politely: bool) -> None:
+        if not politely:
+            # a reset instead of a farewell
+            linger = struct.pack("ii", 1, 0)
+            self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.writer.close()
+
+
+@pytest.fixture
+async def api(service) -> AsyncIterator[Api]:
+    async with importing.connected(await service(**GRACE)) as api:
+        yield api
+
+
+async def stored_chunks(api: Api) -> int:
+    """The chunks of uploads under way."""
+    query = "SELECT count(*) FROM chunks JOIN import_jobs ON import_jobs.id = job_id WHERE status = 'uploading'"
+    return await api.value(query)
+
+
+async def post_again(api: Api) -> None:
+    """The key is as good as new: an upload under it makes a job."""
+    posted = await api.post(USERS_HEADER + user_row(1), type="text/csv", params={"resource": "users"}, headers=KEY)
+    assert (await api.finished(posted))["outcome"] == "success"
+
+
+async def test_a_client_that_leaves(service):
+    """Its job and its chunks go with it at once, however it leaves, and its key is free again."""
+    # without workers nobody sweeps: what goes was taken away by the API
+    started = await service(run=["api"])
+    async with importing.connected(started) as api:
+        for multipart in (False, True):
+            for politely in (True, False):
+                client = Client(started, multipart=multipart)
+                await client.send(HALF)
+                await eventually(lambda: stored_chunks(api))
+                await client.leave(politely=politely)
+                await eventually(api.has_nothing, timeout=2)
+        posted = await api.post(USERS_HEADER, type="text/csv", params={"resource": "users"}, headers=KEY)
+        assert posted.status_code == 202
+    # the log tells of leaving clients, by the status that is nobody's, and of no fault of ours
+    log = [json.loads(line) for line in started.api.output.splitlines()]
+    assert [line["status"] for line in log if line.get("method") == "POST"] == [499] * 4 + [202]
+    assert not [line for line in log if line["level"] in ("warning", "error")]
+
+
+async def test_an_api_process_that_is_killed(api, service):
+    """What it leaves behind is swept by the workers, and the key is free again, at another API process too."""
+    client = Client(api.service, multipart=False)
+    await client.send(HALF)
+    await eventually(lambda: stored_chunks(api))
+    another = await service(run=["api"])
+    api.service.api.send(signal.SIGKILL)
+    await eventually(api.has_nothing)
+    await client.leave(politely=True)
+    async with importing.connected(another) as second:
+        await post_again(second)
+
+
+async def test_a_slow_upload(api):
+    """Silence for longer than the grace is not death: it is not swept, holds no transaction, and makes its job in the end."""
+    rest = asyncio.Event()
+
+    async def trickle() -> AsyncIterator[bytes]:
+        yield HALF
+        await rest.wait()
+        yield user_row(120_000)
+
+    upload = asyncio.create_task(api.post(trickle(), type="text/csv", params={"resource": "users"}))
+    await eventually(lambda: stored_chunks(api))
+
+    async def waited() -> bool:
+        """Whether it has outlived the grace twice; meanwhile no session may stand within a transaction."""
+        assert not await api.value(
+            """
+            SELECT count(*)
+            FROM pg_stat_activity
+            WHERE datname = current_database()
+                AND application_name = 'bulk api'
+                AND starts_with(state, 'idle in transaction')
+            """
+        )
+        return await api.value(
+            "SELECT touched_at > created_at + interval '2 s' FROM import_jobs WHERE status = 'uploading'"
+        )
+
+    await eventually(waited)
+    rest.set()
+    posted = await upload
+    assert posted.json()["total_records"] == 120_001

@@ -1,0 +1,219 @@
+"""The worker pool, of real processes, under what befalls processes."""
+
+import os
+import signal
+from contextlib import asynccontextmanager, suppress
+from uuid import UUID
+
+import pytest
+from psycopg import AsyncConnection
+
+from db import imports
+from tests import factories
+from tests.factories import chunk, queued, rows, user, users
+from tests.servers import Service, eventually
+
+# chunks whose workers wait for the test; a name is one advisory lock
+HELD, HELD_TOO = "1", "2"
+
+
+@pytest.fixture
+async def hold(conn, database_url):
+    """`async with hold(HELD):` makes the workers stop in the middle of a chunk at the record of that name."""
+    await conn.execute(
+        """
+        CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            PERFORM pg_advisory_xact_lock_shared(NEW.name::bigint);
+            RETURN NEW;
+        END $$
+        """
+    )
+    await conn.execute(
+        """
+        CREATE TRIGGER wait BEFORE INSERT ON users
+        FOR EACH ROW WHEN (NEW.name ~ '^[0-9]+$') EXECUTE FUNCTION wait()
+        """
+    )
+
+    @asynccontextmanager
+    async def holding(name: str):
+        async with await AsyncConnection.connect(database_url, autocommit=True) as holder:
+            await holder.execute("SELECT pg_advisory_lock(%(name)s)", {"name": int(name)})
+            yield
+
+    return holding
+
+
+async def stuck(conn, id: UUID, seq: int, *, attempt: int = 1) -> int:
+    """Waits until a worker is in the middle of this chunk, for the how-manieth time; its pid."""
+
+    async def pid() -> int | None:
+        found = await rows(
+            conn,
+            """
+            SELECT split_part(worker, ':', 2)::integer
+            FROM chunks
+            JOIN pg_stat_activity ON application_name = 'bulk worker ' || worker AND wait_event = 'advisory'
+            WHERE job_id = %(id)s AND seq = %(seq)s AND state = 'running' AND attempt = %(attempt)s
+            """,
+            id=id,
+            seq=seq,
+            attempt=attempt,
+        )
+        return found[0][0] if found else None
+
+    return await eventually(pid, timeout=20)
+
+
+async def ended(conn, id: UUID, *, timeout: float = 20) -> imports.Import:  # noqa: ASYNC109  it fails, not cancels
+    """The import when it is final, with its books checked."""
+
+    async def is_final() -> bool:
+        job = await imports.get(conn, id)
+        return job is not None and job.finished_at is not None
+
+    await eventually(is_final, timeout)
+    return await factories.ended(conn, id)
+
+
+async def pool(service, **settings) -> Service:
+    started = await service(run=["workers"], **({"poll_seconds": 0.2} | settings))
+    await eventually(lambda: len(started.workers.children()) == settings["worker_pool_size"])
+    return started
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there that is not only waiting to be asked for its exit code."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+async def test_a_killed_worker_is_replaced_and_its_chunk_taken_over(service, conn, hold):
+    """After a kill -9 in mid-chunk the chunk is reclaimed within ten seconds, and no record counts twice."""
+    id = await queued(conn, [*users(9), user(10, name=HELD), *users(10, first=11)], sizes=[5, 5, 5, 5])
+    async with hold(HELD):
+        processes = (await pool(service, worker_pool_size=2)).workers
+        victim = await stuck(conn, id, 2)
+        os.kill(victim, signal.SIGKILL)
+        heir = await_heir = await eventually(lambda: stuck_again(conn, id), timeout=10)
+        assert heir != victim, await_heir
+    job = await ended(conn, id)
+    assert (job.status, job.created) == ("completed", 20)
+    row = await chunk(conn, id, 2)
+    assert (row["crashes"], row["attempt"], row["lease"]) == (1, 2, 2)
+    await eventually(lambda: len(processes.children()) == 2)
+    assert victim not in processes.children()
+    assert "worker died, replacing it" in processes.output
+
+
+async def stuck_again(conn, id: UUID) -> int:
+    return await stuck(conn, id, 2, attempt=2)
+
+
+async def test_a_chunk_that_kills_its_workers_fails_alone(service, conn, hold):
+    """After four crashes the chunk is failed, its job ends as failed, and all other chunks are done."""
+    id = await queued(conn, [*users(2), user(3, name=HELD), *users(3, first=4)], sizes=[2, 1, 3])
+    async with hold(HELD):
+        await pool(service, worker_pool_size=2)
+        for attempt in range(1, 5):
+            pid = await stuck(conn, id, 2, attempt=attempt)
+            os.kill(pid, signal.SIGKILL)
+            await forget(conn, id)
+        job = await ended(conn, id)
+    assert (job.status, job.created, job.failed, job.total_records) == ("failed", 5, 0, 6)
+    assert job.problem["type"] == "chunk-failed"
+    row = await chunk(conn, id, 2)
+    assert (row["state"], row["crashes"], row["attempt"]) == ("failed", 4, 4)
+
+
+async def forget(conn, id: UUID) -> None:
+    """Lets the server notice at once that a worker is dead, and the grace pass."""
+    await conn.execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE wait_event = 'advisory' AND state = 'active'"
+    )
+    await conn.execute(
+        "UPDATE chunks SET claimed_at = claimed_at - interval '1 hour' WHERE job_id = %(id)s AND seq = 2 AND attempt < 9",
+        {"id": id},
+    )
+
+
+async def test_term_ends_the_pool_in_good_order(service, conn, hold):
+    """Told to stop, the workers finish what they can in time and give back the rest uncounted; none is left; exit code 0."""
+    id = await queued(conn, [user(1, name=HELD), user(2, name=HELD_TOO), user(3)], sizes=[1, 1, 1])
+    async with hold(HELD):
+        async with hold(HELD_TOO):
+            processes = (await pool(service, worker_pool_size=2, stop_seconds=3, batch_size=7)).workers
+            await stuck(conn, id, 1)
+            await stuck(conn, id, 2)
+            workers = processes.children()
+            processes.send(signal.SIGTERM)
+        await eventually(lambda: processes.exit_code is not None)
+        assert processes.exit_code == 0
+        assert not [pid for pid in workers if is_running(pid)]
+    kept, given_back = await chunk(conn, id, 1), await chunk(conn, id, 2)
+    assert (given_back["state"], given_back["attempt"]) == ("done", 1)
+    assert (kept["state"], kept["attempt"], kept["crashes"], kept["accident"]) == ("pending", 0, 0, None)
+    await pool(service, worker_pool_size=1)
+    assert (await ended(conn, id)).created == 3
+
+
+async def test_a_second_signal_ends_the_pool_at_once(service, conn, hold):
+    """Who will not wait says so again: the workers are killed, and the queue gets over it as over any crash."""
+    id = await queued(conn, [user(1, name=HELD)])
+    async with hold(HELD):
+        processes = (await pool(service, worker_pool_size=1, stop_seconds=60)).workers
+        worker = await stuck(conn, id, 1)
+        processes.send(signal.SIGTERM)
+        # another signal, because two of a kind may arrive as one
+        processes.send(signal.SIGINT)
+        await eventually(lambda: processes.exit_code is not None, timeout=5)
+        assert processes.exit_code == 0
+        assert not is_running(worker)
+    assert (await chunk(conn, id))["state"] == "running"
+
+
+async def test_term_during_the_start_stops_them_all(service):
+    """A signal that comes while the workers are still being started reaches every one of them."""
+    processes = (await service(run=["workers"], worker_pool_size=40, stop_seconds=8)).workers
+    workers = await eventually(processes.children)
+    processes.send(signal.SIGTERM)
+    await eventually(lambda: processes.exit_code is not None, timeout=20)
+    assert processes.exit_code == 0
+    assert "did not stop in time" not in processes.output
+    assert not [pid for pid in workers if is_running(pid)]
+
+
+async def test_lost_connections_cost_nothing(service, conn, hold):
+    """When the server ends all sessions the workers stay, come back, and every record is stored once."""
+    id = await queued(conn, [user(1, name=HELD), *users(39, first=2)], sizes=[4] * 10)
+    async with hold(HELD):
+        processes = (await pool(service, worker_pool_size=2)).workers
+        workers = set(processes.children())
+        await stuck(conn, id, 1)
+        ended_sessions = await rows(
+            conn,
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name LIKE 'bulk worker %%'",
+        )
+        assert len(ended_sessions) == 2
+    job = await ended(conn, id)
+    assert (job.status, job.created) == ("completed", 40)
+    row = await chunk(conn, id, 1)
+    assert (row["attempt"], row["crashes"]) == (2, 0)
+    assert set(processes.children()) == workers
+    assert "database is back" in processes.output
+
+
+async def test_workers_do_not_outlive_their_pool(service, conn, hold):
+    """Workers whose parent was killed stop by themselves, and give back what they had."""
+    id = await queued(conn, [user(1, name=HELD)])
+    async with hold(HELD):
+        processes = (await pool(service, worker_pool_size=2, stop_seconds=1)).workers
+        await stuck(conn, id, 1)
+        workers = processes.children()
+        os.kill(processes.pid, signal.SIGKILL)
+        await eventually(lambda: not [pid for pid in workers if is_running(pid)])
+    row = await chunk(conn, id)
+    assert (row["state"], row["attempt"], row["crashes"]) == ("pending", 0, 0)
