@@ -72,6 +72,7 @@ class ImportView(msgspec.Struct, frozen=True, kw_only=True):
     status: Literal["pending", "processing", "completed", "failed", "cancelled"]
     outcome: Literal["success", "partial", "rejected"] | None
     mode: str
+    dry_run: bool
     format: str
     file: FileView
     total_records: int
@@ -82,6 +83,8 @@ class ImportView(msgspec.Struct, frozen=True, kw_only=True):
     errors: list[RecordError] | UnsetType = UNSET
     error_summary: list[ErrorCount] | UnsetType = UNSET
     problem: dict[str, Any] | None
+    parent_id: UUID | None
+    after: UUID | None
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -294,6 +297,7 @@ def _brief(job: Import) -> ImportView:
         status=job.status,  # pyright: ignore[reportArgumentType]  # an upload under way is not shown
         outcome=job.outcome,
         mode=job.mode,
+        dry_run=job.dry_run,
         format=job.format,
         file=FileView(name=job.file_name, bytes=job.file_bytes, sha256=job.file_sha256.hex()),
         total_records=job.total_records,
@@ -309,6 +313,8 @@ def _brief(job: Import) -> ImportView:
         progress=_progress(job),
         error_count=job.errors,
         problem=job.problem,
+        parent_id=job.parent_id,
+        after=job.after_id,
         created_at=job.created_at,
         started_at=job.started_at,
         finished_at=job.finished_at,
@@ -317,12 +323,14 @@ def _brief(job: Import) -> ImportView:
 
 
 def _progress(job: Import) -> ProgressView:
-    percent = 100.0 if job.total_records == 0 else 100 * job.processed / job.total_records
+    # what is set aside to be decided at the end has been worked on; settling counts it a second time for a moment
+    done = min(job.total_records, job.processed + job.deferred)
+    percent = 100.0 if job.total_records == 0 else 100 * done / job.total_records
     rate = None
-    if job.started_at is not None and job.processed:
+    if job.started_at is not None and done:
         seconds = ((job.finished_at or job.now) - job.started_at).total_seconds()
-        rate = job.processed / seconds if seconds > 0 else None
-    left = job.total_records - job.processed
+        rate = done / seconds if seconds > 0 else None
+    left = job.total_records - done
     eta = None if rate is None or job.finished_at is not None else left / rate
     return ProgressView(
         percent=round(percent, 2),

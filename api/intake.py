@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
@@ -94,6 +95,6 @@ class Intake:
                 "invalid-request", f"The first line is not a header of {resource.name}: {detail}", errors=faults
             )
 
-    def digest(self, parameters: Mapping[str, str | None]) -> bytes:
+    def digest(self, parameters: Mapping[str, Any]) -> bytes:
         """What tells this import from another: its parameters and its bytes."""
         return hashlib.sha256(msgspec.json.encode(parameters, order="sorted") + self.sha256).digest()

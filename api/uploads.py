@@ -52,6 +52,26 @@ class ImportParameters(msgspec.Struct, kw_only=True):
     format: Annotated[
         Format | None, Meta(description="Without it the content type tells, else the file's name, else its first byte.")
     ] = None
+    on_error: Annotated[
+        Literal["continue", "stop"],
+        Meta(description="stop: no further chunk of records is begun after the first refused record."),
+    ] = "continue"
+    max_errors: Annotated[
+        Annotated[int, Meta(ge=0)] | None, Meta(description="The import fails when more records than that are refused.")
+    ] = None
+    max_error_rate: Annotated[
+        Annotated[float, Meta(ge=0, le=1)] | None,
+        Meta(
+            description="The import fails when a greater share of its records is refused, from 1,000 records on or at the end."
+        ),
+    ] = None
+    dry_run: Annotated[bool, Meta(description="The real run without the rows: same checks, counters and errors.")] = (
+        False
+    )
+    after: Annotated[
+        UUID | None,
+        Meta(description="Waits until that import is completed; if it fails or is cancelled, so does this one."),
+    ] = None
     unknown_fields: Annotated[
         Literal["error", "ignore"], Meta(description="What becomes of columns or keys that the resource does not have.")
     ] = "error"
@@ -117,6 +137,8 @@ async def receive(request: Request, uploads: Uploads) -> tuple[Import, bool]:
         id, is_replay = await receiver.run()
     except Unreadable as error:
         raise Problem("invalid-request", f"The file cannot be read: {error} (line {error.line})") from None
+    except imports.AfterUnknown:
+        raise _fault("after", "invalid_value", "is not the id of an import") from None
     except imports.Gone:
         raise Problem("unavailable", "The upload showed no sign of life for too long and was given up.") from None
     if receiver.token is not None:
@@ -195,15 +217,21 @@ class _Receiver:
             if getattr(final, name) != getattr(early, name):
                 raise _fault(name, "too_late", "must come before the file, which is read as it arrives")
         intake.check_columns(RESOURCES[final.resource], ignore_unknown=final.unknown_fields == "ignore")
-        settled = {
+        settled: dict[str, Any] = {
             "resource": final.resource,
             "mode": final.mode,
+            "on_error": final.on_error,
+            "max_errors": final.max_errors,
+            "max_error_rate": final.max_error_rate,
+            "dry_run": final.dry_run,
+            "after_id": final.after,
             "unknown_fields": final.unknown_fields,
             "format": intake.format or "csv",
             "csv_delimiter": final.delimiter,
         }
         return Upload(
             **settled,
+            parent_id=None,
             csv_header=intake.header,
             csv_columns=intake.columns,
             file_name=self.file.name,

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 import msgspec
-from psycopg.errors import UniqueViolation
+from psycopg.errors import ForeignKeyViolation, UniqueViolation
 from psycopg.rows import class_row, scalar_row
 from uuid_utils.compat import uuid7
 
@@ -28,11 +28,21 @@ class TokenTaken(Exception):
     """Another job has the idempotency token."""
 
 
+class AfterUnknown(Exception):
+    """There is no import with the id that this one is to wait for."""
+
+
 class Upload(msgspec.Struct, frozen=True, kw_only=True):
     """All that is known of an import once its last byte is here. `digest` is that of its parameters and bytes."""
 
     resource: str
     mode: str
+    dry_run: bool
+    on_error: str
+    max_errors: int | None
+    max_error_rate: float | None
+    after_id: UUID | None
+    parent_id: UUID | None
     unknown_fields: str
     format: str
     csv_delimiter: str
@@ -56,6 +66,7 @@ class Import(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Outcome | None
     resource: str
     mode: str
+    dry_run: bool
     format: str
     file_name: str | None
     file_bytes: int
@@ -66,7 +77,11 @@ class Import(msgspec.Struct, frozen=True, kw_only=True):
     unchanged: int
     skipped: int
     failed: int
+    # set aside to be decided when all chunks are done; 0 once the job is final
+    deferred: int
     errors: int
+    after_id: UUID | None
+    parent_id: UUID | None
     problem: dict[str, Any] | None
     request_digest: bytes
     created_at: datetime
@@ -98,6 +113,9 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
 
     resource: str
     mode: Mode
+    dry_run: bool
+    # whether refused records may stop the import
+    has_budget: bool
     unknown_fields: str
     format: Format
     csv_delimiter: str
@@ -156,7 +174,7 @@ async def touch(conn: Connection, ids: Sequence[UUID], *, or_raise: bool = False
 async def seal(conn: Connection, id: UUID, upload: Upload) -> None:
     """Makes the upload a job that counts: totals, digest, `pending`; tells the workers. No record: completed at once.
 
-    Raises `Gone`; `TokenTaken` when the token became known only now and is another job's.
+    Raises `Gone`; `AfterUnknown`; `TokenTaken` when the token became known only now and is another job's.
     """
     try:
         cursor = await conn.execute(
@@ -169,6 +187,12 @@ async def seal(conn: Connection, id: UUID, upload: Upload) -> None:
                 sealed_at = clock_timestamp(),
                 resource = %(resource)s,
                 mode = %(mode)s,
+            dry_run = %(dry_run)s,
+            on_error = %(on_error)s,
+            max_errors = %(max_errors)s,
+            max_error_rate = %(max_error_rate)s,
+            after_id = %(after_id)s,
+            parent_id = %(parent_id)s,
                 unknown_fields = %(unknown_fields)s,
                 format = %(format)s,
                 csv_delimiter = %(csv_delimiter)s,
@@ -188,6 +212,8 @@ async def seal(conn: Connection, id: UUID, upload: Upload) -> None:
         )
     except UniqueViolation:
         raise TokenTaken from None
+    except ForeignKeyViolation:
+        raise AfterUnknown from None
     if cursor.rowcount != 1:
         raise Gone
     await queue.notify(conn)
@@ -219,18 +245,21 @@ async def sweep_uploads(conn: Connection, *, grace_seconds: float) -> int:
 
 # the columns of Import; a job that is not final yet gets its counters from its chunks, by their key (job_id, seq)
 _SELECT = """
-    SELECT jobs.id, status, outcome, resource, mode, format, file_name, file_bytes, file_sha256, total_records, problem,
+    SELECT jobs.id, status, outcome, resource, mode, dry_run, after_id, parent_id, format,
+        file_name, file_bytes, file_sha256, total_records, problem,
         request_digest, created_at, started_at, finished_at, clock_timestamp() AS now,
         coalesce(done.created, jobs.created) AS created,
         coalesce(done.updated, jobs.updated) AS updated,
         coalesce(done.unchanged, jobs.unchanged) AS unchanged,
         coalesce(done.skipped, jobs.skipped) AS skipped,
         coalesce(done.failed, jobs.failed) AS failed,
+        coalesce(done.deferred, 0) AS deferred,
         coalesce(done.errors, jobs.errors) AS errors
     FROM import_jobs AS jobs
     LEFT JOIN LATERAL (
         SELECT sum(created)::bigint AS created, sum(updated)::bigint AS updated, sum(unchanged)::bigint AS unchanged,
-            sum(skipped)::bigint AS skipped, sum(failed)::bigint AS failed, sum(errors)::bigint AS errors
+            sum(skipped)::bigint AS skipped, sum(failed)::bigint AS failed, sum(deferred)::bigint AS deferred,
+            sum(errors)::bigint AS errors
         FROM chunks
         WHERE chunks.job_id = jobs.id AND jobs.finished_at IS NULL
     ) AS done ON true
@@ -279,6 +308,7 @@ async def finish(conn: Connection, id: UUID) -> Finished | None:
     """
     if await _is_busy(conn, id):
         return None
+    await judge(conn, id)
     await _cancel_pending(conn, id)
     cursor = await conn.execute(
         """
@@ -357,8 +387,6 @@ async def _write_end(conn: Connection, id: UUID) -> Finished | None:
         WITH done AS (
             SELECT sum(created) AS created, sum(updated) AS updated, sum(unchanged) AS unchanged,
                 sum(skipped) AS skipped, sum(failed) AS failed, sum(errors) AS errors,
-                min(seq) FILTER (WHERE state = 'failed') AS broken_seq,
-                count(*) FILTER (WHERE state = 'failed') AS broken,
                 bool_or(kind = 'settle') AS is_settled
             FROM chunks
             WHERE job_id = %(id)s
@@ -366,25 +394,14 @@ async def _write_end(conn: Connection, id: UUID) -> Finished | None:
         UPDATE import_jobs
         SET status = CASE
                 WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
-                WHEN problem IS NOT NULL OR broken > 0 THEN 'failed'
+                WHEN problem IS NOT NULL THEN 'failed'
                 ELSE 'completed'
             END,
             outcome = CASE
-                WHEN cancel_requested_at IS NOT NULL OR problem IS NOT NULL OR broken > 0 THEN NULL
+                WHEN cancel_requested_at IS NOT NULL OR problem IS NOT NULL THEN NULL
                 WHEN done.failed = 0 THEN 'success'
-                WHEN done.created + done.updated + done.unchanged = 0 THEN 'rejected'
+                WHEN done.failed = total_records THEN 'rejected'
                 ELSE 'partial'
-            END,
-            problem = CASE
-                WHEN problem IS NULL AND broken > 0 THEN jsonb_build_object(
-                    'type', 'chunk-failed',
-                    'title', 'Some records could not be processed',
-                    'detail', format(
-                        '%%s of %%s chunks could not be finished (first: %%s); their records are counted as unprocessed',
-                        broken, total_chunks, broken_seq
-                    )
-                )
-                ELSE problem
             END,
             created = done.created, updated = done.updated, unchanged = done.unchanged,
             skipped = done.skipped, failed = done.failed, errors = done.errors,
@@ -394,12 +411,99 @@ async def _write_end(conn: Connection, id: UUID) -> Finished | None:
             AND status IN ('pending', 'processing')
             AND NOT EXISTS (SELECT FROM chunks WHERE job_id = %(id)s AND state IN ('pending', 'running'))
             AND (is_settled OR NOT EXISTS (SELECT FROM import_deferred WHERE import_id = %(id)s))
+            -- judged by `judge` before, so that a broken chunk cannot slip through between two statements
+            AND (problem IS NOT NULL OR NOT EXISTS (SELECT FROM chunks WHERE job_id = %(id)s AND state = 'failed'))
         RETURNING id, resource, status, outcome, request_id, total_records, import_jobs.created, import_jobs.failed,
             extract(epoch FROM import_jobs.finished_at - coalesce(started_at, sealed_at))::float8 AS seconds
         """,
         {"id": id},
     )
     return await cursor.fetchone()
+
+
+async def judge(conn: Connection, id: UUID) -> bool:
+    """Gives the job a problem if it has come to one, which stops it: its error budget is spent, or a chunk has failed for good.
+
+    To be called after each chunk of a job with a budget. The share of refused records counts from 1,000 records on, or when
+    all is done; `on_error=stop` matters while something is left to stop.
+    """
+    cursor = await conn.execute(
+        """
+        WITH done AS (
+            SELECT coalesce(sum(failed), 0) AS failed,
+                coalesce(sum(created + updated + unchanged + skipped + failed), 0) AS processed,
+                count(*) FILTER (WHERE state = 'failed') AS broken,
+                min(seq) FILTER (WHERE state = 'failed') AS first_broken,
+                bool_or(state = 'pending') AS has_pending,
+                bool_or(state IN ('pending', 'running')) AS has_more
+            FROM chunks
+            WHERE job_id = %(id)s
+        ), found AS (
+            SELECT CASE
+                WHEN broken > 0 AND NOT has_more THEN jsonb_build_object(
+                    'type', '/problems/chunk-failed',
+                    'title', 'Some records could not be processed',
+                    'detail', format(
+                        '%%s of %%s chunks could not be finished (the first: %%s); their records count as unprocessed',
+                        broken, total_chunks, first_broken
+                    )
+                )
+                WHEN done.failed > max_errors THEN jsonb_build_object(
+                    'type', '/problems/error-budget-exceeded',
+                    'title', 'Too many records were refused',
+                    'detail', format('%%s records were refused, at most %%s may be', done.failed, max_errors)
+                )
+                WHEN done.failed > max_error_rate * processed AND (processed >= 1000 OR NOT has_more)
+                THEN jsonb_build_object(
+                    'type', '/problems/error-budget-exceeded',
+                    'title', 'Too many records were refused',
+                    'detail', format(
+                        '%%s of %%s records were refused, at most a share of %%s may be', done.failed, processed, max_error_rate
+                    )
+                )
+                WHEN on_error = 'stop' AND done.failed > 0 AND has_pending THEN jsonb_build_object(
+                    'type', '/problems/stopped-on-error',
+                    'title', 'A record was refused',
+                    'detail', 'on_error=stop: no further records were begun after the first refused one'
+                )
+            END AS problem
+            FROM done
+            CROSS JOIN import_jobs
+            WHERE id = %(id)s
+        )
+        UPDATE import_jobs
+        SET problem = found.problem
+        FROM found
+        WHERE id = %(id)s
+            AND status IN ('pending', 'processing')
+            AND import_jobs.problem IS NULL
+            AND found.problem IS NOT NULL
+        """,
+        {"id": id},
+    )
+    return cursor.rowcount == 1
+
+
+async def stop_dependents(conn: Connection) -> list[UUID]:
+    """Gives a problem to jobs that wait for an import which did not complete; their ids, for `finish`."""
+    cursor = conn.cursor(row_factory=scalar_row)
+    await cursor.execute(
+        """
+        UPDATE import_jobs
+        SET problem = jsonb_build_object(
+            'type', '/problems/after-not-completed',
+            'title', 'The import that this one waited for was not completed',
+            'detail', format('import %%s ended as %%s', earlier.id, earlier.status)
+        )
+        FROM import_jobs AS earlier
+        WHERE earlier.id = import_jobs.after_id
+            AND earlier.status IN ('failed', 'cancelled')
+            AND import_jobs.status = 'pending'
+            AND import_jobs.problem IS NULL
+        RETURNING import_jobs.id
+        """
+    )
+    return await cursor.fetchall()
 
 
 async def unfinished(conn: Connection) -> list[UUID]:
@@ -426,7 +530,8 @@ async def work(conn: Connection, claim: queue.Claim) -> tuple[Work, Chunk | None
     cursor = conn.cursor(row_factory=class_row(Work))
     await cursor.execute(
         """
-        SELECT resource, mode, unknown_fields, format, csv_delimiter, csv_columns, total_chunks, request_id
+        SELECT resource, mode, dry_run, unknown_fields, format, csv_delimiter, csv_columns, total_chunks, request_id,
+            on_error = 'stop' OR max_errors IS NOT NULL OR max_error_rate IS NOT NULL AS has_budget
         FROM import_jobs
         WHERE id = %(id)s
         """,

@@ -66,6 +66,8 @@ async def claim(conn: Connection, *, worker: str) -> Claim | None:
             SELECT id, cancel_requested_at IS NOT NULL OR problem IS NOT NULL AS stopped
             FROM import_jobs
             WHERE status IN ('pending', 'processing')
+                -- an import that waits for another
+                AND (after_id IS NULL OR after_id IN (SELECT id FROM import_jobs WHERE status = 'completed'))
             UNION ALL
             SELECT id, cancel_requested_at IS NOT NULL OR problem IS NOT NULL
             FROM export_jobs

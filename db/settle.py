@@ -28,11 +28,14 @@ class _Raced(Exception):
     """A row from outside took a winner's place between our look and our insert."""
 
 
-async def settle(conn: Connection, resource: Resource, import_id: UUID, mode: Mode) -> Counts:
+async def settle(conn: Connection, resource: Resource, import_id: UUID, mode: Mode, *, dry_run: bool) -> Counts:
     """Decides the deferred records of an import, in the caller's transaction; returns the corrections of its counters.
 
-    They may be negative: a stored row that loses to a deferred record is removed or overwritten.
+    They may be negative: a stored row that loses to a deferred record is removed or overwritten. A dry run has deferred all
+    of its sound records, and stores none.
     """
+    if dry_run:
+        return await _rehearse(conn, resource, import_id, mode)
     for _ in range(ROUNDS_MAX):
         try:
             async with conn.transaction():
@@ -46,17 +49,7 @@ async def settle(conn: Connection, resource: Resource, import_id: UUID, mode: Mo
 
 async def _attempt(conn: Connection, resource: Resource, import_id: UUID, mode: Mode, *, is_last: bool) -> Counts:
     """Settles, or raises for want of room for a winner; the last attempt refuses such a winner instead."""
-    await staging.create(conn, resource)
-    await conn.execute(
-        """
-        INSERT INTO staged
-        SELECT record.*
-        FROM import_deferred
-        CROSS JOIN LATERAL jsonb_populate_record(NULL::staged, data) AS record
-        WHERE import_deferred.import_id = %(import_id)s
-        """,
-        {"import_id": import_id},
-    )
+    await _stage_deferred(conn, resource, import_id)
     # parents and rows from outside may have come and gone since the records were deferred
     counts = Counts(codes=await staging.mark_orphans(conn, resource, import_id))
     await staging.match(conn, resource, import_id, mode)
@@ -74,9 +67,46 @@ async def _attempt(conn: Connection, resource: Resource, import_id: UUID, mode: 
         counts += await staging.insert(conn, resource, import_id)
         if await staging.remaining(conn):
             raise _Raced
+    await _clear(conn, import_id)
+    return counts
+
+
+async def _rehearse(conn: Connection, resource: Resource, import_id: UUID, mode: Mode) -> Counts:
+    await _stage_deferred(conn, resource, import_id)
+    await _rank(conn, resource, import_id, mode)
+    counts = await _refuse_beaten(conn, resource, import_id, mode)
+    await _choose(conn)
+    cursor = await conn.execute(
+        """
+        SELECT count(*) FILTER (WHERE verdict = 'insert'),
+            count(*) FILTER (WHERE verdict = 'update' AND (is_different OR NOT is_alone)),
+            count(*) FILTER (WHERE verdict = 'update' AND NOT is_different AND is_alone)
+        FROM staged
+        """
+    )
+    created, updated, unchanged = await cursor.fetchone() or (0, 0, 0)
+    await _clear(conn, import_id)
+    return counts + Counts(created=created, updated=updated, unchanged=unchanged)
+
+
+async def _stage_deferred(conn: Connection, resource: Resource, import_id: UUID) -> None:
+    await staging.create(conn, resource)
+    await conn.execute(
+        """
+        INSERT INTO staged
+        SELECT record.*
+        FROM import_deferred
+        CROSS JOIN LATERAL jsonb_populate_record(NULL::staged, data) AS record
+        WHERE import_deferred.import_id = %(import_id)s
+        """,
+        {"import_id": import_id},
+    )
+    await conn.execute("ANALYZE staged")
+
+
+async def _clear(conn: Connection, import_id: UUID) -> None:
     await conn.execute("DELETE FROM import_deferred WHERE import_id = %(import_id)s", {"import_id": import_id})
     await conn.execute("DROP TABLE rivals, staged")
-    return counts
 
 
 async def _rank(conn: Connection, resource: Resource, import_id: UUID, mode: Mode) -> None:

@@ -34,8 +34,8 @@ async def create(conn: Connection, resource: Resource) -> None:
             """
             CREATE TEMPORARY TABLE IF NOT EXISTS staged ON COMMIT DROP AS
             SELECT {columns}, NULL::bigint AS record, NULL::bigint AS line, false AS is_twin, false AS is_orphan,
-                false AS id_is_taken, false AS key_is_taken, true AS is_alone, id AS target, false AS target_existed,
-                NULL::text AS verdict
+                false AS id_is_taken, false AS key_is_taken, true AS is_alone, true AS is_different,
+                id AS target, false AS target_existed, NULL::text AS verdict
             FROM {table}
             WITH NO DATA
             """,
@@ -232,6 +232,42 @@ async def defer(conn: Connection, resource: Resource, import_id: UUID) -> int:
             SELECT %(import_id)s, record, line, id::text, {key}, to_jsonb(staged)
             FROM colliding AS staged
             """,
+        ),
+        {"import_id": import_id},
+    )
+    return cursor.rowcount
+
+
+async def defer_all(conn: Connection, resource: Resource, import_id: UUID) -> int:
+    """A dry run: sets all sound records aside, with what `db.settle` must know of them and no more; how many."""
+    keys = ["record", "line", "id", "target", "target_existed", "is_different"]
+    keys += [] if resource.key is None else [resource.key]
+    cursor = await conn.execute(
+        compose(
+            resource,
+            """
+            WITH sound AS (
+                DELETE FROM staged
+                RETURNING *
+            )
+            INSERT INTO import_deferred (import_id, record, line, record_id, record_key, data)
+            SELECT %(import_id)s, record, line, staged.id::text, {key}, (
+                SELECT to_jsonb(kept)
+                FROM (SELECT {kept}) AS kept
+            )
+            FROM (
+                SELECT staged.*, other.id IS NULL OR {is_different} AS differs
+                FROM sound AS staged
+                LEFT JOIN {table} AS other ON other.id = staged.target
+            ) AS staged
+            """,
+            kept=sql.SQL(", ").join(
+                sql.SQL("staged.differs AS is_different" if key == "is_different" else "staged.{}").format(
+                    sql.Identifier(key)
+                )
+                for key in keys
+            ),
+            is_different=_is_different(resource),
         ),
         {"import_id": import_id},
     )

@@ -39,6 +39,7 @@ async def merge(
     parsed: Parsed,
     *,
     mode: Mode,
+    dry_run: bool,
     is_alone: bool,
     is_clean_so_far: bool,
 ) -> Stored:
@@ -54,14 +55,14 @@ async def merge(
 
     twins = _twins(resource, parsed)
     # every mode but update stores what matches nothing
-    is_promising = is_clean_so_far and not twins and mode != "update"
+    is_promising = is_clean_so_far and not twins and mode != "update" and not dry_run
     if is_promising and await _copy_straight(conn, resource, import_id, parsed):
         return Stored(refused + Counts(created=len(parsed.records)), collided=False)
 
     await staging.fill(conn, resource, parsed, twins=twins)
-    counts = await _merge_staged(conn, resource, import_id, mode)
+    counts = await (_rehearse if dry_run else _merge_staged)(conn, resource, import_id, mode)
     if is_alone and counts.deferred:
-        counts += await settle.settle(conn, resource, import_id, mode)
+        counts += await settle.settle(conn, resource, import_id, mode, dry_run=dry_run)
         counts.deferred = 0
     return Stored(refused + counts, collided=True)
 
@@ -83,6 +84,14 @@ async def _merge_staged(conn: Connection, resource: Resource, import_id: UUID, m
         if not await staging.remaining(conn):
             return counts
     return counts + await staging.store_singly(conn, resource, import_id)
+
+
+async def _rehearse(conn: Connection, resource: Resource, import_id: UUID, mode: Mode) -> Counts:
+    """A dry run: refuses like the real run; the sound records are decided together at the end, by their keys alone."""
+    counts = Counts(codes=await staging.mark_orphans(conn, resource, import_id))
+    await staging.match(conn, resource, import_id, mode)
+    counts += await staging.refuse(conn, resource, import_id, mode)
+    return counts + Counts(deferred=await staging.defer_all(conn, resource, import_id))
 
 
 async def _copy_straight(conn: Connection, resource: Resource, import_id: UUID, parsed: Parsed) -> bool:

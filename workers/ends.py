@@ -4,7 +4,7 @@ from uuid import UUID
 
 import structlog
 
-from db import exports, imports
+from db import exports, imports, queue
 from db.pool import Connection
 from db.queue import Claim
 from monitoring import metrics
@@ -12,18 +12,24 @@ from monitoring import metrics
 log = structlog.get_logger()
 
 
-async def end_job(conn: Connection, claim: Claim) -> None:
-    """Ends the job of a chunk that has just become final, if that was the last one."""
+async def end_job(conn: Connection, claim: Claim, *, has_budget: bool) -> None:
+    """Ends the job of a chunk that has just become final, if that was the last one or the job's error budget is spent."""
     if claim.kind == "export":
         await end_export(conn, claim.job_id)
-    else:
-        await end_import(conn, claim.job_id)
+        return
+    if has_budget and await imports.judge(conn, claim.job_id):
+        log.warning("import stopped by its refused records", job_id=str(claim.job_id))
+    await end_import(conn, claim.job_id)
 
 
 async def end_import(conn: Connection, id: UUID) -> None:
     end = await imports.finish(conn, id)
     if end is None:
         return
+    # an import may have waited for this one
+    await queue.notify(conn)
+    if end.status != "completed":
+        await end_dependents(conn)
     metrics.job_finished("import", end.resource, end.status, end.seconds)
     log.info(
         "import finished",
@@ -39,6 +45,12 @@ async def end_import(conn: Connection, id: UUID) -> None:
         records_per_second=round(end.total_records / end.seconds) if end.seconds else None,
         failed_share=round(end.failed / end.total_records, 4) if end.total_records else 0,
     )
+
+
+async def end_dependents(conn: Connection) -> None:
+    """Ends the imports that wait for one that did not complete."""
+    for id in await imports.stop_dependents(conn):
+        await end_import(conn, id)
 
 
 async def end_export(conn: Connection, id: UUID) -> None:

@@ -23,6 +23,8 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
     resource: str
     counts: Counts
     request_id: str | None
+    # whether the job must be judged before it goes on
+    has_budget: bool
     seconds: float
 
 
@@ -51,7 +53,7 @@ async def perform(conn: Connection, claim: Claim, *, settings: Settings, memory:
         work, chunk = await imports.work(conn, claim)
         resource = RESOURCES[work.resource]
         if chunk is None:
-            counts = await settle.settle(conn, resource, claim.job_id, work.mode)
+            counts = await settle.settle(conn, resource, claim.job_id, work.mode, dry_run=work.dry_run)
         else:
             parsed: Parsed = parse(
                 resource,
@@ -68,6 +70,7 @@ async def perform(conn: Connection, claim: Claim, *, settings: Settings, memory:
                 claim.job_id,
                 parsed,
                 mode=work.mode,
+                dry_run=work.dry_run,
                 is_alone=work.total_chunks == 1,
                 is_clean_so_far=claim.job_id not in memory,
             )
@@ -75,4 +78,10 @@ async def perform(conn: Connection, claim: Claim, *, settings: Settings, memory:
             if stored.collided:
                 memory.add(claim.job_id)
         await queue.finish(conn, claim, counts)
-    return Done(resource=work.resource, counts=counts, request_id=work.request_id, seconds=perf_counter() - start)
+    return Done(
+        resource=work.resource,
+        counts=counts,
+        request_id=work.request_id,
+        has_budget=work.has_budget,
+        seconds=perf_counter() - start,
+    )

@@ -75,12 +75,12 @@ class Worker:
             claim = await queue.claim(conn, worker=self.name)
         if claim is None:
             return False
-        if claim.state == "running":
-            await self._work(conn, claim)
-        await ends.end_job(conn, claim)
+        has_budget = claim.state == "running" and await self._work(conn, claim)
+        await ends.end_job(conn, claim, has_budget=has_budget)
         return True
 
-    async def _work(self, conn: Connection, claim: Claim) -> None:
+    async def _work(self, conn: Connection, claim: Claim) -> bool:
+        """Works on the claim, and gives it back if that fails; whether the job has an error budget to be looked at."""
         task = asyncio.create_task(self._perform(conn, claim))
         stopping = asyncio.create_task(self.stopping.wait())
         try:
@@ -89,7 +89,7 @@ class Worker:
             await asyncio.wait({task}, timeout=self.settings.stop_seconds / 2)
             if not task.done():
                 task.cancel()
-            await task
+            return await task
         except asyncio.CancelledError:
             await self._give_back(conn, claim, accident=None)
         except queue.ClaimLost:
@@ -103,8 +103,9 @@ class Worker:
             await self._give_back(conn, claim, accident=_first_line(error))
         finally:
             stopping.cancel()
+        return False
 
-    async def _perform(self, conn: Connection, claim: Claim) -> None:
+    async def _perform(self, conn: Connection, claim: Claim) -> bool:
         """Performs the chunk's work, several times if it got in the way of another's: that spends no attempt."""
         for tries_left in reversed(range(RETRIES_MAX)):
             try:
@@ -121,7 +122,9 @@ class Worker:
                     metrics.exported(done.resource, done.format, done.records, done.bytes)
                 elif done is not None:
                     self._tell(claim, done)
-                return
+                    return done.has_budget
+                break
+        return False
 
     def _tell(self, claim: Claim, done: imports.Done) -> None:
         counts = done.counts
@@ -135,7 +138,7 @@ class Worker:
             claim = self.unsure
             await self._give_back(conn, claim, accident="the connection to the database was lost")
             self.unsure = None
-            await ends.end_job(conn, claim)
+            await ends.end_job(conn, claim, has_budget=True)
 
     async def _give_back(self, conn: Connection, claim: Claim, *, accident: str | None) -> None:
         if accident is not None:

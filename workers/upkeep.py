@@ -18,6 +18,7 @@ async def run_once(conn: Connection, settings: Settings) -> None:
         log.warning("uploads swept", uploads=swept)
     for id in await imports.unfinished(conn):
         await ends.end_import(conn, id)
+    await ends.end_dependents(conn)
     for id in await exports.unfinished(conn):
         await ends.end_export(conn, id)
     parts = await sweep_parts(conn, settings)
