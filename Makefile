@@ -10,7 +10,7 @@ SIZE ?= quick
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test check fix bench lock migrate-up migrate-down db-start db-stop psql clean
+.PHONY: help install run demo test check fix bench lock migrate-up migrate-down db-start db-stop audit psql clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -57,6 +57,9 @@ db-start: install ## start PostgreSQL under DATA_DIR by itself, and print its UR
 
 db-stop: install ## stop it
 	@$(PYTHON) -m db.embedded stop
+
+audit: install ## check that the books of every final import balance
+	@$(PYTHON) -m db.embedded run -- $(PYTHON) -m db.audit
 
 psql: install ## open psql on the database
 	@$(PYTHON) -m db.embedded psql

@@ -12,7 +12,8 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 
-from api import errors, health, imports
+from api import errors, events, exports, health, imports
+from api.admission import Admission
 from api.auth import Authorized
 from api.middleware import Observed
 from api.uploads import Uploads
@@ -22,7 +23,7 @@ from db.settings import Settings
 # for handlers that read their body whole; those that stream lift it and count for themselves
 BODY_MAX_BYTES = 1024 * 1024
 
-ROUTE_HANDLERS = [*health.HANDLERS, *imports.HANDLERS]
+ROUTE_HANDLERS = [*health.HANDLERS, *imports.HANDLERS, *events.HANDLERS, *exports.HANDLERS]
 
 
 def create(settings: Settings) -> Litestar:
@@ -38,7 +39,7 @@ def create(settings: Settings) -> Litestar:
         "settings": settings,
         "draining": draining,
         "probe": health.Probe(db_pool, settings, draining),
-        "uploads": Uploads(db_pool, settings),
+        "uploads": Uploads(db_pool, settings, Admission(settings, draining)),
     }
     app = Litestar(
         ROUTE_HANDLERS,

@@ -1,8 +1,10 @@
 """Imports by HTTP: post a file, look at the job, list the jobs, read the errors."""
 
+import asyncio
 import base64
 import binascii
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -10,14 +12,14 @@ import msgspec
 from litestar import Request, Response, get, post
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.openapi.spec import Operation, RequestBody
+from litestar.openapi.spec import Operation, Parameter, RequestBody
 from litestar.openapi.spec.enums import OpenAPIType
 from litestar.openapi.spec.media_type import OpenAPIMediaType
 from litestar.openapi.spec.schema import Schema
 from litestar.params import FromPath, SkipValidation
 from msgspec import UNSET, Meta, UnsetType
 
-from api import answers, parameters
+from api import answers, parameters, prefer
 from api.errors import responses
 from api.uploads import STORABLE, ImportParameters, Uploads, receive
 from db import imports, record_errors
@@ -25,6 +27,7 @@ from db.imports import FINAL, Import
 from db.pool import Pool
 from db.record_errors import ErrorCount, Position
 from db.resource import Code, RecordError
+from db.settings import Settings
 
 PATH = "/api/v1/imports"
 # OpenAPI's own word for bytes, which the framework's enum of formats lacks
@@ -33,7 +36,9 @@ BINARY: Any = "binary"
 ERRORS_SHOWN = 100
 
 PoolHere = NamedDependency[SkipValidation[Pool]]
+SettingsHere = NamedDependency[SkipValidation[Settings]]
 UploadsHere = NamedDependency[SkipValidation[Uploads]]
+DrainingHere = NamedDependency[SkipValidation[asyncio.Event]]
 
 
 class FileView(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +93,7 @@ class ImportView(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    expires_at: datetime | None
     links: dict[str, str]
 
 
@@ -120,6 +126,7 @@ class NoParameters(msgspec.Struct):
     pass
 
 
+@dataclass
 class ImportOperation(Operation):
     """The handler reads the body itself, as it arrives, so the document has to be told of it."""
 
@@ -156,14 +163,26 @@ class ImportOperation(Operation):
                 ),
             },
         )
-        self.parameters = [*(self.parameters or []), *answers.query_parameters(ImportParameters)]
+        self.parameters = [
+            *(self.parameters or []),
+            *answers.query_parameters(ImportParameters),
+            Parameter(
+                name="Prefer",
+                param_in="header",
+                required=False,
+                description="wait=N holds the answer back until the job is final, or for N seconds, at most 30.",
+                schema=Schema(type=OpenAPIType.STRING),
+            ),
+        ]
 
 
+@dataclass
 class ListOperation(Operation):
     def __post_init__(self) -> None:
         self.parameters = [*(self.parameters or []), *answers.query_parameters(ListParameters)]
 
 
+@dataclass
 class ErrorsOperation(Operation):
     def __post_init__(self) -> None:
         self.parameters = [*(self.parameters or []), *answers.query_parameters(ErrorParameters)]
@@ -178,7 +197,11 @@ class ErrorsOperation(Operation):
     summary="Import a file",
     responses={
         202: ResponseSpec(ImportView, description="Taken in; the job", generate_examples=False),
-        200: ResponseSpec(ImportView, description="The same request came before; its job", generate_examples=False),
+        200: ResponseSpec(
+            ImportView,
+            description="The same request came before, or the job is final and was waited for; the job",
+            generate_examples=False,
+        ),
         **responses(
             "invalid-request",
             "digest-mismatch",
@@ -186,22 +209,26 @@ class ErrorsOperation(Operation):
             "payload-too-large",
             "unsupported-format",
             "idempotency-key-reused",
+            "too-many-requests",
             "unavailable",
         ),
     },
 )
-async def create_import(request: Request, uploads: UploadsHere) -> Response[bytes]:
+async def create_import(request: Request, uploads: UploadsHere, draining: DrainingHere) -> Response[bytes]:
     """The upload counts whole or not at all. One idempotency key makes one job, for as long as the job is kept."""
+    wait_seconds = prefer.wait_seconds(request)
     job, is_replay = await receive(request, uploads)
-    view = await _view(uploads.pool, job)
     headers = {"Location": f"{PATH}/{job.id}"}
+    if wait_seconds is not None:
+        job = await prefer.until_final(request, uploads.pool, job, seconds=wait_seconds, draining=draining)
+        headers["Preference-Applied"] = f"wait={wait_seconds}"
+    is_done = is_replay or (wait_seconds is not None and job.status in FINAL)
     if job.status not in FINAL:
         headers["Retry-After"] = "1"
     if is_replay:
         headers["Idempotent-Replayed"] = "true"
-    return Response(
-        msgspec.json.encode(view), status_code=200 if is_replay else 202, headers=headers, media_type=answers.JSON
-    )
+    body = msgspec.json.encode(await view(uploads.pool, uploads.settings, job))
+    return Response(body, status_code=200 if is_done else 202, headers=headers, media_type=answers.JSON)
 
 
 @get(
@@ -214,7 +241,7 @@ async def create_import(request: Request, uploads: UploadsHere) -> Response[byte
         **responses("invalid-request", "unavailable"),
     },
 )
-async def list_imports(request: Request, db_pool: PoolHere) -> Response[bytes]:
+async def list_imports(request: Request, db_pool: PoolHere, settings: SettingsHere) -> Response[bytes]:
     asked = parameters.parse(request.query_params.multi_items(), ListParameters)
     async with db_pool.connection() as conn:
         found = await imports.newest(
@@ -226,7 +253,10 @@ async def list_imports(request: Request, db_pool: PoolHere) -> Response[bytes]:
         )
     jobs = found[: asked.limit]
     return answers.page(
-        request, "imports", [_brief(job) for job in jobs], str(jobs[-1].id) if len(found) > asked.limit else None
+        request,
+        "imports",
+        [brief(settings, job) for job in jobs],
+        str(jobs[-1].id) if len(found) > asked.limit else None,
     )
 
 
@@ -240,10 +270,10 @@ async def list_imports(request: Request, db_pool: PoolHere) -> Response[bytes]:
         **responses("invalid-request", "not-found", "unavailable"),
     },
 )
-async def get_import(request: Request, id: FromPath[str], db_pool: PoolHere) -> Response[bytes]:
+async def get_import(request: Request, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere) -> Response[bytes]:
     parameters.parse(request.query_params.multi_items(), NoParameters)
-    job = await _existing(db_pool, id)
-    return answers.job(request, await _view(db_pool, job), is_final=job.status in FINAL)
+    job = await existing(db_pool, id)
+    return answers.job(request, await view(db_pool, settings, job), is_final=job.status in FINAL)
 
 
 @get(
@@ -259,7 +289,7 @@ async def get_import(request: Request, id: FromPath[str], db_pool: PoolHere) -> 
 async def get_import_errors(request: Request, id: FromPath[str], db_pool: PoolHere) -> Response[bytes]:
     """Complete once the import is final; before, what is known so far."""
     asked = parameters.parse(request.query_params.multi_items(), ErrorParameters)
-    job = await _existing(db_pool, id)
+    job = await existing(db_pool, id)
     async with db_pool.connection() as conn:
         found, last = await record_errors.page(
             conn, job.id, after=_error_cursor(asked.cursor), code=asked.code, field=asked.field, limit=asked.limit
@@ -269,7 +299,8 @@ async def get_import_errors(request: Request, id: FromPath[str], db_pool: PoolHe
     return answers.page(request, "errors", found, cursor, total=total)
 
 
-async def _existing(pool: Pool, id: str) -> Import:
+async def existing(pool: Pool, id: str) -> Import:
+    """The import with the id in a path. Raises `Problem` 404."""
     async with pool.connection() as conn:
         job = await imports.get(conn, answers.job_id(id, "import"))
     if job is None:
@@ -277,19 +308,20 @@ async def _existing(pool: Pool, id: str) -> Import:
     return job
 
 
-async def _view(pool: Pool, job: Import) -> ImportView:
+async def view(pool: Pool, settings: Settings, job: Import) -> ImportView:
     """The whole view. Reads the errors after the job, so that it never shows fewer than it counts."""
     if not job.errors:
-        return msgspec.structs.replace(_brief(job), errors=[], error_summary=[])
+        return msgspec.structs.replace(brief(settings, job), errors=[], error_summary=[])
     async with pool.connection() as conn:
         errors, _ = await record_errors.page(
             conn, job.id, after=record_errors.START, code=None, field=None, limit=ERRORS_SHOWN
         )
         summary = await record_errors.summary(conn, job.id)
-    return msgspec.structs.replace(_brief(job), errors=errors, error_summary=summary)
+    return msgspec.structs.replace(brief(settings, job), errors=errors, error_summary=summary)
 
 
-def _brief(job: Import) -> ImportView:
+def brief(settings: Settings, job: Import) -> ImportView:
+    """The view without the errors."""
     self = f"{PATH}/{job.id}"
     return ImportView(
         id=job.id,
@@ -318,7 +350,8 @@ def _brief(job: Import) -> ImportView:
         created_at=job.created_at,
         started_at=job.started_at,
         finished_at=job.finished_at,
-        links={"self": self, "errors": f"{self}/errors"},
+        expires_at=job.finished_at and job.finished_at + timedelta(seconds=settings.job_retention_seconds),
+        links={"self": self, "errors": f"{self}/errors", "events": f"{self}/events"},
     )
 
 

@@ -12,11 +12,12 @@ from litestar import Request
 from msgspec import Meta
 
 from api import parameters
+from api.admission import Admission
 from api.body import Body, File, Parameter
 from api.chunking import Unreadable
 from api.errors import Fault, Problem, request_id
 from api.intake import Intake
-from db import imports
+from db import backpressure, imports
 from db.imports import Import, Upload
 from db.payload import Chunk, Format
 from db.pool import Pool
@@ -88,16 +89,22 @@ class ImportParameters(msgspec.Struct, kw_only=True):
 class Uploads:
     """The uploads under way in this process."""
 
-    def __init__(self, pool: Pool, settings: Settings) -> None:
+    def __init__(self, pool: Pool, settings: Settings, admission: Admission) -> None:
         self.pool = pool
         self.settings = settings
+        self.admission = admission
         self._open: set[UUID] = set()
 
     @asynccontextmanager
     async def upload(self, token: str | None) -> AsyncIterator[UUID]:
-        """A new upload; whatever ends it before it is sealed takes its chunks with it. Raises `imports.TokenTaken`."""
-        async with self.pool.connection() as conn:
+        """A new upload; whatever ends it before it is sealed takes its chunks with it.
+
+        Raises `imports.TokenTaken`, and `Problem` 429 when the queue is full; the former goes first, because a repeated
+        request adds nothing to the queue and has a right to its job.
+        """
+        async with self.pool.connection() as conn, conn.transaction():
             id = await imports.open_upload(conn, token=token)
+            self.admission.check(await backpressure.load(conn))
         self._open.add(id)
         try:
             yield id
@@ -130,11 +137,12 @@ class Uploads:
 async def receive(request: Request, uploads: Uploads) -> tuple[Import, bool]:
     """Reads the request to its end; the job, and whether an earlier request with the same key and content made it.
 
-    Raises `Problem`: 400, 409, 413, 415, 422, 503.
+    Raises `Problem`: 400, 409, 413, 415, 422, 429, 503.
     """
     receiver = _Receiver(request, uploads)
     try:
-        id, is_replay = await receiver.run()
+        with uploads.admission.upload():
+            id, is_replay = await receiver.run()
     except Unreadable as error:
         raise Problem("invalid-request", f"The file cannot be read: {error} (line {error.line})") from None
     except imports.AfterUnknown:

@@ -164,7 +164,9 @@ async def reclaim(
 async def fence(conn: Connection, claim: Claim) -> bool:
     """Locks the claimed chunk for the rest of the transaction. False: its job was stopped, and the chunk is to be dropped.
 
-    Raises `ClaimLost` when the lease is not ours any more, also when another worker is just taking it over: nobody waits.
+    Raises `ClaimLost` when the lease is not ours any more. Waits for whoever holds the row just now: that is a reclaim about
+    to take the chunk over, or, just as well, a claim that came too late for it: PostgreSQL locks the newest version of a row
+    before it finds that this one is not pending any more. So SKIP LOCKED here would lose claims that nobody has taken.
     """
     cursor = await conn.execute(
         """
@@ -175,7 +177,7 @@ async def fence(conn: Connection, claim: Claim) -> bool:
         LEFT JOIN import_jobs ON import_jobs.id = chunks.import_id
         LEFT JOIN export_jobs ON export_jobs.id = chunks.export_id
         WHERE chunks.id = %(id)s AND chunks.lease = %(lease)s AND chunks.state = 'running'
-        FOR NO KEY UPDATE OF chunks SKIP LOCKED
+        FOR NO KEY UPDATE OF chunks
         """,
         {"id": claim.id, "lease": claim.lease},
     )

@@ -14,7 +14,12 @@ JOBS = 50
 ROWS = {"import_errors": 5000, "import_deferred": 1000, "import_payloads": 100, "chunks": 1000}
 
 # where each table's index begins that finds the rows of a job
-_JOB = {"import_errors": "import_id", "import_deferred": "import_id", "import_payloads": "import_id", "chunks": "job_id"}
+_JOB = {
+    "import_errors": "import_id",
+    "import_deferred": "import_id",
+    "import_payloads": "import_id",
+    "chunks": "job_id",
+}
 
 
 class Pruned(msgspec.Struct, kw_only=True):

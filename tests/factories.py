@@ -72,14 +72,12 @@ async def stored_article(conn: Connection, author: UUID, number: int = 0) -> UUI
 
 
 async def queued(
-    conn: Connection,
-    records: Sequence[dict[str, Any]],
-    *,
-    sizes: Sequence[int] | None = None,
-    resource: str = "users",
-    mode: str = "insert",
+    conn: Connection, records: Sequence[dict[str, Any]], *, sizes: Sequence[int] | None = None, **parameters: Any
 ) -> UUID:
-    """An import of these records that waits for workers, cut into chunks of `sizes` records; None: a single one."""
+    """An import of these records that waits for workers, cut into chunks of `sizes` records; None: a single one.
+
+    `parameters` are fields of `imports.Upload`.
+    """
     lines = [json.dumps(record).encode() + b"\n" for record in records]
     sizes = [len(records)] if sizes is None else sizes
     assert sum(sizes) == len(records)
@@ -88,32 +86,20 @@ async def queued(
         Chunk(end - size + 1, end - size + 1, size, b"".join(lines[end - size : end]))
         for end, size in zip(accumulate(sizes), sizes, strict=True)
     ]
-    data = b"".join(lines)
+    upload = _upload(b"".join(lines), total_records=len(records), total_chunks=len(chunks), **parameters)
     async with conn.transaction():
         id = await imports.open_upload(conn, token=None)
         await imports.append(conn, id, chunks, first_seq=1)
-        await imports.seal(conn, id, _upload(resource, mode, data, records=len(records), chunks=len(chunks)))
+        await imports.seal(conn, id, upload)
     return id
 
 
-def _upload(resource: str, mode: str, data: bytes, *, records: int, chunks: int) -> imports.Upload:
-    return imports.Upload(
-        resource=resource,
-        mode=mode,
-        unknown_fields="error",
-        format="ndjson",
-        csv_delimiter=",",
-        csv_header=None,
-        csv_columns=None,
-        file_name=None,
-        file_bytes=len(data),
-        file_sha256=sha256(data).digest(),
-        total_records=records,
-        total_chunks=chunks,
-        idempotency_token=None,
-        digest=sha256(data).digest(),
-        request_id=None,
-    )
+def _upload(data: bytes, **parameters: Any) -> imports.Upload:
+    digest = sha256(data).digest()
+    usual = {"resource": "users", "mode": "insert", "dry_run": False, "on_error": "continue"}
+    usual |= {"unknown_fields": "error", "format": "ndjson", "csv_delimiter": ","}
+    known = {"file_bytes": len(data), "file_sha256": digest, "digest": digest}
+    return imports.Upload(**(dict.fromkeys(imports.Upload.__struct_fields__) | usual | known | parameters))
 
 
 async def claim(conn: Connection, *, worker: str = "me") -> Claim:
@@ -185,7 +171,7 @@ async def ended(conn: Connection, id: UUID) -> imports.Import:
 
 
 async def imbalances(conn: Connection, id: UUID) -> list[Any]:
-    """What does not add up in a final import that inserted: what, number by the books, number as counted."""
+    """What does not add up in a final import: what, number by the books, number as counted. A dry run leaves no rows."""
     return await rows(
         conn,
         """
@@ -238,13 +224,17 @@ async def imbalances(conn: Connection, id: UUID) -> list[Any]:
                 ('skipped in chunks', job.skipped, sums.skipped),
                 ('failed in chunks', job.failed, sums.failed),
                 ('errors in chunks', job.errors, sums.errors),
-                ('rows created', job.created, (SELECT count(*) FROM stored WHERE action = 'created')),
-                ('rows updated', job.updated, (SELECT count(*) FROM stored WHERE action = 'updated')),
-                ('rows unchanged', job.unchanged, (SELECT count(*) FROM stored WHERE action = 'unchanged')),
+                ('rows created', CASE WHEN dry_run THEN 0 ELSE job.created END, (SELECT count(*) FROM stored WHERE action = 'created')),
+                ('rows updated', CASE WHEN dry_run THEN 0 ELSE job.updated END, (SELECT count(*) FROM stored WHERE action = 'updated')),
+                ('rows unchanged', CASE WHEN dry_run THEN 0 ELSE job.unchanged END, (SELECT count(*) FROM stored WHERE action = 'unchanged')),
                 ('records with errors', job.failed, (SELECT count(*) FROM refused)),
                 ('errors', job.errors, (SELECT count(*) FROM import_errors WHERE import_id = %(id)s)),
                 ('unprocessed', unprocessed, (SELECT count(*) FROM (TABLE undecided UNION TABLE unbegun) AS left_over)),
-                ('records with one fate', total_records - job.skipped, (SELECT count(*) FROM fates WHERE fates = 1)),
+                (
+                    'records with one fate',
+                    CASE WHEN dry_run THEN job.failed + unprocessed ELSE total_records - job.skipped END,
+                    (SELECT count(*) FROM fates WHERE fates = 1)
+                ),
                 ('records with several fates', 0, (SELECT count(*) FROM fates WHERE fates > 1)),
                 ('records not in the file', 0, (SELECT count(*) FROM fates WHERE record NOT BETWEEN 1 AND total_records))
         ) AS line (what, book, counted)

@@ -141,6 +141,33 @@ async def test_many_blocks(conn, format):
     assert ids == sorted(ids)
 
 
+@pytest.mark.parametrize("format", ["csv", "ndjson", "json"])
+async def test_what_is_exported_imports_again(service, conn, format):
+    """Into empty tables, in the order of the references, and then exports as the same bytes."""
+    await conn.execute(USERS)
+    await conn.execute(ARTICLES.replace("'', '0", "'body', '0"))
+    url = (await service(worker_pool_size=1)).url
+    async with httpx.AsyncClient(base_url=url) as client:
+
+        async def export_all():
+            query = {"format": format}
+            return {name: (await client.get(PATH.format(name), params=query)).content for name in ("users", "articles")}
+
+        before = await export_all()
+        await conn.execute("TRUNCATE users, articles, comments")
+        for name, content in before.items():
+            query = {"resource": name, "format": format}
+            headers = {"Content-Type": "application/octet-stream"}
+            job = await client.post("/api/v1/imports", params=query, content=content, headers=headers)
+            assert job.status_code == 202, job.text
+
+            async def outcome(location=job.headers["location"]):
+                return (await client.get(location)).json()["outcome"]
+
+            assert await eventually(outcome) == "success"
+        assert await export_all() == before
+
+
 async def test_nothing_to_export(service):
     """An empty table is a CSV header alone, no line, and an empty array."""
     url = (await service(run=["api"])).url

@@ -74,10 +74,16 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize("form", ["query", "multipart", "object"])
-@pytest.mark.parametrize(
-    ("wrong", "faults"), WRONG, ids=lambda value: None if isinstance(value, list) else "+".join(value)
-)
+# an object has each member once
+IN_FORMS = [
+    (form, wrong, faults)
+    for form in ("query", "multipart", "object")
+    for wrong, faults in WRONG
+    if form != "object" or not isinstance(wrong.get("resource"), list)
+]
+
+
+@pytest.mark.parametrize(("form", "wrong", "faults"), IN_FORMS)
 async def test_wrong_parameters(api, form, wrong, faults):
     """Wherever they stand: 400 names every parameter that is wrong."""
     given = {"resource": "users"} | wrong
@@ -86,8 +92,6 @@ async def test_wrong_parameters(api, form, wrong, faults):
     elif form == "multipart":
         answer = await api.post(data=given, files={"file": ("u.csv", USERS)})
     else:
-        if isinstance(given["resource"], list):
-            pytest.skip("an object has each member once")
         answer = await api.post(json=given | {"records": []})
     problem = await refused(api, answer, 400, "invalid-request")
     assert [(fault["field"], fault["code"]) for fault in problem["errors"]] == faults

@@ -157,15 +157,22 @@ async def test_a_lost_claim_stores_nothing(conn, other):
     assert (await ended(conn, id)).created == 1
 
 
-async def test_the_fence_does_not_wait_for_a_reclaim(conn, other):
-    """A worker that comes to its fence while another is just taking over has lost its claim, at once."""
-    await queued(conn, users(1))
-    lost = await claim(conn)
+@pytest.mark.parametrize("undone", [False, True])
+async def test_the_fence_waits_for_a_reclaim(conn, other, undone):
+    """A worker that comes to its fence while another is just taking over has lost its claim if the other goes through with it."""
+    id = await queued(conn, users(1))
+    mine = await claim(conn)
     await pass_time(conn, GRACE_SECONDS)
-    async with other.transaction():
+    async with other.transaction(force_rollback=undone):
         assert await reclaim(other) is not None
+        work = asyncio.create_task(perform(conn, mine))
+        await blocked(conn, by=other)
+    if undone:
+        await work
+    else:
         with pytest.raises(ClaimLost):
-            await asyncio.wait_for(perform(conn, lost), timeout=5)
+            await work
+    assert (await chunk(conn, id))["state"] == ("done" if undone else "running")
 
 
 async def test_giving_back_and_reclaiming_exclude_each_other(conn, other):
@@ -213,7 +220,7 @@ async def test_a_poison_chunk_fails_and_the_job_ends(conn):
     assert (await imports.finish(conn, id)).status == "failed"
     job = await ended(conn, id)
     assert (job.status, job.outcome, job.created, job.failed) == ("failed", None, 3, 0)
-    assert job.problem["type"] == "chunk-failed"
+    assert job.problem["type"] == "/problems/chunk-failed"
     assert "1 of 2 chunks" in job.problem["detail"]
     assert (await chunk(conn, id))["accident"] == "4 workers died over it"
 

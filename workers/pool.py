@@ -48,11 +48,13 @@ class Pool:
     def _start(self, number: int) -> None:
         # a signal between fork and the child's own handlers would run ours in the child
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-        child = multiprocessing.get_context("fork").Process(
-            target=_main, args=(self.settings, number, os.getpid()), name=f"worker-{number}"
-        )
-        child.start()
-        self.children[number] = child
+        # one that came before has reached only the children of then
+        if not self.signals:
+            child = multiprocessing.get_context("fork").Process(
+                target=_main, args=(self.settings, number, os.getpid()), name=f"worker-{number}"
+            )
+            child.start()
+            self.children[number] = child
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     def _replace_dead(self) -> None:

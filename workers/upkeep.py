@@ -2,7 +2,7 @@
 
 import structlog
 
-from db import exports, imports
+from db import exports, imports, retention
 from db.pool import Connection
 from db.settings import Settings
 from workers import ends
@@ -24,3 +24,6 @@ async def run_once(conn: Connection, settings: Settings) -> None:
     parts = await sweep_parts(conn, settings)
     if parts:
         log.warning("half-written exports removed", files=parts)
+    pruned = await retention.prune(conn, retention_seconds=settings.job_retention_seconds)
+    if pruned.jobs or pruned.rows:
+        log.info("old imports pruned", jobs=pruned.jobs, rows=pruned.rows)

@@ -1,0 +1,129 @@
+"""The records of an import that were refused or not done, chunk by chunk, as they were sent."""
+
+from collections.abc import Iterator
+from uuid import UUID
+
+import msgspec
+from psycopg.rows import class_row
+
+from db.payload import Chunk, Format
+from db.pool import Connection
+from db.resource import Code
+
+
+class Gone(Exception):
+    """The import, or the bytes of its records, were removed meanwhile."""
+
+
+class Note(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One error of a record, as it is noted beside the record."""
+
+    field: str | None
+    code: Code
+    message: str
+    duplicate_of_line: int | None = None
+
+
+class Piece(msgspec.Struct, frozen=True, kw_only=True):
+    """The records of one chunk that are asked for: `numbers`, in order. `data` is None when the bytes were removed."""
+
+    seq: int
+    first_record: int
+    first_line: int
+    count: int
+    data: bytes | None
+    starts: list[int] | None
+    lines: list[int] | None
+    numbers: list[int]
+
+    def records(self, format: Format) -> Iterator[tuple[int, int, bytes]]:
+        """Number, line and bytes of each record; a line end is part of a record, the comma of a JSON array is not.
+
+        Raises `Gone`.
+        """
+        if self.data is None:
+            raise Gone
+        chunk = Chunk(self.first_record, self.first_line, self.count, self.data, self.starts, self.lines)
+        raws = list(chunk.slices())
+        for number in self.numbers:
+            index = number - self.first_record
+            raw = raws[index]
+            if format == "json" and index + 1 < self.count:
+                raw = raw.removesuffix(b",\n")
+            yield number, chunk.line(index), raw
+
+
+async def piece(conn: Connection, id: UUID, *, after_seq: int, failed: bool, unprocessed: bool) -> Piece | None:
+    """The first chunk behind `after_seq` that has a refused or an unprocessed record, as it is now; None: no more.
+
+    Raises `Gone`: who has read to the end without it has read the whole import.
+    """
+    cursor = conn.cursor(row_factory=class_row(Piece), binary=True)
+    await cursor.execute(
+        # chunks in the order of their key (job_id, seq), each of them asked by the keys of the other tables
+        """
+        SELECT seq, chunks.first_record, first_line, records AS count, data, starts, lines,
+            ARRAY(
+                SELECT record
+                FROM import_errors
+                WHERE %(failed)s AND import_id = %(id)s AND record >= chunks.first_record AND record < next_record
+                UNION
+                SELECT record
+                FROM import_deferred
+                WHERE %(unprocessed)s AND import_id = %(id)s AND record >= chunks.first_record AND record < next_record
+                UNION
+                SELECT generate_series(chunks.first_record, next_record - 1)
+                WHERE %(unprocessed)s AND state <> 'done'
+                ORDER BY record
+            ) AS numbers
+        FROM chunks
+        CROSS JOIN LATERAL (SELECT chunks.first_record + records AS next_record) AS bounds
+        LEFT JOIN import_payloads AS payload
+            ON payload.import_id = %(id)s AND payload.first_record = chunks.first_record
+        WHERE job_id = %(id)s
+            AND seq > %(after_seq)s
+            AND kind = 'records'
+            AND (
+                %(unprocessed)s AND state <> 'done'
+                OR %(unprocessed)s AND EXISTS (
+                    SELECT
+                    FROM import_deferred
+                    WHERE import_id = %(id)s AND record >= chunks.first_record AND record < next_record
+                )
+                OR %(failed)s AND EXISTS (
+                    SELECT
+                    FROM import_errors
+                    WHERE import_id = %(id)s AND record >= chunks.first_record AND record < next_record
+                )
+            )
+        ORDER BY seq
+        LIMIT 1
+        """,
+        {"id": id, "after_seq": after_seq, "failed": failed, "unprocessed": unprocessed},
+    )
+    found = await cursor.fetchone()
+    if found is None and not await _exists(conn, id):
+        raise Gone
+    return found
+
+
+async def notes(conn: Connection, id: UUID, *, first: int, last: int) -> dict[int, list[Note]]:
+    """The errors of the records from `first` to `last`, by record."""
+    cursor = await conn.execute(
+        """
+        SELECT record, field, code, message, duplicate_of_line
+        FROM import_errors
+        WHERE import_id = %(id)s AND record BETWEEN %(first)s AND %(last)s
+        ORDER BY record, n
+        """,
+        {"id": id, "first": first, "last": last},
+    )
+    found: dict[int, list[Note]] = {}
+    async for record, field, code, message, line in cursor:
+        found.setdefault(record, []).append(Note(field=field, code=code, message=message, duplicate_of_line=line))
+    return found
+
+
+async def _exists(conn: Connection, id: UUID) -> bool:
+    cursor = await conn.execute("SELECT FROM import_jobs WHERE id = %(id)s", {"id": id})
+    return await cursor.fetchone() is not None
