@@ -67,10 +67,11 @@ WRONG = [
         {"Mode": "x", "mode": "y", "format": "z"},
         [("Mode", "unknown_parameter"), ("mode", "invalid_value"), ("format", "invalid_value")],
     ),
-    # not there yet, and so not passed over
-    ({"dry_run": "true"}, [("dry_run", "unknown_parameter")]),
-    ({"after": UNKNOWN_ID}, [("after", "unknown_parameter")]),
-    ({"on_error": "stop"}, [("on_error", "unknown_parameter")]),
+    ({"on_error": "go on"}, [("on_error", "invalid_value")]),
+    ({"max_errors": "-1"}, [("max_errors", "invalid_value")]),
+    ({"max_error_rate": "1.5"}, [("max_error_rate", "invalid_value")]),
+    ({"dry_run": "perhaps"}, [("dry_run", "invalid_value")]),
+    ({"after": "yesterday"}, [("after", "invalid_value")]),
 ]
 
 
