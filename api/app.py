@@ -12,7 +12,7 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 
-from api import errors, events, exports, health, imports
+from api import errors, events, exports, health, imports, repairs
 from api.admission import Admission
 from api.auth import Authorized
 from api.middleware import Observed
@@ -23,7 +23,13 @@ from db.settings import Settings
 # for handlers that read their body whole; those that stream lift it and count for themselves
 BODY_MAX_BYTES = 1024 * 1024
 
-ROUTE_HANDLERS = [*health.HANDLERS, *imports.HANDLERS, *events.HANDLERS, *exports.HANDLERS]
+ROUTE_HANDLERS = [
+    *health.HANDLERS,
+    *imports.HANDLERS,
+    *repairs.HANDLERS,
+    *events.HANDLERS,
+    *exports.HANDLERS,
+]
 
 
 def create(settings: Settings) -> Litestar:

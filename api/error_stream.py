@@ -9,11 +9,11 @@ import msgspec
 from litestar.response.base import ASGIResponse
 
 from api import files
-from api.leftovers import download_name, stream
+from api.leftovers import download_name, removed, stream
 from db import imports, record_errors
-from db.imports import Import
+from db.imports import FINAL, Import
 from db.leftovers import Gone
-from db.pool import Pool
+from db.pool import Connection, Pool
 from db.resource import RecordError
 
 PAGE_ERRORS = 1000
@@ -25,11 +25,17 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 async def answer(
     pool: Pool, job: Import, *, format: Literal["csv", "ndjson"], code: str | None, field: str | None
 ) -> ASGIResponse:
-    """The errors in the order of the file; CSV with a header, and fit to be opened in a spreadsheet."""
+    """The errors in the order of the file; CSV with a header, and fit to be opened in a spreadsheet.
+
+    Raises `Problem` 404 when they were removed.
+    """
     write = _csv if format == "csv" else msgspec.json.Encoder().encode_lines
     head = _row(RecordError.__struct_fields__) if format == "csv" else b""
     name = download_name(job.file_name, job.resource, "errors", format)
-    return await stream(_blocks(pool, job, head, write, code, field), files.MEDIA_TYPES[format], name)
+    try:
+        return await stream(_blocks(pool, job, head, write, code, field), files.MEDIA_TYPES[format], name)
+    except Gone:
+        raise removed() from None
 
 
 async def _blocks(
@@ -40,19 +46,25 @@ async def _blocks(
     code: str | None,
     field: str | None,
 ) -> AsyncGenerator[bytes, None]:
-    """Raises `Gone` when the import was removed half way: then these were not all."""
-    if head:
-        yield head
+    """Raises `Gone` when errors were removed half way, which must not pass for the end."""
     place = record_errors.START
     while place is not None:
         async with pool.connection() as conn:
             errors, place = await record_errors.page(
                 conn, job.id, after=place, code=code, field=field, limit=PAGE_ERRORS
             )
-            if place is None and await imports.get(conn, job.id) is None:
+            if place is None and not await _is_whole(conn, job):
                 raise Gone
-        if errors:
-            yield write(errors)
+        if head or errors:
+            yield head + write(errors)
+        head = b""
+
+
+async def _is_whole(conn: Connection, job: Import) -> bool:
+    """Whether all errors are still there: what has expired goes bit by bit."""
+    if job.status in FINAL:
+        return job.errors == await record_errors.count(conn, job.id, code=None, field=None)
+    return await imports.get(conn, job.id) is not None
 
 
 def _csv(errors: list[RecordError]) -> bytes:

@@ -17,9 +17,10 @@ from litestar.openapi.spec.enums import OpenAPIType
 from litestar.openapi.spec.media_type import OpenAPIMediaType
 from litestar.openapi.spec.schema import Schema
 from litestar.params import FromPath, SkipValidation
+from litestar.response.base import ASGIResponse
 from msgspec import UNSET, Meta, UnsetType
 
-from api import answers, parameters, prefer
+from api import answers, error_stream, parameters, prefer
 from api.errors import responses
 from api.uploads import STORABLE, ImportParameters, Uploads, receive
 from db import imports, record_errors
@@ -116,10 +117,18 @@ class ListParameters(msgspec.Struct, kw_only=True):
 
 
 class ErrorParameters(msgspec.Struct, kw_only=True):
+    format: Annotated[
+        Literal["csv", "ndjson"] | None,
+        Meta(description="Streams all errors instead of a page; csv is made safe for spreadsheets."),
+    ] = None
     code: Code | None = None
     field: Annotated[str, Meta(max_length=255, pattern=STORABLE)] | None = None
-    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    limit: Annotated[Annotated[int, Meta(ge=1, le=1000)] | None, Meta(description="100 unless told.")] = None
     cursor: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.format is not None and (self.limit is not None or self.cursor is not None):
+            raise ValueError("format streams all errors, and goes with neither limit nor cursor")
 
 
 class NoParameters(msgspec.Struct):
@@ -186,6 +195,9 @@ class ListOperation(Operation):
 class ErrorsOperation(Operation):
     def __post_init__(self) -> None:
         self.parameters = [*(self.parameters or []), *answers.query_parameters(ErrorParameters)]
+        binary = OpenAPIMediaType(schema=Schema(type=OpenAPIType.STRING, format=BINARY))
+        answer: Any = (self.responses or {})["200"]
+        answer.content |= {"text/csv": binary, "application/x-ndjson": binary}
 
 
 @post(
@@ -286,13 +298,20 @@ async def get_import(request: Request, id: FromPath[str], db_pool: PoolHere, set
         **responses("invalid-request", "not-found", "unavailable"),
     },
 )
-async def get_import_errors(request: Request, id: FromPath[str], db_pool: PoolHere) -> Response[bytes]:
+async def get_import_errors(request: Request, id: FromPath[str], db_pool: PoolHere) -> Response[bytes] | ASGIResponse:
     """Complete once the import is final; before, what is known so far."""
     asked = parameters.parse(request.query_params.multi_items(), ErrorParameters)
     job = await existing(db_pool, id)
+    if asked.format is not None:
+        return await error_stream.answer(db_pool, job, format=asked.format, code=asked.code, field=asked.field)
     async with db_pool.connection() as conn:
         found, last = await record_errors.page(
-            conn, job.id, after=_error_cursor(asked.cursor), code=asked.code, field=asked.field, limit=asked.limit
+            conn,
+            job.id,
+            after=_error_cursor(asked.cursor),
+            code=asked.code,
+            field=asked.field,
+            limit=asked.limit or 100,
         )
         total = await record_errors.count(conn, job.id, code=asked.code, field=asked.field)
     cursor = None if last is None else base64.urlsafe_b64encode(msgspec.json.encode(last)).decode()
@@ -322,7 +341,6 @@ async def view(pool: Pool, settings: Settings, job: Import) -> ImportView:
 
 def brief(settings: Settings, job: Import) -> ImportView:
     """The view without the errors."""
-    self = f"{PATH}/{job.id}"
     return ImportView(
         id=job.id,
         resource=job.resource,
@@ -351,8 +369,24 @@ def brief(settings: Settings, job: Import) -> ImportView:
         started_at=job.started_at,
         finished_at=job.finished_at,
         expires_at=job.finished_at and job.finished_at + timedelta(seconds=settings.job_retention_seconds),
-        links={"self": self, "errors": f"{self}/errors", "events": f"{self}/events"},
+        links=_links(job),
     )
+
+
+def _links(job: Import) -> dict[str, str]:
+    """Where all of the import is found, and what can be done with it now."""
+    self = f"{PATH}/{job.id}"
+    links = {"self": self} | {
+        name.replace("-", "_"): f"{self}/{name}"
+        for name in ("errors", "failed-records", "unprocessed-records", "events")
+    }
+    if job.status not in FINAL:
+        return links | {"cancel": f"{self}/cancel"}
+    if job.failed or job.processed < job.total_records:
+        links["retry"] = f"{self}/retry"
+    if job.dry_run and job.status == "completed":
+        links["commit"] = f"{self}/commit"
+    return links
 
 
 def _progress(job: Import) -> ProgressView:

@@ -207,7 +207,7 @@ class _Receiver:
     async def _take(self, early: ImportParameters, id: UUID | None) -> Upload:
         """Reads the file, and what parameters come behind it. Without `id` nothing is stored."""
         intake = Intake(self.uploads.settings, format=early.format or self.file.format, delimiter=early.delimiter)
-        store = _Store(self.uploads.pool, id)
+        store = Store(self.uploads.pool, id)
         async for event in self.events:
             if isinstance(event, Parameter):
                 self.given.append(event)
@@ -272,7 +272,7 @@ class _Receiver:
         return id
 
 
-class _Store:
+class Store:
     """Puts the chunks of one upload into the database, some megabytes at a time."""
 
     def __init__(self, pool: Pool, id: UUID | None) -> None:

@@ -55,7 +55,8 @@ class Counts(msgspec.Struct, kw_only=True):
 async def claim(conn: Connection, *, worker: str) -> Claim | None:
     """Claims the next chunk of the job that has the fewest running, so that a small job never waits behind a large one.
 
-    One statement, which is the whole transaction. Among equals the oldest job comes first, within a job the file's order.
+    One statement, which is the whole transaction. Among equals the lot decides: it needs no memory of whom was served last, and
+    starves neither the old nor the new, the large nor the small. Within a job the file's order counts.
     """
     cursor = conn.cursor(row_factory=class_row(Claim))
     await cursor.execute(
@@ -81,7 +82,7 @@ async def claim(conn: Connection, *, worker: str) -> Claim | None:
             SELECT live.id, live.stopped
             FROM live
             LEFT JOIN busy ON busy.job_id = live.id
-            ORDER BY coalesce(busy.running, 0), live.id
+            ORDER BY coalesce(busy.running, 0), random()
         ), next AS MATERIALIZED (
             SELECT chunk.id, chunk.import_id, chunk.export_id
             FROM jobs

@@ -1,4 +1,4 @@
-"""Makers of jobs and records, hands that drive the queue step by step, and the checker of the books."""
+"""Makers of jobs and records, hands that drive the queue step by step."""
 
 import json
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 from psycopg.rows import dict_row
 
-from db import imports, queue
+from db import audit, imports, queue
 from db.payload import Chunk
 from db.pool import Connection
 from db.queue import Claim
@@ -166,79 +166,5 @@ async def ended(conn: Connection, id: UUID) -> imports.Import:
     job = await imports.get(conn, id)
     assert job is not None
     assert job.finished_at is not None, job
-    assert await imbalances(conn, id) == []
+    assert await audit.violations(conn, import_id=id, strict=True) == []
     return job
-
-
-async def imbalances(conn: Connection, id: UUID) -> list[Any]:
-    """What does not add up in a final import: what, number by the books, number as counted. A dry run leaves no rows."""
-    return await rows(
-        conn,
-        """
-        WITH job AS (
-            SELECT *, total_records - created - updated - unchanged - skipped - failed AS unprocessed
-            FROM import_jobs
-            WHERE id = %(id)s
-        ), stored AS (
-            SELECT import_record AS record, import_action AS action FROM users WHERE import_id = %(id)s
-            UNION ALL
-            SELECT import_record, import_action FROM articles WHERE import_id = %(id)s
-            UNION ALL
-            SELECT import_record, import_action FROM comments WHERE import_id = %(id)s
-        ), refused AS (
-            SELECT DISTINCT record FROM import_errors WHERE import_id = %(id)s
-        ), undecided AS (
-            SELECT record FROM import_deferred WHERE import_id = %(id)s
-        ), unbegun AS (
-            SELECT generate_series(first_record, first_record + records - 1) AS record
-            FROM chunks
-            WHERE import_id = %(id)s AND kind = 'records' AND state <> 'done'
-        ), fates AS (
-            SELECT record, count(*) AS fates
-            FROM (
-                SELECT record FROM stored
-                UNION ALL SELECT record FROM refused
-                UNION ALL SELECT record FROM undecided
-                UNION ALL SELECT record FROM unbegun
-            ) AS fate
-            GROUP BY record
-        ), sums AS (
-            SELECT sum(created) AS created, sum(updated) AS updated, sum(unchanged) AS unchanged,
-                sum(skipped) AS skipped, sum(failed) AS failed, sum(errors) AS errors,
-                sum(records) AS records, count(*) FILTER (WHERE kind = 'records') AS chunks,
-                count(*) FILTER (WHERE state IN ('pending', 'running')) AS unfinished
-            FROM chunks
-            WHERE import_id = %(id)s
-        )
-        SELECT what, book, counted
-        FROM job
-        CROSS JOIN sums
-        CROSS JOIN LATERAL (
-            VALUES
-                ('records in chunks', total_records, sums.records),
-                ('chunks', total_chunks, sums.chunks),
-                ('unfinished chunks', 0, sums.unfinished),
-                ('created in chunks', job.created, sums.created),
-                ('updated in chunks', job.updated, sums.updated),
-                ('unchanged in chunks', job.unchanged, sums.unchanged),
-                ('skipped in chunks', job.skipped, sums.skipped),
-                ('failed in chunks', job.failed, sums.failed),
-                ('errors in chunks', job.errors, sums.errors),
-                ('rows created', CASE WHEN dry_run THEN 0 ELSE job.created END, (SELECT count(*) FROM stored WHERE action = 'created')),
-                ('rows updated', CASE WHEN dry_run THEN 0 ELSE job.updated END, (SELECT count(*) FROM stored WHERE action = 'updated')),
-                ('rows unchanged', CASE WHEN dry_run THEN 0 ELSE job.unchanged END, (SELECT count(*) FROM stored WHERE action = 'unchanged')),
-                ('records with errors', job.failed, (SELECT count(*) FROM refused)),
-                ('errors', job.errors, (SELECT count(*) FROM import_errors WHERE import_id = %(id)s)),
-                ('unprocessed', unprocessed, (SELECT count(*) FROM (TABLE undecided UNION TABLE unbegun) AS left_over)),
-                (
-                    'records with one fate',
-                    CASE WHEN dry_run THEN job.failed + unprocessed ELSE total_records - job.skipped END,
-                    (SELECT count(*) FROM fates WHERE fates = 1)
-                ),
-                ('records with several fates', 0, (SELECT count(*) FROM fates WHERE fates > 1)),
-                ('records not in the file', 0, (SELECT count(*) FROM fates WHERE record NOT BETWEEN 1 AND total_records))
-        ) AS line (what, book, counted)
-        WHERE book IS DISTINCT FROM counted
-        """,
-        id=id,
-    )

@@ -6,7 +6,6 @@ from uuid import uuid4
 import pytest
 
 from db import imports
-from tests import factories
 from tests.factories import (
     article,
     blocked,
@@ -180,9 +179,7 @@ async def test_a_refused_record_is_told_of_its_parents_too(conn):
     """A record with faults of its own is told of missing parents as well, and not of those that are there."""
     author, nobody = await stored_user(conn), uuid4()
     about = await stored_article(conn, author)
-    id = await queued(
-        conn, [comment(nobody, author, body=" "), comment(about, author, body=" ")], resource="comments"
-    )
+    id = await queued(conn, [comment(nobody, author, body=" "), comment(about, author, body=" ")], resource="comments")
     await run(conn, id)
     assert await errors(conn, id) == [
         (1, "body", "too_short"),
@@ -268,9 +265,7 @@ async def test_a_check_of_the_operator_refuses_only_its_records(conn):
     """Records that a constraint unknown to the service refuses are told so; the others are treated as ever."""
     await operator_checks(conn)
     await stored_user(conn, 9)
-    id = await queued(
-        conn, [user(1), user(2, name="bot"), user(9), user(3), user(3, name="twin"), user(4, name="bot")]
-    )
+    id = await queued(conn, [user(1), user(2, name="bot"), user(9), user(3), user(3, name="twin"), user(4, name="bot")])
     job = await run(conn, id)
     assert (job.created, job.failed) == (2, 4)
     assert await errors(conn, id) == [
@@ -321,11 +316,3 @@ async def test_an_index_of_the_operator_meets_duplicates(conn, sizes, order):
     assert job.status == "completed"
     assert (1, None, "constraint_violation") in await errors(conn, id)
     assert await rows(conn, "SELECT FROM users WHERE import_record = 3")
-
-
-async def test_the_books_notice_what_is_missing(conn):
-    """The checker of the books, on which these tests rest, finds what does not add up."""
-    id = await queued(conn, users(2))
-    await run(conn, id)
-    await conn.execute("DELETE FROM users WHERE import_record = 2")
-    assert {what for what, _, _ in await factories.imbalances(conn, id)} == {"rows created", "records with one fate"}

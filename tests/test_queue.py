@@ -92,11 +92,23 @@ async def test_a_committed_claim_is_not_repeated(conn, other):
 
 
 async def test_a_small_job_does_not_wait_behind_a_large_one(conn):
-    """The next claim goes to the job that has the fewest running chunks, among equals to the oldest."""
+    """The next claim goes to the job that has the fewest running chunks, so both get their share from the start."""
     large = await queued(conn, users(4), sizes=[1] * 4)
     small = await queued(conn, users(2, first=5), sizes=[1, 1])
     order = [(await claim(conn)).job_id for _ in range(6)]
-    assert order == [large, small, large, small, large, large]
+    assert {*order[:2]} == {*order[2:4]} == {large, small}
+    assert order[4:] == [large, large]
+
+
+async def test_no_job_starves_on_a_single_worker(conn):
+    """Among jobs that have equally few running chunks the lot decides: neither the oldest nor the newest is always first."""
+    jobs = [await queued(conn, users(40, first=40 * n), sizes=[1] * 40) for n in range(2)]
+    served = []
+    for _ in range(40):
+        claimed = await claim(conn)
+        served.append(claimed.job_id)
+        await queue.give_back(conn, claimed, accident=None, delay_seconds=0, attempts_max=ATTEMPTS_MAX)
+    assert {*served} == {*jobs}
 
 
 # ── reclaim ───────────────────────────────────────────────────────────────────────────────────────────────────────────

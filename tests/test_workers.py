@@ -1,5 +1,6 @@
 """The worker pool, of real processes, under what befalls processes."""
 
+import asyncio
 import os
 import signal
 from contextlib import asynccontextmanager, suppress
@@ -8,10 +9,12 @@ from uuid import UUID
 import pytest
 from psycopg import AsyncConnection
 
-from db import imports
+from db import imports, pool
+from db.settings import Settings
 from tests import factories
 from tests.factories import chunk, queued, rows, user, users
 from tests.servers import Service, eventually
+from workers.loop import Worker
 
 # chunks whose workers wait for the test; a name is one advisory lock
 HELD, HELD_TOO = "1", "2"
@@ -77,10 +80,10 @@ async def ended(conn, id: UUID, *, timeout: float = 20) -> imports.Import:  # no
     return await factories.ended(conn, id)
 
 
-async def pool(service, **settings) -> Service:
-    started = await service(run=["workers"], **({"poll_seconds": 0.2} | settings))
-    await eventually(lambda: len(started.workers.children()) == settings["worker_pool_size"])
-    return started
+async def started(service, **settings) -> Service:
+    service = await service(run=["workers"], **({"poll_seconds": 0.2} | settings))
+    await eventually(lambda: len(service.workers.children()) == settings["worker_pool_size"])
+    return service
 
 
 def is_running(pid: int) -> bool:
@@ -95,7 +98,7 @@ async def test_a_killed_worker_is_replaced_and_its_chunk_taken_over(service, con
     """After a kill -9 in mid-chunk the chunk is reclaimed within ten seconds, and no record counts twice."""
     id = await queued(conn, [*users(9), user(10, name=HELD), *users(10, first=11)], sizes=[5, 5, 5, 5])
     async with hold(HELD):
-        processes = (await pool(service, worker_pool_size=2)).workers
+        processes = (await started(service, worker_pool_size=2)).workers
         victim = await stuck(conn, id, 2)
         os.kill(victim, signal.SIGKILL)
         assert await stuck(conn, id, 2, attempt=2, timeout=10) != victim
@@ -112,7 +115,7 @@ async def test_a_chunk_that_kills_its_workers_fails_alone(service, conn, hold):
     """After four crashes the chunk is failed, its job ends as failed, and all other chunks are done."""
     id = await queued(conn, [*users(2), user(3, name=HELD), *users(3, first=4)], sizes=[2, 1, 3])
     async with hold(HELD):
-        await pool(service, worker_pool_size=2)
+        await started(service, worker_pool_size=2)
         for attempt in range(1, 5):
             pid = await stuck(conn, id, 2, attempt=attempt)
             os.kill(pid, signal.SIGKILL)
@@ -140,7 +143,7 @@ async def test_term_ends_the_pool_in_good_order(service, conn, hold):
     id = await queued(conn, [user(1, name=HELD), user(2, name=HELD_TOO), user(3)], sizes=[1, 1, 1])
     async with hold(HELD):
         async with hold(HELD_TOO):
-            processes = (await pool(service, worker_pool_size=2, stop_seconds=3)).workers
+            processes = (await started(service, worker_pool_size=2, stop_seconds=3)).workers
             await stuck(conn, id, 1)
             await stuck(conn, id, 2)
             workers = processes.children()
@@ -152,7 +155,7 @@ async def test_term_ends_the_pool_in_good_order(service, conn, hold):
     row = await chunk(conn, id, 1)
     assert (row["state"], row["attempt"], row["crashes"], row["accident"]) == ("pending", 0, 0, None)
     assert (await chunk(conn, id, 2))["state"] == "done"
-    await pool(service, worker_pool_size=1)
+    await started(service, worker_pool_size=1)
     assert (await ended(conn, id)).created == 3
 
 
@@ -160,7 +163,7 @@ async def test_a_second_signal_ends_the_pool_at_once(service, conn, hold):
     """Who will not wait says so again: the workers are killed, and the queue gets over it as over any crash."""
     id = await queued(conn, [user(1, name=HELD)])
     async with hold(HELD):
-        processes = (await pool(service, worker_pool_size=1, stop_seconds=60)).workers
+        processes = (await started(service, worker_pool_size=1, stop_seconds=60)).workers
         worker = await stuck(conn, id, 1)
         processes.send(signal.SIGTERM)
         # another signal, because two of a kind may arrive as one
@@ -186,7 +189,7 @@ async def test_lost_connections_cost_nothing(service, conn, hold):
     """When the server ends all sessions the workers stay, come back, and every record is stored once."""
     id = await queued(conn, [user(1, name=HELD), *users(39, first=2)], sizes=[4] * 10)
     async with hold(HELD):
-        processes = (await pool(service, worker_pool_size=2)).workers
+        processes = (await started(service, worker_pool_size=2)).workers
         workers = set(processes.children())
         await stuck(conn, id, 1)
         ended_sessions = await rows(
@@ -204,7 +207,7 @@ async def test_lost_connections_cost_nothing(service, conn, hold):
 
 async def test_a_worker_that_was_stopped_has_lost_its_chunk(service, conn, hold):
     """The server ends the session of a worker that holds a chunk and is silent; another takes over, and it finds its way back."""
-    processes = (await pool(service, worker_pool_size=2)).workers
+    processes = (await started(service, worker_pool_size=2)).workers
     workers = set(processes.children())
     async with hold(HELD):
         id = await queued(conn, [user(1, name=HELD)])
@@ -220,11 +223,33 @@ async def test_a_worker_that_was_stopped_has_lost_its_chunk(service, conn, hold)
     assert set(processes.children()) == workers
 
 
+async def test_a_session_ended_by_its_limits_costs_no_worker(conn, database_url, hold, monkeypatch):
+    """A transaction that lasts too long loses its session; the worker stays, and gives the chunk back when it is connected again."""
+    if conn.info.server_version < 170000:
+        pytest.skip("this server does not limit transactions")
+    monkeypatch.setitem(pool.SESSION, "transaction_timeout", "300")
+    stopping = asyncio.Event()
+    id = await queued(conn, [user(1, name=HELD)])
+    async with hold(HELD):
+        worker = Worker(Settings(database_url=database_url, poll_seconds=0.2), name="h:1:1", stopping=stopping)
+        running = asyncio.create_task(worker.run())
+        await eventually(lambda: has_accident(conn, id, running))
+    assert (await ended(conn, id)).created == 1
+    assert (await chunk(conn, id))["crashes"] == 0
+    stopping.set()
+    await running
+
+
+async def has_accident(conn, id: UUID, running: asyncio.Task) -> bool:
+    assert not running.done(), running.exception()
+    return (await chunk(conn, id))["accident"] is not None
+
+
 async def test_workers_do_not_outlive_their_pool(service, conn, hold):
     """Workers whose parent was killed stop by themselves, and give back what they had."""
     id = await queued(conn, [user(1, name=HELD)])
     async with hold(HELD):
-        processes = (await pool(service, worker_pool_size=2, stop_seconds=1)).workers
+        processes = (await started(service, worker_pool_size=2, stop_seconds=1)).workers
         await stuck(conn, id, 1)
         workers = processes.children()
         os.kill(processes.pid, signal.SIGKILL)

@@ -97,8 +97,10 @@ class Worker:
             log.warning("claim lost", **_names(claim))
         except Exception as error:
             if conn.broken or conn.closed:
+                # what comes next on this connection tells `run`, whatever the server called the end of the session
                 self.unsure = claim
-                raise
+                log.warning("connection lost", **_names(claim), error=_first_line(error))
+                return False
             log.exception("chunk given back", **_names(claim), sqlstate=sqlstate(error))
             await self._give_back(conn, claim, accident=_first_line(error))
         finally:

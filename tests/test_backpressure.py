@@ -1,0 +1,207 @@
+"""Backpressure: what is too much is refused before it is read, and slow clients cost next to nothing."""
+
+import asyncio
+import json
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from api import app
+from db.settings import Settings
+from tests import importing
+from tests.importing import PATH, USERS_HEADER, user_row
+from tests.servers import eventually
+
+JOBS_MAX = 6
+BYTES_MAX = 800
+UPLOADS_MAX = 3
+API_POOL_SIZE = Settings().api_pool_size
+USERS = USERS_HEADER + user_row(1)
+SESSIONS = "SELECT * FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'bulk api'"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(server_url, tmp_path_factory):
+    """An API with narrow limits and without workers: what is in the queue stays there."""
+    limits = {"queue_jobs_max": JOBS_MAX, "queue_bytes_max": BYTES_MAX, "uploads_max": UPLOADS_MAX}
+    folder = tmp_path_factory.mktemp("service")
+    async with importing.service(server_url, folder, run=["api"], **limits) as service:
+        yield service
+
+
+@pytest.fixture
+async def api(shared):
+    async with importing.connected(shared) as api:
+        yield api
+
+
+class Slow:
+    """An upload by hand: the head is sent, the body when we like, and the answer is read whenever it comes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def send(self, block: bytes) -> None:
+        self.writer.write(b"%x\r\n%s\r\n" % (len(block), block))
+        await self.writer.drain()
+
+    async def answer(self) -> tuple[int, dict[str, str], dict]:
+        """Status, headers and body of the answer."""
+        head = (await self.reader.readuntil(b"\r\n\r\n")).decode().splitlines()
+        headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
+        body = await self.reader.readexactly(int(headers["content-length"]))
+        return int(head[0].split()[1]), headers, json.loads(body)
+
+    async def finish(self) -> dict:
+        """Ends the body; the job."""
+        await self.send(b"")
+        status, _, job = await self.answer()
+        assert status == 202, job
+        return job
+
+
+@asynccontextmanager
+async def uploading(url: str, **headers: str):
+    """An upload of users of which only the head has been sent."""
+    host, port = url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    lines = {"Host": host, "Content-Type": "text/csv", "Transfer-Encoding": "chunked"} | headers
+    writer.write(f"POST {PATH}?resource=users HTTP/1.1\r\n".encode())
+    writer.write("".join(f"{name}: {value}\r\n" for name, value in lines.items()).encode() + b"\r\n")
+    await writer.drain()
+    try:
+        yield Slow(reader, writer)
+    finally:
+        writer.close()
+
+
+async def refused(api, limit: str, maximum: int) -> dict[str, str]:
+    """Asserts that an upload is told to wait, for which reason, though none of its body was sent; the answer's headers."""
+    async with uploading(api.service.url) as upload:
+        status, headers, problem = await asyncio.wait_for(upload.answer(), 10)
+    assert status == 429, problem
+    assert headers["content-type"] == "application/problem+json"
+    assert (problem["type"], problem["limit"], problem["maximum"]) == ("/problems/too-many-requests", limit, maximum)
+    assert limit in problem["detail"]
+    assert int(headers["retry-after"]) >= 1
+    return headers
+
+
+async def post(api, **headers: str) -> httpx.Response:
+    return await api.post(USERS, type="text/csv", params={"resource": "users"}, headers=headers)
+
+
+async def jobs(api) -> int:
+    return await api.value("SELECT count(*) FROM import_jobs")
+
+
+async def test_a_full_queue_of_jobs(api):
+    """Imports that are not final and uploads under way count; what is final does not. A refused upload leaves nothing."""
+    ids = [(await post(api)).json()["id"] for _ in range(JOBS_MAX - 1)]
+    async with uploading(api.service.url) as upload:
+        await eventually(lambda: is_jobs(api, JOBS_MAX))
+        await refused(api, "queue_jobs_max", JOBS_MAX)
+        assert await jobs(api) == JOBS_MAX
+        await upload.send(USERS)
+        await upload.finish()
+    await refused(api, "queue_jobs_max", JOBS_MAX)
+    await api.conn.execute(
+        "UPDATE import_jobs SET status = 'cancelled', finished_at = clock_timestamp() WHERE id = %(id)s", {"id": ids[0]}
+    )
+    assert (await post(api)).status_code == 202
+
+
+async def is_jobs(api, count: int) -> bool:
+    return await jobs(api) == count
+
+
+async def test_a_full_queue_of_bytes(api):
+    """The files of imports that are not final count by their bytes."""
+    large = USERS_HEADER + b"".join(user_row(n) for n in range(30))
+    assert len(large) > BYTES_MAX
+    answer = await api.post(large, type="text/csv", params={"resource": "users"})
+    assert answer.status_code == 202
+    await refused(api, "queue_bytes_max", BYTES_MAX)
+    await api.conn.execute("DELETE FROM import_jobs")
+    assert (await post(api)).status_code == 202
+
+
+async def test_a_full_queue_has_the_jobs_that_it_has(api):
+    """A request that was taken in before is answered with its job: repeating it adds nothing."""
+    key = {"Idempotency-Key": "k"}
+    first = await post(api, **key)
+    for _ in range(JOBS_MAX - 1):
+        await post(api)
+    await refused(api, "queue_jobs_max", JOBS_MAX)
+    again = await post(api, **key)
+    assert (again.status_code, again.json()["id"]) == (200, first.json()["id"])
+    assert (await post(api, **{"Idempotency-Key": "other"})).status_code == 429
+    await api.conn.execute("DELETE FROM import_jobs WHERE id <> %(id)s", {"id": first.json()["id"]})
+    assert (await post(api, **{"Idempotency-Key": "other"})).status_code == 202
+
+
+async def test_uploads_at_once(api):
+    """One process receives so many uploads at a time; whichever way one ends, its place is free again."""
+    async with AsyncExitStack() as stack:
+        uploads = [await stack.enter_async_context(uploading(api.service.url)) for _ in range(UPLOADS_MAX)]
+        await eventually(lambda: is_jobs(api, UPLOADS_MAX))
+        await refused(api, "uploads_max", UPLOADS_MAX)
+        for upload in uploads:
+            await upload.send(USERS_HEADER)
+        # one comes to its end, one breaks off, one is refused
+        await uploads[0].finish()
+        uploads[1].writer.close()
+        await uploads[2].send(b"not, a, user\n" * 3)
+        await eventually(lambda: is_jobs(api, 2))
+        assert (await post(api)).status_code == 202
+        async with uploading(api.service.url), uploading(api.service.url):
+            await eventually(lambda: is_jobs(api, 5))
+            await refused(api, "uploads_max", UPLOADS_MAX)
+
+
+async def test_a_process_that_stops_takes_no_more_uploads(database_url):
+    """While it finishes what it has begun, new uploads are told at once to go to another process."""
+    application = app.create(Settings(database_url=database_url))
+    application.state.draining.set()
+    transport = httpx.ASGITransport(application)
+    async with httpx.AsyncClient(transport=transport, base_url="http://stopping") as client:
+        answer = await client.post(PATH, params={"resource": "users"}, content=USERS)
+    assert (answer.status_code, answer.json()["type"]) == (503, "/problems/unavailable")
+    assert int(answer.headers["retry-after"]) >= 1
+    assert "stopping" in answer.json()["detail"]
+
+
+async def test_a_hundred_slow_uploads(server_url, tmp_path):
+    """While a hundred clients trickle, no transaction is open for them, nor a connection each; in the end all have their jobs."""
+    count, records = 100, 20
+    async with (
+        importing.service(server_url, tmp_path, worker_pool_size=1, batch_size=5) as service,
+        importing.connected(service) as api,
+        AsyncExitStack() as stack,
+    ):
+
+        async def is_quiet():
+            """Whether no session of the API is within a transaction."""
+            query = f"SELECT count(*) FROM ({SESSIONS}) AS session WHERE xact_start IS NOT NULL"
+            return not await api.value(query)
+
+        uploads = [await stack.enter_async_context(uploading(service.url)) for _ in range(count)]
+        await eventually(lambda: is_jobs(api, count))
+        for block in (USERS_HEADER, *(b"".join(user_row(n) for n in range(k, k + 5)) for k in range(0, records, 5))):
+            for upload in uploads:
+                await upload.send(block)
+            await eventually(is_quiet)
+            assert await api.value(f"SELECT count(*) FROM ({SESSIONS}) AS session") <= API_POOL_SIZE
+            # other requests have room beside them
+            assert (await api.get()).status_code == 200
+        ended = await asyncio.gather(*(upload.finish() for upload in uploads))
+        assert await api.value(f"SELECT count(*) FROM ({SESSIONS}) AS session") <= API_POOL_SIZE
+        await eventually(api.is_idle, timeout=60)
+        final = [(await api.get(f"/{job['id']}")).json() for job in ended]
+    assert [job["status"] for job in final] == ["completed"] * count
+    created = sum(job["counts"]["created"] for job in final)
+    failed = sum(job["counts"]["failed"] for job in final)
+    assert (created, failed) == (records, records * (count - 1))
