@@ -26,7 +26,7 @@ demo: .venv/installed-dev ## watch the main job on a scratch server: imports wit
 	@$(PYTHON) -m tests.demo
 
 test: .venv/installed-dev ## run the tests
-	@$(PYTHON) -m pytest -n $(TEST_PROCESSES)
+	@$(PYTHON) -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 check: .venv/installed-dev ## check format, lint, types and the import contracts
 	@ruff format --check

@@ -8,8 +8,9 @@ from uuid import UUID
 
 import msgspec
 from litestar import Request, Response
-from litestar.openapi.spec import Parameter, Schema
+from litestar.openapi.spec import OpenAPIMediaType, Operation, Parameter, Schema
 
+from api import files
 from api.errors import Fault, Problem
 
 JSON = "application/json"
@@ -56,6 +57,16 @@ def cursor_fault() -> Problem:
         "cursor is not one that a page gave",
         errors=[Fault("cursor", "invalid_value", "is not one that a page gave")],
     )
+
+
+def document_file(operation: Operation, *statuses: str) -> None:
+    """Tells the OpenAPI document that these answers are records in any of the formats, which one status cannot have."""
+    for status in statuses:
+        response: Any = (operation.responses or {})[status]
+        # without schemas: a part of an array is none
+        response.content = {
+            media_type.partition(";")[0]: OpenAPIMediaType() for media_type in files.MEDIA_TYPES.values()
+        }
 
 
 def query_parameters(of: type[msgspec.Struct]) -> list[Parameter]:

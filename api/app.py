@@ -8,11 +8,8 @@ from typing import Any
 from litestar import Litestar, Request
 from litestar.datastructures import State
 from litestar.di import Provide
-from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.openapi.spec import Components, SecurityScheme
 
-from api import errors, events, exports, health, imports, repairs
+from api import errors, events, exports, health, imports, openapi, repairs
 from api.admission import Admission
 from api.auth import Authorized
 from api.middleware import Observed
@@ -54,7 +51,7 @@ def create(settings: Settings) -> Litestar:
         | {"request_id": Provide(_request_id, sync_to_thread=False)},
         exception_handlers=errors.HANDLERS,
         lifespan=[_connected],
-        openapi_config=_openapi(settings),
+        openapi_config=openapi.config(settings),
         request_max_body_size=BODY_MAX_BYTES,
         # ours, in monitoring.logging
         logging_config=None,
@@ -85,22 +82,3 @@ def _from_state(name: str) -> Provide:
 
 def _request_id(request: Request) -> str:
     return errors.request_id(request.scope)
-
-
-def _openapi(settings: Settings) -> OpenAPIConfig:
-    """The document alone, at /schema/openapi.json: the framework's pages load their scripts from elsewhere."""
-    keys = Components(
-        security_schemes={
-            "bearer": SecurityScheme(type="http", scheme="bearer"),
-            "key": SecurityScheme(type="apiKey", name="X-API-Key", security_scheme_in="header"),
-        }
-    )
-    return OpenAPIConfig(
-        title="Bulk import and export",
-        version=health.version(),
-        description="Imports and exports users, articles and comments in bulk. Errors are problem documents (RFC 9457).",
-        path="/schema",
-        render_plugins=[JsonRenderPlugin()],
-        components=keys if settings.keys else Components(),
-        security=[{"bearer": []}, {"key": []}] if settings.keys else None,
-    )

@@ -12,16 +12,26 @@ from db.settings import Settings
 _PUBLIC = frozenset({"/live", "/ready", "/health"})
 
 
+def is_public(path: str, settings: Settings) -> bool:
+    """Whether everybody may ask, with keys set too."""
+    return path in _PUBLIC or (path == "/metrics" and settings.metrics_public)
+
+
 class Authorized:
     """The application `app` for those who send a key; for everybody when no key is set."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
         self.keys = [key.encode() for key in settings.keys]
-        self.public = _PUBLIC | {"/metrics"} if settings.metrics_public else _PUBLIC
+        self.settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not self.keys or scope["path"] in self.public or self._known(_key(scope)):
+        if (
+            scope["type"] != "http"
+            or not self.keys
+            or is_public(scope["path"], self.settings)
+            or self._known(_key(scope))
+        ):
             await self.app(scope, receive, send)
             return
         problem = Problem("unauthorized", "Send an API key as `Authorization: Bearer …` or as `X-API-Key`.")

@@ -3,15 +3,18 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import msgspec
 import structlog
-from litestar import Request, Response, get
+from litestar import Request, get
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Operation, Parameter, Schema
 from litestar.openapi.spec.enums import OpenAPIType
 from litestar.params import FromPath
 from litestar.response.base import ASGIResponse
+from msgspec import Meta
 
 from api import parameters
 from api.errors import responses
@@ -33,6 +36,15 @@ RETRY = b"retry: 1000\n\n"
 HEARTBEAT = b": still here\n\n"
 
 
+class Event(msgspec.Struct, kw_only=True):
+    """One event of the stream."""
+
+    event: Literal["progress", "done"]
+    id: str
+    data: Annotated[str, Meta(description="The import, as JSON.")]
+
+
+@dataclass
 class EventsOperation(Operation):
     def __post_init__(self) -> None:
         self.parameters = [
@@ -53,14 +65,19 @@ class EventsOperation(Operation):
     tags=["imports"],
     summary="Follow an import by server-sent events",
     responses={
-        200: ResponseSpec(str, description="The events", media_type="text/event-stream", generate_examples=False),  # pyright: ignore[reportArgumentType]  # its enum does not know this one
+        200: ResponseSpec(
+            Event,
+            description="The events, of which each is so",
+            media_type="text/event-stream",
+            generate_examples=False,
+        ),  # pyright: ignore[reportArgumentType]  # its enum does not know this one
         204: ResponseSpec(None, description="The client has seen the end, and need not come back"),
         **responses("invalid-request", "not-found", "unavailable"),
     },
 )
 async def import_events(
     request: Request, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere, draining: DrainingHere
-) -> ASGIResponse | Response[None]:
+) -> ASGIResponse:
     """`progress` has the import without its errors, `done` the import as it ended, with the first of them.
 
     An event tells how things stand, not a step, so a client that comes back needs nothing that it missed: it gets the state
@@ -69,7 +86,7 @@ async def import_events(
     parameters.parse(request.query_params.multi_items(), NoParameters)
     job = await existing(db_pool, id)
     if job.status in FINAL and request.headers.get("last-event-id") == _event_id(job):
-        return Response(None, status_code=204)
+        return ASGIResponse(status_code=204)
     return BlockStream(
         _events(db_pool, settings, job, draining),
         held=AsyncExitStack(),

@@ -10,8 +10,8 @@ import structlog
 from litestar import Request, get
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.openapi.spec import Operation
-from litestar.params import SkipValidation
+from litestar.openapi.spec import Operation, Parameter, Schema
+from litestar.params import FromPath, SkipValidation
 from litestar.response.base import ASGIResponse
 from msgspec import Meta
 
@@ -46,6 +46,10 @@ class StreamParameters(msgspec.Struct, kw_only=True):
 class StreamOperation(Operation):
     def __post_init__(self) -> None:
         self.parameters = [*(self.parameters or []), *answers.query_parameters(StreamParameters)]
+        answers.document_file(self, "200")
+        for parameter in self.parameters:
+            if isinstance(parameter, Parameter) and parameter.name == "resource":
+                parameter.schema = Schema(enum=list(RESOURCES))
 
 
 @get(
@@ -61,7 +65,7 @@ class StreamOperation(Operation):
     },
 )
 async def stream_export(
-    request: Request, resource: str, db_pool: NamedDependency[SkipValidation[Pool]]
+    request: Request, resource: FromPath[str], db_pool: NamedDependency[SkipValidation[Pool]]
 ) -> ASGIResponse:
     """One snapshot, of the time in X-Snapshot-At. A transfer that ends without an error is whole."""
     if resource not in RESOURCES:

@@ -12,7 +12,7 @@ from litestar import Request, Response, get, post
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Operation
-from litestar.params import SkipValidation
+from litestar.params import FromPath, SkipValidation
 from litestar.response.base import ASGIResponse
 from msgspec import Meta
 
@@ -95,6 +95,12 @@ class ListOperation(Operation):
         self.parameters = [*(self.parameters or []), *answers.query_parameters(ListParameters)]
 
 
+@dataclass
+class DownloadOperation(Operation):
+    def __post_init__(self) -> None:
+        answers.document_file(self, "200", "206")
+
+
 @post(
     PATH,
     status_code=202,
@@ -171,7 +177,7 @@ async def list_exports(request: Request, db_pool: PoolHere) -> Response[bytes]:
         **responses("invalid-request", "not-found", "unavailable"),
     },
 )
-async def get_export(request: Request, id: str, db_pool: PoolHere) -> Response[bytes]:
+async def get_export(request: Request, id: FromPath[str], db_pool: PoolHere) -> Response[bytes]:
     parameters.parse(request.query_params.multi_items(), NoParameters)
     job = await _existing(db_pool, id)
     return answers.job(request, _view(job), is_final=job.status in FINAL)
@@ -179,6 +185,7 @@ async def get_export(request: Request, id: str, db_pool: PoolHere) -> Response[b
 
 @get(
     f"{PATH}/{{id:str}}/download",
+    operation_class=DownloadOperation,
     tags=["exports"],
     summary="The file of a completed export",
     responses={
@@ -192,7 +199,9 @@ async def get_export(request: Request, id: str, db_pool: PoolHere) -> Response[b
         **responses("invalid-request", "not-found", "export-not-ready", "range-not-satisfiable", "unavailable"),
     },
 )
-async def download_export(request: Request, id: str, db_pool: PoolHere, settings: SettingsHere) -> ASGIResponse:
+async def download_export(
+    request: Request, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere
+) -> ASGIResponse:
     """Takes one Range, and If-Range with the ETag, so that a download that broke can go on."""
     parameters.parse(request.query_params.multi_items(), NoParameters)
     job = await _existing(db_pool, id)

@@ -298,7 +298,7 @@ async def get_import(request: Request, id: FromPath[str], db_pool: PoolHere, set
         **responses("invalid-request", "not-found", "unavailable"),
     },
 )
-async def get_import_errors(request: Request, id: FromPath[str], db_pool: PoolHere) -> Response[bytes] | ASGIResponse:
+async def get_import_errors(request: Request, id: FromPath[str], db_pool: PoolHere) -> ASGIResponse:
     """Complete once the import is final; before, what is known so far."""
     asked = parameters.parse(request.query_params.multi_items(), ErrorParameters)
     job = await existing(db_pool, id)
@@ -315,7 +315,8 @@ async def get_import_errors(request: Request, id: FromPath[str], db_pool: PoolHe
         )
         total = await record_errors.count(conn, job.id, code=asked.code, field=asked.field)
     cursor = None if last is None else base64.urlsafe_b64encode(msgspec.json.encode(last)).decode()
-    return answers.page(request, "errors", found, cursor, total=total)
+    page = answers.page(request, "errors", found, cursor, total=total)
+    return page.to_asgi_response(app=None, request=request)
 
 
 async def existing(pool: Pool, id: str) -> Import:

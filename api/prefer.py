@@ -17,7 +17,7 @@ HEADER_MAX_CHARACTERS = 1000
 PAUSE_SECONDS_MIN = 0.005
 PAUSE_SECONDS_MAX = 0.1
 
-_PREFERENCE = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+')
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 
 def wait_seconds(request: Request) -> int | None:
@@ -28,7 +28,9 @@ def wait_seconds(request: Request) -> int | None:
     header = ", ".join(request.headers.getall("prefer", []))
     if len(header) > HEADER_MAX_CHARACTERS:
         return None
-    for preference in _PREFERENCE.findall(header):
+    # what is quoted separates nothing
+    header = _QUOTED.sub(lambda quoted: re.sub("[,;]", "", quoted[0]), header)
+    for preference in header.split(","):
         name, _, value = preference.partition(";")[0].partition("=")
         if name.strip().lower() == "wait":
             value = value.strip()

@@ -114,6 +114,23 @@ class Uploads:
         finally:
             self._open.discard(id)
 
+    @asynccontextmanager
+    async def unless_stopped(self) -> AsyncIterator[None]:
+        """Ends what is within by TimeoutError when the process was told to stop and it goes on for too long.
+
+        So it ends while it can still take its chunks with it and answer its client.
+        """
+        async with asyncio.timeout(None) as limit:
+            stopping = asyncio.create_task(self._limit(limit))
+            try:
+                yield
+            finally:
+                stopping.cancel()
+
+    async def _limit(self, limit: asyncio.Timeout) -> None:
+        await self.admission.draining.wait()
+        limit.reschedule(asyncio.get_running_loop().time() + self.settings.stop_seconds / 2)
+
     async def keep_alive(self) -> None:
         """Shows the database, as long as it runs, that the uploads live: a slow client may send nothing for minutes."""
         while True:
@@ -142,11 +159,14 @@ async def receive(request: Request, uploads: Uploads) -> tuple[Import, bool]:
     receiver = _Receiver(request, uploads)
     try:
         with uploads.admission.upload():
-            id, is_replay = await receiver.run()
+            async with uploads.unless_stopped():
+                id, is_replay = await receiver.run()
     except Unreadable as error:
         raise Problem("invalid-request", f"The file cannot be read: {error} (line {error.line})") from None
     except imports.AfterUnknown:
         raise _fault("after", "invalid_value", "is not the id of an import") from None
+    except TimeoutError:
+        raise Problem("unavailable", "This process is stopping and could not wait for the end of the upload.") from None
     except imports.Gone:
         raise Problem("unavailable", "The upload showed no sign of life for too long and was given up.") from None
     if receiver.token is not None:

@@ -96,10 +96,10 @@ async def queued(
 
 def _upload(data: bytes, **parameters: Any) -> imports.Upload:
     digest = sha256(data).digest()
-    usual = {"resource": "users", "mode": "insert", "dry_run": False, "on_error": "continue"}
+    usual: dict[str, Any] = {"resource": "users", "mode": "insert", "dry_run": False, "on_error": "continue"}
     usual |= {"unknown_fields": "error", "format": "ndjson", "csv_delimiter": ","}
     known = {"file_bytes": len(data), "file_sha256": digest, "digest": digest}
-    return imports.Upload(**(dict.fromkeys(imports.Upload.__struct_fields__) | usual | known | parameters))
+    return imports.Upload(**{**dict.fromkeys(imports.Upload.__struct_fields__), **usual, **known, **parameters})
 
 
 async def claim(conn: Connection, *, worker: str = "me") -> Claim:

@@ -9,7 +9,7 @@ from api.decoding import BLOCK_BYTES, Undecodable, decoder, zstd
 
 PACK = {"gzip": gzip.compress, "zstd": zstd.compress}
 TEXT = b"".join(b"%d,%d\n" % (n, n * n) for n in range(2000))
-NOISE = random.Random(1).randbytes(3 * BLOCK_BYTES)  # noqa: S311  it only has to resist packing
+NOISE = random.Random(1).randbytes(3 * BLOCK_BYTES)
 
 
 def unpack(compression, data: bytes, *, size: int | None = None) -> bytes:

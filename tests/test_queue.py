@@ -21,6 +21,18 @@ async def reclaim(conn, *, attempts_max: int = ATTEMPTS_MAX):
     )
 
 
+async def reclaimed(conn, **limits: int) -> queue.Claim:
+    claimed = await reclaim(conn, **limits)
+    assert claimed is not None
+    return claimed
+
+
+async def finished(conn, id: UUID) -> imports.Finished:
+    end = await imports.finish(conn, id)
+    assert end is not None
+    return end
+
+
 async def give_back(conn, claimed, *, accident: str | None, delay_seconds: float = 0.0):
     return await queue.give_back(
         conn, claimed, accident=accident, delay_seconds=delay_seconds, attempts_max=ATTEMPTS_MAX
@@ -118,18 +130,18 @@ async def test_claim_and_reclaim_pass_each_other_by(conn, other):
     """A claim takes no running chunk, a reclaim no pending one, and neither waits for the other."""
     await abandoned(conn, chunks=3)
     async with conn.transaction(force_rollback=True):
-        assert (await reclaim(conn)).seq == 1
+        assert (await reclaimed(conn)).seq == 1
         assert (await claim(other)).seq == 2
     async with conn.transaction():
         assert (await claim(conn)).seq == 3
-        assert (await reclaim(other)).seq == 1
+        assert (await reclaimed(other)).seq == 1
 
 
 async def test_two_reclaims_at_once_take_over_once(conn, other):
     """One dead worker's chunk has one heir, whether the other comes before or after the commit."""
     await abandoned(conn)
     async with conn.transaction():
-        heir = await reclaim(conn)
+        heir = await reclaimed(conn)
         assert await reclaim(other) is None
     assert (heir.lease, heir.attempt, heir.crashes, heir.state) == (2, 2, 1, "running")
     assert await reclaim(other) is None
@@ -154,7 +166,7 @@ async def test_a_lost_claim_stores_nothing(conn, other):
     id = await queued(conn, users(1))
     lost = await claim(conn)
     await pass_time(conn, GRACE_SECONDS)
-    heir = await reclaim(other)
+    heir = await reclaimed(other)
     # as if it had got past the fence before
     with pytest.raises(ClaimLost):
         async with conn.transaction():
@@ -214,7 +226,7 @@ async def test_the_grace_doubles_with_each_crash(conn):
         await pass_time(conn, GRACE_SECONDS * 2**crashes - 1)
         assert await reclaim(conn) is None
         await pass_time(conn, 1)
-        assert (await reclaim(conn)).crashes == crashes + 1
+        assert (await reclaimed(conn)).crashes == crashes + 1
 
 
 # ── the end of a chunk that cannot be done ────────────────────────────────────────────────────────────────────────────
@@ -228,10 +240,11 @@ async def test_a_poison_chunk_fails_and_the_job_ends(conn):
     for crash in range(1, CRASHES_MAX + 1):
         assert await imports.finish(conn, id) is None
         await pass_time(conn, 1000)
-        assert (await reclaim(conn)).state == ("failed" if crash == CRASHES_MAX else "running")
-    assert (await imports.finish(conn, id)).status == "failed"
+        assert (await reclaimed(conn)).state == ("failed" if crash == CRASHES_MAX else "running")
+    assert (await finished(conn, id)).status == "failed"
     job = await ended(conn, id)
     assert (job.status, job.outcome, job.created, job.failed) == ("failed", None, 3, 0)
+    assert job.problem is not None
     assert job.problem["type"] == "/problems/chunk-failed"
     assert "1 of 2 chunks" in job.problem["detail"]
     assert (await chunk(conn, id))["accident"] == "4 workers died over it"
@@ -240,9 +253,9 @@ async def test_a_poison_chunk_fails_and_the_job_ends(conn):
 async def test_a_reclaim_past_the_last_attempt_fails_the_chunk(conn):
     """Claims are counted however they end: a crash in the last one is the chunk's end."""
     id = await abandoned(conn)
-    assert (await reclaim(conn, attempts_max=1)).state == "failed"
+    assert (await reclaimed(conn, attempts_max=1)).state == "failed"
     assert (await chunk(conn, id))["attempt"] == 1
-    assert (await imports.finish(conn, id)).status == "failed"
+    assert (await finished(conn, id)).status == "failed"
     await ended(conn, id)
 
 
@@ -265,7 +278,7 @@ async def test_an_accident_rests_the_chunk_and_in_the_end_fails_it(conn):
         assert state == ("failed" if attempt == ATTEMPTS_MAX else "pending")
         assert await queue.claim(conn, worker="me") is None
         await pass_time(conn, 60)
-    assert (await imports.finish(conn, id)).status == "failed"
+    assert (await finished(conn, id)).status == "failed"
     assert (await ended(conn, id)).problem is not None
     assert (await chunk(conn, id))["accident"] == "disk full"
 
@@ -280,7 +293,7 @@ async def test_a_job_with_work_left_does_not_end(conn, other):
     async with conn.transaction():
         await perform(conn, claimed)
         assert await imports.finish(other, id) is None
-    assert (await imports.finish(other, id)).status == "completed"
+    assert (await finished(other, id)).status == "completed"
 
 
 async def test_the_last_two_finish_the_job_once(conn, other):
@@ -292,7 +305,7 @@ async def test_the_last_two_finish_the_job_once(conn, other):
         await perform(other, two)
         # the first chunk is not committed yet
         assert await imports.finish(other, id) is None
-    assert (await imports.finish(conn, id)).created == 2
+    assert (await finished(conn, id)).created == 2
     assert await imports.finish(other, id) is None
     await ended(conn, id)
 
@@ -303,7 +316,7 @@ async def test_two_ends_at_once_are_one(conn, other):
     await perform(conn, await claim(conn))
     await perform(conn, await claim(conn))
     async with conn.transaction():
-        assert (await imports.finish(conn, id)).status == "completed"
+        assert (await finished(conn, id)).status == "completed"
         second = asyncio.create_task(imports.finish(other, id))
         await blocked(other, by=conn)
     assert await second is None
@@ -318,7 +331,9 @@ async def test_an_end_that_is_rolled_back_falls_to_the_other(conn, other):
         assert await imports.finish(conn, id) is not None
         second = asyncio.create_task(imports.finish(other, id))
         await blocked(other, by=conn)
-    assert (await second).status == "completed"
+    end = await second
+    assert end is not None
+    assert end.status == "completed"
 
 
 async def test_two_workers_queue_one_settle_chunk(conn, other):
@@ -335,7 +350,7 @@ async def test_two_workers_queue_one_settle_chunk(conn, other):
     assert settle.kind == "settle"
     assert await queue.claim(other, worker="late") is None
     await perform(conn, settle)
-    assert (await imports.finish(conn, id)).failed == 1
+    assert (await finished(conn, id)).failed == 1
     await ended(conn, id)
 
 
@@ -368,7 +383,7 @@ async def test_a_cancelled_job_starts_no_further_chunk(conn, other):
         await cancel(other, id)
         assert await queue.claim(other, worker="late") is None
     assert await perform(other, unbegun) is None
-    assert (await imports.finish(conn, id)).status == "cancelled"
+    assert (await finished(conn, id)).status == "cancelled"
     assert [(await chunk(conn, id, seq))["state"] for seq in (1, 2, 3)] == ["done", "cancelled", "cancelled"]
     assert (await ended(conn, id)).created == 1
 
@@ -385,7 +400,7 @@ async def test_a_claim_races_a_cancellation(conn, other):
     async with conn.transaction():
         assert not await queue.fence(conn, claimed)
         await queue.drop(conn, claimed)
-    assert (await imports.finish(other, id)).status == "cancelled"
+    assert (await finished(other, id)).status == "cancelled"
     job = await ended(conn, id)
     assert (job.created, job.failed, job.total_records) == (0, 0, 2)
 
@@ -396,11 +411,11 @@ async def test_a_cancelled_job_is_settled_all_the_same(conn):
     await claim(conn)
     await perform(conn, await claim(conn))
     await pass_time(conn, GRACE_SECONDS)
-    await perform(conn, await reclaim(conn))
+    await perform(conn, await reclaimed(conn))
     await cancel(conn, id)
     assert await imports.finish(conn, id) is None
     await perform(conn, await claim(conn))
-    assert (await imports.finish(conn, id)).status == "cancelled"
+    assert (await finished(conn, id)).status == "cancelled"
     job = await ended(conn, id)
     assert (job.created, job.failed) == (1, 1)
     assert await rows(conn, "SELECT name FROM users") == [("User 1",)]

@@ -50,7 +50,7 @@ class Answer(NamedTuple):
     errors: list[tuple[int, str, str, int | None]]
 
 
-def definition(stored: dict[UUID, tuple[str, str]], sent: dict[int, Sent], mode: str) -> Answer:
+def definition(stored: dict[Any, tuple[str, str]], sent: dict[int, Sent], mode: str) -> Answer:
     """What a file means, told of the file and of the table before, without any order of work."""
     holders = {email.lower(): id for id, (email, _) in stored.items()}
     # the stored row that each record is
@@ -104,7 +104,7 @@ def _faults(record: Sent, target: Any, stored: Any, holders: dict[str, UUID], mo
 
 class Case(NamedTuple):
     mode: str
-    stored: dict[UUID, tuple[str, str]]
+    stored: dict[Any, tuple[str, str]]
     sent: dict[int, Sent]
     sizes: list[int]
     order: list[int]

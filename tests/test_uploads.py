@@ -99,6 +99,23 @@ async def test_an_api_process_that_is_killed(api, service):
         await post_again(second)
 
 
+async def test_an_api_process_that_is_told_to_stop(service):
+    """It gives a slow upload some time, then tells the client to come back, and takes away what there is of it."""
+    started = await service(run=["api"], stop_seconds=1)
+    client = Client(started, multipart=False)
+    async with importing.connected(started) as api:
+        await client.send(HALF)
+        await eventually(lambda: stored_chunks(api))
+        started.api.send(signal.SIGTERM)
+        head, _, problem = (await client.reader.read()).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nretry-after: " in head
+        assert json.loads(problem)["type"] == "/problems/unavailable"
+        assert await api.has_nothing()
+    await eventually(lambda: started.api.exit_code == 0)
+    assert "Traceback" not in started.api.output
+
+
 async def test_a_slow_upload(api):
     """Silence for longer than the grace is not death: it is not swept, holds no transaction, and makes its job in the end."""
     rest = asyncio.Event()

@@ -1,0 +1,249 @@
+"""Following an import: server-sent events, and answers that wait for the end."""
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from db import imports, pool, queue
+from db.settings import Settings
+from tests import importing
+from tests.factories import perform
+from tests.importing import PATH, USERS_HEADER, user_row
+from tests.servers import eventually
+
+USERS = USERS_HEADER + b"".join(user_row(n) for n in range(4)) + b"?,Name,reader,true\n"
+UNKNOWN_ID = "0192f0c1-0000-7000-8000-000000000000"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(server_url, tmp_path_factory):
+    """An API without workers: an import moves when the test moves it."""
+    folder = tmp_path_factory.mktemp("service")
+    async with importing.service(server_url, folder, run=["api"], batch_size=1) as service:
+        yield service
+
+
+@pytest.fixture
+async def api(shared):
+    async with importing.connected(shared) as api:
+        yield api
+
+
+@pytest.fixture
+async def worker(shared):
+    """A connection to work with."""
+    settings = Settings(database_url=shared.environment["DATABASE_URL"])
+    async with await pool.connect(settings, name="test worker") as conn:
+        yield conn
+
+
+async def post(api, **headers: str) -> httpx.Response:
+    return await api.post(USERS, type="text/csv", params={"resource": "users"}, headers=headers)
+
+
+async def work(conn, chunks: int) -> None:
+    """Works on so many chunks, as a worker does."""
+    for _ in range(chunks):
+        claim = await queue.claim(conn, worker="test")
+        assert claim is not None
+        await perform(conn, claim)
+        await imports.finish(conn, claim.job_id)
+
+
+class Events:
+    """The events of one stream, as they come."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.response = response
+        self._lines = response.aiter_lines()
+
+    async def next(self) -> dict | None:
+        """The next event's fields, its data decoded; None at the end of the stream."""
+        fields: dict = {}
+        async with asyncio.timeout(10):
+            async for line in self._lines:
+                if not line and "data" in fields:
+                    return fields | {"data": json.loads(fields["data"])}
+                name, _, value = line.partition(": ")
+                if name:
+                    fields[name] = value
+        return None
+
+
+@asynccontextmanager
+async def events(api, id: str, **headers: str):
+    async with api.client.stream("GET", f"{PATH}/{id}/events", headers=headers) as response:
+        assert response.status_code == 200
+        assert response.headers["content-type"] == "text/event-stream"
+        assert response.headers["cache-control"] == "no-store"
+        assert response.headers["x-accel-buffering"] == "no"
+        yield Events(response)
+
+
+async def test_progress_then_done(api, worker):
+    """The state comes at once, then each change, then the final job with its errors, and the stream ends."""
+    id = (await post(api)).json()["id"]
+    async with events(api, id) as stream:
+        first = await stream.next()
+        assert (first["event"], first["data"]["status"], first["data"]["processed_records"]) == (
+            "progress",
+            "pending",
+            0,
+        )
+        await work(worker, 2)
+        seen = [first]
+        while seen[-1]["data"]["processed_records"] < 2:
+            seen.append(await stream.next())
+        assert {event["event"] for event in seen} == {"progress"}
+        assert seen[-1]["data"]["progress"]["percent"] == 40
+        assert "errors" not in seen[-1]["data"]
+        await work(worker, 3)
+        while seen[-1]["event"] == "progress":
+            seen.append(await stream.next())
+        assert await stream.next() is None
+    done = seen[-1]
+    assert done["event"] == "done"
+    assert done["data"] == (await api.get(f"/{id}")).json()
+    assert (done["data"]["outcome"], done["data"]["errors"][0]["line"]) == ("partial", 6)
+    assert len({event["id"] for event in seen}) == len(seen)
+
+
+async def test_a_client_that_comes_back(api, worker):
+    """Whoever lost the stream gets the state as it is now; who has seen the end is told not to come back."""
+    id = (await post(api)).json()["id"]
+    async with events(api, id) as stream:
+        lost = await stream.next()
+    await work(worker, 3)
+    async with events(api, id, **{"Last-Event-ID": lost["id"]}) as stream:
+        event = await stream.next()
+        assert (event["event"], event["data"]["processed_records"]) == ("progress", 3)
+    await work(worker, 2)
+    for headers in ({}, {"Last-Event-ID": event["id"]}, {"Last-Event-ID": "what?"}):
+        async with events(api, id, **headers) as stream:
+            done = await stream.next()
+            assert (done["event"], done["data"]["status"]) == ("done", "completed")
+            assert await stream.next() is None
+    again = await api.get(f"/{id}/events", headers={"Last-Event-ID": done["id"]})
+    assert (again.status_code, again.content) == (204, b"")
+
+
+async def test_no_import_no_events(api):
+    """An id of nothing is 404, a parameter is 400, and an import that is removed ends its stream."""
+    for id in (UNKNOWN_ID, "x"):
+        answer = await api.get(f"/{id}/events")
+        assert (answer.status_code, answer.json()["type"]) == (404, "/problems/not-found")
+    id = (await post(api)).json()["id"]
+    answer = await api.get(f"/{id}/events", params={"since": "1"})
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (400, "since")
+    async with events(api, id) as stream:
+        assert (await stream.next())["event"] == "progress"
+        await api.conn.execute("DELETE FROM import_jobs")
+        assert await stream.next() is None
+
+
+def requests(api, route: str) -> list[dict]:
+    """What the log tells of the requests to a route, all of which are over."""
+    lines = [json.loads(line) for line in api.service.api.output.splitlines() if line.startswith("{")]
+    return [line for line in lines if line.get("event") == "request" and line.get("route", "").startswith(route)]
+
+
+async def test_a_follower_that_leaves_costs_nothing(api):
+    """A stream that nobody reads any more ends at the next moment, though its import goes on."""
+    id = (await post(api)).json()["id"]
+    before = len(requests(api, f"{PATH}/{{id"))
+    async with events(api, id) as stream:
+        await stream.next()
+        assert len(requests(api, f"{PATH}/{{id")) == before
+    await eventually(lambda: len(requests(api, f"{PATH}/{{id")) == before + 1)
+
+
+# (what the client prefers, for how long it waits then)
+PREFERENCES = [
+    ("wait=0", "0"),
+    ("wait=1", "1"),
+    ('Wait = "1"; x=y', "1"),
+    ("respond-async, wait=0", "0"),
+    ('x="a, wait=9", wait=0, wait=1', "0"),
+    ("wait", None),
+    ("wait=", None),
+    ("wait=-1", None),
+    ("wait=1.5", None),
+    ("wait=soon, wait=1", None),
+    ("wait=\u0661".encode(), None),
+    ('x="wait=1', None),
+    ("wait=1," + "x," * 600, None),
+    ("", None),
+]
+
+
+@pytest.mark.parametrize(("prefer", "applied"), PREFERENCES)
+async def test_how_long_clients_wait(api, prefer, applied):
+    """The answer comes after as many seconds as were asked for; what is no number of seconds is passed over."""
+    started = asyncio.get_running_loop().time()
+    answer = await post(api, Prefer=prefer)
+    assert answer.status_code == 202, answer.text
+    assert answer.headers.get("preference-applied") == (applied and f"wait={applied}")
+    assert answer.json()["status"] == "pending"
+    assert asyncio.get_running_loop().time() - started >= int(applied or 0)
+
+
+async def test_the_answer_comes_with_the_end(api, worker):
+    """A job that becomes final meanwhile is answered at once, with 200; nobody waits longer than half a minute."""
+    waiting = asyncio.create_task(post(api, Prefer="wait=3600", **{"Idempotency-Key": "k"}))
+
+    async def is_there():
+        return await api.value("SELECT count(*) FROM import_jobs WHERE status = 'pending'")
+
+    await eventually(is_there)
+    repeated = asyncio.create_task(post(api, Prefer="wait=20", **{"Idempotency-Key": "k"}))
+    await work(worker, 5)
+    answer = await asyncio.wait_for(waiting, 10)
+    assert (answer.status_code, answer.headers["preference-applied"]) == (200, "wait=30")
+    assert "retry-after" not in answer.headers
+    job = answer.json()
+    assert (job["status"], job["counts"]["created"], job["error_count"]) == ("completed", 4, 1)
+    assert answer.headers["location"] == job["links"]["self"]
+    again = await asyncio.wait_for(repeated, 10)
+    assert (again.status_code, again.json()) == (200, job)
+    assert (again.headers["preference-applied"], again.headers["idempotent-replayed"]) == ("wait=20", "true")
+
+
+async def test_an_empty_file_needs_no_waiting(api):
+    """It is final when it is taken in: 202 as ever, but 200 when the end was asked for."""
+    for headers, status in (({}, 202), ({"Prefer": "wait=5"}, 200)):
+        answer = await api.post(b"", type="text/csv", params={"resource": "users"}, headers=headers)
+        assert (answer.status_code, answer.json()["status"]) == (status, "completed")
+
+
+async def test_a_waiting_client_that_leaves(api):
+    """Its request ends with it, and its import stays."""
+    before = len(requests(api, PATH))
+    with pytest.raises(httpx.ReadTimeout):
+        await api.client.post(
+            PATH, params={"resource": "users"}, content=USERS, headers={"Prefer": "wait=30"}, timeout=0.5
+        )
+    await eventually(lambda: len(requests(api, PATH)) == before + 1)
+    assert await api.value("SELECT status FROM import_jobs") == "pending"
+
+
+async def test_followers_of_a_process_that_stops(server_url, tmp_path):
+    """Streams end cleanly and waiting clients get their job as it is, so that the process can stop in time."""
+    async with importing.service(server_url, tmp_path, run=["api"]) as service, importing.connected(service) as api:
+        id = (await post(api)).json()["id"]
+        async with events(api, id) as stream:
+            assert (await stream.next())["event"] == "progress"
+            waiting = asyncio.create_task(post(api, Prefer="wait=30"))
+
+            async def are_two():
+                return await api.value("SELECT count(*) FROM import_jobs WHERE status = 'pending'") == 2
+
+            await eventually(are_two)
+            stopping = asyncio.create_task(service.api.stop())
+            assert await stream.next() is None
+            answer = await waiting
+        assert (answer.status_code, answer.json()["status"]) == (202, "pending")
+        assert await stopping == 0

@@ -1,0 +1,203 @@
+"""The OpenAPI document: it is valid and complete, and what the service answers is what it says."""
+
+import json
+from types import SimpleNamespace
+
+import httpx
+import pytest
+import pytest_asyncio
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from litestar import Litestar
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+    unsupported_method,
+)
+
+from api import app
+from db.settings import Settings
+from tests import importing
+from tests.importing import PATH, USERS_HEADER, user_object, user_row
+from tests.servers import eventually
+
+EXAMPLES = 25
+REQUEST_SECONDS = 10
+
+METHODS = {"get", "put", "post", "delete", "patch", "head", "options"}
+
+# headers of any HTTP answer, which say nothing of this interface
+PLAIN_HEADERS = {
+    "cache-control",
+    "connection",
+    "content-length",
+    "content-type",
+    "date",
+    "keep-alive",
+    "server",
+    "transfer-encoding",
+    "x-accel-buffering",
+}
+
+
+def headers_are_documented(ctx, response, case) -> None:
+    """A check for schemathesis: the other way round from its own, which looks for what is documented and not there."""
+    documented = case.operation.definition.raw["responses"].get(str(response.status_code), {}).get("headers", {})
+    more = {*response.headers} - PLAIN_HEADERS - {name.lower() for name in documented}
+    assert not more, f"{response.status_code} has headers that are not documented: {more}"
+
+
+# Not among them: `positive_data_acceptance`, because no schema tells which bytes are a readable file or which text is a
+# cursor, and because 409 and 422 depend on the state of things; `use_after_free` and its like need sequences of requests.
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+    response_headers_conformance,
+    headers_are_documented,
+    unsupported_method,
+]
+
+
+# without these, hardly a request would be taken in
+for media_type, file in (
+    ("text/csv", USERS_HEADER + user_row(7)),
+    ("application/x-ndjson", user_object(8)),
+):
+    schemathesis.openapi.media_type(media_type, st.sampled_from([file, file[:-3]]) | st.binary())
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running(server_url, tmp_path_factory):
+    """A service that has something to show: an import with errors, a dry run, an export, all of them final."""
+    folder = tmp_path_factory.mktemp("service")
+    async with (
+        importing.service(server_url, folder, worker_pool_size=1, batch_size=2) as service,
+        httpx.AsyncClient(base_url=service.url, timeout=REQUEST_SECONDS) as client,
+    ):
+        file = USERS_HEADER + b"".join(map(user_row, range(5))) + b"no e-mail,B,reader,true\n"
+        jobs = {PATH: [], "/api/v1/exports": []}
+        for params in ({"resource": "users"}, {"resource": "users", "dry_run": "true", "mode": "upsert"}):
+            answer = await client.post(PATH, content=file, params=params, headers={"Content-Type": "text/csv"})
+            jobs[PATH].append(answer.json()["id"])
+        answer = await client.post("/api/v1/exports", json={"resource": "users", "format": "csv"})
+        jobs["/api/v1/exports"].append(answer.json()["id"])
+
+        async def are_final() -> bool:
+            paths = [f"{path}/{id}" for path, ids in jobs.items() for id in ids]
+            return all([(await client.get(path)).json()["status"] == "completed" for path in paths])
+
+        await eventually(are_final)
+        yield SimpleNamespace(url=service.url, api=service.api, jobs=jobs)
+
+
+@pytest.fixture
+def schema(running):
+    return schemathesis.openapi.from_url(f"{running.url}/schema/openapi.json")
+
+
+def operations(schema) -> list:
+    """Every operation, those last that remove what others ask for."""
+    found = [result.ok() for result in schema.get_all_operations()]
+    return sorted(found, key=lambda operation: operation.method == "delete")
+
+
+def can_be_asked_wrongly(operation) -> bool:
+    """Whether there is more to it than headers and ids, which may be any text."""
+    raw = operation.definition.raw
+    return "requestBody" in raw or any(parameter["in"] == "query" for parameter in raw["parameters"])
+
+
+def test_the_document_is_valid(running, schema):
+    """It is OpenAPI 3.1 by that standard's own schema, and every reference in it leads somewhere."""
+    schema.validate()
+    document = schema.raw_schema
+    assert document["openapi"].startswith("3.1.")
+    references = {part.split('"')[0] for part in json.dumps(document).split('"$ref": "#/components/schemas/')[1:]}
+    assert references <= {*document["components"]["schemas"]}
+    assert len(operations(schema)) == sum(len(METHODS & {*item}) for item in document["paths"].values())
+
+
+def application(**given: str) -> Litestar:
+    return app.create(Settings(database_url="postgresql://nobody@127.0.0.1:1/none", **given))
+
+
+def test_every_route_is_in_the_document(running, schema):
+    """No address answers that the document does not know, save the document's own."""
+    routes = {
+        (route.path_format, method.lower())
+        for route in application().routes
+        for method in route.methods - {"OPTIONS"}
+        if not route.path_format.startswith("/schema")
+    }
+    assert routes == {(operation.path, operation.method) for operation in operations(schema)}
+
+
+def test_every_operation_tells_its_problems(running, schema):
+    """A status from 400 on is a problem document, but for the probes, whose bodies say why; nothing else is one."""
+    for operation in operations(schema):
+        responses = operation.definition.raw["responses"]
+        assert "500" in responses
+        assert operation.path.startswith("/api/") <= ({"400", "503"} <= {*responses})
+        assert ("{" in operation.path) <= ("404" in responses)
+        for status, response in responses.items():
+            is_problem = int(status) >= 400 and not (operation.path in ("/ready", "/health") and status == "503")
+            assert (["application/problem+json"] == [*response.get("content", {})]) is is_problem, operation.label
+            assert response["headers"]["X-Request-Id"]["required"]
+
+
+async def test_what_keys_protect_is_told(service):
+    """With API keys set, the document tells how to send one and where none is needed, and so it is."""
+    started = await service(run=["api"], api_keys="sesame")
+    async with httpx.AsyncClient(base_url=started.url) as client:
+        assert (await client.get("/schema/openapi.json")).status_code == 401
+        document = (await client.get("/schema/openapi.json", headers={"X-API-Key": "sesame"})).json()
+        assert {scheme for way in document["security"] for scheme in way} == {
+            *document["components"]["securitySchemes"]
+        }
+        for path, item in document["paths"].items():
+            for method, operation in item.items():
+                needs_key = operation.get("security") != []
+                answer = await client.request(method, path.format(id="x", resource="users"))
+                assert needs_key is ("401" in operation["responses"]) is (answer.status_code == 401), path
+                if needs_key:
+                    assert operation["responses"]["401"]["headers"]["WWW-Authenticate"]["required"]
+                    assert answer.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+def test_answers_are_as_documented(running, schema, mode):
+    """Whatever is asked, fitting the document or not: never a 5xx; status, type, headers and body are documented ones.
+
+    The same requests each time. For the ids in paths real ones are tried too.
+    """
+    checks = CHECKS if mode is GenerationMode.POSITIVE else [*CHECKS, negative_data_rejection]
+
+    for operation in operations(schema):
+        if mode is GenerationMode.NEGATIVE and not can_be_asked_wrongly(operation):
+            continue
+        ids = next((ids for path, ids in running.jobs.items() if operation.path.startswith(f"{path}/{{id}}")), [])
+
+        @settings(
+            max_examples=EXAMPLES,
+            derandomize=True,
+            database=None,
+            deadline=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=operation.as_strategy(generation_mode=mode), id=st.sampled_from([None, *ids]))
+        def ask(case, id):
+            if id is not None:
+                case.path_parameters["id"] = id
+            case.call_and_validate(checks=checks, timeout=REQUEST_SECONDS)
+
+        ask()
+    assert running.api.exit_code is None
