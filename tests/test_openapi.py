@@ -27,7 +27,7 @@ from tests import importing
 from tests.importing import PATH, USERS_HEADER, user_object, user_row
 from tests.servers import eventually
 
-EXAMPLES = 25
+EXAMPLES = 20
 REQUEST_SECONDS = 10
 
 METHODS = {"get", "put", "post", "delete", "patch", "head", "options"}
@@ -149,7 +149,7 @@ def test_every_operation_tells_its_problems(running, schema):
         assert ("{" in operation.path) <= ("404" in responses)
         for status, response in responses.items():
             is_problem = int(status) >= 400 and not (operation.path in ("/ready", "/health") and status == "503")
-            assert (["application/problem+json"] == [*response.get("content", {})]) is is_problem, operation.label
+            assert ([*response.get("content", {})] == ["application/problem+json"]) is is_problem, operation.label
             assert response["headers"]["X-Request-Id"]["required"]
 
 
