@@ -22,7 +22,8 @@ ARTICLES = RESOURCES["articles"]
 AUTHOR = "5864905b-ec8c-4fa6-8ba7-545d13f29b4e"
 RECORD_MAX_BYTES = 1024 * 1024
 BOM = b"\xef\xbb\xbf"
-LONG = 300_000
+# not so long that another format, which escapes more, would make the record too large
+LONG = 200_000
 
 
 class Is(NamedTuple):
@@ -163,7 +164,7 @@ VALUES: list[tuple[str, bytes, Is | Not]] = [
     ("no digit in the exponent", b"1e+", INVALID_JSON),
     ("two points", b"1.2.3", INVALID_JSON),
     ("hexadecimal", b"0x1F", INVALID_JSON),
-    ("digits of another script", "１".encode(), INVALID_JSON),
+    ("digits of another script", "\uff11".encode(), INVALID_JSON),
     ("a thousands separator", b"1_000", INVALID_JSON),
     ("nothing", b"", INVALID_JSON),
     ("two values", b'"x" "y"', INVALID_JSON),
@@ -394,8 +395,10 @@ async def api(shared):
 def corpus(format: str) -> tuple[bytes, list[Is | Not]]:
     """All cases of a format as one file. The slug of each is `c-` and its number."""
     if format == "csv":
-        rows = [row_of(f"c-{n}", cell) for n, (_, cell, _) in enumerate(CELLS)]
-        return b"\n".join([HEADER, *rows]), [outcome for *_, outcome in CELLS]
+        # a quote left open would find its end in one of the next rows, and who could tell that it is not meant
+        cases = [(cell, outcome) for _, cell, outcome in CELLS if cell.count(b'"') % 2 == 0]
+        rows = [row_of(f"c-{n}", cell) for n, (cell, _) in enumerate(cases)]
+        return b"\n".join([HEADER, *rows]), [outcome for _, outcome in cases]
     cases = list(RECORDS)
     if format == "ndjson":
         cases += [(name, line, INVALID_JSON) for name, line in LINES]
@@ -429,7 +432,9 @@ async def test_all_of_it_through_the_service(api, format, media_type):
 def bodies_of(format: str, data: bytes) -> dict[str, str]:
     """What an export holds, read by others than our own readers."""
     if format == "csv":
+        limit = csv.field_size_limit(RECORD_MAX_BYTES)
         records = list(csv.DictReader(io.StringIO(data.decode(), newline="")))
+        csv.field_size_limit(limit)
     else:
         records = json.loads(data) if format == "json" else [json.loads(line) for line in data.split(b"\n") if line]
     return {record["slug"]: record["body"] for record in records}

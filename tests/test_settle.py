@@ -21,7 +21,7 @@ from tests.factories import blocked, chunk, claim, errors, perform, queued, rows
 from tests.servers import eventually
 from workers.loop import Worker
 
-EXAMPLES = int(os.environ.get("SETTLE_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("SETTLE_EXAMPLES", "100"))
 SEEDS = range(max(8, EXAMPLES // 10))
 
 IDS = [UUID(int=n) for n in range(1, 6)]

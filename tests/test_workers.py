@@ -133,7 +133,11 @@ async def test_a_chunk_that_kills_its_workers_fails_alone(service, conn, hold):
 async def forget(conn, id: UUID) -> None:
     """Lets the server notice at once that a worker is dead, and the grace pass."""
     await conn.execute(
-        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE wait_event = 'advisory' AND state = 'active'"
+        """
+        SELECT pg_terminate_backend(pid, 5000)
+        FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event = 'advisory'
+        """
     )
     await conn.execute(
         "UPDATE chunks SET claimed_at = claimed_at - interval '1 hour' WHERE job_id = %(id)s AND seq = 2",
@@ -197,7 +201,11 @@ async def test_lost_connections_cost_nothing(service, conn, hold):
         await stuck(conn, id, 1)
         ended_sessions = await rows(
             conn,
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name LIKE 'bulk worker %%'",
+            """
+            SELECT pg_terminate_backend(pid, 5000)
+            FROM pg_stat_activity
+            WHERE datname = current_database() AND application_name LIKE 'bulk worker %%'
+            """,
         )
         assert len(ended_sessions) == 2
     job = await ended(conn, id)
