@@ -30,8 +30,9 @@ from api.imports import (
     existing,
     view,
 )
-from db import backpressure, imports, repairs
-from db.imports import FINAL, Finished
+from db import backpressure, endings, repairs, uploading
+from db.endings import Finished
+from db.imports import FINAL
 from db.leftovers import Gone
 from db.pool import Pool
 from db.repairs import NotCommittable, Source
@@ -127,7 +128,7 @@ async def retry_import(request: Request, id: FromPath[str], uploads: UploadsHere
         raise Problem("nothing-to-retry", "Every record of the import was taken.")
     try:
         child, is_replay = await retry.run(uploads, parent, request_id(request.scope))
-    except (Gone, imports.Gone):
+    except (Gone, uploading.Gone):
         raise leftovers.removed() from None
     return await _child(uploads.pool, uploads.settings, child, is_replay=is_replay)
 
@@ -180,7 +181,7 @@ async def cancel_import(
     async with db_pool.connection() as conn:
         if not await repairs.cancel(conn, job.id):
             raise Problem("already-final", "The import is final already.")
-        end = await imports.finish(conn, job.id)
+        end = await endings.finish(conn, job.id)
     if end is not None:
         _tell(end)
     job = await existing(db_pool, id)

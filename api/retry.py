@@ -13,14 +13,14 @@ from api.cut_chunks import Chunks
 from api.leftovers import frame, pieces
 from api.uploads import Store, Uploads
 from db import repairs
-from db.imports import Upload
 from db.repairs import Source
+from db.uploading import Upload
 
 
 async def run(uploads: Uploads, parent: Source, request_id: str) -> tuple[UUID, bool]:
     """The retry of a final import; its id, and whether it was there already.
 
-    Raises `leftovers.Gone` and `imports.Gone` when something was removed meanwhile, and `Problem` 429, 503.
+    Raises `leftovers.Gone` and `uploading.Gone` when something was removed meanwhile, and `Problem` 429, 503.
     """
     async with uploads.pool.connection() as conn:
         earlier = await repairs.retried_by(conn, parent)

@@ -17,13 +17,14 @@ from api.body import Body, File, Parameter
 from api.chunking import Unreadable
 from api.errors import Fault, Problem, request_id
 from api.intake import Intake
-from db import backpressure, imports
-from db.imports import Import, Upload
+from db import backpressure, imports, uploading
+from db.imports import Import
 from db.payload import Chunk, Format
 from db.pool import Pool
 from db.resources import RESOURCES
 from db.settings import Settings
 from db.staging import Mode
+from db.uploading import Upload
 from monitoring import metrics
 
 log = structlog.get_logger(__name__)
@@ -99,11 +100,11 @@ class Uploads:
     async def upload(self, token: str | None) -> AsyncIterator[UUID]:
         """A new upload; whatever ends it before it is sealed takes its chunks with it.
 
-        Raises `imports.TokenTaken`, and `Problem` 429 when the queue is full; the former goes first, because a repeated
+        Raises `uploading.TokenTaken`, and `Problem` 429 when the queue is full; the former goes first, because a repeated
         request adds nothing to the queue and has a right to its job.
         """
         async with self.pool.connection() as conn, conn.transaction():
-            id = await imports.open_upload(conn, token=token)
+            id = await uploading.begin(conn, token=token)
             self.admission.check(await backpressure.load(conn))
         self._open.add(id)
         try:
@@ -138,14 +139,14 @@ class Uploads:
             if self._open:
                 try:
                     async with self.pool.connection() as conn:
-                        await imports.touch(conn, list(self._open))
+                        await uploading.touch(conn, list(self._open))
                 except Exception as error:
                     log.warning("uploads_not_touched", uploads=len(self._open), error=type(error).__name__)
 
     async def _discard(self, id: UUID) -> None:
         try:
             async with self.pool.connection() as conn:
-                await imports.discard(conn, id)
+                await uploading.discard(conn, id)
         except Exception as error:
             # the sweep will find it
             log.warning("upload_not_discarded", job_id=str(id), error=type(error).__name__)
@@ -163,11 +164,11 @@ async def receive(request: Request, uploads: Uploads) -> tuple[Import, bool]:
                 id, is_replay = await receiver.run()
     except Unreadable as error:
         raise Problem("invalid-request", f"The file cannot be read: {error} (line {error.line})") from None
-    except imports.AfterUnknown:
+    except uploading.AfterUnknown:
         raise _fault("after", "invalid_value", "is not the id of an import") from None
     except TimeoutError:
         raise Problem("unavailable", "This process is stopping and could not wait for the end of the upload.") from None
-    except imports.Gone:
+    except uploading.Gone:
         raise Problem("unavailable", "The upload showed no sign of life for too long and was given up.") from None
     if receiver.token is not None:
         metrics.idempotency("replayed" if is_replay else "created")
@@ -198,9 +199,9 @@ class _Receiver:
             async with self.uploads.upload(self.token) as id:
                 self.upload = await self._take(early, id)
                 async with self.uploads.pool.connection() as conn, conn.transaction():
-                    await imports.seal(conn, id, self.upload)
+                    await uploading.seal(conn, id, self.upload)
                 return id, False
-        except imports.TokenTaken:
+        except uploading.TokenTaken:
             return await self._earlier(early), True
 
     @property
@@ -275,7 +276,7 @@ class _Receiver:
     async def _earlier(self, early: ImportParameters) -> UUID:
         """The job that has the key already, if this request is its twin."""
         async with self.uploads.pool.connection() as conn:
-            holder = await imports.by_token(conn, self.token or "")
+            holder = await uploading.by_token(conn, self.token or "")
         if holder is None or holder[1] == "uploading":
             metrics.idempotency("in_progress")
             raise Problem("idempotency-in-progress", "The first request with this idempotency key is still arriving.")
@@ -309,10 +310,10 @@ class Store:
             await self.flush()
 
     async def flush(self) -> None:
-        """Raises `imports.Gone`."""
+        """Raises `uploading.Gone`."""
         if self._held and self.id is not None:
             async with self.pool.connection() as conn, conn.transaction():
-                await imports.append(conn, self.id, self._held, first_seq=self.chunks + 1)
+                await uploading.append(conn, self.id, self._held, first_seq=self.chunks + 1)
         self.chunks += len(self._held)
         self._held = []
         self._held_bytes = 0

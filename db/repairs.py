@@ -5,11 +5,12 @@ from uuid import UUID
 import msgspec
 from psycopg.rows import class_row, scalar_row
 
-from db import imports
-from db.imports import FINAL, Status, Upload
+from db import endings, uploading
+from db.imports import FINAL, Status
 from db.leftovers import Gone
 from db.payload import Format
 from db.pool import Connection
+from db.uploading import Upload
 
 # a commit copies a whole file, which may take longer than a session's statements usually may
 COPY_SECONDS_MAX = 3600
@@ -82,7 +83,7 @@ async def seal_retry(conn: Connection, id: UUID, upload: Upload, parent: Source)
     earlier = await retried_by(conn, parent)
     if earlier is not None:
         return earlier
-    await imports.seal(conn, id, upload)
+    await uploading.seal(conn, id, upload)
     return id
 
 
@@ -101,7 +102,7 @@ async def commit(conn: Connection, id: UUID, *, digest: bytes, request_id: str |
     earlier = await _child(conn, id, dry_run=False)
     if earlier is not None:
         return earlier, True
-    child = await imports.open_upload(conn, token=None)
+    child = await uploading.begin(conn, token=None)
     await _copy_file(conn, child, parent)
     upload = child_upload(
         parent,
@@ -113,7 +114,7 @@ async def commit(conn: Connection, id: UUID, *, digest: bytes, request_id: str |
         digest=digest,
         request_id=request_id,
     )
-    await imports.seal(conn, child, upload)
+    await uploading.seal(conn, child, upload)
     return child, False
 
 
@@ -157,7 +158,7 @@ def child_upload(
 async def cancel(conn: Connection, id: UUID) -> bool:
     """Asks that no further chunk be begun; False when the import is final or there is none.
 
-    The flag is read wherever a chunk is begun, so no chunk's row is touched, which a worker may hold. `imports.finish` then
+    The flag is read wherever a chunk is begun, so no chunk's row is touched, which a worker may hold. `endings.finish` then
     ends an import that has no chunk running; else the worker of the last one does.
     """
     cursor = await conn.execute(
@@ -174,7 +175,7 @@ async def cancel(conn: Connection, id: UUID) -> bool:
 async def delete(conn: Connection, id: UUID) -> bool:
     """Removes a final import with its chunks, errors and payloads, not what it stored. False when it is not final."""
     # those that wait for one which did not complete must be stopped as long as it can still be seen what they wait for
-    await imports.stop_dependents(conn)
+    await endings.stop_dependents(conn)
     cursor = await conn.execute(
         "DELETE FROM import_jobs WHERE id = %(id)s AND status IN ('completed', 'failed', 'cancelled')", {"id": id}
     )

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 from psycopg.rows import dict_row
 
-from db import audit, imports, queue
+from db import audit, endings, imports, queue, uploading
 from db.payload import Chunk
 from db.pool import Connection
 from db.queue import Claim
@@ -76,7 +76,7 @@ async def queued(
 ) -> UUID:
     """An import of these records that waits for workers, cut into chunks of `sizes` records; None: a single one.
 
-    `parameters` are fields of `imports.Upload`.
+    `parameters` are fields of `uploading.Upload`.
     """
     lines = [json.dumps(record).encode() + b"\n" for record in records]
     sizes = [len(records)] if sizes is None else sizes
@@ -88,18 +88,18 @@ async def queued(
     ]
     upload = _upload(b"".join(lines), total_records=len(records), total_chunks=len(chunks), **parameters)
     async with conn.transaction():
-        id = await imports.open_upload(conn, token=None)
-        await imports.append(conn, id, chunks, first_seq=1)
-        await imports.seal(conn, id, upload)
+        id = await uploading.begin(conn, token=None)
+        await uploading.append(conn, id, chunks, first_seq=1)
+        await uploading.seal(conn, id, upload)
     return id
 
 
-def _upload(data: bytes, **parameters: Any) -> imports.Upload:
+def _upload(data: bytes, **parameters: Any) -> uploading.Upload:
     digest = sha256(data).digest()
     usual: dict[str, Any] = {"resource": "users", "mode": "insert", "dry_run": False, "on_error": "continue"}
     usual |= {"unknown_fields": "error", "format": "ndjson", "csv_delimiter": ","}
     known = {"file_bytes": len(data), "file_sha256": digest, "digest": digest}
-    return imports.Upload(**{**dict.fromkeys(imports.Upload.__struct_fields__), **usual, **known, **parameters})
+    return uploading.Upload(**{**dict.fromkeys(uploading.Upload.__struct_fields__), **usual, **known, **parameters})
 
 
 async def claim(conn: Connection, *, worker: str = "me") -> Claim:
@@ -121,10 +121,10 @@ async def run(conn: Connection, id: UUID, *, order: Sequence[int] | None = None)
         claims.append(claimed)
     for place in range(len(claims)) if order is None else order:
         await perform(conn, claims[place])
-        await imports.finish(conn, id)
+        await endings.finish(conn, id)
     while claimed := await queue.claim(conn, worker="me"):
         await perform(conn, claimed)
-        await imports.finish(conn, id)
+        await endings.finish(conn, id)
     return await ended(conn, id)
 
 

@@ -131,7 +131,7 @@ def _comment(rng: Random, n: int, articles: Sequence[str], users: Sequence[str])
 
 
 def _random(seed: int) -> Random:
-    return Random(seed)  # noqa: S311  # the same numbers for the same seed are what is wanted
+    return Random(seed)  # the same numbers for the same seed are what is wanted
 
 
 def _perhaps_without_id(rng: Random, record: Record) -> Record:

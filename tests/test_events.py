@@ -8,7 +8,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from db import imports, pool, queue
+from db import endings, pool, queue
 from db.settings import Settings
 from tests import importing
 from tests.factories import perform
@@ -51,7 +51,7 @@ async def work(conn, chunks: int) -> None:
         claim = await queue.claim(conn, worker="test")
         assert claim is not None
         await perform(conn, claim)
-        await imports.finish(conn, claim.job_id)
+        await endings.finish(conn, claim.job_id)
 
 
 class Events:

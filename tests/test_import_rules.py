@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from db import imports, queue
+from db import imports, queue, uploading
 from tests import factories, importing
 from tests.factories import claim, ended, errors, perform, queued, rows, run, stored_user, user, users
 from tests.importing import USERS_HEADER, user_row
@@ -141,7 +141,7 @@ async def test_who_waits_for_a_failure_fails(conn):
 
 async def test_waiting_for_nothing_is_refused(conn):
     """An id that no import has cannot be waited for."""
-    with pytest.raises(imports.AfterUnknown):
+    with pytest.raises(uploading.AfterUnknown):
         await queued(conn, users(1), after_id=UUID(int=5))
 
 

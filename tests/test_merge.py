@@ -5,7 +5,7 @@ from uuid import uuid4
 
 import pytest
 
-from db import imports
+from db import endings
 from tests.factories import (
     article,
     blocked,
@@ -36,7 +36,7 @@ def suspicious(*ids) -> Memory:
 
 async def finish(conn, id):
     """The import at its end, with its books checked; all its chunks have been performed."""
-    assert await imports.finish(conn, id) is not None
+    assert await endings.finish(conn, id) is not None
     return await ended(conn, id)
 
 
@@ -248,7 +248,7 @@ async def test_two_chunks_meet_over_one_address(conn, other, staged, undone):
     assert (row["created"], row["deferred"]) == ((2, 0) if undone else (1, 1))
     if undone:
         await perform(conn, one)
-    assert await imports.finish(conn, id) is None
+    assert await endings.finish(conn, id) is None
     assert (await run(conn, id)).created == 3
     assert await rows(conn, "SELECT name FROM users WHERE email = 'user1@example.com'") == [("User 1",)]
     assert await errors(conn, id) == [(3, "email", "duplicate_in_file")]

@@ -6,7 +6,7 @@ import httpx
 import pytest
 from psycopg.sql import SQL, Identifier
 
-from db import audit, imports, retention
+from db import audit, imports, retention, uploading
 from tests.factories import claim, perform, queued, rows, run, user, users
 from tests.servers import eventually
 
@@ -62,7 +62,7 @@ async def test_what_is_not_final_never_goes(conn):
     working = await queued(conn, users(2, first=3), sizes=[1, 1])
     await claim(conn)
     await perform(conn, await claim(conn))
-    await imports.open_upload(conn, token=None)
+    await uploading.begin(conn, token=None)
     await conn.execute(
         """
         UPDATE import_jobs

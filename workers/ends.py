@@ -4,7 +4,7 @@ from uuid import UUID
 
 import structlog
 
-from db import exports, imports, queue
+from db import endings, exports, queue
 from db.pool import Connection
 from db.queue import Claim
 from monitoring import metrics
@@ -17,13 +17,13 @@ async def end_job(conn: Connection, claim: Claim, *, has_budget: bool) -> None:
     if claim.kind == "export":
         await end_export(conn, claim.job_id)
         return
-    if has_budget and await imports.judge(conn, claim.job_id):
+    if has_budget and await endings.judge(conn, claim.job_id):
         log.warning("import stopped by its refused records", job_id=str(claim.job_id))
     await end_import(conn, claim.job_id)
 
 
 async def end_import(conn: Connection, id: UUID) -> None:
-    end = await imports.finish(conn, id)
+    end = await endings.finish(conn, id)
     if end is None:
         return
     # an import may have waited for this one
@@ -49,7 +49,7 @@ async def end_import(conn: Connection, id: UUID) -> None:
 
 async def end_dependents(conn: Connection) -> None:
     """Ends the imports that wait for one that did not complete."""
-    for id in await imports.stop_dependents(conn):
+    for id in await endings.stop_dependents(conn):
         await end_import(conn, id)
 
 

@@ -2,7 +2,7 @@
 
 import structlog
 
-from db import exports, imports, retention
+from db import endings, exports, retention, uploading
 from db.pool import Connection
 from db.settings import Settings
 from workers import ends
@@ -13,10 +13,10 @@ log = structlog.get_logger()
 
 async def run_once(conn: Connection, settings: Settings) -> None:
     """Sweeps what was left behind, uploads and half-written exports, and ends jobs whose last worker died before it could."""
-    swept = await imports.sweep_uploads(conn, grace_seconds=settings.upload_grace_seconds)
+    swept = await uploading.sweep(conn, grace_seconds=settings.upload_grace_seconds)
     if swept:
         log.warning("uploads swept", uploads=swept)
-    for id in await imports.unfinished(conn):
+    for id in await endings.unfinished(conn):
         await ends.end_import(conn, id)
     await ends.end_dependents(conn)
     for id in await exports.unfinished(conn):

@@ -1,0 +1,178 @@
+"""Import jobs that are still arriving: begun, added to in short transactions, and sealed, or removed without a trace."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+import msgspec
+from psycopg.errors import ForeignKeyViolation, UniqueViolation
+from uuid_utils.compat import uuid7
+
+from db import queue
+from db.imports import Status
+from db.payload import Chunk
+from db.pool import Connection
+
+
+class Gone(Exception):
+    """The upload is no more: it showed no sign of life for too long and was swept."""
+
+
+class TokenTaken(Exception):
+    """Another job has the idempotency token."""
+
+
+class AfterUnknown(Exception):
+    """There is no import with the id that this one is to wait for."""
+
+
+class Upload(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is known of an import once its last byte is here. `digest` is that of its parameters and bytes."""
+
+    resource: str
+    mode: str
+    dry_run: bool
+    on_error: str
+    max_errors: int | None
+    max_error_rate: float | None
+    after_id: UUID | None
+    parent_id: UUID | None
+    unknown_fields: str
+    format: str
+    csv_delimiter: str
+    csv_header: bytes | None
+    csv_columns: list[str] | None
+    file_name: str | None
+    file_bytes: int
+    file_sha256: bytes
+    total_records: int
+    total_chunks: int
+    idempotency_token: str | None
+    digest: bytes
+    request_id: str | None
+
+
+async def begin(conn: Connection, *, token: str | None) -> UUID:
+    """A new job that no worker touches and no list shows. Raises `TokenTaken`."""
+    id = uuid7()
+    cursor = await conn.execute(
+        """
+        INSERT INTO import_jobs (id, idempotency_token)
+        VALUES (%(id)s, %(token)s)
+        ON CONFLICT (idempotency_token) DO NOTHING
+        """,
+        {"id": id, "token": token},
+    )
+    if cursor.rowcount == 0:
+        raise TokenTaken
+    return id
+
+
+async def append(conn: Connection, id: UUID, chunks: Sequence[Chunk], *, first_seq: int) -> None:
+    """Adds chunks to an upload, numbered from `first_seq`. Raises `Gone`."""
+    await touch(conn, [id], or_raise=True)
+    async with conn.cursor().copy(
+        "COPY chunks (import_id, seq, first_record, records) FROM STDIN (FORMAT binary)"
+    ) as copy:
+        copy.set_types(["uuid", "int4", "int8", "int4"])
+        for seq, chunk in enumerate(chunks, first_seq):
+            await copy.write_row((id, seq, chunk.first_record, chunk.records))
+    async with conn.cursor().copy(
+        "COPY import_payloads (import_id, first_record, first_line, data, starts, lines) FROM STDIN (FORMAT binary)"
+    ) as copy:
+        copy.set_types(["uuid", "int8", "int8", "bytea", "int4[]", "int4[]"])
+        for chunk in chunks:
+            await copy.write_row((id, chunk.first_record, chunk.first_line, chunk.data, chunk.starts, chunk.lines))
+
+
+async def touch(conn: Connection, ids: Sequence[UUID], *, or_raise: bool = False) -> None:
+    """Shows that these uploads are alive. With `or_raise`, raises `Gone` when one of them is no more."""
+    cursor = await conn.execute(
+        """
+        UPDATE import_jobs
+        SET touched_at = clock_timestamp()
+        WHERE id = ANY(%(ids)s) AND status = 'uploading'
+        """,
+        {"ids": list(ids)},
+    )
+    if or_raise and cursor.rowcount != len(ids):
+        raise Gone
+
+
+async def seal(conn: Connection, id: UUID, upload: Upload) -> None:
+    """Makes the upload a job that counts: totals, digest, `pending`; tells the workers. No record: completed at once.
+
+    Raises `Gone`; `AfterUnknown`; `TokenTaken` when the token became known only now and is another job's.
+    """
+    try:
+        cursor = await conn.execute(
+            """
+            UPDATE import_jobs
+            SET status = CASE WHEN %(total_records)s = 0 THEN 'completed' ELSE 'pending' END,
+                outcome = CASE WHEN %(total_records)s = 0 THEN 'success' END,
+                started_at = CASE WHEN %(total_records)s = 0 THEN clock_timestamp() END,
+                finished_at = CASE WHEN %(total_records)s = 0 THEN clock_timestamp() END,
+                sealed_at = clock_timestamp(),
+                resource = %(resource)s,
+                mode = %(mode)s,
+            dry_run = %(dry_run)s,
+            on_error = %(on_error)s,
+            max_errors = %(max_errors)s,
+            max_error_rate = %(max_error_rate)s,
+            after_id = %(after_id)s,
+            parent_id = %(parent_id)s,
+                unknown_fields = %(unknown_fields)s,
+                format = %(format)s,
+                csv_delimiter = %(csv_delimiter)s,
+                csv_header = %(csv_header)s,
+                csv_columns = %(csv_columns)s,
+                file_name = %(file_name)s,
+                file_bytes = %(file_bytes)s,
+                file_sha256 = %(file_sha256)s,
+                total_records = %(total_records)s,
+                total_chunks = %(total_chunks)s,
+                idempotency_token = %(idempotency_token)s,
+                request_digest = %(digest)s,
+                request_id = %(request_id)s
+            WHERE id = %(id)s AND status = 'uploading'
+            """,
+            {"id": id, **msgspec.structs.asdict(upload)},
+        )
+    except UniqueViolation:
+        raise TokenTaken from None
+    except ForeignKeyViolation:
+        raise AfterUnknown from None
+    if cursor.rowcount != 1:
+        raise Gone
+    await queue.notify(conn)
+
+
+async def discard(conn: Connection, id: UUID) -> None:
+    """Removes an upload that will not be sealed, its chunks with it; its token is free again."""
+    await conn.execute("DELETE FROM import_jobs WHERE id = %(id)s AND status = 'uploading'", {"id": id})
+
+
+async def sweep(conn: Connection, *, grace_seconds: float) -> int:
+    """Removes uploads whose API process died; how many."""
+    cursor = await conn.execute(
+        """
+        DELETE FROM import_jobs
+        WHERE id IN (
+            SELECT id
+            FROM import_jobs
+            WHERE status = 'uploading' AND touched_at < statement_timestamp() - %(grace)s * interval '1 second'
+            ORDER BY touched_at
+            LIMIT 10
+            FOR UPDATE SKIP LOCKED
+        )
+        """,
+        {"grace": grace_seconds},
+    )
+    return cursor.rowcount
+
+
+async def by_token(conn: Connection, token: str) -> tuple[UUID, Status] | None:
+    """The job that holds an idempotency token, and whether it is still being uploaded."""
+    cursor = await conn.execute(
+        "SELECT id, status FROM import_jobs WHERE idempotency_token = %(token)s", {"token": token}
+    )
+    return await cursor.fetchone()
