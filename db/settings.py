@@ -30,8 +30,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     metrics_public: bool = False
     # unset: the embedded PostgreSQL under DATA_DIR
     database_url: str | None = None
+    # a hot standby of it, which streaming exports read from
+    database_replica_url: str | None = None
     data_dir: str = "./.data"
+    # a folder, or s3://bucket/prefix; for the latter the AWS_* variables count too, see db/storage/bucket.py
     export_dir: str = "./exports"
+    # how a file in a bucket is given to a client: the address of the file there, or the file through us
+    export_download: Literal["redirect", "through"] = "redirect"
     log_format: Literal["auto", "json", "console"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -61,8 +66,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     crashes_max: Count = 4
     poll_seconds: Seconds = 1.0
     upkeep_seconds: Seconds = 3.0
-    # how long a final import is kept, with its errors and its file; what it has stored stays
+    # how long a final job is kept, with its errors and an import's file; what an import has stored stays
     job_retention_seconds: Seconds = 7 * 24 * 3600.0
+    # how long the file of an export is kept
+    export_retention_seconds: Seconds = 24 * 3600.0
     # how long a process that was told to stop may go on with what it has begun
     stop_seconds: Seconds = 4.0
 
@@ -93,6 +100,8 @@ def read(environ: Mapping[str, str]) -> Settings:
         raise SettingsError(
             f"HTTP_HOST: {settings.http_host} is not a loopback address, which needs API_KEYS to be set"
         )
+    if _bad_place(settings.export_dir):
+        raise SettingsError(f"EXPORT_DIR: {settings.export_dir} is neither a folder nor s3://bucket/prefix")
     return settings
 
 
@@ -100,6 +109,11 @@ def read(environ: Mapping[str, str]) -> Settings:
 def load() -> Settings:
     """The settings of this process."""
     return read(os.environ)
+
+
+def _bad_place(export_dir: str) -> bool:
+    scheme, separator, place = export_dir.partition("://")
+    return bool(separator) and (scheme != "s3" or not place.partition("/")[0])
 
 
 def _loopback(host: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 
 from db import pool, queue
+from db.embedded import NotRunning
 from db.errors import RETRYABLE, UNAVAILABLE, sqlstate
 from db.pool import Connection
 from db.queue import Claim
@@ -30,8 +31,8 @@ class Worker:
         self.name = name
         self.stopping = stopping
         self.memory = imports.Memory()
-        # a claim whose end is unknown, because the connection was lost while it was worked on
-        self.unsure: Claim | None = None
+        # the claim in hand; still here after the connection was lost, its end is unknown
+        self.held: Claim | None = None
         self._upkeep_at = 0.0
 
     async def run(self) -> None:
@@ -45,7 +46,7 @@ class Worker:
                         log.info("database is back", worker=self.name)
                     failures = 0
                     await self._serve(conn)
-            except UNAVAILABLE as error:
+            except (*UNAVAILABLE, NotRunning) as error:
                 if failures == 0:
                     log.warning("database is away", worker=self.name, error=_first_line(error))
                 failures += 1
@@ -75,8 +76,10 @@ class Worker:
             claim = await queue.claim(conn, worker=self.name)
         if claim is None:
             return False
+        self.held = claim
         has_budget = claim.state == "running" and await self._work(conn, claim)
         await ends.end_job(conn, claim, has_budget=has_budget)
+        self.held = None
         return True
 
     async def _work(self, conn: Connection, claim: Claim) -> bool:
@@ -98,7 +101,6 @@ class Worker:
         except Exception as error:
             if conn.broken or conn.closed:
                 # what comes next on this connection tells `run`, whatever the server called the end of the session
-                self.unsure = claim
                 log.warning("connection lost", **_names(claim), error=_first_line(error))
                 return False
             log.exception("chunk given back", **_names(claim), sqlstate=sqlstate(error))
@@ -136,11 +138,10 @@ class Worker:
 
     async def _resolve(self, conn: Connection) -> None:
         """After a lost connection: the row knows whether the last commit took place; if it did, giving back does nothing."""
-        if self.unsure is not None:
-            claim = self.unsure
-            await self._give_back(conn, claim, accident="the connection to the database was lost")
-            self.unsure = None
-            await ends.end_job(conn, claim, has_budget=True)
+        if self.held is not None:
+            await self._give_back(conn, self.held, accident="the connection to the database was lost")
+            await ends.end_job(conn, self.held, has_budget=True)
+            self.held = None
 
     async def _give_back(self, conn: Connection, claim: Claim, *, accident: str | None) -> None:
         if accident is not None:

@@ -1,5 +1,7 @@
 DROP INDEX export_jobs_finished;
 DROP INDEX import_jobs_finished;
+DROP INDEX chunks_export;
+DROP INDEX chunks_import;
 ALTER TABLE import_jobs
     DROP parent_id,
     DROP after_id,

@@ -12,6 +12,9 @@ ALTER TABLE import_jobs
     -- the import that this one repairs or commits
     ADD parent_id uuid REFERENCES import_jobs ON DELETE SET NULL;
 
+-- the chunks of a job that is removed
+CREATE INDEX chunks_import ON chunks (import_id) WHERE import_id IS NOT NULL;
+CREATE INDEX chunks_export ON chunks (export_id) WHERE export_id IS NOT NULL;
 -- the jobs that wait for another; also for the foreign keys' own look-ups when a job is removed
 CREATE INDEX import_jobs_after ON import_jobs (after_id) WHERE after_id IS NOT NULL;
 CREATE INDEX import_jobs_parent ON import_jobs (parent_id) WHERE parent_id IS NOT NULL;
