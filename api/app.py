@@ -9,7 +9,7 @@ from litestar import Litestar, Request
 from litestar.datastructures import State
 from litestar.di import Provide
 
-from api import errors, events, exports, health, imports, openapi, repairs
+from api import errors, events, export_ends, exports, health, imports, openapi, repairs
 from api.admission import Admission
 from api.auth import Authorized
 from api.middleware import Observed
@@ -26,19 +26,23 @@ ROUTE_HANDLERS = [
     *repairs.HANDLERS,
     *events.HANDLERS,
     *exports.HANDLERS,
+    *export_ends.HANDLERS,
 ]
 
 
 def create(settings: Settings) -> Litestar:
-    """The application. Handlers may ask for `db_pool`, `settings`, `uploads`, `request_id` and `draining`, all by name.
+    """The application. Handlers may ask for `db_pool`, `stream_pools`, `settings`, `uploads`, `request_id` and `draining`, all by name.
 
     `draining` is an event that is set when the process is told to stop: whoever answers without end must watch it.
     Raises `db.embedded.NotRunning` when the database is the embedded one and that was never started.
     """
     draining = asyncio.Event()
     db_pool = pool.create(settings, name="bulk api")
+    standby = pool.create_standby(settings, name="bulk api")
     given = {
         "db_pool": db_pool,
+        # where streaming exports read, in the order of preference
+        "stream_pools": [standby, db_pool] if standby else [db_pool],
         "settings": settings,
         "draining": draining,
         "probe": health.Probe(db_pool, settings, draining),
@@ -64,13 +68,15 @@ def create(settings: Settings) -> Litestar:
 @asynccontextmanager
 async def _connected(app: Litestar) -> AsyncIterator[None]:
     # without waiting: a database that is away is a matter of readiness, not of starting
-    await app.state.db_pool.open(wait=False)
+    for db_pool in app.state.stream_pools:
+        await db_pool.open(wait=False)
     alive = asyncio.create_task(app.state.uploads.keep_alive())
     try:
         yield
     finally:
         alive.cancel()
-        await app.state.db_pool.close(timeout=1)
+        for db_pool in app.state.stream_pools:
+            await db_pool.close(timeout=1)
 
 
 def _from_state(name: str) -> Provide:

@@ -1,10 +1,11 @@
-"""An import as server-sent events: `progress` whenever something has changed, then `done`."""
+"""A job as server-sent events: `progress` whenever something has changed, then `done`."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Generic, Literal, Protocol, TypeVar
+from uuid import UUID
 
 import msgspec
 import structlog
@@ -16,15 +17,16 @@ from litestar.params import FromPath
 from litestar.response.base import ASGIResponse
 from msgspec import Meta
 
+from api import exports as api_exports
 from api import parameters
 from api.errors import responses
 from api.imports import PATH, DrainingHere, NoParameters, PoolHere, SettingsHere, brief, existing, view
 from api.streaming import BlockStream
-from db import imports
+from db import exports, imports
 from db.errors import UNAVAILABLE
-from db.imports import FINAL, Import
-from db.pool import Pool
-from db.settings import Settings
+from db.exports import Export
+from db.imports import Import
+from db.pool import Connection, Pool
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +43,7 @@ class Event(msgspec.Struct, kw_only=True):
 
     event: Literal["progress", "done"]
     id: str
-    data: Annotated[str, Meta(description="The import, as JSON.")]
+    data: Annotated[str, Meta(description="The job, as JSON.")]
 
 
 @dataclass
@@ -59,36 +61,96 @@ class EventsOperation(Operation):
         ]
 
 
+RESPONSES = {
+    200: ResponseSpec(
+        Event,
+        description="The events, of which each is so",
+        media_type="text/event-stream",
+        generate_examples=False,
+    ),  # pyright: ignore[reportArgumentType]  # its enum does not know this one
+    204: ResponseSpec(None, description="The client has seen the end, and need not come back"),
+    **responses("invalid-request", "not-found", "unavailable"),
+}
+
+
+class _Job(Protocol):
+    @property
+    def id(self) -> UUID: ...
+    @property
+    def status(self) -> str: ...
+
+
+J = TypeVar("J", bound=_Job)
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject(Generic[J]):
+    """What can be followed: how to look at it, and how to tell it, in short and as it ended."""
+
+    get: Callable[[Connection, UUID], Awaitable[J | None]]
+    final: Collection[str]
+    event_id: Callable[[J], str]
+    brief: Callable[[J], bytes]
+    whole: Callable[[J], Awaitable[bytes]]
+
+
 @get(
     f"{PATH}/{{id:str}}/events",
     operation_class=EventsOperation,
     tags=["imports"],
     summary="Follow an import by server-sent events",
-    responses={
-        200: ResponseSpec(
-            Event,
-            description="The events, of which each is so",
-            media_type="text/event-stream",
-            generate_examples=False,
-        ),  # pyright: ignore[reportArgumentType]  # its enum does not know this one
-        204: ResponseSpec(None, description="The client has seen the end, and need not come back"),
-        **responses("invalid-request", "not-found", "unavailable"),
-    },
+    responses=RESPONSES,
 )
 async def import_events(
     request: Request, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere, draining: DrainingHere
 ) -> ASGIResponse:
-    """`progress` has the import without its errors, `done` the import as it ended, with the first of them.
-
-    An event tells how things stand, not a step, so a client that comes back needs nothing that it missed: it gets the state
-    at once. Only `done` is not told twice: a browser comes back for ever after the end of a stream, unless it is told 204.
-    """
+    """`progress` has the import without its errors, `done` the import as it ended, with the first of them."""
     parameters.parse(request.query_params.multi_items(), NoParameters)
-    job = await existing(db_pool, id)
-    if job.status in FINAL and request.headers.get("last-event-id") == _event_id(job):
+
+    async def whole(now: Import) -> bytes:
+        return msgspec.json.encode(await view(db_pool, settings, now))
+
+    subject = _Subject(
+        get=imports.get,
+        final=imports.FINAL,
+        event_id=_import_event_id,
+        brief=lambda now: msgspec.json.encode(brief(settings, now)),
+        whole=whole,
+    )
+    return _follow(request, subject, await existing(db_pool, id), db_pool, draining)
+
+
+@get(
+    f"{api_exports.PATH}/{{id:str}}/events",
+    operation_class=EventsOperation,
+    tags=["exports"],
+    summary="Follow an export by server-sent events",
+    responses=RESPONSES,
+)
+async def export_events(
+    request: Request, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere, draining: DrainingHere
+) -> ASGIResponse:
+    """`progress` has the export as it is, `done` as it ended."""
+    parameters.parse(request.query_params.multi_items(), NoParameters)
+
+    async def whole(now: Export) -> bytes:
+        return encoded(now)
+
+    def encoded(now: Export) -> bytes:
+        return msgspec.json.encode(api_exports.view(settings, now))
+
+    subject = _Subject(get=exports.get, final=exports.FINAL, event_id=_export_event_id, brief=encoded, whole=whole)
+    return _follow(request, subject, await api_exports.existing(db_pool, id), db_pool, draining)
+
+
+def _follow(request: Request, subject: _Subject[J], job: J, pool: Pool, draining: asyncio.Event) -> ASGIResponse:
+    """An event tells how things stand, not a step, so a client that comes back needs nothing that it missed: it gets the
+    state at once. Only `done` is not told twice: a browser comes back for ever after the end of a stream, unless it is told 204.
+    """
+    if job.status in subject.final and request.headers.get("last-event-id") == subject.event_id(job):
         return ASGIResponse(status_code=204)
     return BlockStream(
-        _events(db_pool, settings, job, draining),
+        _events(subject, job, pool, draining),
         held=AsyncExitStack(),
         media_type="text/event-stream",
         # the last one keeps nginx from collecting events before it passes them on
@@ -97,26 +159,27 @@ async def import_events(
     )
 
 
-async def _events(pool: Pool, settings: Settings, job: Import, draining: asyncio.Event) -> AsyncIterator[bytes]:
+async def _events(subject: _Subject[J], job: J, pool: Pool, draining: asyncio.Event) -> AsyncIterator[bytes]:
     """The stream ends after `done`, when the job is removed, and when the process is told to stop."""
     yield RETRY
     told, silent_seconds = "", 0.0
-    async for now in _looks(pool, job, draining):
-        if now.status in FINAL:
-            yield _event("done", now, msgspec.json.encode(await view(pool, settings, now)))
+    async for now in _looks(subject, job, pool, draining):
+        id = subject.event_id(now)
+        if now.status in subject.final:
+            yield _event("done", id, await subject.whole(now))
             return
         silent_seconds += POLL_SECONDS
-        if _event_id(now) != told:
-            yield _event("progress", now, msgspec.json.encode(brief(settings, now)))
-            told, silent_seconds = _event_id(now), 0.0
+        if id != told:
+            yield _event("progress", id, subject.brief(now))
+            told, silent_seconds = id, 0.0
         elif silent_seconds >= HEARTBEAT_SECONDS:
             yield HEARTBEAT
             silent_seconds = 0.0
 
 
-async def _looks(pool: Pool, job: Import, draining: asyncio.Event) -> AsyncIterator[Import]:
+async def _looks(subject: _Subject[J], job: J, pool: Pool, draining: asyncio.Event) -> AsyncIterator[J]:
     """The job now, and again and again. Between two looks no connection is held; a database that is away is waited for."""
-    now: Import | None = job
+    now: J | None = job
     while now is not None:
         yield now
         try:
@@ -126,19 +189,24 @@ async def _looks(pool: Pool, job: Import, draining: asyncio.Event) -> AsyncItera
             pass
         try:
             async with pool.connection() as conn:
-                now = await imports.get(conn, job.id)
+                now = await subject.get(conn, job.id)
         except UNAVAILABLE as error:
             log.warning("events_without_database", job_id=str(job.id), error=type(error).__name__)
 
 
-def _event(name: str, job: Import, data: bytes) -> bytes:
-    return b"event: %s\nid: %s\ndata: %s\n\n" % (name.encode(), _event_id(job).encode(), data)
+def _event(name: str, id: str, data: bytes) -> bytes:
+    return b"event: %s\nid: %s\ndata: %s\n\n" % (name.encode(), id.encode(), data)
 
 
-def _event_id(job: Import) -> str:
+def _import_event_id(job: Import) -> str:
     """Changes whenever the job does, and says how far it is."""
     counts = (job.created, job.updated, job.unchanged, job.skipped, job.failed, job.errors)
     return f"{job.status}-{job.processed + job.deferred}-{'.'.join(map(str, counts))}"
 
 
-HANDLERS = [import_events]
+def _export_event_id(job: Export) -> str:
+    """Likewise."""
+    return f"{job.status}-{job.exported_records or 0}"
+
+
+HANDLERS = [import_events, export_events]

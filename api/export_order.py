@@ -16,6 +16,7 @@ from api import answers, parameters
 from api.errors import Fault, Problem, request_id
 from api.uploads import Key, idempotency_key
 from db.exports import Order
+from db.packing import Compression
 from db.payload import Format
 
 
@@ -24,7 +25,7 @@ class OrderParameters(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     resource: Literal["users", "articles", "comments"]
     format: Format = "ndjson"
-    compression: Literal["none"] = "none"
+    compression: Compression = "none"
     filters: Annotated[dict[str, Any] | None, Meta(description="Null or empty.")] = None
     fields: Annotated[list[str] | None, Meta(description="Null or empty: all of them.")] = None
     idempotency_token: Annotated[Key | None, Meta(description="The same as the header Idempotency-Key.")] = None
@@ -64,6 +65,7 @@ async def read(request: Request) -> Order:
     return Order(
         resource=asked.resource,
         format=asked.format,
+        compression=asked.compression,
         idempotency_token=key or asked.idempotency_token,
         digest=hashlib.sha256(msgspec.json.encode(content)).digest(),
         request_id=request_id(request.scope),

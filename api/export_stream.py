@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, Self
 
 import msgspec
@@ -15,12 +16,12 @@ from litestar.params import FromPath, SkipValidation
 from litestar.response.base import ASGIResponse
 from msgspec import Meta
 
-from api import answers, files, parameters
+from api import answers, files, parameters, reading
 from api.errors import Problem, responses
 from api.streaming import STALL_SECONDS_MAX, BlockStream
 from db import export
 from db.payload import Format
-from db.pool import Pool
+from db.pool import Connection, Pool
 from db.resources import RESOURCES
 from monitoring import metrics
 
@@ -65,23 +66,26 @@ class StreamOperation(Operation):
     },
 )
 async def stream_export(
-    request: Request, resource: FromPath[str], db_pool: NamedDependency[SkipValidation[Pool]]
+    request: Request, resource: FromPath[str], stream_pools: NamedDependency[SkipValidation[list[Pool]]]
 ) -> ASGIResponse:
     """One snapshot, of the time in X-Snapshot-At. A transfer that ends without an error is whole."""
     if resource not in RESOURCES:
         raise Problem("not-found", f"There is no such resource; there are {', '.join(RESOURCES)}.")
     asked = parameters.parse(request.query_params.multi_items(), StreamParameters)
     format = asked.format or _accepted(request)
-    async with AsyncExitStack() as stack:
-        conn = await stack.enter_async_context(db_pool.connection())
+
+    async def start(
+        conn: Connection, stack: AsyncExitStack
+    ) -> tuple[datetime, export.Block | None, AsyncIterator[export.Block]]:
         await stack.enter_async_context(conn.transaction())
         # the server must be more patient with us than we are with the client
         snapshot_at = await export.begin(conn, patience_seconds=2 * STALL_SECONDS_MAX)
         blocks = await stack.enter_async_context(aclosing(export.blocks(conn, RESOURCES[resource], format)))
         # what fails before the first block can still be answered as a problem
-        first = await anext(blocks, None)
-        tally = stack.enter_context(_Tally(resource, format))
-        held = stack.pop_all()
+        return snapshot_at, await anext(blocks, None), blocks
+
+    (snapshot_at, first, blocks), held = await reading.begin(stream_pools, start)
+    tally = held.enter_context(_Tally(resource, format))
     return BlockStream(
         tally.count(first, blocks),
         held=held,

@@ -1,8 +1,7 @@
 """Exports by HTTP: order a file, look at the job, list the jobs, download the file."""
 
 from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -19,8 +18,9 @@ from msgspec import Meta
 from api import answers, export_order, files, parameters
 from api.errors import Problem, responses
 from api.export_stream import stream_export
-from db import exports
+from db import export_files, exports, storage
 from db.exports import FINAL, Export, Order
+from db.packing import Compression
 from db.pool import Pool
 from db.settings import Settings
 from monitoring import metrics
@@ -34,7 +34,7 @@ SettingsHere = NamedDependency[SkipValidation[Settings]]
 
 
 class FileView(msgspec.Struct, frozen=True, kw_only=True):
-    """The file, once it is whole."""
+    """The file as it is stored, once it is whole."""
 
     bytes: int
     records: int
@@ -46,10 +46,12 @@ class ProgressView(msgspec.Struct, frozen=True, kw_only=True):
     """0 before the work begins, 100 once the file is whole; null where nothing can be said."""
 
     percent: float | None
+    records_per_second: float | None
+    eta_seconds: float | None
 
 
 class ExportView(msgspec.Struct, frozen=True, kw_only=True):
-    """An export as clients see it. What only the finished work tells is null until then."""
+    """An export as clients see it. What only the finished work tells is null until then. `expires_at` is the file's end."""
 
     id: UUID
     kind: Literal["export"] = "export"
@@ -58,7 +60,7 @@ class ExportView(msgspec.Struct, frozen=True, kw_only=True):
     status: exports.Status
     filters: dict[str, Any]
     fields: list[str] | None
-    compression: Literal["none"]
+    compression: Compression
     snapshot_at: datetime | None
     total_records: int | None
     exported_records: int | None
@@ -115,7 +117,7 @@ class DownloadOperation(Operation):
         ),
     },
 )
-async def create_export(request: Request, db_pool: PoolHere) -> Response[bytes]:
+async def create_export(request: Request, db_pool: PoolHere, settings: SettingsHere) -> Response[bytes]:
     """A worker writes the file. One idempotency key makes one job, for as long as the job is kept."""
     order = await export_order.read(request)
     async with db_pool.connection() as conn:
@@ -134,7 +136,7 @@ async def create_export(request: Request, db_pool: PoolHere) -> Response[bytes]:
     if id is None:
         headers["Idempotent-Replayed"] = "true"
     return Response(
-        msgspec.json.encode(_view(job)),
+        msgspec.json.encode(view(settings, job)),
         status_code=200 if id is None else 202,
         headers=headers,
         media_type=answers.JSON,
@@ -151,7 +153,7 @@ async def create_export(request: Request, db_pool: PoolHere) -> Response[bytes]:
         **responses("invalid-request", "unavailable"),
     },
 )
-async def list_exports(request: Request, db_pool: PoolHere) -> Response[bytes]:
+async def list_exports(request: Request, db_pool: PoolHere, settings: SettingsHere) -> Response[bytes]:
     asked = parameters.parse(request.query_params.multi_items(), ListParameters)
     async with db_pool.connection() as conn:
         found = await exports.newest(
@@ -163,7 +165,10 @@ async def list_exports(request: Request, db_pool: PoolHere) -> Response[bytes]:
         )
     jobs = found[: asked.limit]
     return answers.page(
-        request, "exports", [_view(job) for job in jobs], str(jobs[-1].id) if len(found) > asked.limit else None
+        request,
+        "exports",
+        [view(settings, job) for job in jobs],
+        str(jobs[-1].id) if len(found) > asked.limit else None,
     )
 
 
@@ -177,10 +182,10 @@ async def list_exports(request: Request, db_pool: PoolHere) -> Response[bytes]:
         **responses("invalid-request", "not-found", "unavailable"),
     },
 )
-async def get_export(request: Request, id: FromPath[str], db_pool: PoolHere) -> Response[bytes]:
+async def get_export(request: Request, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere) -> Response[bytes]:
     parameters.parse(request.query_params.multi_items(), NoParameters)
-    job = await _existing(db_pool, id)
-    return answers.job(request, _view(job), is_final=job.status in FINAL)
+    job = await existing(db_pool, id)
+    return answers.job(request, view(settings, job), is_final=job.status in FINAL)
 
 
 @get(
@@ -196,7 +201,15 @@ async def get_export(request: Request, id: FromPath[str], db_pool: PoolHere) -> 
             bytes, description="The range asked for", media_type="application/octet-stream", generate_examples=False
         ),
         304: ResponseSpec(None, description="As the client knows it"),
-        **responses("invalid-request", "not-found", "export-not-ready", "range-not-satisfiable", "unavailable"),
+        307: ResponseSpec(None, description="The file is in a bucket: at `Location`, for ten minutes"),
+        **responses(
+            "invalid-request",
+            "not-found",
+            "export-not-ready",
+            "export-expired",
+            "range-not-satisfiable",
+            "unavailable",
+        ),
     },
 )
 async def download_export(
@@ -204,12 +217,18 @@ async def download_export(
 ) -> ASGIResponse:
     """Takes one Range, and If-Range with the ETag, so that a download that broke can go on."""
     parameters.parse(request.query_params.multi_items(), NoParameters)
-    job = await _existing(db_pool, id)
+    job = await existing(db_pool, id)
+    download = _download(job, settings)
     try:
-        return await files.answer(request, _download(job, settings))
+        if settings.export_download == "redirect" and (elsewhere := await files.redirect(download)):
+            return elsewhere
+        return await files.answer(request, download)
     except FileNotFoundError:
         log.error("export_file_missing", job_id=str(job.id), file=job.file_name)
-        raise Problem("not-found", "The file of this export is not on this machine, or is not whole.") from None
+        raise Problem("not-found", "The file of this export is not where it was stored, or is not whole.") from None
+    except storage.ERRORS as error:
+        log.error("export_storage_unavailable", job_id=str(job.id), error=type(error).__name__)
+        raise Problem("unavailable", "The storage of the files does not answer at present.") from None
 
 
 def _check_replay(order: Order, job: Export, *, is_replay: bool) -> None:
@@ -222,7 +241,8 @@ def _check_replay(order: Order, job: Export, *, is_replay: bool) -> None:
     metrics.idempotency("replayed" if is_replay else "created")
 
 
-async def _existing(pool: Pool, id: str) -> Export:
+async def existing(pool: Pool, id: str) -> Export:
+    """The export with the id in a path. Raises `Problem` 404."""
     async with pool.connection() as conn:
         job = await exports.get(conn, answers.job_id(id, "export"))
     if job is None:
@@ -231,7 +251,9 @@ async def _existing(pool: Pool, id: str) -> Export:
 
 
 def _download(job: Export, settings: Settings) -> files.Download:
-    """The job's file. Raises `Problem` 409: nobody is given a file before its job is completed."""
+    """The job's file. Raises `Problem` 409, since nobody is given a file before its job is completed, and 410."""
+    if job.status == "expired":
+        raise Problem("export-expired", "The file of this export was removed; order it again.")
     if (
         job.status != "completed"
         or job.file_name is None
@@ -241,15 +263,16 @@ def _download(job: Export, settings: Settings) -> files.Download:
     ):
         raise Problem("export-not-ready", f"The export is {job.status}.")
     return files.Download(
-        path=Path(settings.export_dir).resolve() / job.file_name,
+        storage=storage.of(settings),
+        key=job.file_name,
         bytes=job.file_bytes,
         sha256=job.file_sha256,
-        media_type=files.MEDIA_TYPES[job.format],
-        name=files.export_name(job.resource, job.format, job.snapshot_at),
+        media_type=export_files.media_type(job.format, job.compression),
+        name=export_files.export_name(job.resource, job.format, job.snapshot_at, job.compression),
     )
 
 
-def _view(job: Export) -> ExportView:
+def view(settings: Settings, job: Export) -> ExportView:
     self = f"{PATH}/{job.id}"
     is_done = job.status == "completed"
     return ExportView(
@@ -259,30 +282,69 @@ def _view(job: Export) -> ExportView:
         status=job.status,
         filters={},
         fields=None,
-        compression="none",
-        snapshot_at=job.snapshot_at if is_done else None,
-        total_records=job.file_records if is_done else None,
-        exported_records=job.file_records if is_done else 0 if job.status == "pending" else None,
-        progress=ProgressView(percent=100.0 if is_done else 0.0 if job.status == "pending" else None),
-        file=_file_view(job) if is_done else None,
+        compression=job.compression,
+        snapshot_at=job.snapshot_at,
+        total_records=job.total_records,
+        exported_records=0 if job.status == "pending" else job.exported_records,
+        progress=_progress(job),
+        file=_file_view(job),
         download_url=f"{self}/download" if is_done else None,
         problem=job.problem,
         created_at=job.created_at,
         started_at=job.started_at,
         finished_at=job.finished_at,
-        expires_at=None,
-        links={"self": self, "download": f"{self}/download"},
+        expires_at=_expires_at(settings, job),
+        links=_links(job),
     )
 
 
+def _links(job: Export) -> dict[str, str]:
+    """Where all of the export is found, and what can be done with it now."""
+    self = f"{PATH}/{job.id}"
+    links = {"self": self, "events": f"{self}/events"}
+    if job.status == "completed":
+        links["download"] = f"{self}/download"
+    if job.status not in FINAL:
+        links["cancel"] = f"{self}/cancel"
+    return links
+
+
+def _progress(job: Export) -> ProgressView:
+    if job.file_sha256 is not None:
+        percent = 100.0
+    elif job.status == "pending":
+        percent = 0.0
+    elif job.total_records is None or job.exported_records is None:
+        percent = None
+    else:
+        percent = 100 * job.exported_records / job.total_records if job.total_records else 0.0
+    rate = eta = None
+    if job.exported_records and job.started_at is not None:
+        rate = job.exported_records / ((job.finished_at or job.now) - job.started_at).total_seconds()
+        if job.finished_at is None and job.total_records is not None:
+            eta = (job.total_records - job.exported_records) / rate
+    return ProgressView(
+        percent=None if percent is None else round(percent, 2),
+        records_per_second=None if rate is None else round(rate, 1),
+        eta_seconds=None if eta is None else round(eta, 1),
+    )
+
+
+def _expires_at(settings: Settings, job: Export) -> datetime | None:
+    if job.finished_at is None or job.status not in ("completed", "expired"):
+        return None
+    return job.finished_at + timedelta(seconds=settings.export_retention_seconds)
+
+
 def _file_view(job: Export) -> FileView | None:
-    if job.file_bytes is None or job.file_records is None or job.file_sha256 is None:
+    """Stays to be seen when the file has gone."""
+    if job.finished_at is None or job.file_bytes is None or job.file_records is None or job.file_sha256 is None:
         return None
     return FileView(
         bytes=job.file_bytes,
         records=job.file_records,
         sha256=job.file_sha256.hex(),
-        content_type=files.MEDIA_TYPES[job.format],
+        content_type=export_files.media_type(job.format, job.compression),
     )
 
 

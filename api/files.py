@@ -1,29 +1,19 @@
 """A whole file by HTTP: validators, digest, and ranges, so that a download that broke can go on (RFC 9110, RFC 9530)."""
 
-import asyncio
 import base64
 import re
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from datetime import datetime
-from io import BufferedReader
-from pathlib import Path
 
 from litestar import Request, Response
 from litestar.response.base import ASGIResponse
 
 from api.errors import Problem
 from api.streaming import BlockStream
-from db.payload import Format
+from db.export_files import MEDIA_TYPES, export_name
+from db.storage import Storage
 
-BLOCK_BYTES = 256 * 1024
-
-MEDIA_TYPES: dict[Format, str] = {
-    "ndjson": "application/x-ndjson",
-    "csv": "text/csv; charset=utf-8",
-    "json": "application/json",
-}
+__all__ = ["MEDIA_TYPES", "Download", "answer", "export_name", "redirect"]
 
 _RANGE = re.compile(r"bytes=(?P<first>\d{0,18})-(?P<last>\d{0,18})", re.IGNORECASE)
 
@@ -32,7 +22,8 @@ _RANGE = re.compile(r"bytes=(?P<first>\d{0,18})-(?P<last>\d{0,18})", re.IGNORECA
 class Download:
     """A file as it was described when it was written, and the name it should have with the client."""
 
-    path: Path
+    storage: Storage
+    key: str
     sha256: bytes
     bytes: int
     media_type: str
@@ -43,9 +34,15 @@ class Download:
         return f'"{self.sha256.hex()}"'
 
 
-def export_name(resource: str, format: Format, snapshot_at: datetime) -> str:
-    """What an export is called on the client's disk."""
-    return f"{resource}-{snapshot_at:%Y%m%dT%H%M%SZ}.{format}"
+async def redirect(download: Download) -> ASGIResponse | None:
+    """Sends the client to the storage itself, if that can serve it. Raises `FileNotFoundError` like `answer`.
+
+    There ranges and validators are the storage's own: a client that keeps the Range and If-Range which it sends here goes on.
+    """
+    address = await download.storage.address(download.key, size=download.bytes)
+    if address is None:
+        return None
+    return ASGIResponse(status_code=307, headers={"Location": address, "Cache-Control": "no-store"})
 
 
 async def answer(request: Request, download: Download) -> ASGIResponse:
@@ -67,13 +64,13 @@ async def answer(request: Request, download: Download) -> ASGIResponse:
     wanted = _wanted(request, download)
     part = range(download.bytes) if wanted is None else wanted
     async with AsyncExitStack() as stack:
-        file = stack.enter_context(await asyncio.to_thread(_open, download, part.start))
+        blocks = await stack.enter_async_context(download.storage.reader(download.key, part, size=download.bytes))
         held = stack.pop_all()
     headers["Content-Length"] = str(len(part))
     if wanted is not None:
         headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{download.bytes}"
     return BlockStream(
-        _blocks(file, len(part)),
+        blocks,
         held=held,
         media_type=download.media_type,
         headers=headers,
@@ -108,20 +105,3 @@ def _wanted(request: Request, download: Download) -> range | None:
             headers={"Content-Range": f"bytes */{download.bytes}"},
         )
     return wanted
-
-
-def _open(download: Download, start: int) -> BufferedReader:
-    if download.path.stat().st_size != download.bytes:
-        raise FileNotFoundError(download.path)
-    file = download.path.open("rb")
-    file.seek(start)
-    return file
-
-
-async def _blocks(file: BufferedReader, size: int) -> AsyncIterator[bytes]:
-    while size:
-        block = await asyncio.to_thread(file.read, min(size, BLOCK_BYTES))
-        if not block:
-            raise EOFError("the file ends before its end")
-        size -= len(block)
-        yield block

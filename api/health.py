@@ -1,7 +1,6 @@
 """How the service is: for supervisors (`/live`), balancers (`/ready`), people (`/health`) and Prometheus (`/metrics`)."""
 
 import asyncio
-import tempfile
 import time
 import tomllib
 from collections.abc import Awaitable, Callable
@@ -16,6 +15,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import SkipValidation
 
 from db import health as db_health
+from db import storage
 from db.errors import OUTDATED, UNAVAILABLE
 from db.pool import Pool
 from db.settings import Settings
@@ -111,8 +111,8 @@ class Probe:
         self.queue = Asked(self._queue)
 
     async def readiness(self) -> Readiness:
-        (database, migrations, workers), storage = await asyncio.gather(self._database_checks(), self._storage_check())
-        checks = Checks(database=database, migrations=migrations, workers=workers, storage=storage)
+        (database, migrations, workers), files = await asyncio.gather(self._database_checks(), self._storage_check())
+        checks = Checks(database=database, migrations=migrations, workers=workers, storage=files)
         if self.draining.is_set():
             return Readiness(status="draining", checks=checks)
         return Readiness(status="ready" if checks.passed else "unavailable", checks=checks)
@@ -142,8 +142,8 @@ class Probe:
             await self.storage.answer()
         except TimeoutError:
             return Check("failed", "does not answer in time")
-        except OSError as error:
-            return Check("failed", f"cannot be written: {error.strerror}")
+        except storage.ERRORS as error:
+            return Check("failed", f"cannot be written: {getattr(error, 'strerror', None) or type(error).__name__}")
         return Check("ok")
 
     async def _database(self) -> tuple[list[str], int]:
@@ -155,16 +155,7 @@ class Probe:
             return await db_health.queue_numbers(conn)
 
     async def _storage(self) -> None:
-        await asyncio.to_thread(_write_something, self.settings.export_dir)
-
-
-def _write_something(export_dir: str) -> None:
-    """Permissions alone do not tell whether a file can be written: a full or read-only disk has the same."""
-    if "://" in export_dir:
-        return
-    Path(export_dir).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=export_dir) as file:
-        file.write(b"x")
+        await storage.of(self.settings).check()
 
 
 @cache

@@ -6,7 +6,8 @@ The statuses of an operation tell its headers, so that a new handler documents t
 from collections.abc import Iterator
 from typing import Any
 
-from litestar import Request
+from litestar import Request, Router
+from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
@@ -19,6 +20,7 @@ from db.settings import Settings
 # an operation, a response, a header: parts of the document as they are written
 Node = dict[str, Any]
 
+PATH = "/schema/openapi.json"
 TEXT: Node = {"type": "string"}
 
 REQUEST_HEADERS = {
@@ -106,11 +108,17 @@ def config(settings: Settings) -> OpenAPIConfig:
         title="Bulk import and export",
         version=health.version(),
         description="Imports and exports users, articles and comments in bulk. Errors are problem documents (RFC 9457).",
-        path="/schema",
+        openapi_router=Router("/schema", route_handlers=[], include_in_schema=False, before_request=_only_the_document),
         render_plugins=[Document(settings)],
         components=keys if settings.keys else Components(),
         security=[{"bearer": []}, {"key": []}] if settings.keys else None,
     )
+
+
+def _only_the_document(request: Request) -> None:
+    """The framework answers every other address below /schema with a page that is no problem document."""
+    if request.scope["path"] != PATH:
+        raise NotFoundException
 
 
 def _request_headers(operation: Node) -> Iterator[str]:

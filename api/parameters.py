@@ -58,16 +58,19 @@ def _faults(values: dict[str, Any], repeated: list[str], into: type[msgspec.Stru
 def _refusal(value: Any, of_type: Any) -> str | None:
     """Why `value` is not `of_type`, in words of a client, who knows nothing of Python; None when it is."""
     try:
-        msgspec.convert(value, of_type, strict=False)
+        # msgspec reads the word null as None, and a wrong value would be passed by as if it had not been given
+        if msgspec.convert(value, of_type, strict=False) is not None or value is None:
+            return None
+        complaint = "must not be null"
     except msgspec.ValidationError as error:
-        wanted = inspect.type_info(of_type)
-        if isinstance(wanted, inspect.UnionType):
-            wanted = next((one for one in wanted.types if not isinstance(one, inspect.NoneType)), wanted)
-        if isinstance(wanted, inspect.LiteralType):
-            return f"must be one of: {', '.join(str(one) for one in wanted.values)}"
-        bounded = ">" in str(error) or "<" in str(error) or "length" in str(error)
-        return str(error) if bounded else _EXPECTED.get(type(wanted), str(error))
-    return None
+        complaint = str(error)
+    wanted = inspect.type_info(of_type)
+    if isinstance(wanted, inspect.UnionType):
+        wanted = next((one for one in wanted.types if not isinstance(one, inspect.NoneType)), wanted)
+    if isinstance(wanted, inspect.LiteralType):
+        return f"must be one of: {', '.join(str(one) for one in wanted.values)}"
+    bounded = ">" in complaint or "<" in complaint or "length" in complaint
+    return complaint if bounded else _EXPECTED.get(type(wanted), complaint)
 
 
 def _sentence(faults: list[Fault]) -> str:

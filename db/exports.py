@@ -12,6 +12,7 @@ from psycopg.rows import class_row, scalar_row
 from uuid_utils.compat import uuid7
 
 from db import queue
+from db.packing import Compression
 from db.payload import Format
 from db.pool import Connection
 
@@ -24,18 +25,26 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
     resource: str
     format: Format
+    compression: Compression
     idempotency_token: str | None
     digest: bytes
     request_id: str | None
 
 
 class Export(msgspec.Struct, frozen=True, kw_only=True):
-    """A job as it is now. The facts of the file come at once, with the end of the work."""
+    """A job as it is now. The facts of the file come at once, with the end of the work.
+
+    Of one that is worked on, `total_records` and `exported_records` are what its worker last told; `now` is the server's time.
+    """
 
     id: UUID
     status: Status
     resource: str
     format: Format
+    compression: Compression
+    total_records: int | None
+    exported_records: int | None
+    now: datetime
     snapshot_at: datetime | None
     file_name: str | None
     file_bytes: int | None
@@ -53,11 +62,12 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
 
     resource: str
     format: Format
+    compression: Compression
     request_id: str | None
 
 
 class File(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole file, as it was written. `name` is within EXPORT_DIR."""
+    """A whole file, as it was written. `name` is within EXPORT_DIR; `bytes` and `sha256` are of the file, packed if it is."""
 
     name: str
     sha256: bytes
@@ -81,9 +91,11 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
 
 # the columns of Export
 _SELECT = """
-    SELECT id, status, resource, format, snapshot_at, file_name, file_bytes, file_records, file_sha256, problem, request_digest,
-        created_at, started_at, finished_at
+    SELECT id, status, resource, format, compression, coalesce(export_jobs.total_records, tally.total_records) AS total_records,
+        coalesce(file_records, tally.records) AS exported_records, clock_timestamp() AS now, snapshot_at, file_name, file_bytes,
+        file_records, file_sha256, problem, request_digest, created_at, started_at, finished_at
     FROM export_jobs
+    LEFT JOIN export_tallies AS tally ON tally.export_id = export_jobs.id
 """
 
 
@@ -95,8 +107,10 @@ async def create(conn: Connection, order: Order) -> UUID | None:
     id = uuid7()
     cursor = await conn.execute(
         """
-        INSERT INTO export_jobs (id, resource, format, idempotency_token, request_digest, request_id)
-        VALUES (%(id)s, %(resource)s, %(format)s, %(idempotency_token)s, %(digest)s, %(request_id)s)
+        INSERT INTO export_jobs (id, resource, format, compression, idempotency_token, request_digest, request_id)
+        VALUES (
+            %(id)s, %(resource)s, %(format)s, %(compression)s, %(idempotency_token)s, %(digest)s, %(request_id)s
+        )
         ON CONFLICT (idempotency_token) DO NOTHING
         """,
         {"id": id, **msgspec.structs.asdict(order)},
@@ -140,13 +154,46 @@ async def newest(
     return await cursor.fetchall()
 
 
+async def isolate(conn: Connection) -> None:
+    """Gives all statements of the transaction one snapshot; to be called before the first of them.
+
+    The queue's protocol bears it: whatever changed meanwhile under a lock that is wanted here is a serialization failure, which
+    is tried again in place. For an export that is a claim that was lost, or a job that was cancelled at the last moment.
+    """
+    await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+
+
 async def work(conn: Connection, claim: queue.Claim) -> Work:
     """What the claimed chunk's export asks for."""
     cursor = conn.cursor(row_factory=class_row(Work))
-    await cursor.execute("SELECT resource, format, request_id FROM export_jobs WHERE id = %(id)s", {"id": claim.job_id})
+    await cursor.execute(
+        "SELECT resource, format, compression, request_id FROM export_jobs WHERE id = %(id)s", {"id": claim.job_id}
+    )
     work = await cursor.fetchone()
     assert work is not None, "a chunk's job is there as long as the chunk is"  # noqa: S101
     return work
+
+
+async def tell(conn: Connection, claim: queue.Claim, *, total_records: int, records: int) -> bool:
+    """Lets everybody see how far the work is; whether the job is wanted no more.
+
+    On another connection than the work's, whose transaction nobody sees into. What a worker tells that has lost its claim
+    does not count.
+    """
+    cursor = await conn.execute(
+        """
+        WITH told AS (
+            INSERT INTO export_tallies AS tally (export_id, lease, total_records, records)
+            VALUES (%(id)s, %(lease)s, %(total_records)s, %(records)s)
+            ON CONFLICT (export_id) DO UPDATE
+            SET lease = excluded.lease, total_records = excluded.total_records, records = excluded.records
+            WHERE tally.lease <= excluded.lease
+        )
+        SELECT cancel_requested_at IS NOT NULL FROM export_jobs WHERE id = %(id)s
+        """,
+        {"id": claim.job_id, "lease": claim.lease, "total_records": total_records, "records": records},
+    )
+    return await cursor.fetchone() != (False,)
 
 
 async def describe(conn: Connection, id: UUID, file: File) -> None:
@@ -171,17 +218,18 @@ async def describe(conn: Connection, id: UUID, file: File) -> None:
 
 
 async def finish(conn: Connection, id: UUID) -> Finished | None:
-    """Ends the job if its chunk is final; to be called after the commit that made it so, and by the sweep.
+    """Ends the job if its chunk is final; to be called after the commit that made it so, after a cancel, and by the sweep.
 
     Returns the job's end to the one caller whom it falls to write it.
     """
+    await _cancel_pending(conn, id)
     cursor = conn.cursor(row_factory=class_row(Finished))
     await cursor.execute(
         """
         UPDATE export_jobs
         SET status = CASE chunks.state WHEN 'done' THEN 'completed' WHEN 'failed' THEN 'failed' ELSE 'cancelled' END,
             problem = CASE chunks.state WHEN 'failed' THEN jsonb_build_object(
-                'type', 'export-failed',
+                'type', '/problems/export-failed',
                 'title', 'The export could not be written',
                 'detail', format('It was begun %%s times, and given up then', chunks.attempt)
             ) END,
@@ -199,8 +247,21 @@ async def finish(conn: Connection, id: UUID) -> Finished | None:
     return await cursor.fetchone()
 
 
+async def cancel(conn: Connection, id: UUID) -> bool:
+    """Asks for the end of a job that is not final; whether there is such a job. `finish` is to be called afterwards."""
+    cursor = await conn.execute(
+        """
+        UPDATE export_jobs
+        SET cancel_requested_at = coalesce(cancel_requested_at, clock_timestamp())
+        WHERE id = %(id)s AND status IN ('pending', 'processing')
+        """,
+        {"id": id},
+    )
+    return cursor.rowcount == 1
+
+
 async def unfinished(conn: Connection) -> list[UUID]:
-    """Live jobs whose chunk is final: those whose worker died between its commit and `finish`."""
+    """Live jobs whose chunk is final, or will never begin: whoever ought to have called `finish` died before it could."""
     cursor = conn.cursor(row_factory=scalar_row)
     await cursor.execute(
         """
@@ -208,7 +269,13 @@ async def unfinished(conn: Connection) -> list[UUID]:
         FROM export_jobs
         WHERE status IN ('pending', 'processing')
             AND EXISTS (
-                SELECT FROM chunks WHERE job_id = export_jobs.id AND state IN ('done', 'failed', 'cancelled')
+                SELECT
+                FROM chunks
+                WHERE job_id = export_jobs.id
+                    AND (
+                        state IN ('done', 'failed', 'cancelled')
+                        OR (state = 'pending' AND cancel_requested_at IS NOT NULL)
+                    )
             )
         """
     )
@@ -227,3 +294,23 @@ async def lost(conn: Connection, claims: set[tuple[UUID, int]]) -> set[tuple[UUI
         {"ids": [id for id, _ in claims], "leases": [lease for _, lease in claims]},
     )
     return {(id, lease) async for id, lease in cursor}
+
+
+async def _cancel_pending(conn: Connection, id: UUID) -> None:
+    """Cancels a stopped job's chunk if it was not begun; one that is being claimed right now is passed by and dropped there."""
+    await conn.execute(
+        """
+        WITH stopped AS MATERIALIZED (
+            SELECT chunks.id
+            FROM chunks
+            JOIN export_jobs ON export_jobs.id = chunks.job_id
+            WHERE chunks.job_id = %(id)s AND state = 'pending' AND cancel_requested_at IS NOT NULL
+            FOR NO KEY UPDATE OF chunks SKIP LOCKED
+        )
+        UPDATE chunks
+        SET state = 'cancelled', finished_at = clock_timestamp()
+        FROM stopped
+        WHERE chunks.id = stopped.id
+        """,
+        {"id": id},
+    )

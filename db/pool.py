@@ -47,8 +47,18 @@ async def connect(settings: Settings, *, name: str) -> Connection:
 
 def create(settings: Settings, *, name: str) -> Pool:
     """The pool of an API process, not yet open."""
+    return _pool(conninfo(settings), settings, name=name)
+
+
+def create_standby(settings: Settings, *, name: str) -> Pool | None:
+    """A second one of the same size, to the hot standby; None when there is none."""
+    url = settings.database_replica_url
+    return None if url is None else _pool(url, settings, name=name)
+
+
+def _pool(url: str, settings: Settings, *, name: str) -> Pool:
     return AsyncConnectionPool(
-        conninfo(settings),
+        url,
         kwargs={"autocommit": True, "application_name": name, "connect_timeout": CONNECT_SECONDS},
         configure=configure,
         check=AsyncConnectionPool.check_connection,

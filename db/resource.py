@@ -84,7 +84,7 @@ def foreign_key_message(resource: "Resource", field: str) -> str:
     return f"no {resource.references[field].removesuffix('s')} has this id"
 
 
-SQL_TYPES = {UUID: "uuid", str: "text", bool: "bool", datetime: "timestamptz", list: "text[]"}
+SQL_TYPES: dict[type, LiteralString] = {UUID: "uuid", str: "text", bool: "bool", datetime: "timestamptz", list: "text[]"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -113,13 +113,15 @@ class Resource:
     stamped: tuple[str, ...] = ()
     # the one of them that an update without it sets again
     touched: str | None = None
+    # fields by which an export can be filtered; how, follows from their types (see `db.selection`)
+    filtered_by: tuple[str, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
         return self.record.__struct_fields__
 
     @property
-    def column_types(self) -> tuple[str, ...]:
+    def column_types(self) -> tuple[LiteralString, ...]:
         """PostgreSQL's name for the type of each column, in their order."""
         return tuple(SQL_TYPES[_plain(hint)] for hint in get_type_hints(self.record).values())
 

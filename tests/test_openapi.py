@@ -9,7 +9,6 @@ import pytest_asyncio
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from litestar import Litestar
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -88,6 +87,7 @@ async def running(server_url, tmp_path_factory):
             answer = await client.post(PATH, content=file, params=params, headers={"Content-Type": "text/csv"})
             jobs[PATH].append(answer.json()["id"])
         answer = await client.post("/api/v1/exports", json={"resource": "users", "format": "csv"})
+        assert answer.status_code == 202, answer.text
         jobs["/api/v1/exports"].append(answer.json()["id"])
 
         async def are_final() -> bool:
@@ -125,19 +125,23 @@ def test_the_document_is_valid(running, schema):
     assert len(operations(schema)) == sum(len(METHODS & {*item}) for item in document["paths"].values())
 
 
-def application(**given: str) -> Litestar:
-    return app.create(Settings(database_url="postgresql://nobody@127.0.0.1:1/none", **given))
-
-
 def test_every_route_is_in_the_document(running, schema):
     """No address answers that the document does not know, save the document's own."""
+    application = app.create(Settings(database_url="postgresql://nobody@127.0.0.1:1/none"))
     routes = {
         (route.path_format, method.lower())
-        for route in application().routes
+        for route in application.routes
         for method in route.methods - {"OPTIONS"}
         if not route.path_format.startswith("/schema")
     }
     assert routes == {(operation.path, operation.method) for operation in operations(schema)}
+
+
+@pytest.mark.parametrize("path", ["/schema", "/schema/", "/schema/elements", "/schema/openapi.yml"])
+def test_the_document_stands_alone(running, path):
+    """What else is asked for below /schema is answered with a problem, as everywhere, not with the framework's page."""
+    answer = httpx.get(running.url + path)
+    assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
 
 
 def test_every_operation_tells_its_problems(running, schema):

@@ -1,34 +1,34 @@
-"""The work on an export: read, write to a file, and describe it, all in the transaction that also marks the chunk done."""
+"""The work on an export: read, pack, write to a file, and describe it, all in the transaction that also marks the chunk done."""
 
+import asyncio
 import hashlib
-import os
-import re
-from collections.abc import Iterator
-from contextlib import aclosing, contextmanager
-from datetime import datetime
-from pathlib import Path
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from time import perf_counter
-from uuid import UUID
 
 import msgspec
+import structlog
 
-from db import export, exports, queue
-from db.exports import File, Work
+from db import export, export_files, exports, packing, pool, queue, storage
+from db.errors import UNAVAILABLE
+from db.exports import Work
+from db.packing import Compression
 from db.pool import Connection
 from db.queue import Claim, Counts
 from db.resources import RESOURCES
 from db.settings import Settings
+from db.storage import File, Storage
 
-# how long a disk may keep the worker busy before the server takes the worker for dead
-DISK_SECONDS_MAX = 60
-# The system is made to write after so many bytes, lest it have all to write at the end.
-SYNC_BYTES = 64 * 1024 * 1024
+log = structlog.get_logger(__name__)
 
-_PART = re.compile(r"\.([0-9a-f-]{36})\.([0-9]+)\.part")
+# how long the storage may keep the worker busy before the server takes the worker for dead
+PATIENCE_SECONDS = storage.SECONDS_MAX + 30
+# how often a worker tells how far it is, and asks whether it shall go on; one that is done sooner does neither
+WATCH_SECONDS = 1.0
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True):
-    """An export that was committed, for metrics and logs."""
+    """An export that was committed, for metrics and logs. `bytes` is before compression."""
 
     resource: str
     format: str
@@ -38,130 +38,148 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
+class _Stopped(Exception):
+    """The job is not wanted any more."""
+
+
 async def perform(conn: Connection, claim: Claim, *, settings: Settings) -> Done | None:
-    """Works on the claimed export in one transaction; None when its job was stopped. Raises `queue.ClaimLost`, `OSError`.
+    """Works on the claimed export in one transaction; None when its job was stopped. Raises `queue.ClaimLost`, `storage.ERRORS`.
 
     The file has its last name just before the commit, and nobody is given it before the job is completed. The name tells the
     lease: a worker that has lost its claim without knowing cannot touch the file of the one that took over.
     """
+    try:
+        return await _write(conn, claim, settings)
+    except _Stopped:
+        # rolled back; this time the fence sees what the watch saw, and the chunk is dropped
+        return await _write(conn, claim, settings)
+
+
+async def _write(conn: Connection, claim: Claim, settings: Settings) -> Done | None:
     start = perf_counter()
-    folder = _folder(settings)
+    place = storage.of(settings)
     async with conn.transaction():
-        if not await queue.fence(conn, claim):
+        # the count and the records are of one snapshot
+        await exports.isolate(conn)
+        is_wanted = await queue.fence(conn, claim)
+        work = await exports.work(conn, claim)
+        await _remove_left(place, claim, work)
+        if not is_wanted:
             await queue.drop(conn, claim)
             return None
-        work = await exports.work(conn, claim)
-        snapshot_at = await export.begin(conn, patience_seconds=DISK_SECONDS_MAX)
-        _remove_earlier(folder, claim)
-        with _part(folder, claim) as part:
+        snapshot_at = await export.begin(conn, patience_seconds=PATIENCE_SECONDS)
+        name = _stored_name(claim, work)
+        tally = _Tally(await export.count(conn, RESOURCES[work.resource]))
+        async with (
+            _watched(claim, tally, settings),
+            place.writer(
+                name,
+                media_type=export_files.media_type(work.format, work.compression),
+                called=export_files.export_name(work.resource, work.format, snapshot_at, work.compression),
+            ) as file,
+        ):
+            packed = _Packed(file, work.compression)
             async with aclosing(export.blocks(conn, RESOURCES[work.resource], work.format)) as blocks:
                 async for block in blocks:
-                    part.write(block)
-            part.sync()
-            file = _described(claim, work, part, snapshot_at)
-            await exports.describe(conn, claim.job_id, file)
+                    await packed.write(block.data)
+                    tally.records += block.records
+            await packed.end()
+            described = exports.File(
+                name=name,
+                bytes=packed.bytes,
+                records=tally.records,
+                sha256=packed.sha256.digest(),
+                snapshot_at=snapshot_at,
+            )
+            await exports.describe(conn, claim.job_id, described)
             await queue.finish(conn, claim, Counts())
             # last of all: a commit whose end is unknown must find the file, one that fails leaves a file that nobody is given
-            part.publish(file.name)
+            await file.publish()
     return Done(
         resource=work.resource,
         format=work.format,
-        records=file.records,
-        bytes=file.bytes,
+        records=tally.records,
+        bytes=packed.bytes_before,
         request_id=work.request_id,
         seconds=perf_counter() - start,
     )
 
 
-async def sweep_parts(conn: Connection, settings: Settings) -> int:
-    """Removes what dead workers had begun to write on this machine; how many files. Those of other databases are left."""
-    folder = _folder(settings)
-    parts = _parts(folder)
-    if not parts:
-        return 0
-    lost = await exports.lost(conn, set(parts))
-    for claim in lost:
-        parts[claim].unlink(missing_ok=True)
-    return len(lost)
+class _Tally:
+    """How far the work is: shared with the watch, which tells it."""
 
-
-def _folder(settings: Settings) -> Path:
-    return Path(settings.export_dir).resolve()
-
-
-class _Part:
-    """A file being written under a name of its own. Plain writes: a worker has nothing else to do meanwhile."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.bytes = 0
+    def __init__(self, total: int) -> None:
+        self.total = total
         self.records = 0
+
+
+class _Packed:
+    """A file that is packed as it is written, and what there is to know of its bytes."""
+
+    def __init__(self, file: File, compression: Compression) -> None:
+        self.file = file
+        self.packer = packing.packer(compression)
+        self.bytes_before = 0
+        self.bytes = 0
         self.sha256 = hashlib.sha256()
-        self._unsynced = 0
-        self._file = path.open("wb", buffering=0)
 
-    def write(self, block: export.Block) -> None:
-        data = memoryview(block.data)
-        while data:
-            # an unbuffered file may take less than it is given
-            data = data[self._file.write(data) :]
-        self.sha256.update(block.data)
-        self.bytes += len(block.data)
-        self.records += block.records
-        self._unsynced += len(block.data)
-        if self._unsynced >= SYNC_BYTES:
-            self.sync()
+    async def write(self, data: bytes) -> None:
+        self.bytes_before += len(data)
+        await self._store(self.packer.pack(data))
 
-    def sync(self) -> None:
-        os.fsync(self._file.fileno())
-        self._unsynced = 0
+    async def end(self) -> None:
+        await self._store(self.packer.end())
 
-    def publish(self, name: str) -> None:
-        """Gives the file its last name, for good: also after the machine has lost its power."""
-        self.path.rename(self.path.with_name(name))
-        folder = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-    def close(self) -> None:
-        self._file.close()
+    async def _store(self, data: bytes) -> None:
+        if data:
+            self.sha256.update(data)
+            self.bytes += len(data)
+            await self.file.write(data)
 
 
-@contextmanager
-def _part(folder: Path, claim: Claim) -> Iterator[_Part]:
-    """A part of this claim; whatever ends the work before the file is published takes it away."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f".{claim.job_id}.{claim.lease}.part"
-    part = _Part(path)
+@asynccontextmanager
+async def _watched(claim: Claim, tally: _Tally, settings: Settings) -> AsyncIterator[None]:
+    """Tells how far the work inside is. Ends it, by `_Stopped`, when its job is cancelled."""
+    limit = asyncio.timeout(None)
     try:
-        yield part
-    finally:
-        part.close()
-        path.unlink(missing_ok=True)
+        async with limit:
+            watching = asyncio.create_task(_watch(claim, tally, settings, limit))
+            try:
+                yield
+            finally:
+                watching.cancel()
+                await asyncio.wait({watching})
+    except TimeoutError:
+        if limit.expired():
+            raise _Stopped from None
+        raise
 
 
-def _described(claim: Claim, work: Work, part: _Part, snapshot_at: datetime) -> File:
-    return File(
-        name=f"{work.resource}-{claim.job_id}-{claim.lease}.{work.format}",
-        bytes=part.bytes,
-        records=part.records,
-        sha256=part.sha256.digest(),
-        snapshot_at=snapshot_at,
+async def _watch(claim: Claim, tally: _Tally, settings: Settings, limit: asyncio.Timeout) -> None:
+    """On a connection of its own: nobody sees into the transaction of the work, and the work's connection is busy."""
+    while True:
+        await asyncio.sleep(WATCH_SECONDS)
+        try:
+            # short-lived: a connection that rests is one that somebody else lacks
+            async with await pool.connect(settings, name="bulk export watch") as conn:
+                is_stopped = await exports.tell(conn, claim, total_records=tally.total, records=tally.records)
+        except UNAVAILABLE as error:
+            # the work goes on as long as it has a connection itself
+            log.warning("export_not_watched", job_id=str(claim.job_id), error=type(error).__name__)
+        else:
+            if is_stopped:
+                # ends the work, wherever it waits
+                limit.reschedule(asyncio.get_running_loop().time())
+                return
+
+
+def _stored_name(claim: Claim, work: Work) -> str:
+    return export_files.stored_name(work.resource, work.format, work.compression, id=claim.job_id, lease=claim.lease)
+
+
+async def _remove_left(place: Storage, claim: Claim, work: Work) -> None:
+    """Removes what this claim and those before it left: none of them was committed, or there would be no claim now."""
+    leases = range(1, claim.lease + 1)
+    await place.remove(
+        export_files.stored_names(work.resource, work.format, work.compression, id=claim.job_id, leases=leases)
     )
-
-
-def _remove_earlier(folder: Path, claim: Claim) -> None:
-    """Removes what earlier claims of this export left: none of them was committed, or there would be no claim now."""
-    for path in [*folder.glob(f".{claim.job_id}.*.part"), *folder.glob(f"*-{claim.job_id}-*")]:
-        path.unlink(missing_ok=True)
-
-
-def _parts(folder: Path) -> dict[tuple[UUID, int], Path]:
-    """The parts in the folder, by the claim that wrote them."""
-    found: dict[tuple[UUID, int], Path] = {}
-    for path in folder.glob(".*.part"):
-        if match := _PART.fullmatch(path.name):
-            found[UUID(match[1]), int(match[2])] = path
-    return found

@@ -5,14 +5,13 @@ import structlog
 from db import endings, exports, retention, uploading
 from db.pool import Connection
 from db.settings import Settings
-from workers import ends
-from workers.exports import sweep_parts
+from workers import ends, export_upkeep
 
 log = structlog.get_logger()
 
 
 async def run_once(conn: Connection, settings: Settings) -> None:
-    """Sweeps what was left behind, uploads and half-written exports, and ends jobs whose last worker died before it could."""
+    """Sweeps what was left behind, ends jobs whose last worker died before it could, and removes what is too old."""
     swept = await uploading.sweep(conn, grace_seconds=settings.upload_grace_seconds)
     if swept:
         log.warning("uploads swept", uploads=swept)
@@ -21,9 +20,7 @@ async def run_once(conn: Connection, settings: Settings) -> None:
     await ends.end_dependents(conn)
     for id in await exports.unfinished(conn):
         await ends.end_export(conn, id)
-    parts = await sweep_parts(conn, settings)
-    if parts:
-        log.warning("half-written exports removed", files=parts)
+    await export_upkeep.run_once(conn, settings)
     pruned = await retention.prune(conn, retention_seconds=settings.job_retention_seconds)
     if pruned.jobs or pruned.rows:
         log.info("old imports pruned", jobs=pruned.jobs, rows=pruned.rows)

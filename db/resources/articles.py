@@ -39,4 +39,5 @@ ARTICLES = Resource(
     rules=rules,
     new_id=uuid4,
     new_id_sql="gen_random_uuid()",
+    filtered_by=("id", "slug", "author_id", "tags", "status", "published_at"),
 )

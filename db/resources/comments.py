@@ -37,4 +37,5 @@ COMMENTS = Resource(
     new_id=lambda: f"cm_{uuid4()}",
     new_id_sql="'cm_' || gen_random_uuid()",
     stamped=("created_at",),
+    filtered_by=("id", "article_id", "user_id", "created_at"),
 )

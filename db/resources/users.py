@@ -36,4 +36,5 @@ USERS = Resource(
     new_id_sql="gen_random_uuid()",
     stamped=("created_at", "updated_at"),
     touched="updated_at",
+    filtered_by=("id", "email", "role", "active", "created_at", "updated_at"),
 )

@@ -12,7 +12,7 @@ from db.settings import Settings
 from db.storage.bucket import Bucket
 from db.storage.folder import Folder
 
-# What a storage raises when it is away, full, or refuses us. A file that is not there is a FileNotFoundError, which is one of them.
+# What a storage raises when it is away, full, or refuses us; a FileNotFoundError, for a file that is not there, is one of them.
 ERRORS: tuple[type[Exception], ...] = (OSError, BaseError)
 
 # the longest that one call may take, with all that is tried again meanwhile
@@ -50,6 +50,10 @@ class Storage(Protocol):
 
     async def unfinished(self) -> list[str]:
         """The names of the files that were begun and, as far as this storage can tell, not published."""
+        ...
+
+    async def discard(self, names: Iterable[str]) -> None:
+        """Removes what was begun under these names. A file that has been published meanwhile stays."""
         ...
 
     async def check(self) -> None:

@@ -40,12 +40,17 @@ class Folder:
         del name, size
 
     async def remove(self, names: Iterable[str]) -> None:
+        names = list(names)
+        await self.discard(names)
         for name in names:
-            self._part(name).unlink(missing_ok=True)
             (self.path / name).unlink(missing_ok=True)
 
     async def unfinished(self) -> list[str]:
         return [path.name[1 : -len(".part")] for path in self.path.glob(".*.part")]
+
+    async def discard(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._part(name).unlink(missing_ok=True)
 
     async def check(self) -> None:
         await asyncio.to_thread(_write_something, self.path)

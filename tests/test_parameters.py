@@ -1,0 +1,34 @@
+"""Parameters as a query, a form or a JSON object gives them."""
+
+from typing import Literal
+from uuid import UUID
+
+import msgspec
+import pytest
+
+from api import parameters
+from api.errors import Problem
+
+
+class Asked(msgspec.Struct, kw_only=True):
+    role: Literal["admin", "reader"] | None = None
+    most: int | None = None
+    share: float | None = None
+    after: UUID | None = None
+    fields: list[str] | None = None
+    name: str | None = None
+
+
+def test_the_word_null_is_a_wrong_value():
+    """Text is never read as no value at all: a filter or a limit with it would be passed by in silence."""
+    given = [(name, "null") for name in Asked.__struct_fields__ if name != "name"]
+    with pytest.raises(Problem) as caught:
+        parameters.parse(given, Asked)
+    assert [fault.field for fault in caught.value.errors] == [name for name, _ in given]
+    assert caught.value.errors[0].message == "must be one of: admin, reader"
+    assert parameters.parse([("name", "null")], Asked).name == "null"
+
+
+def test_null_itself_is_no_value():
+    """A JSON object may say that it wants the default of an optional parameter."""
+    assert parameters.parse([(name, None) for name in Asked.__struct_fields__], Asked) == Asked()

@@ -1,0 +1,172 @@
+"""What people with psql see: how far jobs are and why, who holds what, whether the queue is healthy."""
+
+import re
+from contextlib import asynccontextmanager
+from typing import LiteralString
+from uuid import UUID, uuid4
+
+import pytest
+from psycopg.rows import dict_row
+
+from db import endings, exports, pool, queue, repairs
+from db.settings import Settings
+from tests.factories import claim, perform, queued, run, stored_user, user, users
+from tests.servers import ROOT
+
+README = ROOT / "db" / "README.md"
+IMPORT = "SELECT * FROM import_progress WHERE id = %(id)s"
+EXPORT = "SELECT * FROM export_progress WHERE id = %(id)s"
+
+
+@asynccontextmanager
+async def worker(database_url: str, name: str):
+    """The session of a worker process of this name."""
+    async with await pool.connect(Settings(database_url=database_url), name=f"bulk worker {name}") as conn:
+        yield conn
+
+
+async def row(conn, query: LiteralString, id: UUID | None = None) -> dict:
+    """The one row of the answer, by the names of its columns."""
+    cursor = conn.cursor(row_factory=dict_row)
+    await cursor.execute(query, {"id": id})
+    (found,) = await cursor.fetchall()
+    return found
+
+
+async def because(conn, id: UUID) -> str | None:
+    return (await row(conn, IMPORT, id))["because"]
+
+
+async def give_back(conn, claimed, *, accident: str | None, delay_seconds: float) -> None:
+    await queue.give_back(conn, claimed, accident=accident, delay_seconds=delay_seconds, attempts_max=12)
+
+
+async def test_why_an_import_is_not_finished(conn, database_url):
+    """`because` names the one thing that an import waits for, from its seal to its end."""
+    id = await queued(conn, users(4), sizes=[2, 2])
+    assert await because(conn, id) == "no worker is connected"
+    async with worker(database_url, "host:1:1"):
+        assert await because(conn, id) == "it waits for its turn; 0 of 1 workers are busy"
+        claimed = await claim(conn, worker="host:1:1")
+        assert await because(conn, id) == "1 workers are on it"
+    assert await because(conn, id) == "the workers of its 1 running chunks are gone; others will take them over"
+    await perform(conn, claimed)
+    await give_back(conn, await claim(conn), accident="DataError: no", delay_seconds=60)
+    async with worker(database_url, "host:1:2"):
+        why = await because(conn, id)
+    assert why is not None
+    assert re.fullmatch(r"its chunks were given back and rest until .*: DataError: no", why)
+    await conn.execute("UPDATE chunks SET not_before = NULL")
+    await perform(conn, await claim(conn))
+    assert await because(conn, id) == "nothing is left to do; its end is about to be written"
+    await endings.finish(conn, id)
+    assert await because(conn, id) is None
+
+
+async def test_why_an_import_waits_or_was_stopped(conn):
+    """An upload under way, an import that waits for another, one that is cancelled and one that failed say so."""
+    uploading = uuid4()
+    await conn.execute("INSERT INTO import_jobs (id) VALUES (%(id)s)", {"id": uploading})
+    assert (await because(conn, uploading)) == "its file is being received; the last sign of life was 0 s ago"
+    first = await queued(conn, [user(1), user(1)], sizes=[1, 1], max_errors=0)
+    second = await queued(conn, users(1), after_id=first)
+    assert await because(conn, second) == f"it waits for import {first}, which is pending"
+    await run(conn, first)
+    assert await because(conn, first) == "Too many records were refused: 1 records were refused, at most 0 may be"
+    third = await queued(conn, users(1))
+    claimed = await claim(conn)
+    assert await repairs.cancel(conn, third)
+    assert await because(conn, third) == "it is being cancelled; 1 chunks that were begun are still worked on"
+    await perform(conn, claimed)
+    await endings.finish(conn, third)
+    assert await because(conn, third) == "it was cancelled"
+
+
+async def test_how_far_an_import_is(conn):
+    """Numbers of a running import are the sums of its chunks, those of a final one its own."""
+    await stored_user(conn, 1)
+    id = await queued(conn, users(4), sizes=[1, 3])
+    await perform(conn, await claim(conn))
+    half = await row(conn, IMPORT, id)
+    assert (half["processed_records"], half["failed_records"], half["percent"]) == (1, 1, 25)
+    assert (half["pending_chunks"], half["running_chunks"], half["done_chunks"]) == (1, 0, 1)
+    assert half["records_per_second"] > 0
+    assert half["time_left"].total_seconds() > 0
+    await run(conn, id)
+    whole = await row(conn, IMPORT, id)
+    assert (whole["processed_records"], whole["failed_records"], whole["percent"]) == (4, 1, 100)
+    assert (whole["outcome"], whole["time_left"], whole["pending_chunks"]) == ("partial", None, None)
+
+
+async def test_which_worker_holds_what_since_when(conn, other, database_url):
+    """A running chunk names its worker, whether that is connected, and whom it waits for."""
+    id = await queued(conn, users(2), sizes=[1, 1])
+    async with worker(database_url, "host:1:1") as session:
+        await claim(conn, worker="host:1:1")
+        await claim(conn, worker="host:1:2")
+        cursor = other.cursor(row_factory=dict_row)
+        await cursor.execute("SELECT * FROM running_chunks ORDER BY seq")
+        alive, dead = await cursor.fetchall()
+        assert (alive["worker"], alive["has_session"], alive["pid"]) == ("host:1:1", True, session.info.backend_pid)
+        assert (alive["job_id"], alive["resource"], alive["seq"], alive["blocked_by"]) == (id, "users", 1, [])
+        assert 0 <= alive["held_for"].total_seconds() < 60
+        assert (dead["worker"], dead["has_session"]) == ("host:1:2", False)
+
+
+async def test_how_far_an_export_is(conn, database_url):
+    """What the worker tells on the way is seen, and why an export does not begin."""
+    order = exports.Order(
+        resource="users", format="csv", compression="none", idempotency_token=None, digest=b"", request_id=None
+    )
+    id = await exports.create(conn, order)
+    assert id is not None
+    assert (await row(conn, EXPORT, id))["because"] == "no worker is connected"
+    async with worker(database_url, "host:1:1"):
+        assert (await row(conn, EXPORT, id))["because"] == "it waits for its turn; 1 workers are connected"
+        claimed = await claim(conn, worker="host:1:1")
+        await exports.tell(conn, claimed, total_records=200, records=50)
+        told = await row(conn, EXPORT, id)
+        assert (told["because"], told["percent"], told["worker"]) == ("a worker writes it", 25, "host:1:1")
+        assert told["time_left"].total_seconds() > 0
+    gone = await row(conn, EXPORT, id)
+    assert gone["because"] == "the worker that wrote it is gone; another will begin it again"
+
+
+async def test_whether_the_queue_is_healthy(conn, other, database_url):
+    """One row tells what waits, since when, what nobody holds any more, and what is in the way."""
+    idle = await row(conn, "SELECT * FROM queue_health")
+    assert (idle["workers"], idle["pending_chunks"], idle["oldest_pending_for"]) == (0, 0, None)
+    await queued(conn, users(4), sizes=[1, 1, 1, 1])
+    await conn.execute("UPDATE import_jobs SET sealed_at = sealed_at - interval '10 minutes'")
+    async with worker(database_url, "host:1:1"), other.transaction():
+        await claim(conn, worker="host:1:1")
+        await claim(conn, worker="dead")
+        await give_back(conn, await claim(conn), accident="no", delay_seconds=60)
+        await other.execute("SELECT FROM users")
+        busy = await row(conn, "SELECT * FROM queue_health")
+    counts = ("workers", "pending_chunks", "resting_chunks", "running_chunks", "abandoned_chunks", "live_imports")
+    assert [busy[name] for name in counts] == [1, 2, 1, 2, 1, 1]
+    assert 600 <= busy["oldest_pending_for"].total_seconds() < 660
+    assert busy["oldest_transaction_for"].total_seconds() > 0
+
+
+def documented() -> list[str]:
+    """The queries that db/README.md gives to people."""
+    return re.findall(r"^```sql\n(.+?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("query", documented())
+async def test_documented_queries_answer(conn, query):
+    """Every query of db/README.md can be pasted, and finds something where there is a live, a final and a refused record."""
+    await run(conn, await queued(conn, [user(email="ada@example.org"), user(role="king")], file_name="users.ndjson"))
+    await queued(conn, users(2, first=2), sizes=[1, 1])
+    await claim(conn)
+    assert await (await conn.execute(query)).fetchall()
+
+
+def test_people_are_told_of_every_view():
+    """Each view stands in db/README.md."""
+    migration = (ROOT / "db/migrations/0006.views.sql").read_text()
+    views = re.findall(r"CREATE VIEW (\w+)", migration)
+    assert views
+    assert [view for view in views if view not in README.read_text()] == []
