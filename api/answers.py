@@ -14,6 +14,8 @@ from api import files
 from api.errors import Fault, Problem
 
 JSON = "application/json"
+# OpenAPI's own word for bytes, which the framework's enum of formats lacks
+BINARY: Any = "binary"
 
 
 def job(request: Request, view: msgspec.Struct, *, is_final: bool) -> Response[bytes]:

@@ -31,7 +31,7 @@ ROUTE_HANDLERS = [
 
 
 def create(settings: Settings) -> Litestar:
-    """The application. Handlers may ask for `db_pool`, `stream_pools`, `settings`, `uploads`, `request_id` and `draining`, all by name.
+    """The application. Handlers may ask for what it is `given`, and for `request_id`, all by name.
 
     `draining` is an event that is set when the process is told to stop: whoever answers without end must watch it.
     Raises `db.embedded.NotRunning` when the database is the embedded one and that was never started.

@@ -20,7 +20,9 @@ from msgspec import Meta
 from api import exports as api_exports
 from api import parameters
 from api.errors import responses
-from api.imports import PATH, DrainingHere, NoParameters, PoolHere, SettingsHere, brief, existing, view
+from api.given import DrainingHere, PoolHere, SettingsHere
+from api.import_view import PATH, brief, existing, view
+from api.parameters import NoParameters
 from api.streaming import BlockStream
 from db import exports, imports
 from db.errors import UNAVAILABLE

@@ -8,7 +8,9 @@ from litestar.params import FromPath
 
 from api import answers, parameters
 from api.errors import Problem, responses
-from api.exports import PATH, ExportView, NoParameters, PoolHere, SettingsHere, existing, view
+from api.exports import PATH, ExportView, existing, view
+from api.given import PoolHere, SettingsHere
+from api.parameters import NoParameters
 from db import export_retention, exports, storage
 from db.exports import FINAL, Finished
 from monitoring import metrics

@@ -12,12 +12,13 @@ from litestar.openapi.spec.media_type import OpenAPIMediaType
 from litestar.openapi.spec.schema import Schema
 from msgspec import Meta
 
-from api import answers, parameters
+from api import answers, export_selection, parameters
 from api.errors import Fault, Problem, request_id
 from api.uploads import Key, idempotency_key
 from db.exports import Order
 from db.packing import Compression
 from db.payload import Format
+from db.resources import RESOURCES
 
 
 class OrderParameters(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -26,8 +27,14 @@ class OrderParameters(msgspec.Struct, kw_only=True, omit_defaults=True):
     resource: Literal["users", "articles", "comments"]
     format: Format = "ndjson"
     compression: Compression = "none"
-    filters: Annotated[dict[str, Any] | None, Meta(description="Null or empty.")] = None
-    fields: Annotated[list[str] | None, Meta(description="Null or empty: all of them.")] = None
+    filters: Annotated[
+        dict[str, Any] | None,
+        Meta(description="The filters of the stream by their names; a list has any of its values."),
+    ] = None
+    fields: Annotated[list[str] | None, Meta(description="In the order of the file; without them there are all.")] = (
+        None
+    )
+    csv_safe: Annotated[bool, Meta(description="No cell of a CSV is a formula to a spreadsheet.")] = False
     idempotency_token: Annotated[Key | None, Meta(description="The same as the header Idempotency-Key.")] = None
 
 
@@ -57,28 +64,25 @@ async def read(request: Request) -> Order:
     if not isinstance(body, dict):
         raise Problem("invalid-request", "The body is not a JSON object.")
     asked = parameters.parse([*request.query_params.multi_items(), *body.items()], OrderParameters)
-    _refuse_selection(asked)
+    export_selection.select(
+        RESOURCES[asked.resource], filters=asked.filters or {}, fields=asked.fields, filter_prefix="filters."
+    )
+    export_selection.check_csv_safe(asked.format, csv_safe=asked.csv_safe)
     key = idempotency_key(request)
     if key is not None and asked.idempotency_token not in (None, key):
         raise _invalid([Fault("idempotency_token", "conflicting_values", "differs from the header Idempotency-Key")])
-    content = msgspec.structs.replace(asked, filters=None, fields=None, idempotency_token=None)
+    content = msgspec.structs.replace(asked, filters=asked.filters or None, idempotency_token=None)
     return Order(
         resource=asked.resource,
         format=asked.format,
         compression=asked.compression,
+        filters=asked.filters or None,
+        fields=asked.fields,
+        csv_safe=asked.csv_safe,
         idempotency_token=key or asked.idempotency_token,
-        digest=hashlib.sha256(msgspec.json.encode(content)).digest(),
+        digest=hashlib.sha256(msgspec.json.encode(content, order="deterministic")).digest(),
         request_id=request_id(request.scope),
     )
-
-
-def _refuse_selection(asked: OrderParameters) -> None:
-    """An export is always of all records and fields; what asks for less must not be passed by."""
-    faults = [Fault(f"filters.{name}", "unknown_parameter", "is not a filter here") for name in asked.filters or ()]
-    if asked.fields:
-        faults.append(Fault("fields", "invalid_value", "must be null or empty: all fields are exported"))
-    if faults:
-        raise _invalid(faults)
 
 
 def _invalid(faults: list[Fault]) -> Problem:

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Annotated, Self
 
 import msgspec
@@ -14,15 +15,16 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Operation, Parameter, Schema
 from litestar.params import FromPath, SkipValidation
 from litestar.response.base import ASGIResponse
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
-from api import answers, files, parameters, reading
+from api import answers, encoding, export_selection, files, parameters, reading
 from api.errors import Problem, responses
 from api.streaming import STALL_SECONDS_MAX, BlockStream
 from db import export
 from db.payload import Format
 from db.pool import Connection, Pool
 from db.resources import RESOURCES
+from db.selection import Filter, Test, filters
 from monitoring import metrics
 
 log = structlog.get_logger(__name__)
@@ -41,12 +43,43 @@ class StreamParameters(msgspec.Struct, kw_only=True):
     format: Annotated[
         Format | None, Meta(description="Without it the header Accept tells; ndjson when that takes anything.")
     ] = None
+    fields: Annotated[
+        str | None,
+        Meta(description="Separated by commas, in the order in which they are written; all of them without it."),
+    ] = None
+    limit: Annotated[Annotated[int, Meta(ge=1, le=2**63 - 1)] | None, Meta(description="So many records at most.")] = (
+        None
+    )
+    after: Annotated[
+        str | None, Meta(description="An id, perhaps the last of an earlier stream: goes on behind it.")
+    ] = None
+    csv_safe: Annotated[
+        bool,
+        Meta(
+            description="For csv: an apostrophe goes before a text that a spreadsheet would take for a formula, or that begins "
+            "with an apostrophe. An import with csv_safe=true takes them away."
+        ),
+    ] = False
+
+
+FILTERS: dict[Test, str] = {
+    "any_of": "Any of these values, separated by commas.",
+    "holds": "Has any of these, separated by commas.",
+    "from": "At this time or later.",
+    "before": "Before this time.",
+}
 
 
 @dataclass
 class StreamOperation(Operation):
+    """Any resource may be in the path, so the filters of all are told."""
+
     def __post_init__(self) -> None:
-        self.parameters = [*(self.parameters or []), *answers.query_parameters(StreamParameters)]
+        of_all: dict[str, Filter] = {}
+        for resource in RESOURCES.values():
+            of_all |= filters(resource)
+        documented = _parameters(tuple(of_all.values()))
+        self.parameters = [*(self.parameters or []), *answers.query_parameters(documented)]
         answers.document_file(self, "200")
         for parameter in self.parameters:
             if isinstance(parameter, Parameter) and parameter.name == "resource":
@@ -71,8 +104,18 @@ async def stream_export(
     """One snapshot, of the time in X-Snapshot-At. A transfer that ends without an error is whole."""
     if resource not in RESOURCES:
         raise Problem("not-found", f"There is no such resource; there are {', '.join(RESOURCES)}.")
-    asked = parameters.parse(request.query_params.multi_items(), StreamParameters)
+    known = filters(RESOURCES[resource])
+    asked = parameters.parse(request.query_params.multi_items(), _parameters(tuple(known.values())))
     format = asked.format or _accepted(request)
+    compression = encoding.accepted(request)
+    export_selection.check_csv_safe(format, csv_safe=asked.csv_safe)
+    selection = export_selection.select(
+        RESOURCES[resource],
+        filters={name: getattr(asked, name) for name in known if getattr(asked, name) is not UNSET},
+        fields=None if asked.fields is None else asked.fields.split(","),
+        after=asked.after,
+        limit=asked.limit,
+    )
 
     async def start(
         conn: Connection, stack: AsyncExitStack
@@ -80,24 +123,35 @@ async def stream_export(
         await stack.enter_async_context(conn.transaction())
         # the server must be more patient with us than we are with the client
         snapshot_at = await export.begin(conn, patience_seconds=2 * STALL_SECONDS_MAX)
-        blocks = await stack.enter_async_context(aclosing(export.blocks(conn, RESOURCES[resource], format)))
+        blocks = await stack.enter_async_context(
+            aclosing(export.blocks(conn, RESOURCES[resource], format, selection, csv_safe=asked.csv_safe))
+        )
         # what fails before the first block can still be answered as a problem
         return snapshot_at, await anext(blocks, None), blocks
 
     (snapshot_at, first, blocks), held = await reading.begin(stream_pools, start)
     tally = held.enter_context(_Tally(resource, format))
     return BlockStream(
-        tally.count(first, blocks),
+        encoding.pack(tally.count(first, blocks), compression),
         held=held,
         media_type=files.MEDIA_TYPES[format],
         headers={
             "Content-Disposition": f'attachment; filename="{files.export_name(resource, format, snapshot_at)}"',
-            "Vary": "Accept",
+            "Vary": "Accept, Accept-Encoding",
             "X-Snapshot-At": msgspec.to_builtins(snapshot_at),
             "Cache-Control": "no-store",
+            **({} if compression == "none" else {"Content-Encoding": compression}),
         },
         status_code=200,
     )
+
+
+@cache
+def _parameters(known: tuple[Filter, ...]) -> type[StreamParameters]:
+    """The parameters of every stream and these filters."""
+    # unset, not None: a tag may be the word null
+    fields = [(f.name, Annotated[str | UnsetType, Meta(description=FILTERS[f.test])], UNSET) for f in known]
+    return msgspec.defstruct("KnownParameters", fields, bases=(StreamParameters,), kw_only=True)
 
 
 class _Tally:

@@ -8,16 +8,17 @@ from uuid import UUID
 import msgspec
 import structlog
 from litestar import Request, Response, get, post
-from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Operation
-from litestar.params import FromPath, SkipValidation
+from litestar.params import FromPath
 from litestar.response.base import ASGIResponse
 from msgspec import Meta
 
 from api import answers, export_order, files, parameters
 from api.errors import Problem, responses
 from api.export_stream import stream_export
+from api.given import PoolHere, SettingsHere
+from api.parameters import NoParameters
 from db import export_files, exports, storage
 from db.exports import FINAL, Export, Order
 from db.packing import Compression
@@ -28,9 +29,6 @@ from monitoring import metrics
 log = structlog.get_logger(__name__)
 
 PATH = "/api/v1/exports"
-
-PoolHere = NamedDependency[SkipValidation[Pool]]
-SettingsHere = NamedDependency[SkipValidation[Settings]]
 
 
 class FileView(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +58,7 @@ class ExportView(msgspec.Struct, frozen=True, kw_only=True):
     status: exports.Status
     filters: dict[str, Any]
     fields: list[str] | None
+    csv_safe: bool
     compression: Compression
     snapshot_at: datetime | None
     total_records: int | None
@@ -85,10 +84,6 @@ class ListParameters(msgspec.Struct, kw_only=True):
     resource: Literal["users", "articles", "comments"] | None = None
     limit: Annotated[int, Meta(ge=1, le=100)] = 20
     cursor: str | None = None
-
-
-class NoParameters(msgspec.Struct):
-    pass
 
 
 @dataclass
@@ -280,8 +275,9 @@ def view(settings: Settings, job: Export) -> ExportView:
         resource=job.resource,
         format=job.format,
         status=job.status,
-        filters={},
-        fields=None,
+        filters=job.filters or {},
+        fields=job.fields,
+        csv_safe=job.csv_safe,
         compression=job.compression,
         snapshot_at=job.snapshot_at,
         total_records=job.total_records,

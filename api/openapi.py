@@ -28,6 +28,7 @@ REQUEST_HEADERS = {
     "Idempotency-Key": "One key makes one job: the same request again is answered with the job of the first.",
     "Content-Digest": "`sha-256=:…:` over the body as it is sent; it is checked.",
     "Content-Encoding": "How the whole body is packed.",
+    "Accept-Encoding": "How the body may be packed: `zstd`, `gzip`; not at all without it.",
     "If-None-Match": "An ETag that the client knows.",
     "Range": "One range of bytes, like `bytes=1000-`.",
     "If-Range": "The ETag of the file that the range continues; for another one the whole file is sent.",
@@ -49,7 +50,8 @@ RESPONSE_HEADERS = {
     "Content-Range": "Which bytes of how many these are.",
     "Accept-Ranges": "`bytes`.",
     "Repr-Digest": "`sha-256=:…:` of the whole file.",
-    "Vary": "`Accept`: that header decides on the format.",
+    "Vary": "`Accept, Accept-Encoding`: these headers decide on the format and its packing.",
+    "Content-Encoding": "How the body is packed, as accepted; absent when it is not.",
     "X-Snapshot-At": "The time whose state is exported.",
     "WWW-Authenticate": "`Bearer`.",
 }
@@ -132,6 +134,8 @@ def _request_headers(operation: Node) -> Iterator[str]:
         yield "If-None-Match"
     if "206" in responses:
         yield from ("Range", "If-Range")
+    if "406" in responses:
+        yield "Accept-Encoding"
 
 
 def _response_headers(operation: Node, status: str) -> Iterator[tuple[str, bool]]:
@@ -181,6 +185,7 @@ def _file_headers(operation: Node, status: str, content: Node) -> Iterator[tuple
         yield "Content-Disposition", "cursor" not in _names(operation)
     if "406" in responses:
         yield from dict.fromkeys(("Vary", "X-Snapshot-At"), True).items()
+        yield "Content-Encoding", False
 
 
 def _names(operation: Node) -> set[str]:

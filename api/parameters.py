@@ -10,6 +10,11 @@ from api.errors import Fault, Problem
 
 S = TypeVar("S", bound=msgspec.Struct)
 
+
+class NoParameters(msgspec.Struct):
+    """For what takes none: any that is given is refused."""
+
+
 _EXPECTED: dict[type[inspect.Type], str] = {
     inspect.BoolType: "must be true or false",
     inspect.IntType: "must be a whole number",

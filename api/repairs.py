@@ -18,18 +18,11 @@ from litestar.response.base import ASGIResponse
 from msgspec import Meta
 
 from api import answers, leftovers, parameters, retry
+from api.answers import BINARY
 from api.errors import Problem, request_id, responses
-from api.imports import (
-    BINARY,
-    PATH,
-    ImportView,
-    NoParameters,
-    PoolHere,
-    SettingsHere,
-    UploadsHere,
-    existing,
-    view,
-)
+from api.given import PoolHere, SettingsHere, UploadsHere
+from api.import_view import PATH, ImportView, existing, view
+from api.parameters import NoParameters
 from db import backpressure, endings, repairs, uploading
 from db.endings import Finished
 from db.imports import FINAL

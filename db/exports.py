@@ -9,23 +9,32 @@ from uuid import UUID
 
 import msgspec
 from psycopg.rows import class_row, scalar_row
+from psycopg.types.json import Jsonb
 from uuid_utils.compat import uuid7
 
 from db import queue
 from db.packing import Compression
 from db.payload import Format
 from db.pool import Connection
+from db.resources import RESOURCES
+from db.selection import Selection, select
 
 Status = Literal["pending", "processing", "completed", "failed", "cancelled", "expired"]
 FINAL = ("completed", "failed", "cancelled", "expired")
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client asked for. `digest` tells a repetition from another request under the same idempotency token."""
+    """What a client asked for; `filters` and `fields` in its own words, None: all records, all fields.
+
+    `digest` tells a repetition from another request under the same idempotency token.
+    """
 
     resource: str
     format: Format
     compression: Compression
+    filters: dict[str, Any] | None = None
+    fields: list[str] | None = None
+    csv_safe: bool = False
     idempotency_token: str | None
     digest: bytes
     request_id: str | None
@@ -42,6 +51,9 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
     resource: str
     format: Format
     compression: Compression
+    filters: dict[str, Any] | None
+    fields: list[str] | None
+    csv_safe: bool
     total_records: int | None
     exported_records: int | None
     now: datetime
@@ -63,7 +75,15 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     resource: str
     format: Format
     compression: Compression
+    filters: dict[str, Any] | None
+    fields: list[str] | None
+    csv_safe: bool
     request_id: str | None
+
+    @property
+    def selection(self) -> Selection:
+        """Raises `selection.Unselectable` when the order was taken in by a version that knows other filters."""
+        return select(RESOURCES[self.resource], filters=self.filters or {}, fields=self.fields)
 
 
 class File(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,7 +111,8 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
 
 # the columns of Export
 _SELECT = """
-    SELECT id, status, resource, format, compression, coalesce(export_jobs.total_records, tally.total_records) AS total_records,
+    SELECT id, status, resource, format, compression, filters, fields, csv_safe,
+        coalesce(export_jobs.total_records, tally.total_records) AS total_records,
         coalesce(file_records, tally.records) AS exported_records, clock_timestamp() AS now, snapshot_at, file_name, file_bytes,
         file_records, file_sha256, problem, request_digest, created_at, started_at, finished_at
     FROM export_jobs
@@ -107,13 +128,16 @@ async def create(conn: Connection, order: Order) -> UUID | None:
     id = uuid7()
     cursor = await conn.execute(
         """
-        INSERT INTO export_jobs (id, resource, format, compression, idempotency_token, request_digest, request_id)
+        INSERT INTO export_jobs (
+            id, resource, format, compression, filters, fields, csv_safe, idempotency_token, request_digest, request_id
+        )
         VALUES (
-            %(id)s, %(resource)s, %(format)s, %(compression)s, %(idempotency_token)s, %(digest)s, %(request_id)s
+            %(id)s, %(resource)s, %(format)s, %(compression)s, %(filters)s, %(fields)s, %(csv_safe)s,
+            %(idempotency_token)s, %(digest)s, %(request_id)s
         )
         ON CONFLICT (idempotency_token) DO NOTHING
         """,
-        {"id": id, **msgspec.structs.asdict(order)},
+        {"id": id, **msgspec.structs.asdict(order), "filters": order.filters and Jsonb(order.filters)},
     )
     if cursor.rowcount == 0:
         return None
@@ -167,7 +191,12 @@ async def work(conn: Connection, claim: queue.Claim) -> Work:
     """What the claimed chunk's export asks for."""
     cursor = conn.cursor(row_factory=class_row(Work))
     await cursor.execute(
-        "SELECT resource, format, compression, request_id FROM export_jobs WHERE id = %(id)s", {"id": claim.job_id}
+        """
+        SELECT resource, format, compression, filters, fields, csv_safe, request_id
+        FROM export_jobs
+        WHERE id = %(id)s
+        """,
+        {"id": claim.job_id},
     )
     work = await cursor.fetchone()
     assert work is not None, "a chunk's job is there as long as the chunk is"  # noqa: S101

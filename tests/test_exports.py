@@ -2,31 +2,42 @@
 
 import asyncio
 import base64
+import gzip
 import hashlib
 import os
 import signal
+import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import httpx
 import psycopg
 import pytest
+from psycopg.sql import SQL, Literal
 
-from db import exports, queue
+from db import export_retention, exports, queue
+from db.packing import Compression
 from db.settings import Settings
 from tests.servers import eventually
+from tests.test_events import Events
 from tests.test_export_stream import PATH as STREAM
 from tests.test_export_stream import many_articles
 from workers import export_upkeep
 from workers import exports as work
 from workers.loop import Worker
 
+if sys.version_info >= (3, 14):
+    from compression.zstd import decompress as unzstd
+else:
+    from backports.zstd import decompress as unzstd
+
 PATH = "/api/v1/exports"
 # about 80 MB, so that there is time to get in between
 MANY = 4_000
 
 
-def order(resource="articles", key=None, compression="none"):
+def order(resource="articles", key=None, compression: Compression = "none"):
     return exports.Order(
         resource=resource,
         format="ndjson",
@@ -37,7 +48,7 @@ def order(resource="articles", key=None, compression="none"):
     )
 
 
-async def create(conn, resource="articles", compression="none") -> UUID:
+async def create(conn, resource="articles", compression: Compression = "none") -> UUID:
     async with conn.transaction():
         id = await exports.create(conn, order(resource, compression=compression))
     assert id is not None
@@ -100,6 +111,28 @@ async def test_from_the_order_to_the_file(service, conn, format):
     assert job["total_records"] == job["exported_records"] == job["file"]["records"] == 100
     assert (job["progress"]["percent"], job["progress"]["eta_seconds"]) == (100.0, None)
     assert job["snapshot_at"] < job["finished_at"]
+
+
+@pytest.mark.parametrize(
+    ("compression", "ending", "unpack"), [("gzip", "gz", gzip.decompress), ("zstd", "zst", unzstd)]
+)
+async def test_a_packed_file(service, conn, compression, ending, unpack):
+    """The file is what it is called: packed, with the media type, the size and the digest of the packed bytes."""
+    await many_articles(conn, 100)
+    url = (await service(worker_pool_size=1)).url
+    async with httpx.AsyncClient(base_url=url) as client:
+        ordered = await client.post(PATH, json={"resource": "articles", "format": "csv", "compression": compression})
+        job = await completed(client, ordered.headers["location"])
+        file = await client.get(job["download_url"])
+        stream = await client.get(STREAM.format("articles"), params={"format": "csv"})
+    assert job["compression"] == compression
+    assert unpack(file.content) == stream.content
+    assert len(file.content) < len(stream.content) / 10
+    assert "content-encoding" not in file.headers
+    assert file.headers["content-type"] == job["file"]["content_type"] == f"application/{compression}"
+    assert file.headers["content-disposition"].endswith(f'.csv.{ending}"')
+    assert (job["file"]["bytes"], job["file"]["records"]) == (len(file.content), 100)
+    assert job["file"]["sha256"] == hashlib.sha256(file.content).hexdigest()
 
 
 async def test_an_order_that_is_not_written_yet(service, conn):
@@ -375,3 +408,212 @@ async def test_an_export_that_cannot_be_written_fails(conn, tmp_path):
     assert job.status == "failed"
     assert job.problem is not None
     assert job.problem["type"] == "/problems/export-failed"
+
+
+async def stall(conn) -> None:
+    """Makes each export of the articles stop in the middle, until nobody holds the advisory lock 1 any more; holds it."""
+    await conn.execute("SELECT pg_advisory_lock(1)")
+    await conn.execute("ALTER TABLE articles RENAME TO stored_articles")
+    cursor = await conn.execute(
+        "SELECT id FROM stored_articles ORDER BY id OFFSET (SELECT count(*) / 2 FROM stored_articles)"
+    )
+    [middle, *_] = await cursor.fetchone() or ()
+    # in the list of columns, which a count does not look at
+    await conn.execute(
+        SQL(
+            """
+            CREATE VIEW articles AS
+            SELECT id, slug, title, body, author_id, tags, published_at,
+                CASE WHEN id = {} THEN (SELECT status FROM pg_advisory_xact_lock_shared(1)) ELSE status END AS status
+            FROM stored_articles
+            """
+        ).format(Literal(middle))
+    )
+
+
+async def test_progress_is_seen(service, conn):
+    """A client sees how far the worker is, against the true total, though the worker's transaction is open."""
+    await many_articles(conn, 400)
+    await stall(conn)
+    url = (await service(worker_pool_size=1)).url
+    async with httpx.AsyncClient(base_url=url) as client:
+        location = (await client.post(PATH, json={"resource": "articles"})).headers["location"]
+
+        async def half_way():
+            job = (await client.get(location)).json()
+            return job if job["progress"]["percent"] else None
+
+        job = await eventually(half_way)
+        assert (job["status"], job["total_records"], job["file"]) == ("processing", 400, None)
+        # what waits to become a whole block is not counted yet
+        assert 180 < job["exported_records"] <= 200
+        assert job["progress"]["percent"] == round(job["exported_records"] / 4, 2)
+        assert job["progress"]["records_per_second"] > 0
+        assert job["progress"]["eta_seconds"] > 0
+        await conn.execute("SELECT pg_advisory_unlock(1)")
+        assert (await completed(client, location))["exported_records"] == 400
+
+
+async def test_a_running_export_is_cancelled(service, conn):
+    """Its worker notices though it waits for the database itself, leaves no file, and is free for the next export."""
+    await many_articles(conn, 400)
+    await stall(conn)
+    started = await service(worker_pool_size=1)
+    async with httpx.AsyncClient(base_url=started.url) as client:
+        job = (await client.post(PATH, json={"resource": "articles"})).json()
+        self = job["links"]["self"]
+        await eventually(lambda: any(map(is_begun, Path(of(started).export_dir).glob(".*.part"))))
+        cancelled = await client.post(f"{self}/cancel")
+        assert (cancelled.status_code, cancelled.json()["status"]) == (202, "processing")
+        assert cancelled.headers["retry-after"] == "1"
+
+        async def final():
+            return (await client.get(self)).json()["status"] == "cancelled"
+
+        await eventually(final, timeout=5)
+        assert names(of(started)) == []
+        assert (await client.get(f"{self}/download")).status_code == 409
+        again = await client.post(f"{self}/cancel")
+        assert (again.status_code, again.json()["type"]) == (409, "/problems/already-final")
+        await completed(client, (await client.post(PATH, json={"resource": "users"})).headers["location"])
+
+
+async def test_an_export_that_was_not_begun_is_cancelled(service, conn):
+    """At once, and no worker ever begins it; without a worker too, and when whoever cancelled died half way."""
+    url = (await service(run=["api"])).url
+    async with httpx.AsyncClient(base_url=url) as client:
+        job = (await client.post(PATH, json={"resource": "users"})).json()
+        cancelled = await client.post(job["links"]["cancel"])
+        assert (cancelled.status_code, cancelled.json()["status"]) == (202, "cancelled")
+        assert (await client.post(f"{PATH}/{uuid4()}/cancel")).status_code == 404
+    assert await queue.claim(conn, worker="w") is None
+
+    id = await create(conn)
+    assert await exports.cancel(conn, id)
+    assert await queue.claim(conn, worker="w") is None
+    assert await exports.unfinished(conn) == [id]
+    end = await exports.finish(conn, id)
+    assert end is not None
+    assert end.status == "cancelled"
+
+
+async def test_a_cancel_at_the_last_moment(conn, other, tmp_path):
+    """One that comes between the last look and the commit still counts: the work is undone, its file gone."""
+    await many_articles(conn, 10)
+    settings = Settings(export_dir=str(tmp_path))
+    id = await create(conn)
+    claim = await queue.claim(conn, worker="w")
+    assert claim is not None
+    await stall(other)
+    working = asyncio.create_task(work.perform(conn, claim, settings=settings))
+    await eventually(lambda: list(tmp_path.glob(".*.part")))
+    assert await exports.cancel(other, id)
+    await other.execute("SELECT pg_advisory_unlock(1)")
+    with pytest.raises(psycopg.errors.SerializationFailure):
+        await working
+    assert names(settings) == []
+    assert await work.perform(conn, claim, settings=settings) is None
+    end = await exports.finish(conn, id)
+    assert end is not None
+    assert end.status == "cancelled"
+
+
+async def test_delete(service, conn):
+    """A final export goes with its file, and its key is free again; one that is not final stays."""
+    started = await service(run=["api"])
+    settings = of(started)
+    job = await write(conn, settings)
+    waiting = await create(conn)
+    assert len(names(settings)) == 1
+    async with httpx.AsyncClient(base_url=started.url) as client:
+        assert (await client.delete(f"{PATH}/{job.id}")).status_code == 204
+        assert (await client.get(f"{PATH}/{job.id}")).status_code == 404
+        assert (await client.delete(f"{PATH}/{job.id}")).status_code == 404
+        refused = await client.delete(f"{PATH}/{waiting}")
+        assert (refused.status_code, refused.json()["type"]) == (409, "/problems/not-final")
+    assert names(settings) == []
+    assert await (await conn.execute("SELECT count(*) FROM chunks")).fetchone() == (1,)
+
+
+async def test_files_expire(service, conn):
+    """When its time is over the file is removed, and whoever asks for it is told so; the job still tells what it was."""
+    started = await service(worker_pool_size=1, export_retention_seconds=0.5, upkeep_seconds=0.1)
+    async with httpx.AsyncClient(base_url=started.url) as client:
+        location = (await client.post(PATH, json={"resource": "users"})).headers["location"]
+
+        async def expired():
+            found = (await client.get(location)).json()
+            return found if found["status"] == "expired" else None
+
+        job = await eventually(expired)
+        download = await client.get(f"{location}/download")
+        assert (download.status_code, download.json()["type"]) == (410, "/problems/export-expired")
+    assert job["download_url"] is None
+    assert job["file"]["records"] == 0
+    lifetime = datetime.fromisoformat(job["expires_at"]) - datetime.fromisoformat(job["finished_at"])
+    assert lifetime == timedelta(seconds=0.5)
+    await eventually(lambda: names(of(started)) == [])
+
+
+async def test_old_jobs_go(conn, tmp_path):
+    """First the file, then the job: with all that lost workers left under its name; what is young, or not final, stays."""
+    settings = Settings(export_dir=str(tmp_path), export_retention_seconds=100, job_retention_seconds=1000)
+    old, young = await write(conn, settings), await write(conn, settings)
+    waiting = await create(conn)
+
+    async def age(seconds):
+        query = "UPDATE export_jobs SET finished_at = finished_at - %(seconds)s * interval '1 second' WHERE id = %(id)s"
+        await conn.execute(query, {"seconds": seconds, "id": old.id})
+
+    assert await export_upkeep.expire(conn, settings) == 0
+    await age(101)
+    assert await export_upkeep.expire(conn, settings) == 1
+    assert await export_upkeep.expire(conn, settings) == 0
+    assert await export_upkeep.prune(conn, settings) == 0
+    (tmp_path / f"articles-{old.id}-1.ndjson").touch()
+    await age(900)
+    assert await export_upkeep.prune(conn, settings) == 1
+    assert names(settings) == [young.file_name]
+    assert {job.id for job in await exports.newest(conn, status=None, resource=None, before=None, limit=9)} == {
+        young.id,
+        waiting,
+    }
+
+
+async def test_upkeep_bears_a_storage_that_is_away(conn, tmp_path):
+    """What is due stays due: nothing is given any more, and the file is removed when the storage is back."""
+    settings = Settings(export_dir=str(tmp_path / "exports"), export_retention_seconds=1e-6)
+    job = await write(conn, settings)
+    (tmp_path / "exports").rename(tmp_path / "elsewhere")
+    (tmp_path / "exports").touch()
+    await export_upkeep.run_once(conn, settings)
+    assert [leftover.id for leftover in await export_retention.due(conn)] == [job.id]
+    (tmp_path / "exports").unlink()
+    (tmp_path / "elsewhere").rename(tmp_path / "exports")
+    await export_upkeep.run_once(conn, settings)
+    assert await export_retention.due(conn) == []
+    assert names(settings) == []
+
+
+async def test_events(service, conn):
+    """The state at once, then the end; who has seen the end need not come back."""
+    await many_articles(conn, 400)
+    await stall(conn)
+    url = (await service(worker_pool_size=1)).url
+    async with httpx.AsyncClient(base_url=url) as client:
+        links = (await client.post(PATH, json={"resource": "articles"})).json()["links"]
+        seen = []
+        async with client.stream("GET", links["events"]) as response:
+            assert response.headers["content-type"] == "text/event-stream"
+            events = Events(response)
+            while event := await events.next():
+                seen.append(event)
+                if event["data"]["progress"]["percent"]:
+                    await conn.execute("SELECT pg_advisory_unlock(1)")
+        again = await client.get(links["events"], headers={"Last-Event-ID": seen[-1]["id"]})
+        final = (await client.get(links["self"])).json()
+    assert [event["event"] for event in seen] == ["progress"] * (len(seen) - 1) + ["done"]
+    assert seen[-1]["data"] == final
+    assert final["status"] == "completed"
+    assert any(0 < event["data"]["progress"]["percent"] < 100 for event in seen if event["data"]["exported_records"])
+    assert again.status_code == 204

@@ -11,7 +11,7 @@ from psycopg.rows import dict_row
 from db import endings, exports, pool, queue, repairs
 from db.settings import Settings
 from tests.factories import claim, perform, queued, run, stored_user, user, users
-from tests.servers import ROOT
+from tests.servers import ROOT, eventually
 
 README = ROOT / "db" / "README.md"
 IMPORT = "SELECT * FROM import_progress WHERE id = %(id)s"
@@ -23,6 +23,15 @@ async def worker(database_url: str, name: str):
     """The session of a worker process of this name."""
     async with await pool.connect(Settings(database_url=database_url), name=f"bulk worker {name}") as conn:
         yield conn
+        pid = conn.info.backend_pid
+    async with await pool.connect(Settings(database_url=database_url), name="observer") as conn:
+        # a server process takes a moment to end
+        await eventually(lambda: _is_gone(conn, pid))
+
+
+async def _is_gone(conn, pid: int) -> bool:
+    cursor = await conn.execute("SELECT FROM pg_stat_activity WHERE pid = %(pid)s", {"pid": pid})
+    return await cursor.fetchone() is None
 
 
 async def row(conn, query: LiteralString, id: UUID | None = None) -> dict:

@@ -69,7 +69,8 @@ async def _write(conn: Connection, claim: Claim, settings: Settings) -> Done | N
             return None
         snapshot_at = await export.begin(conn, patience_seconds=PATIENCE_SECONDS)
         name = _stored_name(claim, work)
-        tally = _Tally(await export.count(conn, RESOURCES[work.resource]))
+        resource, selection = RESOURCES[work.resource], work.selection
+        tally = _Tally(await export.count(conn, resource, selection))
         async with (
             _watched(claim, tally, settings),
             place.writer(
@@ -79,7 +80,9 @@ async def _write(conn: Connection, claim: Claim, settings: Settings) -> Done | N
             ) as file,
         ):
             packed = _Packed(file, work.compression)
-            async with aclosing(export.blocks(conn, RESOURCES[work.resource], work.format)) as blocks:
+            async with aclosing(
+                export.blocks(conn, resource, work.format, selection, csv_safe=work.csv_safe)
+            ) as blocks:
                 async for block in blocks:
                     await packed.write(block.data)
                     tally.records += block.records

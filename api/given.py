@@ -1,0 +1,15 @@
+"""What the application gives to handlers that ask for it by name; see `api.app.create`."""
+
+import asyncio
+
+from litestar.di import NamedDependency
+from litestar.params import SkipValidation
+
+from api.uploads import Uploads
+from db.pool import Pool
+from db.settings import Settings
+
+PoolHere = NamedDependency[SkipValidation[Pool]]
+SettingsHere = NamedDependency[SkipValidation[Settings]]
+UploadsHere = NamedDependency[SkipValidation[Uploads]]
+DrainingHere = NamedDependency[SkipValidation[asyncio.Event]]

@@ -1,0 +1,164 @@
+"""An import as clients see it, whole or in brief."""
+
+from datetime import datetime, timedelta
+from typing import Any, Literal
+from uuid import UUID
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from api import answers
+from db import imports, record_errors
+from db.imports import FINAL, Import
+from db.pool import Pool
+from db.record_errors import ErrorCount
+from db.resource import RecordError
+from db.settings import Settings
+
+PATH = "/api/v1/imports"
+# the job itself shows so many of its errors; all are at …/errors
+ERRORS_SHOWN = 100
+
+
+class FileView(msgspec.Struct, frozen=True, kw_only=True):
+    """The file as it was read, unpacked."""
+
+    name: str | None
+    bytes: int
+    sha256: str
+
+
+class CountsView(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the records; they add up to total_records."""
+
+    created: int
+    updated: int
+    unchanged: int
+    skipped: int
+    failed: int
+    unprocessed: int
+
+
+class ProgressView(msgspec.Struct, frozen=True, kw_only=True):
+    """How far and how fast; null where nothing can be said yet."""
+
+    percent: float
+    records_per_second: float | None
+    eta_seconds: float | None
+
+
+class ImportView(msgspec.Struct, frozen=True, kw_only=True):
+    """An import as clients see it. Lists show it without `errors` and `error_summary`."""
+
+    id: UUID
+    kind: Literal["import"] = "import"
+    resource: str
+    status: Literal["pending", "processing", "completed", "failed", "cancelled"]
+    outcome: Literal["success", "partial", "rejected"] | None
+    mode: str
+    dry_run: bool
+    format: str
+    file: FileView
+    total_records: int
+    processed_records: int
+    counts: CountsView
+    progress: ProgressView
+    error_count: int
+    errors: list[RecordError] | UnsetType = UNSET
+    error_summary: list[ErrorCount] | UnsetType = UNSET
+    problem: dict[str, Any] | None
+    parent_id: UUID | None
+    after: UUID | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    expires_at: datetime | None
+    links: dict[str, str]
+
+
+async def existing(pool: Pool, id: str) -> Import:
+    """The import with the id in a path. Raises `Problem` 404."""
+    async with pool.connection() as conn:
+        job = await imports.get(conn, answers.job_id(id, "import"))
+    if job is None:
+        raise answers.unknown("import")
+    return job
+
+
+async def view(pool: Pool, settings: Settings, job: Import) -> ImportView:
+    """The whole view. Reads the errors after the job, so that it never shows fewer than it counts."""
+    if not job.errors:
+        return msgspec.structs.replace(brief(settings, job), errors=[], error_summary=[])
+    async with pool.connection() as conn:
+        errors, _ = await record_errors.page(
+            conn, job.id, after=record_errors.START, code=None, field=None, limit=ERRORS_SHOWN
+        )
+        summary = await record_errors.summary(conn, job.id)
+    return msgspec.structs.replace(brief(settings, job), errors=errors, error_summary=summary)
+
+
+def brief(settings: Settings, job: Import) -> ImportView:
+    """The view without the errors."""
+    return ImportView(
+        id=job.id,
+        resource=job.resource,
+        status=job.status,  # pyright: ignore[reportArgumentType]  # an upload under way is not shown
+        outcome=job.outcome,
+        mode=job.mode,
+        dry_run=job.dry_run,
+        format=job.format,
+        file=FileView(name=job.file_name, bytes=job.file_bytes, sha256=job.file_sha256.hex()),
+        total_records=job.total_records,
+        processed_records=job.processed,
+        counts=CountsView(
+            created=job.created,
+            updated=job.updated,
+            unchanged=job.unchanged,
+            skipped=job.skipped,
+            failed=job.failed,
+            unprocessed=job.total_records - job.processed,
+        ),
+        progress=_progress(job),
+        error_count=job.errors,
+        problem=job.problem,
+        parent_id=job.parent_id,
+        after=job.after_id,
+        created_at=job.created_at,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+        expires_at=job.finished_at and job.finished_at + timedelta(seconds=settings.job_retention_seconds),
+        links=_links(job),
+    )
+
+
+def _links(job: Import) -> dict[str, str]:
+    """Where all of the import is found, and what can be done with it now."""
+    self = f"{PATH}/{job.id}"
+    links = {"self": self} | {
+        name.replace("-", "_"): f"{self}/{name}"
+        for name in ("errors", "failed-records", "unprocessed-records", "events")
+    }
+    if job.status not in FINAL:
+        return links | {"cancel": f"{self}/cancel"}
+    if job.failed or job.processed < job.total_records:
+        links["retry"] = f"{self}/retry"
+    if job.dry_run and job.status == "completed":
+        links["commit"] = f"{self}/commit"
+    return links
+
+
+def _progress(job: Import) -> ProgressView:
+    # what is set aside to be decided at the end has been worked on; settling counts it a second time for a moment
+    done = min(job.total_records, job.processed + job.deferred)
+    percent = 100.0 if job.total_records == 0 else 100 * done / job.total_records
+    rate = None
+    if job.started_at is not None and done:
+        seconds = ((job.finished_at or job.now) - job.started_at).total_seconds()
+        rate = done / seconds if seconds > 0 else None
+    left = job.total_records - done
+    eta = None if rate is None or job.finished_at is not None else left / rate
+    return ProgressView(
+        percent=round(percent, 2),
+        records_per_second=None if rate is None else round(rate, 1),
+        eta_seconds=None if eta is None else round(eta, 1),
+    )
