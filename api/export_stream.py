@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from typing import Annotated, Self
+from typing import Annotated, Self, cast
 
 import msgspec
 import structlog
@@ -151,7 +151,10 @@ def _parameters(known: tuple[Filter, ...]) -> type[StreamParameters]:
     """The parameters of every stream and these filters."""
     # unset, not None: a tag may be the word null
     fields = [(f.name, Annotated[str | UnsetType, Meta(description=FILTERS[f.test])], UNSET) for f in known]
-    return msgspec.defstruct("KnownParameters", fields, bases=(StreamParameters,), kw_only=True)
+    return cast(
+        type[StreamParameters],
+        msgspec.defstruct("KnownParameters", fields, bases=(StreamParameters,), kw_only=True),
+    )
 
 
 class _Tally:

@@ -117,12 +117,12 @@ class Probe:
             return Readiness(status="draining", checks=checks)
         return Readiness(status="ready" if checks.passed else "unavailable", checks=checks)
 
-    async def queue_numbers(self) -> db_health.QueueNumbers | None:
-        """None when the database is away, or has no tables yet."""
+    async def numbers(self) -> tuple[db_health.QueueNumbers | None, db_health.ServerNumbers | None]:
+        """Neither when the database is away, or has no tables yet."""
         try:
             return await self.queue.answer()
         except (TimeoutError, *UNAVAILABLE, *OUTDATED):
-            return None
+            return None, None
 
     async def _database_checks(self) -> tuple[Check, Check, Check]:
         try:
@@ -150,9 +150,9 @@ class Probe:
         async with self.pool.connection(timeout=DEADLINE_SECONDS) as conn:
             return await db_health.missing_migrations(conn), await db_health.worker_sessions(conn)
 
-    async def _queue(self) -> db_health.QueueNumbers:
+    async def _queue(self) -> tuple[db_health.QueueNumbers, db_health.ServerNumbers | None]:
         async with self.pool.connection(timeout=DEADLINE_SECONDS) as conn:
-            return await db_health.queue_numbers(conn)
+            return await db_health.queue_numbers(conn), await db_health.server_numbers(conn)
 
     async def _storage(self) -> None:
         await storage.of(self.settings).check()
@@ -196,7 +196,7 @@ async def health(probe: ProbeHere) -> Response[Health]:
 @get("/metrics", name="metrics", summary="Metrics for Prometheus", tags=["operations"], media_type="text/plain")
 async def metrics_text(probe: ProbeHere) -> Response[bytes]:
     """Answers without the database too, with what the processes counted."""
-    queue = await probe.queue_numbers()
+    queue, server = await probe.numbers()
     stats = probe.pool.get_stats()
     pool = metrics.PoolNumbers(
         size=stats.get("pool_size", 0),
@@ -204,7 +204,7 @@ async def metrics_text(probe: ProbeHere) -> Response[bytes]:
         waiting=stats.get("requests_waiting", 0),
         wait_seconds=stats.get("requests_wait_ms", 0) / 1000,
     )
-    text = await asyncio.to_thread(metrics.exposition, pool, queue)
+    text = await asyncio.to_thread(metrics.exposition, pool, queue, server)
     return Response(text, media_type=metrics.CONTENT_TYPE, headers=NO_STORE)
 
 

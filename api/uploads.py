@@ -80,6 +80,12 @@ class ImportParameters(msgspec.Struct, kw_only=True):
     csv_delimiter: Annotated[
         Literal[",", ";", "\t", "|", "tab"], Meta(description="`tab` is another way to write the tabulator.")
     ] = ","
+    csv_safe: Annotated[
+        bool,
+        Meta(
+            description="For a CSV that was exported with csv_safe=true: an apostrophe that begins a cell is taken away."
+        ),
+    ] = False
     idempotency_token: Annotated[Key | None, Meta(description="The same as the header Idempotency-Key.")] = None
 
     @property
@@ -257,6 +263,7 @@ class _Receiver:
             "unknown_fields": final.unknown_fields,
             "format": intake.format or "csv",
             "csv_delimiter": final.delimiter,
+            "csv_safe": final.csv_safe,
         }
         return Upload(
             **settled,

@@ -99,11 +99,11 @@ async def blocks(
         # A whole table comes in the order of its index, from the first moment on. Sorting may cost less in the end, but then
         # the first record waits for the last.
         await conn.execute("SET LOCAL enable_sort = off")
-    query, values = statement(resource, format, selection, csv_safe=csv_safe)
+    command, values = statement(resource, format, selection, csv_safe=csv_safe)
     is_first = True
     is_last = False
     # COPY takes no parameters: psycopg writes the values as literals, quoted by the rules of the connection
-    async with conn.cursor().copy(query, values) as copy:
+    async with conn.cursor().copy(command, values) as copy:
         while not is_last:
             data, rows = await conn.wait(_fill(copy))
             is_last = len(data) < BLOCK_BYTES
@@ -132,6 +132,15 @@ def statement(
     resource: Resource, format: Format, selection: Selection, *, csv_safe: bool = False
 ) -> tuple[sql.Composed, dict[str, Any]]:
     """The COPY, and the values of its placeholders."""
+    select, values = query(resource, format, selection, csv_safe=csv_safe)
+    options = _CSV if format == "csv" else _LINES
+    return sql.SQL("COPY ({}) TO STDOUT ({})").format(select, options), values
+
+
+def query(
+    resource: Resource, format: Format, selection: Selection, *, csv_safe: bool = False
+) -> tuple[sql.Composed, dict[str, Any]]:
+    """What is copied: the cells of CSV, or one JSON object a row; and the values of its placeholders."""
     where, values = selecting.where(resource, selection)
     rest = [sql.SQL("FROM"), sql.Identifier(resource.name), where]
     rest += [sql.SQL("ORDER BY"), sql.Identifier(resource.name, "id")]
@@ -143,13 +152,10 @@ def statement(
         columns = [_csv_cell(column, types[column], is_safe=csv_safe) for column in selection.fields]
     else:
         columns = [sql.Identifier(column) for column in selection.fields]
-    query = sql.SQL("SELECT {} {}").format(sql.SQL(", ").join(columns), sql.SQL(" ").join(rest))
-    if format == "csv":
-        return sql.SQL("COPY ({}) TO STDOUT ({})").format(query, _CSV), values
-    return (
-        sql.SQL("COPY (SELECT row_to_json(record) FROM ({}) AS record) TO STDOUT ({})").format(query, _LINES),
-        values,
-    )
+    select = sql.SQL("SELECT {} {}").format(sql.SQL(", ").join(columns), sql.SQL(" ").join(rest))
+    if format != "csv":
+        select = sql.SQL("SELECT row_to_json(record) FROM ({}) AS record").format(select)
+    return select, values
 
 
 def _fill(copy: AsyncCopy) -> PQGen[tuple[bytes, int]]:

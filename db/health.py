@@ -3,14 +3,18 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from psycopg.errors import FeatureNotSupported, UndefinedFunction, UndefinedTable
+from psycopg.rows import class_row
+
 from db.pool import Connection
+from db.resources import RESOURCES
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 @dataclass(frozen=True, slots=True)
 class QueueNumbers:
-    """`jobs` by kind and status, `chunks` by state; the final ones are not counted.
+    """`jobs` by kind and status, `chunks` by state, `records_left` of imports by resource; final ones are not counted.
 
     `oldest_seconds` is how long ago the oldest chunk that nobody has claimed yet became claimable; 0 when none waits.
     """
@@ -18,6 +22,24 @@ class QueueNumbers:
     jobs: dict[tuple[str, str], int] = field(default_factory=dict)
     chunks: dict[str, int] = field(default_factory=dict)
     oldest_seconds: float = 0.0
+    records_left: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerNumbers:
+    """The database's sessions, and what the server did since its start.
+
+    `oldest_transaction_seconds` is the age of the oldest open transaction of anybody in this database: vacuum cannot remove what
+    has died since. `dead_queue_rows` is what that leaves in the queue's table.
+    """
+
+    sessions: int
+    worker_sessions: int
+    lock_waits: int
+    oldest_transaction_seconds: float
+    deadlocks: int
+    dead_queue_rows: int
+    wal_bytes: int
 
 
 async def queue_numbers(conn: Connection) -> QueueNumbers:
@@ -34,15 +56,31 @@ async def queue_numbers(conn: Connection) -> QueueNumbers:
         """
     )
     jobs |= {(kind, status): count async for kind, status, count in cursor}
+    chunks = {"pending": 0, "running": 0}
+    records_left = dict.fromkeys(RESOURCES, 0)
     cursor = await conn.execute(
         """
-        SELECT
-            (SELECT count(*) FROM chunks WHERE state = 'pending'),
-            (SELECT count(*) FROM chunks WHERE state = 'running')
+        SELECT state, resource, sum(live.chunks)::bigint, sum(live.records)::bigint
+        FROM (
+            SELECT state, import_id, count(*) AS chunks, sum(records) AS records
+            FROM chunks
+            WHERE state = 'pending'
+            GROUP BY state, import_id
+            UNION ALL
+            SELECT state, import_id, count(*), sum(records)
+            FROM chunks
+            WHERE state = 'running'
+            GROUP BY state, import_id
+        ) AS live
+        LEFT JOIN import_jobs ON import_jobs.id = live.import_id
+        GROUP BY state, resource
         """
     )
-    pending, running = await cursor.fetchone() or (0, 0)
-    return QueueNumbers(jobs, {"pending": pending, "running": running}, await _oldest_seconds(conn))
+    async for state, resource, count, records in cursor:
+        chunks[state] += count
+        if resource in records_left:
+            records_left[resource] += records
+    return QueueNumbers(jobs, chunks, await _oldest_seconds(conn), records_left)
 
 
 async def _oldest_seconds(conn: Connection) -> float:
@@ -60,6 +98,33 @@ async def _oldest_seconds(conn: Connection) -> float:
     )
     (seconds,) = await cursor.fetchone() or (0.0,)
     return max(0.0, seconds)
+
+
+async def server_numbers(conn: Connection) -> ServerNumbers | None:
+    """What the server tells of itself, from its own counters in memory; None for an engine that only speaks like PostgreSQL."""
+    cursor = conn.cursor(row_factory=class_row(ServerNumbers))
+    try:
+        await cursor.execute(
+            """
+            SELECT
+                count(*) AS sessions,
+                count(*) FILTER (WHERE application_name LIKE 'bulk worker%') AS worker_sessions,
+                count(*) FILTER (WHERE wait_event_type = 'Lock') AS lock_waits,
+                greatest(0, extract(
+                    epoch FROM clock_timestamp() - min(xact_start) FILTER (WHERE pid <> pg_backend_pid())
+                ))::float8 AS oldest_transaction_seconds,
+                (SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()) AS deadlocks,
+                pg_stat_get_dead_tuples('chunks'::regclass) AS dead_queue_rows,
+                -- not a log sequence number of ours where the server is a standby
+                (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END - '0/0')::bigint
+                    AS wal_bytes
+            FROM pg_stat_activity
+            WHERE datname = current_database()
+            """
+        )
+    except (FeatureNotSupported, UndefinedFunction, UndefinedTable):
+        return None
+    return await cursor.fetchone()
 
 
 async def missing_migrations(conn: Connection) -> list[str]:

@@ -37,6 +37,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     unknown_fields: str
     format: Format
     csv_delimiter: str
+    csv_safe: bool
     csv_header: bytes | None
     csv_columns: list[str] | None
     file_name: str | None
@@ -54,7 +55,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 
 _SELECT = """
     SELECT id, status, resource, mode, dry_run, on_error, max_errors, max_error_rate, unknown_fields, format,
-        csv_delimiter, csv_header, csv_columns, file_name, file_bytes, file_sha256, total_records, total_chunks, failed,
+        csv_delimiter, csv_safe, csv_header, csv_columns, file_name, file_bytes, file_sha256, total_records, total_chunks, failed,
         total_records - created - updated - unchanged - skipped AS left
     FROM import_jobs
     WHERE id = %(id)s AND status <> 'uploading'
@@ -142,6 +143,7 @@ def child_upload(
         unknown_fields=parent.unknown_fields,
         format=parent.format,
         csv_delimiter=parent.csv_delimiter,
+        csv_safe=parent.csv_safe,
         csv_header=parent.csv_header,
         csv_columns=parent.csv_columns,
         file_name=parent.file_name,

@@ -39,6 +39,7 @@ class Upload(msgspec.Struct, frozen=True, kw_only=True):
     unknown_fields: str
     format: str
     csv_delimiter: str
+    csv_safe: bool
     csv_header: bytes | None
     csv_columns: list[str] | None
     file_name: str | None
@@ -123,6 +124,7 @@ async def seal(conn: Connection, id: UUID, upload: Upload) -> None:
                 unknown_fields = %(unknown_fields)s,
                 format = %(format)s,
                 csv_delimiter = %(csv_delimiter)s,
+                csv_safe = %(csv_safe)s,
                 csv_header = %(csv_header)s,
                 csv_columns = %(csv_columns)s,
                 file_name = %(file_name)s,

@@ -9,13 +9,20 @@ added once a chunk, not once a record.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from db.health import QueueNumbers
+from db.errors import RETRYABLE
+from db.health import QueueNumbers, ServerNumbers
+from db.payload import Format
+from db.resource import Code
+from db.resources import RESOURCES
 from monitoring import processes
 
 if processes.folder():
@@ -124,7 +131,7 @@ class PoolNumbers:
     wait_seconds: float
 
 
-def exposition(pool: PoolNumbers, queue: QueueNumbers | None) -> bytes:
+def exposition(pool: PoolNumbers, queue: QueueNumbers | None, server: ServerNumbers | None) -> bytes:
     """What one scrape tells: every process of the machine, and the database's own truth unless it is away.
 
     Reads some files: run it beside the event loop. Raises `RuntimeError` in a process that has not joined.
@@ -133,18 +140,41 @@ def exposition(pool: PoolNumbers, queue: QueueNumbers | None) -> bytes:
     if folder is None:
         raise RuntimeError("monitoring.processes.join was not called")
     processes.sweep(folder)
+    _begin_at_zero()
     registry = CollectorRegistry()
     MultiProcessCollector(registry, path=str(folder))
-    registry.register(_Now(pool, queue))
+    registry.register(_Now(pool, queue, server))
     return generate_latest(registry)
+
+
+@cache
+def _begin_at_zero() -> None:
+    """A series that appears with its first count has not grown, as Prometheus sees it: the first import would show no rate."""
+    for resource, result in product(RESOURCES, ("created", "updated", "unchanged", "skipped", "failed")):
+        records.labels("import", resource, result)
+    for resource, code in product(RESOURCES, get_args(Code)):
+        record_errors.labels(resource, code)
+    for resource, format in product(RESOURCES, get_args(Format)):
+        export_bytes.labels(resource, format)
+    for kind, resource, status in product(("import", "export"), RESOURCES, ("completed", "failed", "cancelled")):
+        jobs.labels(kind, resource, status)
+        job_duration.labels(kind, resource)
+    for resource in RESOURCES:
+        records.labels("export", resource, "exported")
+        chunk_duration.labels(resource)
+    for reason in ("accident", *(error.__name__ for error in RETRYABLE)):
+        chunk_retries.labels(reason)
+    for result in ("created", "replayed", "in_progress", "reused"):
+        idempotency_requests.labels(result)
 
 
 class _Now(Collector):
     """Numbers that were asked for at the scrape, beside those that were counted."""
 
-    def __init__(self, pool: PoolNumbers, queue: QueueNumbers | None) -> None:
+    def __init__(self, pool: PoolNumbers, queue: QueueNumbers | None, server: ServerNumbers | None) -> None:
         self.pool = pool
         self.queue = queue
+        self.server = server
 
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily("db_pool_size", "Connections of the API's pool.", self.pool.size)
@@ -155,6 +185,8 @@ class _Now(Collector):
         )
         if self.queue is not None:
             yield from _queue(self.queue)
+        if self.server is not None:
+            yield from _server(self.server)
 
 
 def _queue(queue: QueueNumbers) -> Iterator[Metric]:
@@ -169,3 +201,25 @@ def _queue(queue: QueueNumbers) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "bulk_queue_oldest_seconds", "Age of the oldest chunk that nobody has claimed.", queue.oldest_seconds
     )
+    left = GaugeMetricFamily(
+        "bulk_records_left", "Records of imports that are not worked through.", labels=["resource"]
+    )
+    for resource, count in queue.records_left.items():
+        left.add_metric([resource], count)
+    yield left
+
+
+def _server(server: ServerNumbers) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "bulk_worker_sessions", "Workers of any machine that are connected to the database.", server.worker_sessions
+    )
+    yield GaugeMetricFamily(
+        "bulk_queue_dead_rows", "Rows of the queue's table that vacuum has not removed yet.", server.dead_queue_rows
+    )
+    yield GaugeMetricFamily("db_sessions", "Sessions of anybody in this database.", server.sessions)
+    yield GaugeMetricFamily("db_lock_waits", "Sessions that wait for a lock.", server.lock_waits)
+    yield GaugeMetricFamily(
+        "db_oldest_transaction_seconds", "Age of the oldest open transaction.", server.oldest_transaction_seconds
+    )
+    yield CounterMetricFamily("db_deadlocks", "Deadlocks that the server has ended.", server.deadlocks)
+    yield CounterMetricFamily("db_wal_bytes", "Write-ahead log written by the server.", server.wal_bytes)

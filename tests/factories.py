@@ -97,7 +97,7 @@ async def queued(
 def _upload(data: bytes, **parameters: Any) -> uploading.Upload:
     digest = sha256(data).digest()
     usual: dict[str, Any] = {"resource": "users", "mode": "insert", "dry_run": False, "on_error": "continue"}
-    usual |= {"unknown_fields": "error", "format": "ndjson", "csv_delimiter": ","}
+    usual |= {"unknown_fields": "error", "format": "ndjson", "csv_delimiter": ",", "csv_safe": False}
     known = {"file_bytes": len(data), "file_sha256": digest, "digest": digest}
     return uploading.Upload(**{**dict.fromkeys(uploading.Upload.__struct_fields__), **usual, **known, **parameters})
 

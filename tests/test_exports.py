@@ -265,8 +265,8 @@ async def test_what_is_not_supported_is_refused(service):
             assert response.status_code == 400
             return [error["field"] for error in response.json()["errors"]]
 
-        assert await wrong(resource="users", filters={"role": "admin"}) == ["filters.role"]
-        assert await wrong(resource="users", fields=["id"]) == ["fields"]
+        assert await wrong(resource="users", filters={"roles": "admin"}) == ["filters.roles"]
+        assert await wrong(resource="users", fields=["ids"]) == ["fields"]
         assert await wrong(resource="users", compression="lzma") == ["compression"]
         assert await wrong(resource="users", limit=1) == ["limit"]
         assert await wrong(resource="import_jobs") == ["resource"]

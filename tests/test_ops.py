@@ -20,7 +20,11 @@ COUNTED = {
     *("bulk_chunks_reclaimed", "bulk_claims_lost", "bulk_export_streams_aborted", "bulk_workers"),
     *("db_pool_size", "db_pool_idle", "db_pool_waiting", "db_pool_wait_seconds"),
 }
-OF_THE_DATABASE = {"bulk_jobs", "bulk_chunks", "bulk_queue_oldest_seconds"}
+OF_THE_DATABASE = {
+    *("bulk_jobs", "bulk_chunks", "bulk_queue_oldest_seconds", "bulk_records_left"),
+    *("bulk_worker_sessions", "bulk_queue_dead_rows", "db_sessions", "db_lock_waits"),
+    *("db_oldest_transaction_seconds", "db_deadlocks", "db_wal_bytes"),
+}
 # these have labels, and no line before something has happened
 DEFINED = COUNTED | {
     *("bulk_job_duration_seconds", "bulk_records", "bulk_record_errors", "bulk_chunk_duration_seconds"),

@@ -61,6 +61,7 @@ async def perform(conn: Connection, claim: Claim, *, settings: Settings, memory:
                 format=work.format,
                 columns=work.csv_columns,
                 delimiter=work.csv_delimiter,
+                csv_safe=work.csv_safe,
                 ignore_unknown=work.unknown_fields == "ignore",
                 record_max_bytes=settings.record_max_bytes,
             )

@@ -37,15 +37,18 @@ def parse(
     format: Format,
     columns: list[str] | None,
     delimiter: str,
+    csv_safe: bool = False,
     ignore_unknown: bool,
     record_max_bytes: int,
 ) -> Parsed:
     """Reads and checks a chunk; nothing in its bytes makes it raise. `columns` are the cells of a CSV header.
 
+    `csv_safe`: an apostrophe that begins a cell of a CSV guards it from spreadsheets and is not part of it.
+
     The records are structs with the resource's attributes, in the order of `resource.columns` also for
     `msgspec.structs.astuple`, but not always instances of `resource.record`.
     """
-    reader = _reader(resource, format, tuple(columns or ()), delimiter, ignore_unknown)
+    reader = _reader(resource, format, tuple(columns or ()), delimiter, csv_safe, ignore_unknown)
     records = _read(reader, chunk, record_max_bytes)
     flawed = _flawed(resource, records, chunk.data)
     errors: list[RecordError] = []
@@ -73,10 +76,10 @@ def parse(
 
 @lru_cache(maxsize=64)
 def _reader(
-    resource: Resource, format: Format, columns: tuple[str, ...], delimiter: str, ignore_unknown: bool
+    resource: Resource, format: Format, columns: tuple[str, ...], delimiter: str, csv_safe: bool, ignore_unknown: bool
 ) -> Reader:
     if format == "csv":
-        return read_csv.Reader(resource, columns, delimiter, ignore_unknown=ignore_unknown)
+        return read_csv.Reader(resource, columns, delimiter, csv_safe=csv_safe, ignore_unknown=ignore_unknown)
     return read_json.Reader(resource, format, ignore_unknown=ignore_unknown)
 
 

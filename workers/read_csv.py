@@ -23,12 +23,15 @@ BOOLEANS = {
 class Reader:
     """Reads the records of one resource below one header."""
 
-    def __init__(self, resource: Resource, columns: tuple[str, ...], delimiter: str, *, ignore_unknown: bool) -> None:
+    def __init__(
+        self, resource: Resource, columns: tuple[str, ...], delimiter: str, *, csv_safe: bool, ignore_unknown: bool
+    ) -> None:
         hints = get_type_hints(resource.record, include_extras=True)
         self._row = msgspec.defstruct(f"{resource.record.__name__}Row", list(hints.items()), array_like=True)
         self._header = columns
         self._is_refused = not ignore_unknown and not ANNOTATIONS.issuperset(set(columns) - set(hints))
         self._delimiter = delimiter
+        self._is_guarded = csv_safe
         # possessive quantifiers: a long broken line costs one pass, not one for each of its quotes
         end = re.escape(delimiter)
         quoted, plain = r'"[^"]*+(?:""[^"]*+)*+"', rf'[^"\n{end}]*+'
@@ -81,6 +84,8 @@ class Reader:
         if len(cells) != len(self._header):
             message = f"{len(cells)} cells, but the header has {len(self._header)}"
             raise Unreadable("column_count_mismatch", message)
+        if self._is_guarded:
+            return [cell and cell.removeprefix("'") for cell in cells]
         return cells
 
     def _known(self, cells: list[Any]) -> list[Any]:
