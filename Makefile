@@ -10,7 +10,8 @@ SIZE ?= quick
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test check fix bench lock migrate-up migrate-down db-start db-stop audit psql clean
+.PHONY: help install run demo test check fix bench lock migrate-up migrate-down db-start db-stop audit psql \
+	monitoring-start monitoring-stop clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -63,6 +64,12 @@ audit: install ## check that the books of every final import balance
 
 psql: install ## open psql on the database
 	@$(PYTHON) -m db.embedded psql
+
+monitoring-start: install ## start Prometheus on :9090 and, where Docker works, Grafana on :3000
+	@$(PYTHON) -m monitoring start
+
+monitoring-stop: install ## stop them
+	@$(PYTHON) -m monitoring stop
 
 clean: ## remove the environment and the caches; the data stays
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,5 +1,6 @@
 """Parameters from a query, a form or a JSON object become a struct, or one 400 that names everything that is wrong."""
 
+import re
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
@@ -14,6 +15,8 @@ S = TypeVar("S", bound=msgspec.Struct)
 class NoParameters(msgspec.Struct):
     """For what takes none: any that is given is refused."""
 
+
+_BOUND = re.compile(r"Expected `\w+` ((?:of length )?[<>]=? .+)")
 
 _EXPECTED: dict[type[inspect.Type], str] = {
     inspect.BoolType: "must be true or false",
@@ -69,13 +72,24 @@ def _refusal(value: Any, of_type: Any) -> str | None:
         complaint = "must not be null"
     except msgspec.ValidationError as error:
         complaint = str(error)
-    wanted = inspect.type_info(of_type)
-    if isinstance(wanted, inspect.UnionType):
-        wanted = next((one for one in wanted.types if not isinstance(one, inspect.NoneType)), wanted)
+    wanted = _bare(inspect.type_info(of_type))
     if isinstance(wanted, inspect.LiteralType):
         return f"must be one of: {', '.join(str(one) for one in wanted.values)}"
-    bounded = ">" in complaint or "<" in complaint or "length" in complaint
-    return complaint if bounded else _EXPECTED.get(type(wanted), complaint)
+    expected = _EXPECTED.get(type(wanted), complaint)
+    # msgspec says: Expected `int` >= 1
+    bound = _BOUND.fullmatch(complaint)
+    return f"{expected} {bound[1]}" if bound else expected
+
+
+def _bare(type: inspect.Type) -> inspect.Type:
+    """The type within descriptions and within "or nothing"."""
+    while True:
+        if isinstance(type, inspect.Metadata):
+            type = type.type
+        elif isinstance(type, inspect.UnionType):
+            type = next(one for one in type.types if not isinstance(one, inspect.NoneType))
+        else:
+            return type
 
 
 def _sentence(faults: list[Fault]) -> str:

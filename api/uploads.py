@@ -169,7 +169,7 @@ async def receive(request: Request, uploads: Uploads) -> tuple[Import, bool]:
             async with uploads.unless_stopped():
                 id, is_replay = await receiver.run()
     except Unreadable as error:
-        raise Problem("invalid-request", f"The file cannot be read: {error} (line {error.line})") from None
+        raise Problem("invalid-request", f"The file cannot be read: {error}") from None
     except uploading.AfterUnknown:
         raise _fault("after", "invalid_value", "is not the id of an import") from None
     except TimeoutError:

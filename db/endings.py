@@ -216,7 +216,7 @@ async def stop_dependents(conn: Connection) -> list[UUID]:
         SET problem = jsonb_build_object(
             'type', '/problems/after-not-completed',
             'title', 'The import that this one waited for was not completed',
-            'detail', format('import %%s ended as %%s', earlier.id, earlier.status)
+            'detail', 'import ' || earlier.id || ' ended as ' || earlier.status
         )
         FROM import_jobs AS earlier
         WHERE earlier.id = import_jobs.after_id

@@ -84,7 +84,13 @@ def foreign_key_message(resource: "Resource", field: str) -> str:
     return f"no {resource.references[field].removesuffix('s')} has this id"
 
 
-SQL_TYPES: dict[type, LiteralString] = {UUID: "uuid", str: "text", bool: "bool", datetime: "timestamptz", list: "text[]"}
+SQL_TYPES: dict[type, LiteralString] = {
+    UUID: "uuid",
+    str: "text",
+    bool: "bool",
+    datetime: "timestamptz",
+    list: "text[]",
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -57,9 +57,11 @@ def _shared(process: str) -> list[Processor]:
 def _rendering(settings: Settings) -> list[Processor]:
     console = settings.log_format == "console" or (settings.log_format == "auto" and sys.stdout.isatty())
     if console:
-        # the pretty tracebacks show local variables, which hold records
-        return [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
-    return [structlog.processors.format_exc_info, _without_data, structlog.processors.JSONRenderer()]
+        # it prints the text that `format_exc_info` made: its own pretty tracebacks show local variables, which hold records
+        renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    else:
+        renderer = structlog.processors.JSONRenderer()
+    return [structlog.processors.format_exc_info, _without_data, renderer]
 
 
 def _without_data(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -45,7 +45,10 @@ http_requests_in_progress = Gauge("http_requests_in_progress", "Requests being a
 
 jobs = Counter("bulk_jobs", "Jobs that became final.", ["kind", "resource", "status"])
 job_duration = Histogram(
-    "bulk_job_duration_seconds", "From a job's creation to its end.", ["kind", "resource"], buckets=_JOB_SECONDS
+    "bulk_job_duration_seconds",
+    "From a job's start, which is its first claim, to its end.",
+    ["kind", "resource"],
+    buckets=_JOB_SECONDS,
 )
 records = Counter("bulk_records", "Records worked through.", ["kind", "resource", "result"])
 record_errors = Counter("bulk_record_errors", "Reasons why records were refused.", ["resource", "code"])
@@ -85,7 +88,7 @@ def chunk_done(resource: str, counts: Mapping[str, int], errors_by_code: Mapping
 
 
 def job_finished(kind: str, resource: str, status: str, seconds: float) -> None:
-    """`kind` is import or export; `seconds` from the job's creation to its end. Called by whoever made it final."""
+    """`kind` is import or export; `seconds` from the job's start to its end. Called by whoever made it final."""
     jobs.labels(kind, resource, status).inc()
     job_duration.labels(kind, resource).observe(seconds)
 

@@ -38,7 +38,19 @@ def folder() -> Path | None:
 
 def identity() -> str:
     """The name of this process: `<id>-<start time>`. Asked for at every increment, hence the cache; right after a fork too."""
-    return _identity(os.getpid())
+    return identity_of(os.getpid())
+
+
+@cache
+def identity_of(pid: int) -> str:
+    """The name of another process, which lives."""
+    return f"{pid}-{_started(pid)}"
+
+
+def is_alive(identity: str) -> bool:
+    """Whether the process of that name lives, and not only another one with its id."""
+    pid, _, started = identity.partition("-")
+    return _started(int(pid)) == started
 
 
 def sweep(folder: Path) -> None:
@@ -49,13 +61,7 @@ def sweep(folder: Path) -> None:
 
 
 def _alive(path: Path) -> bool:
-    pid, _, started = path.stem.rpartition("_")[2].partition("-")
-    return _started(int(pid)) == started
-
-
-@cache
-def _identity(pid: int) -> str:
-    return f"{pid}-{_started(pid)}"
+    return is_alive(path.stem.rpartition("_")[2])
 
 
 def _started(pid: int) -> str | None:

@@ -132,11 +132,12 @@ async def test_who_waits_for_a_failure_fails(conn):
     second = await queued(conn, users(1, first=3), after_id=first)
     third = await queued(conn, users(1, first=4), after_id=second)
     await work_off(conn, first)
-    for id in (second, third):
+    for id, earlier in ((second, first), (third, second)):
         job = await ended(conn, id)
         assert (job.status, job.created) == ("failed", 0)
         assert job.problem is not None
         assert job.problem["type"] == "/problems/after-not-completed"
+        assert job.problem["detail"] == f"import {earlier} ended as failed"
 
 
 async def test_waiting_for_nothing_is_refused(conn):
