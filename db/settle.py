@@ -143,7 +143,7 @@ async def _rank(conn: Connection, resource: Resource, import_id: UUID, mode: Mod
                     NULL::text AS action, false AS is_kept
                 FROM staged
                 UNION ALL
-                SELECT import_record, NULL, id::text, {other_sent_key}, {other_key}, id,
+                SELECT import_record, NULL, NULL, {other_sent_key}, {other_key}, id,
                     import_action, import_action = 'created' AND ({is_referred_to})
                 FROM {table} AS other
                 WHERE {are_rivals}
@@ -188,7 +188,8 @@ async def _refuse_beaten(conn: Connection, resource: Resource, import_id: UUID, 
         INSERT INTO import_errors (
             import_id, record, n, line, record_id, record_key, field, code, message, value, duplicate_of_line
         )
-        SELECT %(import_id)s, record, 1, coalesce(rivals.line, import_line(%(import_id)s, record)), sent_id, sent_key,
+        SELECT %(import_id)s, record, 1, coalesce(rivals.line, import_line(%(import_id)s, record)),
+            CASE WHEN action IS NULL THEN sent_id WHEN import_names(%(import_id)s, record, id::text) THEN id::text END, sent_key,
             field, 'duplicate_in_file', format('line %%s has the same %%s', winner.line, field),
             CASE WHEN is_key THEN sent_key ELSE id::text END, winner.line
         FROM rivals

@@ -187,7 +187,7 @@ def _start_binary(binary: str, folder: Path, config: Path, port: int) -> None:
 
 def _is_ready(port: int) -> bool:
     try:
-        with urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=1) as answer:  # noqa: S310  # our own address
+        with urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=1) as answer:  # our own address
             return answer.status == 200
     except (URLError, TimeoutError):
         return False

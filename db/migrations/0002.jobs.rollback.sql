@@ -1,3 +1,4 @@
+DROP FUNCTION import_names;
 DROP FUNCTION import_line;
 DROP TABLE import_deferred;
 DROP TABLE import_errors;

@@ -186,3 +186,17 @@ RETURN (
     ORDER BY first_record DESC
     LIMIT 1
 );
+
+-- Whether a record came with this id or got it from us: ids of ours do not stand in the file. Asked of few records.
+CREATE FUNCTION import_names(of_import uuid, of_record bigint, id text) RETURNS boolean LANGUAGE sql STABLE
+RETURN (
+    SELECT bool_or(position(convert_to(spelling, 'UTF8') IN data) > 0)
+    FROM (
+        SELECT data
+        FROM import_payloads
+        WHERE import_id = of_import AND first_record <= of_record
+        ORDER BY first_record DESC
+        LIMIT 1
+    ) AS payload
+    CROSS JOIN unnest(ARRAY[id, upper(id), replace(id, '-', ''), upper(replace(id, '-', ''))]) AS spelling
+);
