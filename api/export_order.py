@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from api import answers, export_selection, parameters
 from api.errors import Fault, Problem, request_id
-from api.uploads import Key, idempotency_key
+from api.import_parameters import Key, idempotency_key
 from db.exports import Order
 from db.packing import Compression
 from db.payload import Format

@@ -215,9 +215,7 @@ async def download_export(
     job = await existing(db_pool, id)
     download = _download(job, settings)
     try:
-        if settings.export_download == "redirect" and (elsewhere := await files.redirect(download)):
-            return elsewhere
-        return await files.answer(request, download)
+        return await files.answer(request, download, may_redirect=settings.export_download == "redirect")
     except FileNotFoundError:
         log.error("export_file_missing", job_id=str(job.id), file=job.file_name)
         raise Problem("not-found", "The file of this export is not where it was stored, or is not whole.") from None

@@ -13,7 +13,7 @@ from api.streaming import BlockStream
 from db.export_files import MEDIA_TYPES, export_name
 from db.storage import Storage
 
-__all__ = ["MEDIA_TYPES", "Download", "answer", "export_name", "redirect"]
+__all__ = ["MEDIA_TYPES", "Download", "answer", "export_name"]
 
 _RANGE = re.compile(r"bytes=(?P<first>\d{0,18})-(?P<last>\d{0,18})", re.IGNORECASE)
 
@@ -34,21 +34,12 @@ class Download:
         return f'"{self.sha256.hex()}"'
 
 
-async def redirect(download: Download) -> ASGIResponse | None:
-    """Sends the client to the storage itself, if that can serve it. Raises `FileNotFoundError` like `answer`.
-
-    There ranges and validators are the storage's own: a client that keeps the Range and If-Range which it sends here goes on.
-    """
-    address = await download.storage.address(download.key, size=download.bytes)
-    if address is None:
-        return None
-    return ASGIResponse(status_code=307, headers={"Location": address, "Cache-Control": "no-store"})
-
-
-async def answer(request: Request, download: Download) -> ASGIResponse:
+async def answer(request: Request, download: Download, *, may_redirect: bool) -> ASGIResponse:
     """The file, or the part that is asked for; 304 when the client has it. Raises `Problem` 416, `FileNotFoundError`.
 
-    A file that is not as it was described counts as not found: it must not be taken for the one that was exported.
+    A file that is not as it was described counts as not found: it must not be taken for the one that was exported. If that is
+    allowed, the client is sent to the storage itself where that can serve it. Ranges and validators are the storage's own
+    there: a client that goes on with a download sends its Range and If-Range here and there alike.
     """
     headers = {
         "ETag": download.etag,
@@ -61,6 +52,8 @@ async def answer(request: Request, download: Download) -> ASGIResponse:
         return Response(b"", status_code=304, headers=headers, media_type=download.media_type).to_asgi_response(
             None, request
         )
+    if may_redirect and (address := await download.storage.address(download.key, size=download.bytes)):
+        return ASGIResponse(status_code=307, headers={"Location": address, "Cache-Control": "no-store"})
     wanted = _wanted(request, download)
     part = range(download.bytes) if wanted is None else wanted
     async with AsyncExitStack() as stack:

@@ -26,6 +26,8 @@ T = TypeVar("T")
 # a probe has its answer within so long, and no question is asked again sooner than FRESH_SECONDS after the last answer
 DEADLINE_SECONDS = 1.5
 FRESH_SECONDS = 1.0
+# a question that has not been answered for so long is given up and asked anew: its connection may have died without a word
+ABANDON_SECONDS = 10.0
 
 NO_STORE = {"Cache-Control": "no-store"}
 
@@ -79,17 +81,24 @@ class Asked(Generic[T]):
     def __init__(self, ask: Callable[[], Awaitable[T]]) -> None:
         self.ask = ask
         self.task: asyncio.Task[T] | None = None
+        self.asked_at = 0.0
         self.answered_at = 0.0
 
     async def answer(self) -> T:
         """Raises `TimeoutError`, or what the question raised."""
-        if self.task is None or (self.task.done() and time.monotonic() - self.answered_at > FRESH_SECONDS):
-            self.task = asyncio.ensure_future(self._run())
+        now = time.monotonic()
+        task = self.task
+        if task is not None and not task.done() and now - self.asked_at > ABANDON_SECONDS:
+            task.cancel()
+            task = None
+        if task is None or (task.done() and now - self.answered_at > FRESH_SECONDS):
+            self.asked_at = now
+            self.task = task = asyncio.ensure_future(self._run())
         # not wait_for: cancelling a query takes as long as the server that does not answer
-        done, _ = await asyncio.wait({self.task}, timeout=DEADLINE_SECONDS)
-        if not done:
+        done, _ = await asyncio.wait({task}, timeout=DEADLINE_SECONDS)
+        if not done or task.cancelled():
             raise TimeoutError
-        return self.task.result()
+        return task.result()
 
     async def _run(self) -> T:
         try:

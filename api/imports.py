@@ -21,9 +21,10 @@ from api import answers, error_stream, parameters, prefer
 from api.answers import BINARY
 from api.errors import responses
 from api.given import DrainingHere, PoolHere, SettingsHere, UploadsHere
+from api.import_parameters import STORABLE, ImportParameters
 from api.import_view import PATH, ImportView, brief, existing, view
 from api.parameters import NoParameters
-from api.uploads import STORABLE, ImportParameters, receive
+from api.uploads import receive
 from db import imports, record_errors
 from db.imports import FINAL
 from db.record_errors import Position

@@ -3,27 +3,25 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, Literal
+from typing import Any
 from uuid import UUID
 
-import msgspec
 import structlog
 from litestar import Request
-from msgspec import Meta
 
 from api import parameters
 from api.admission import Admission
 from api.body import Body, File, Parameter
 from api.chunking import Unreadable
 from api.errors import Fault, Problem, request_id
+from api.import_parameters import ImportParameters, idempotency_key
 from api.intake import Intake
 from db import backpressure, imports, uploading
 from db.imports import Import
-from db.payload import Chunk, Format
+from db.payload import Chunk
 from db.pool import Pool
 from db.resources import RESOURCES
 from db.settings import Settings
-from db.staging import Mode
 from db.uploading import Upload
 from monitoring import metrics
 
@@ -31,66 +29,6 @@ log = structlog.get_logger(__name__)
 
 # chunks are held back until they have so many bytes: fewer, still short transactions
 FLUSH_BYTES = 4 * 1024 * 1024
-
-# PostgreSQL has no text with the character U+0000
-STORABLE = r"^[^\x00]*\Z"
-
-Key = Annotated[str, Meta(min_length=1, max_length=255, pattern=STORABLE)]
-
-
-class ImportParameters(msgspec.Struct, kw_only=True):
-    """What a client may ask of an import: in the query, as parts of the form, or as members of the JSON object."""
-
-    resource: Annotated[
-        Literal["users", "articles", "comments"] | None, Meta(description="What the records are. Required.")
-    ] = None
-    mode: Annotated[
-        Mode,
-        Meta(
-            description="What becomes of a record that matches a stored row, by id or else by its natural key: insert refuses "
-            "it, skip passes it by, upsert updates the row, update does so too and refuses records without a match."
-        ),
-    ] = "insert"
-    format: Annotated[
-        Format | None, Meta(description="Without it the content type tells, else the file's name, else its first byte.")
-    ] = None
-    on_error: Annotated[
-        Literal["continue", "stop"],
-        Meta(description="stop: no further chunk of records is begun after the first refused record."),
-    ] = "continue"
-    max_errors: Annotated[
-        Annotated[int, Meta(ge=0)] | None, Meta(description="The import fails when more records than that are refused.")
-    ] = None
-    max_error_rate: Annotated[
-        Annotated[float, Meta(ge=0, le=1)] | None,
-        Meta(
-            description="The import fails when a greater share of its records is refused, from 1,000 records on or at the end."
-        ),
-    ] = None
-    dry_run: Annotated[bool, Meta(description="The real run without the rows: same checks, counters and errors.")] = (
-        False
-    )
-    after: Annotated[
-        UUID | None,
-        Meta(description="Waits until that import is completed; if it fails or is cancelled, so does this one."),
-    ] = None
-    unknown_fields: Annotated[
-        Literal["error", "ignore"], Meta(description="What becomes of columns or keys that the resource does not have.")
-    ] = "error"
-    csv_delimiter: Annotated[
-        Literal[",", ";", "\t", "|", "tab"], Meta(description="`tab` is another way to write the tabulator.")
-    ] = ","
-    csv_safe: Annotated[
-        bool,
-        Meta(
-            description="For a CSV that was exported with csv_safe=true: an apostrophe that begins a cell is taken away."
-        ),
-    ] = False
-    idempotency_token: Annotated[Key | None, Meta(description="The same as the header Idempotency-Key.")] = None
-
-    @property
-    def delimiter(self) -> str:
-        return "\t" if self.csv_delimiter == "tab" else self.csv_delimiter
 
 
 class Uploads:
@@ -324,19 +262,6 @@ class Store:
         self.chunks += len(self._held)
         self._held = []
         self._held_bytes = 0
-
-
-def idempotency_key(request: Request) -> str | None:
-    """The header Idempotency-Key, bare or as a quoted string. Raises `Problem` 400."""
-    header = request.headers.get("idempotency-key")
-    if header is None:
-        return None
-    key = header.strip()
-    if len(key) >= 2 and key[0] == key[-1] == '"':
-        key = key[1:-1].replace('\\"', '"').replace("\\\\", "\\")
-    if not 1 <= len(key) <= 255:
-        raise _fault("Idempotency-Key", "invalid_value", "must have 1 to 255 characters")
-    return key
 
 
 def _fault(field: str, code: str, message: str) -> Problem:

@@ -56,22 +56,23 @@ async def _is_busy(conn: Connection, id: UUID) -> bool:
     """Whether a chunk is still to be worked on: the cheap question, asked after every chunk.
 
     From the end of chunks_pending, where a live entry is met at once; its beginning is full of entries of claimed chunks.
+    Pending comes first, as chunks_running has no such end: it is walked only when nothing is pending any more.
     """
     cursor = conn.cursor(row_factory=scalar_row)
     await cursor.execute(
         """
-        SELECT EXISTS (SELECT FROM chunks WHERE state = 'running' AND job_id = %(id)s)
-            OR (
-                SELECT problem IS NULL AND cancel_requested_at IS NULL
-                FROM import_jobs
-                WHERE id = %(id)s
-            ) AND (
-                SELECT true
-                FROM chunks
-                WHERE state = 'pending' AND job_id = %(id)s
-                ORDER BY seq DESC
-                LIMIT 1
-            ) IS NOT NULL
+        SELECT (
+            SELECT problem IS NULL AND cancel_requested_at IS NULL
+            FROM import_jobs
+            WHERE id = %(id)s
+        ) AND (
+            SELECT true
+            FROM chunks
+            WHERE state = 'pending' AND job_id = %(id)s
+            ORDER BY seq DESC
+            LIMIT 1
+        ) IS NOT NULL
+        OR EXISTS (SELECT FROM chunks WHERE state = 'running' AND job_id = %(id)s)
         """,
         {"id": id},
     )
@@ -241,7 +242,14 @@ async def unfinished(conn: Connection) -> list[UUID]:
             AND (
                 cancel_requested_at IS NOT NULL
                 OR problem IS NOT NULL
-                OR NOT EXISTS (SELECT FROM chunks WHERE job_id = import_jobs.id AND state = 'pending')
+                OR (
+                    -- as in _is_busy, from the end
+                    SELECT true
+                    FROM chunks
+                    WHERE job_id = import_jobs.id AND state = 'pending'
+                    ORDER BY seq DESC
+                    LIMIT 1
+                ) IS NULL
             )
         """
     )

@@ -4,6 +4,9 @@ The held row lock is the lease. A claim is a short transaction of its own; the w
 chunk's row (the fence) and last marks it done. A running chunk whose row is not locked belongs to a dead worker.
 
 Everything here assumes READ COMMITTED, PostgreSQL's default, and PostgreSQL's clock.
+
+Where a chunk is asked for by its id, `state || '' = 'running'` keeps the planner from chunks_running. That index looks the
+cheaper one, being small, but as long as some old transaction stays open it is full of entries of chunks done since.
 """
 
 from collections import Counter
@@ -65,10 +68,13 @@ async def claim(conn: Connection, *, worker: str) -> Claim | None:
         """
         WITH live AS (
             SELECT id, cancel_requested_at IS NOT NULL OR problem IS NOT NULL AS stopped
-            FROM import_jobs
+            FROM import_jobs AS job
             WHERE status IN ('pending', 'processing')
-                -- an import that waits for another
-                AND (after_id IS NULL OR after_id IN (SELECT id FROM import_jobs WHERE status = 'completed'))
+                -- an import that waits for another, which is looked up by its id: for an IN all completed jobs would be read
+                AND (
+                    after_id IS NULL
+                    OR (SELECT status FROM import_jobs AS earlier WHERE earlier.id = job.after_id) = 'completed'
+                )
             UNION ALL
             SELECT id, cancel_requested_at IS NOT NULL OR problem IS NOT NULL
             FROM export_jobs
@@ -177,7 +183,7 @@ async def fence(conn: Connection, claim: Claim) -> bool:
         FROM chunks
         LEFT JOIN import_jobs ON import_jobs.id = chunks.import_id
         LEFT JOIN export_jobs ON export_jobs.id = chunks.export_id
-        WHERE chunks.id = %(id)s AND chunks.lease = %(lease)s AND chunks.state = 'running'
+        WHERE chunks.id = %(id)s AND chunks.lease = %(lease)s AND chunks.state || '' = 'running'
         FOR NO KEY UPDATE OF chunks
         """,
         {"id": claim.id, "lease": claim.lease},
@@ -203,7 +209,7 @@ async def finish(conn: Connection, claim: Claim, counts: Counts) -> None:
             failed = %(failed)s,
             deferred = %(deferred)s,
             errors = %(errors)s
-        WHERE id = %(id)s AND lease = %(lease)s AND state = 'running'
+        WHERE id = %(id)s AND lease = %(lease)s AND state || '' = 'running'
         """,
         {"id": claim.id, "lease": claim.lease, "errors": counts.codes.total(), **msgspec.structs.asdict(counts)},
     )
@@ -217,7 +223,7 @@ async def drop(conn: Connection, claim: Claim) -> None:
         """
         UPDATE chunks
         SET state = 'cancelled', finished_at = clock_timestamp()
-        WHERE id = %(id)s AND lease = %(lease)s AND state = 'running'
+        WHERE id = %(id)s AND lease = %(lease)s AND state || '' = 'running'
         """,
         {"id": claim.id, "lease": claim.lease},
     )
@@ -241,7 +247,7 @@ async def give_back(
             attempt = attempt - CASE WHEN %(accident)s::text IS NULL THEN 1 ELSE 0 END,
             not_before = clock_timestamp() + %(delay)s * interval '1 second',
             accident = coalesce(%(accident)s, accident)
-        WHERE id = %(id)s AND lease = %(lease)s AND state = 'running'
+        WHERE id = %(id)s AND lease = %(lease)s AND state || '' = 'running'
         RETURNING state
         """,
         {

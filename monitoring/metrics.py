@@ -139,15 +139,22 @@ def exposition(pool: PoolNumbers, queue: QueueNumbers | None, server: ServerNumb
 
     Reads some files: run it beside the event loop. Raises `RuntimeError` in a process that has not joined.
     """
-    folder = processes.folder()
-    if folder is None:
-        raise RuntimeError("monitoring.processes.join was not called")
-    processes.sweep(folder)
     _begin_at_zero()
     registry = CollectorRegistry()
-    MultiProcessCollector(registry, path=str(folder))
+    registry.register(Machine())
     registry.register(_Now(pool, queue, server))
     return generate_latest(registry)
+
+
+class Machine(Collector):
+    """What the processes of this machine have counted together, those that have died included."""
+
+    def collect(self) -> Iterator[Metric]:
+        folder = processes.folder()
+        if folder is None:
+            raise RuntimeError("monitoring.processes.join was not called")
+        processes.sweep(folder)
+        yield from MultiProcessCollector(None, path=str(folder)).collect()
 
 
 @cache

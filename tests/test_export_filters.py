@@ -178,12 +178,10 @@ def test_any_text_is_but_a_value(database_url):
             await conn.execute(
                 "UPDATE articles SET tags = ARRAY[%(tag)s] WHERE id = %(id)s", {"tag": tag, "id": id(13)}
             )
-            found, _ = await exported(conn, "articles", "ndjson", filters={"tag": [tag]})
-            assert [json.loads(line)["id"] for line in found.splitlines() if json.loads(line)["tags"] == [tag]] == [
-                id(13)
-            ]
-            others = [json.loads(line)["tags"] for line in found.splitlines() if id(13) not in line]
-            assert all(tag in tags for tags in others)
+            text, _ = await exported(conn, "articles", "json", filters={"tag": [tag]})
+            found = {article["id"]: article["tags"] for article in json.loads(text)}
+            assert found[id(13)] == [tag]
+            assert all(tag in tags for tags in found.values())
 
     with asyncio.Runner() as runner:
         conn = runner.run(AsyncConnection.connect(database_url, autocommit=True))
@@ -353,7 +351,9 @@ async def test_no_selective_filter_scans_a_table(conn, many):
 @pytest.mark.parametrize("resource", RESOURCES)
 async def test_a_whole_table_is_not_sorted(conn, many, resource):
     """From the beginning or from any id on, records come in the order of the index: the first does not wait for the last."""
-    [(middle,)] = await (await conn.execute(SQL("SELECT max(id::text) FROM {}").format(SQL(resource)))).fetchall()
+    [(middle,)] = await (
+        await conn.execute(SQL("SELECT id::text FROM {} ORDER BY id OFFSET 50000 LIMIT 1").format(SQL(resource)))
+    ).fetchall()
     for words in ({}, {"limit": 10}, {"after": middle}, {"after": middle, "limit": 10}):
         plan = await planned(conn, resource, select(RESOURCES[resource], filters={}, **words))
         assert f"{resource}_pkey" in plan, plan

@@ -68,4 +68,5 @@ async def end_export(conn: Connection, id: UUID) -> None:
         records=end.records,
         bytes=end.bytes,
         seconds=round(end.seconds, 3),
+        records_per_second=round(end.records / end.seconds) if end.records and end.seconds else None,
     )

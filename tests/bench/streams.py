@@ -1,43 +1,59 @@
-"""Streaming exports over HTTP against psql with the same COPY, to nowhere."""
+"""Streaming exports over HTTP against psql with the same COPY, to nowhere; the first byte; and a client that is slow."""
 
+import asyncio
 import subprocess
+import sys
 import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import urlsplit
 
-import httpx
+import psycopg
 
 from db import export
 from db.payload import Format
 from db.resources.users import USERS
+from db.selection import select
 from tests import importing, make_data
 from tests.bench.report import Figure, number
 from tests.bench.scene import Scene, psql
+from tests.servers import Process, Service
 
 FORMATS: tuple[Format, ...] = ("ndjson", "csv")
+READ_BYTES = 256 * 1024
+# the table for the first byte and for the slow client is so many times as large as the one for the rates
+LARGER = 4
+FIRST_BYTES = 20
+
+SLOW_BYTES_A_SECOND = 1_000_000
+# a stream of 2 million records would take the slow client some minutes; what it costs shows sooner
+SLOW_SECONDS_MAX = 20
+SLOW_LIMIT_MB = 30
 
 
 async def run(scene: Scene) -> list[Figure]:
     folder = scene.subfolder("streams")
     (folder / "users.csv").write_bytes(make_data.users(scene.size.records, seed=1).data)
-    async with (
-        importing.service(scene.server_url, folder, run=["api"]) as service,
-        httpx.AsyncClient(base_url=service.url, timeout=60, headers={"Accept-Encoding": "identity"}) as client,
-    ):
+    async with importing.service(scene.server_url, folder, run=["api"]) as service:
         database_url = service.environment["DATABASE_URL"]
         columns = ", ".join(USERS.columns)
         psql(database_url, rf"\copy users ({columns}) FROM '{folder / 'users.csv'}' WITH (FORMAT csv, HEADER)")
         psql(database_url, "VACUUM ANALYZE users")
-        return [await _measure(scene, client, database_url, format) for format in FORMATS]
+        figures = [await _measure(scene, service, database_url, format) for format in FORMATS]
+        _enlarge(scene, database_url)
+        figures += [await _first_bytes(scene, service, format) for format in FORMATS]
+        return figures + await _slow_client(scene, service)
 
 
-async def _measure(scene: Scene, client: httpx.AsyncClient, database_url: str, format: Format) -> Figure:
-    statement = export._statement(USERS, format).as_string(None)
-    await _check_same(scene, client, database_url, format, statement)
+async def _measure(scene: Scene, service: Service, database_url: str, format: Format) -> Figure:
+    statement = export.statement(USERS, format, select(USERS, filters={}))[0].as_string(None)
+    await _check_same(service, database_url, format, statement)
     ours: list[float] = []
     yardstick: list[float] = []
     for round in range(scene.size.rounds):
         if round % 2 == 0:
             yardstick.append(scene.size.records / _copy(database_url, statement))
-        ours.append(scene.size.records / await _stream(client, format))
+        ours.append(scene.size.records / await _stream(service, format))
         if round % 2 == 1:
             yardstick.append(scene.size.records / _copy(database_url, statement))
         scene.tell(f"stream of {format}, round {round + 1}: {number(ours[-1])}/s, COPY {number(yardstick[-1])}/s")
@@ -50,21 +66,18 @@ async def _measure(scene: Scene, client: httpx.AsyncClient, database_url: str, f
     )
 
 
-async def _check_same(
-    scene: Scene, client: httpx.AsyncClient, database_url: str, format: Format, statement: str
-) -> None:
+async def _check_same(service: Service, database_url: str, format: Format, statement: str) -> None:
     """Both give the same bytes; which also warms both up."""
     copied = psql(database_url, statement, stdout=subprocess.PIPE)
-    response = await client.get(_path(format))
-    assert response.status_code == 200, response.text
-    assert response.content == copied, f"{format}: the stream is not what COPY gives"
+    connection = await _Client.open(service, format)
+    body = b"".join([block async for block in connection.chunks()])
+    assert body == copied, f"{format}: the stream is not what COPY gives"
 
 
-async def _stream(client: httpx.AsyncClient, format: Format) -> float:
+async def _stream(service: Service, format: Format) -> float:
     began = time.monotonic()
-    async with client.stream("GET", _path(format)) as response:
-        async for _ in response.aiter_raw():
-            pass
+    connection = await _Client.open(service, format)
+    await connection.drain()
     return time.monotonic() - began
 
 
@@ -74,5 +87,96 @@ def _copy(database_url: str, statement: str) -> float:
     return time.monotonic() - began
 
 
-def _path(format: Format) -> str:
-    return f"/api/v1/exports/users/stream?format={format}"
+def _enlarge(scene: Scene, database_url: str) -> None:
+    scene.tell(f"{LARGER * scene.size.records:,} records")
+    with psycopg.connect(database_url, autocommit=True) as conn:
+        conn.execute(
+            """
+            INSERT INTO users (email, name, role, active, created_at, updated_at)
+            SELECT n || email, name, role, active, created_at, updated_at
+            FROM users CROSS JOIN generate_series(2, %(times)s) AS n
+            """,
+            {"times": LARGER},
+        )
+        conn.execute("VACUUM ANALYZE users")
+
+
+async def _first_bytes(scene: Scene, service: Service, format: Format) -> Figure:
+    """Milliseconds from the request to the first of the body; then the client leaves."""
+    samples: list[float] = []
+    for _ in range(FIRST_BYTES):
+        began = time.monotonic()
+        connection = await _Client.open(service, format)
+        await connection.reader.readexactly(1)
+        samples.append(1000 * (time.monotonic() - began))
+        connection.writer.close()
+    records = number(LARGER * scene.size.records)
+    return Figure(name=f"first byte of {records} users as {format}", unit="ms", samples=samples)
+
+
+async def _slow_client(scene: Scene, service: Service) -> list[Figure]:
+    """What the API's memory grows by while a client takes 1 MB a second."""
+    if sys.platform != "linux" or service.api is None:
+        scene.tell("slow client skipped: it needs /proc")
+        return []
+    before = most = _resident_mb(service.api)
+    connection = await _Client.open(service, "ndjson")
+    began = time.monotonic()
+    taken = 0
+    while (seconds := time.monotonic() - began) < SLOW_SECONDS_MAX:
+        data = await connection.reader.read(64 * 1024)
+        if not data:
+            break
+        taken += len(data)
+        most = max(most, _resident_mb(service.api))
+        await asyncio.sleep(max(0.0, taken / SLOW_BYTES_A_SECOND - seconds))
+    connection.writer.close()
+    scene.tell(f"slow client: {taken / 1e6:.0f} MB in {seconds:.0f} s, resident {before:.0f} → {most:.0f} MB")
+    return [
+        Figure(
+            name=f"memory the API adds for a stream of {number(LARGER * scene.size.records)} users at 1 MB/s",
+            unit="MB",
+            samples=[most - before],
+            yardstick="what is allowed",
+            yardstick_samples=[SLOW_LIMIT_MB],
+        )
+    ]
+
+
+class _Client:
+    """A client that does as little as psql does when it writes to nowhere: with one of Python's it would be what is measured."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    @classmethod
+    async def open(cls, service: Service, format: Format) -> "_Client":
+        """A stream of which the head is read."""
+        address = urlsplit(service.url)
+        reader, writer = await asyncio.open_connection(address.hostname, address.port, limit=2 * READ_BYTES)
+        path = f"/api/v1/exports/users/stream?format={format}"
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: {address.netloc}\r\nConnection: close\r\n\r\n".encode())
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 "), head
+        return cls(reader, writer)
+
+    async def drain(self) -> None:
+        """Reads to the end, which has to be there."""
+        end = b""
+        while data := await self.reader.read(READ_BYTES):
+            end = (end + data)[-16:]
+        self.writer.close()
+        assert end.endswith(b"\r\n0\r\n\r\n"), "the stream is broken"
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        while size := int(await self.reader.readuntil(b"\r\n"), 16):
+            yield (await self.reader.readexactly(size + 2))[:-2]
+        self.writer.close()
+
+
+def _resident_mb(process: Process) -> float:
+    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise AssertionError(f"the API has ended:\n{process.output}")

@@ -1,0 +1,234 @@
+"""Exports whose files are in a bucket, of a server that speaks S3: whole there or not at all, and given from there."""
+
+import asyncio
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import boto3
+import httpx
+import psycopg
+import pytest
+from moto.server import ThreadedMotoServer
+
+from db import exports, queue
+from db.settings import Settings
+from db.storage.bucket import BLOCK_BYTES, PART_BYTES
+from tests.servers import eventually
+from tests.test_export_stream import PATH as STREAM
+from tests.test_export_stream import many_articles
+from tests.test_exports import MANY, PATH, completed, create, stall, write
+from workers import export_upkeep
+from workers import exports as work
+from workers.loop import Worker
+
+KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "aws_region": "us-east-1"}
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A bucket of the test's own."""
+
+    endpoint: str
+    name: str
+    client: Any
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """For a service: it and its libraries read them from the environment."""
+        return KEYS | {"aws_endpoint_url": self.endpoint, "export_dir": f"s3://{self.name}/some/exports"}
+
+    def names(self) -> list[str]:
+        return [found["Key"] for found in self.client.list_objects_v2(Bucket=self.name).get("Contents", [])]
+
+    def uploads(self) -> list[str]:
+        """The uploads that were begun and neither completed nor aborted."""
+        return [found["Key"] for found in self.client.list_multipart_uploads(Bucket=self.name).get("Uploads", [])]
+
+
+@pytest.fixture(scope="module")
+def s3():
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3, request, monkeypatch):
+    for name, value in (KEYS | {"aws_endpoint_url": s3}).items():
+        monkeypatch.setenv(name.upper(), value)
+    client = boto3.client("s3", endpoint_url=s3, region_name="us-east-1")
+    # settings are what a storage is remembered by, so no two tests may share a bucket
+    name = re.sub("[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:60]
+    client.create_bucket(Bucket=name)
+    return Bucket(s3, name, client)
+
+
+def settings(bucket, **more) -> Settings:
+    return Settings(export_dir=bucket.settings["export_dir"], **more)
+
+
+async def test_a_client_is_sent_to_the_bucket(service, conn, bucket):
+    """The file is there, whole, under its name and media type, for whoever has the address; ranges are served there."""
+    # more than two parts, so that it is an upload of several
+    await many_articles(conn, 2 * PART_BYTES // 20_000 + 100)
+    url = (await service(worker_pool_size=1, **bucket.settings)).url
+    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+        ordered = await client.post(PATH, json={"resource": "articles", "format": "csv"})
+        job = await completed(client, ordered.headers["location"])
+        stream = await client.get(STREAM.format("articles"), params={"format": "csv"})
+        sent = await client.get(job["download_url"])
+        assert (sent.status_code, sent.content) == (307, b"")
+        assert sent.headers["cache-control"] == "no-store"
+        file = await client.get(job["download_url"], follow_redirects=True)
+        part = await client.get(job["download_url"], headers={"Range": "bytes=10-19"}, follow_redirects=True)
+        unchanged = await client.get(job["download_url"], headers={"If-None-Match": f'"{job["file"]["sha256"]}"'})
+    assert str(file.url).startswith(f"{bucket.endpoint}/{bucket.name}/some/exports/articles-{job['id']}-1.csv?X-Amz-")
+    assert file.content == stream.content
+    assert hashlib.sha256(file.content).hexdigest() == job["file"]["sha256"]
+    assert file.headers["content-type"] == job["file"]["content_type"] == "text/csv; charset=utf-8"
+    assert re.fullmatch(r'attachment; filename="articles-\d{8}T\d{6}Z\.csv"', file.headers["content-disposition"])
+    assert (part.status_code, part.content) == (206, file.content[10:20])
+    assert unchanged.status_code == 304
+    assert bucket.uploads() == []
+
+
+async def test_a_file_is_streamed_through(service, conn, bucket):
+    """When clients must not see the bucket, the service answers itself, as for a file of its own."""
+    await many_articles(conn, 2 * BLOCK_BYTES // 20_000 + 10)
+    started = await service(run=["api"], export_download="through", **bucket.settings)
+    job = await write(conn, settings(bucket))
+    async with httpx.AsyncClient(base_url=f"{started.url}{PATH}/{job.id}") as client:
+        whole = await client.get("/download")
+        assert whole.status_code == 200
+        assert hashlib.sha256(whole.content).digest() == job.file_sha256
+        assert whole.headers["content-length"] == str(job.file_bytes)
+        part = await client.get("/download", headers={"Range": "bytes=7-4194310", "If-Range": whole.headers["etag"]})
+        assert (part.status_code, part.content) == (206, whole.content[7:4194311])
+        assert part.headers["content-range"] == f"bytes 7-4194310/{job.file_bytes}"
+
+
+@pytest.mark.parametrize("download", ["redirect", "through"])
+async def test_a_file_that_is_not_as_it_was_written_is_not_given(service, conn, bucket, download):
+    """Nobody is sent to, or given, an object that is gone or was replaced by another."""
+    started = await service(run=["api"], export_download=download, **bucket.settings)
+    await many_articles(conn, 1)
+    job = await write(conn, settings(bucket))
+    key = f"some/exports/{job.file_name}"
+    async with httpx.AsyncClient(base_url=started.url) as client:
+        bucket.client.put_object(Bucket=bucket.name, Key=key, Body=b"short")
+        assert (await client.get(f"{PATH}/{job.id}/download")).status_code == 404
+        bucket.client.delete_object(Bucket=bucket.name, Key=key)
+        assert (await client.get(f"{PATH}/{job.id}/download")).status_code == 404
+
+
+async def test_a_lost_claim_leaves_nothing(conn, other, bucket):
+    """A worker whose session ends in mid-export aborts its upload, and the export completes on another."""
+    await many_articles(conn, MANY)
+    await stall(other)
+    id = await create(conn)
+    claim = await queue.claim(conn, worker="first")
+    assert claim is not None
+    first = asyncio.create_task(work.perform(conn, claim, settings=settings(bucket)))
+    await eventually(bucket.uploads)
+    await other.execute("SELECT pg_terminate_backend(%(pid)s)", {"pid": conn.info.backend_pid})
+    with pytest.raises(psycopg.OperationalError):
+        await first
+    assert (bucket.names(), bucket.uploads()) == ([], [])
+
+    await other.execute("SELECT pg_advisory_unlock(1)")
+    again = await queue.reclaim(other, worker="second", grace_seconds=0, attempts_max=12, crashes_max=4)
+    assert again is not None
+    done = await work.perform(other, again, settings=settings(bucket))
+    assert done is not None
+    assert done.records == MANY
+    assert (bucket.names(), bucket.uploads()) == ([f"some/exports/articles-{id}-2.ndjson"], [])
+
+
+async def test_a_cancelled_export_leaves_nothing(service, conn, bucket):
+    """Its upload is aborted, not left to be paid for."""
+    await many_articles(conn, MANY)
+    await stall(conn)
+    url = (await service(worker_pool_size=1, **bucket.settings)).url
+    async with httpx.AsyncClient(base_url=url) as client:
+        links = (await client.post(PATH, json={"resource": "articles"})).json()["links"]
+        await eventually(bucket.uploads)
+        await client.post(links["cancel"])
+
+        async def is_cancelled():
+            return (await client.get(links["self"])).json()["status"] == "cancelled"
+
+        await eventually(is_cancelled)
+    assert (bucket.names(), bucket.uploads()) == ([], [])
+
+
+async def test_a_worker_that_is_told_to_stop(conn, other, bucket):
+    """It gives its export back, and leaves no upload."""
+    await many_articles(conn, MANY)
+    await stall(other)
+    await create(conn)
+    stopping = asyncio.Event()
+    worker = Worker(settings(bucket, stop_seconds=0.2), name="w", stopping=stopping)
+    working = asyncio.create_task(worker.run_once(conn))
+    await eventually(bucket.uploads)
+    stopping.set()
+    await working
+    assert (bucket.names(), bucket.uploads()) == ([], [])
+    assert await (await conn.execute("SELECT state, attempt FROM chunks")).fetchone() == ("pending", 0)
+
+
+async def test_nothing_to_export(conn, bucket):
+    """A file without a byte is a file too."""
+    async with conn.transaction():
+        await create(conn, "comments")
+    await Worker(settings(bucket), name="w", stopping=asyncio.Event()).run_once(conn)
+    [job] = await exports.newest(conn, status="completed", resource=None, before=None, limit=1)
+    assert bucket.names() == [f"some/exports/{job.file_name}"]
+    assert bucket.client.head_object(Bucket=bucket.name, Key=bucket.names()[0])["ContentLength"] == 0
+
+
+async def test_what_is_over_is_removed(service, conn, bucket):
+    """By DELETE, and when its time is over."""
+    started = await service(run=["api"], **bucket.settings)
+    deleted, expired = [await write(conn, settings(bucket)) for _ in range(2)]
+    async with httpx.AsyncClient(base_url=started.url) as client:
+        assert (await client.delete(f"{PATH}/{deleted.id}")).status_code == 204
+        assert bucket.names() == [f"some/exports/{expired.file_name}"]
+        assert await export_upkeep.expire(conn, settings(bucket, export_retention_seconds=1e-6)) == 1
+        assert (await client.get(f"{PATH}/{expired.id}/download")).status_code == 410
+    assert bucket.names() == []
+
+
+async def test_readiness(service, bucket):
+    """The service is ready when its bucket is there, and unready, in time, when it is not, or nobody answers at all."""
+
+    async def storage(**changed):
+        started = await service(run=["api"], **(bucket.settings | changed))
+        async with httpx.AsyncClient(base_url=started.url, timeout=3) as client:
+            return (await client.get("/ready")).json()["checks"]["storage"]["status"]
+
+    assert await storage() == "ok"
+    assert await storage(export_dir="s3://another-bucket/x") == "failed"
+    async with await asyncio.start_server(_never_answer, "127.0.0.1", 0) as silent:
+        port = silent.sockets[0].getsockname()[1]
+        assert await storage(aws_endpoint_url=f"http://127.0.0.1:{port}") == "failed"
+
+
+async def _never_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read()
+    writer.close()
+
+
+async def test_a_bucket_that_is_not_there(conn, bucket):
+    """The worker gives the export back with the reason, and is free for other work."""
+    await many_articles(conn, 1)
+    await create(conn)
+    nowhere = Settings(export_dir="s3://another-bucket/x")
+    await Worker(nowhere, name="w", stopping=asyncio.Event()).run_once(conn)
+    cursor = await conn.execute("SELECT state, attempt, accident FROM chunks")
+    [state, attempt, accident] = await cursor.fetchone() or ()
+    assert (state, attempt) == ("pending", 1)
+    assert "404" in accident

@@ -1,0 +1,282 @@
+"""What the queue's statements cost with a million finished chunks behind them, and while an old transaction stays open.
+
+The functions run as they are; auto_explain tells the plan and the buffers of each statement that they send.
+"""
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from psycopg import AsyncConnection, IsolationLevel
+
+from db import backpressure, endings, health, migrate, pool, queue, uploading
+from db.queue import Claim, Counts
+from tests import factories, servers
+
+DONE_JOBS = 1000
+DONE_CHUNKS_A_JOB = 1000
+LIVE_CHUNKS = 4000
+
+# what touches a single chunk, or a few
+FEW_BUFFERS = 60
+# psycopg prepares a statement at its sixth execution, and the server may take a generic plan for it five executions later
+ROUNDS = 12
+
+EXPLAIN = {"log_min_duration": "0", "log_analyze": "on", "log_buffers": "on", "log_timing": "off", "log_format": "json"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one statement was run: the pages that it looked at, the indexes that it leant on, the tables that it read whole."""
+
+    query: str
+    buffers: int
+    indexes: frozenset[str]
+    read_whole: frozenset[str]
+
+
+class Plans:
+    """Plans of the statements of one connection."""
+
+    def __init__(self, conn: pool.Connection) -> None:
+        self._told: list[str] = []
+        conn.add_notice_handler(lambda notice: self._told.append(notice.message_primary or ""))
+
+    async def of(self, call: Awaitable[Any]) -> list[Plan]:
+        """Those of the statements that `call` sends, of which there has to be one."""
+        self._told.clear()
+        await call
+        plans = [_plan(json.loads(told[told.index("{") :])) for told in self._told if "plan:" in told]
+        assert plans
+        return plans
+
+
+def _plan(explained: dict[str, Any]) -> Plan:
+    # what was planned for a case that did not come up has no loops
+    nodes = [node for node in _nodes(explained["Plan"]) if node["Actual Loops"]]
+    return Plan(
+        query=explained["Query Text"],
+        buffers=nodes[0]["Shared Hit Blocks"] + nodes[0]["Shared Read Blocks"],
+        indexes=frozenset(node["Index Name"] for node in nodes if "Index Name" in node),
+        read_whole=frozenset(node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"),
+    )
+
+
+def _nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield node
+    for child in node.get("Plans", []):
+        yield from _nodes(child)
+
+
+def dearest(plans: list[Plan]) -> int:
+    return max(plan.buffers for plan in plans)
+
+
+# ── the database ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def history_url(server_url: str) -> Iterator[str]:
+    """A migrated database with a million chunks of finished imports."""
+    name = servers.create_database(server_url)
+    url = servers.database_url(server_url, name)
+    migrate.up(url)
+    with psycopg.connect(url, autocommit=True) as conn:
+        [(is_superuser,)] = conn.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
+        if is_superuser:
+            _make_history(conn)
+    yield url
+    servers.drop_database(server_url, name)
+
+
+def _make_history(conn: psycopg.Connection) -> None:
+    # spares a million foreign key checks
+    conn.execute("SET session_replication_role = replica")
+    conn.execute(
+        """
+        INSERT INTO import_jobs (
+            id, status, outcome, resource, format, file_bytes, file_sha256, total_records, total_chunks, request_digest,
+            sealed_at, started_at, finished_at, created
+        )
+        SELECT lpad(n::text, 32, '0')::uuid, 'completed', 'success', 'users', 'ndjson', 1, '', %(chunks)s, %(chunks)s, '',
+            now(), now(), now(), %(chunks)s
+        FROM generate_series(1, %(jobs)s) AS n
+        """,
+        {"jobs": DONE_JOBS, "chunks": DONE_CHUNKS_A_JOB},
+    )
+    conn.execute(
+        """
+        INSERT INTO chunks (
+            import_id, seq, first_record, records, state, lease, attempt, worker, claimed_at, finished_at, created
+        )
+        SELECT id, seq, seq, 1, 'done', 1, 1, 'host:1:1', now(), now(), 1
+        FROM import_jobs
+        CROSS JOIN generate_series(1, %(chunks)s) AS seq
+        ORDER BY id, seq
+        """,
+        {"chunks": DONE_CHUNKS_A_JOB},
+    )
+    conn.execute("VACUUM ANALYZE import_jobs, chunks")
+
+
+@pytest.fixture
+async def history(history_url: str) -> AsyncIterator[pool.Connection]:
+    """A connection that tells its plans."""
+    async with await AsyncConnection.connect(history_url, autocommit=True) as conn:
+        try:
+            await conn.execute("LOAD 'auto_explain'")
+        except (psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedFile) as error:
+            pytest.skip(f"plans are told by auto_explain, which only a superuser may load: {error}")
+        await pool.configure(conn)
+        for name, setting in {**{f"auto_explain.{name}": EXPLAIN[name] for name in EXPLAIN}, "jit": "off"}.items():
+            await conn.execute("SELECT set_config(%(name)s, %(setting)s, false)", {"name": name, "setting": setting})
+        await conn.execute("SET client_min_messages = log")
+        yield conn
+        # the next test begins with an idle queue
+        await conn.execute("DELETE FROM import_jobs WHERE finished_at IS NULL")
+
+
+@asynccontextmanager
+async def old_transaction(url: str) -> AsyncIterator[None]:
+    """While it is open, no vacuum may remove what has died since it began."""
+    async with await AsyncConnection.connect(url) as conn:
+        await conn.set_isolation_level(IsolationLevel.REPEATABLE_READ)
+        await conn.execute("SELECT FROM chunks LIMIT 1")
+        yield
+
+
+async def live_job(conn: pool.Connection, *, chunks: int) -> UUID:
+    """A sealed import of so many chunks, which was told to wait for one that is done by now."""
+    id = uuid4()
+    await conn.execute(
+        """
+        INSERT INTO import_jobs (
+            id, status, resource, format, file_bytes, file_sha256, total_records, total_chunks, request_digest, sealed_at,
+            after_id
+        )
+        SELECT %(id)s, 'pending', 'users', 'ndjson', 1, '', %(chunks)s, %(chunks)s, '', now(),
+            (SELECT id FROM import_jobs WHERE finished_at IS NOT NULL LIMIT 1)
+        """,
+        {"id": id, "chunks": chunks},
+    )
+    await conn.execute(
+        """
+        INSERT INTO chunks (import_id, seq, first_record, records)
+        SELECT %(id)s, seq, seq, 1
+        FROM generate_series(1, %(chunks)s) AS seq
+        """,
+        {"id": id, "chunks": chunks},
+    )
+    return id
+
+
+async def work_off(conn: pool.Connection, id: UUID, *, chunks: int) -> None:
+    """Claims and finishes the first chunks of a job in two statements, which leaves as many dead entries as if one by one."""
+    for change in (
+        "state = 'running', lease = lease + 1, worker = 'me', claimed_at = clock_timestamp()",
+        "state = 'done', created = 1, finished_at = clock_timestamp()",
+    ):
+        await conn.execute(
+            f"UPDATE chunks SET {change} WHERE job_id = %(id)s AND seq <= %(chunks)s",  # noqa: S608
+            {"id": id, "chunks": chunks},
+        )
+
+
+def reclaim(conn: pool.Connection) -> Awaitable[Claim | None]:
+    return queue.reclaim(conn, worker="heir", grace_seconds=5, attempts_max=12, crashes_max=4)
+
+
+async def work_on(conn: pool.Connection, claim: Claim) -> None:
+    """The steps of a worker that has a claim: once given back, once dropped, at last finished."""
+    async with conn.transaction(force_rollback=True):
+        await queue.give_back(conn, claim, accident=None, delay_seconds=0, attempts_max=12)
+    async with conn.transaction(force_rollback=True):
+        await queue.drop(conn, claim)
+    async with conn.transaction():
+        await queue.fence(conn, claim)
+        await queue.finish(conn, claim, Counts(created=1))
+
+
+# ── the tests ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_million_done_chunks_cost_nothing(history):
+    """Every step of the queue looks at a few pages, by indexes that know live chunks only, also with generic plans."""
+    plans = Plans(history)
+    id = await live_job(history, chunks=LIVE_CHUNKS)
+    told: list[Plan] = []
+    for _ in range(ROUNDS):
+        told += await plans.of(queue.claim(history, worker="dead"))
+        told += await plans.of(reclaim(history))
+        told += await plans.of(work_on(history, await factories.claim(history)))
+        told += await plans.of(endings.finish(history, id))
+        told += await plans.of(endings.unfinished(history))
+        told += await plans.of(endings.stop_dependents(history))
+        told += await plans.of(uploading.sweep(history, grace_seconds=60))
+        told += await plans.of(backpressure.load(history))
+    for plan in told:
+        assert not plan.read_whole & {"chunks", "import_jobs"}, plan
+        assert plan.indexes.isdisjoint({"chunks_job_id_seq_key", "chunks_import"}), plan
+        assert plan.buffers <= FEW_BUFFERS, plan
+
+
+async def test_the_numbers_of_the_queue_cost_what_is_live(history):
+    """What a scrape of the metrics reads grows with the chunks that wait, not with those that are done."""
+    plans = Plans(history)
+    await live_job(history, chunks=LIVE_CHUNKS)
+    for _ in range(ROUNDS):
+        for plan in await plans.of(health.queue_numbers(history)):
+            assert not plan.read_whole & {"chunks", "import_jobs"}, plan
+            assert plan.buffers <= FEW_BUFFERS + LIVE_CHUNKS / 10, plan
+
+
+async def test_the_end_of_a_job_costs_its_own_chunks(history):
+    """The last chunk of a job is found to be the last, and its end is written, without a look at other jobs' chunks."""
+    plans = Plans(history)
+    for _ in range(ROUNDS):
+        id = await live_job(history, chunks=100)
+        await work_off(history, id, chunks=99)
+        await work_on(history, await factories.claim(history))
+        told = await plans.of(endings.finish(history, id))
+        assert told[-1].query.lstrip().startswith("WITH done")
+        for plan in told:
+            assert not plan.read_whole & {"chunks", "import_jobs"}, plan
+            assert plan.buffers <= FEW_BUFFERS + 100, plan
+        [(status,)] = await factories.rows(history, "SELECT status FROM import_jobs WHERE id = %(id)s", id=id)
+        assert status == "completed"
+
+
+async def test_an_old_transaction_costs_claims_only(history, history_url):
+    """While it is open every finished chunk leaves an entry in both partial indexes, which claim and reclaim pass by.
+
+    They pay up to a fifth of a page for each. What asks for one chunk, or whether there is a pending one, pays nothing.
+    """
+    plans = Plans(history)
+    id = await live_job(history, chunks=LIVE_CHUNKS + ROUNDS + 1)
+    async with old_transaction(history_url):
+        await work_off(history, id, chunks=LIVE_CHUNKS)
+        for _ in range(ROUNDS):
+            assert dearest(await plans.of(reclaim(history))) <= FEW_BUFFERS + LIVE_CHUNKS / 5
+            claim = await factories.claim(history)
+            assert dearest(await plans.of(work_on(history, claim))) <= FEW_BUFFERS
+            assert dearest(await plans.of(endings.finish(history, id))) <= FEW_BUFFERS
+            assert dearest(await plans.of(endings.unfinished(history))) <= FEW_BUFFERS + LIVE_CHUNKS / 5
+        claimed = await plans.of(queue.claim(history, worker="me"))
+        assert dearest(claimed) <= FEW_BUFFERS + LIVE_CHUNKS / 5
+        assert not claimed[0].read_whole & {"chunks", "import_jobs"}
+
+
+async def test_once_it_has_ended_a_claim_is_cheap_again(history, history_url):
+    """The first scan marks the dead entries, so nobody waits for a vacuum."""
+    plans = Plans(history)
+    id = await live_job(history, chunks=LIVE_CHUNKS + 2)
+    async with old_transaction(history_url):
+        await work_off(history, id, chunks=LIVE_CHUNKS)
+        before = dearest(await plans.of(queue.claim(history, worker="me")))
+    assert await queue.claim(history, worker="me") is not None
+    assert dearest(await plans.of(reclaim(history))) < before / 4

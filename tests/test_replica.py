@@ -1,0 +1,226 @@
+"""Streaming exports from a hot standby, a real one: also when its recovery cancels them, before their first byte and after."""
+
+import asyncio
+import os
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+import httpx
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from db import embedded, migrate
+from db.embedded import binaries
+from db.pool import Connection
+from tests import servers
+from tests.servers import eventually
+from tests.test_export_stream import PATH, many_articles
+
+# the recovery waits for nobody; and nothing of the primary's own making gets in the way of a test
+OPTIONS = servers.FAST | {"max_standby_streaming_delay": "0", "hot_standby_feedback": "off", "autovacuum": "off"}
+
+AUTHOR = "INSERT INTO users (email, name, role, active) VALUES (%(email)s, 'A', 'author', true)"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same database on a primary and on its standby."""
+
+    primary: str
+    standby: str
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Pair]:
+    """A server and its standby."""
+    with servers.open_folder() as first, servers.open_folder() as second:
+        bin_dir = servers.postgres_bin() or binaries.find()
+        primary = embedded.start(first, options=OPTIONS, bin_dir=bin_dir)
+        identity = binaries.identity(bin_dir, second)
+        data = second / "postgres"
+        data.mkdir(mode=0o700)
+        password = second / "postgres.password"
+        password.write_bytes((first / "postgres.password").read_bytes())
+        if user := identity.popen.get("user"):
+            os.chown(data, user, identity.popen["group"])
+        subprocess.run(
+            [*identity.prefix, bin_dir / "pg_basebackup", "-D", data, "-d", primary, "-R", "--checkpoint=fast"],
+            check=True,
+            **identity.popen,
+        )
+        standby = embedded.start(second, options=OPTIONS, bin_dir=bin_dir)
+        yield Pair(primary, standby)
+        embedded.stop(second)
+        embedded.stop(first)
+
+
+@pytest.fixture
+def pair(cluster: Pair) -> Iterator[Pair]:
+    name = servers.create_database(cluster.primary)
+    pair = Pair(servers.database_url(cluster.primary, name), servers.database_url(cluster.standby, name))
+    migrate.up(pair.primary)
+    yield pair
+    servers.drop_database(cluster.primary, name)
+
+
+@pytest.fixture
+async def primary(pair: Pair) -> AsyncIterator[Connection]:
+    async with _connection(pair.primary) as connection:
+        yield connection
+
+
+@pytest.fixture
+async def standby(pair: Pair, primary: Connection) -> AsyncIterator[Connection]:
+    async def is_there() -> bool:
+        try:
+            (await psycopg.AsyncConnection.connect(pair.standby)).pgconn.finish()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    await eventually(is_there)
+    async with _connection(pair.standby) as connection:
+        await replayed(primary, connection)
+        yield connection
+
+
+@asynccontextmanager
+async def _connection(url: str) -> AsyncIterator[Connection]:
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+async def client(pair: Pair, standby: Connection, tmp_path) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a service that has the standby."""
+    del standby
+    async with (
+        servers.service(tmp_path, pair.primary, run=["api"], database_replica_url=pair.standby) as service,
+        httpx.AsyncClient(base_url=service.url, timeout=20) as connected,
+    ):
+        yield connected
+
+
+async def replayed(primary: Connection, standby: Connection) -> None:
+    """Waits until the standby has all that the primary has now."""
+    [position] = await (await primary.execute("SELECT pg_current_wal_flush_lsn()")).fetchone() or ()
+
+    async def is_there():
+        cursor = await standby.execute(
+            "SELECT pg_last_wal_replay_lsn() >= %(position)s::pg_lsn", {"position": str(position)}
+        )
+        return await cursor.fetchone() == (True,)
+
+    await eventually(is_there)
+
+
+async def cancelled(standby: Connection, kind: str) -> None:
+    """Waits until the standby tells that its recovery has cancelled one query, for that reason."""
+
+    async def is_told():
+        cursor = await standby.execute(
+            """
+            SELECT to_jsonb(told) -> %(kind)s
+            FROM pg_stat_database_conflicts AS told
+            WHERE datname = current_database()
+            """,
+            {"kind": f"confl_{kind}"},
+        )
+        return await cursor.fetchone() == (1,)
+
+    await eventually(is_told)
+
+
+async def test_streams_are_read_from_the_standby(client, primary, standby):
+    """What the standby has not replayed yet is not exported, and X-Snapshot-At says so; jobs are on the primary."""
+    await primary.execute(AUTHOR, {"email": "before@example.com"})
+    await replayed(primary, standby)
+    await standby.execute("SELECT pg_wal_replay_pause()")
+    try:
+        [before] = await (await primary.execute("SELECT clock_timestamp()")).fetchone() or ()
+        await primary.execute(AUTHOR, {"email": "after@example.com"})
+        stream = await client.get(PATH.format("users"))
+        assert stream.text.count("\n") == 1
+        assert datetime.fromisoformat(stream.headers["x-snapshot-at"]) < before
+        assert (await client.post("/api/v1/exports", json={"resource": "users"})).status_code == 202
+    finally:
+        await standby.execute("SELECT pg_wal_replay_resume()")
+    await replayed(primary, standby)
+    stream = await client.get(PATH.format("users"))
+    assert stream.text.count("\n") == 2
+    assert datetime.fromisoformat(stream.headers["x-snapshot-at"]) > before
+
+
+async def test_a_stream_that_the_recovery_cancels_is_broken(client, primary, standby):
+    """Not ended short: the client sees a transfer that failed. The next one has what there is by then."""
+    await many_articles(primary, 3_000)
+    await replayed(primary, standby)
+    received = 0
+    with pytest.raises(httpx.RemoteProtocolError):
+        async with client.stream("GET", PATH.format("articles")) as response:
+            assert response.status_code == 200
+            async for block in response.aiter_bytes():
+                if not received:
+                    # the recovery needs the table for itself
+                    await primary.execute("TRUNCATE articles CASCADE")
+                received += len(block)
+    assert 0 < received < 3_000 * 20_000
+    await cancelled(standby, "lock")
+    await replayed(primary, standby)
+    assert (await client.get(PATH.format("articles"))).text == ""
+
+
+async def test_a_stream_that_is_cancelled_before_its_first_byte(client, primary, standby):
+    """The client does not notice: it gets the whole of it, from the primary, where no recovery cancels anything."""
+    await many_articles(primary, 10)
+    await primary.execute(AUTHOR, {"email": "seen@example.com"})
+    await primary.execute("ALTER TABLE articles RENAME TO stored_articles")
+    await primary.execute(
+        """
+        CREATE FUNCTION stalled(value text) RETURNS text STABLE LANGUAGE plpgsql AS
+        $$BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN value; END$$
+        """
+    )
+    await primary.execute(
+        """
+        CREATE VIEW articles AS
+        SELECT id, slug, title, body, author_id, tags, stalled(status) AS status, published_at
+        FROM stored_articles
+        """
+    )
+    await replayed(primary, standby)
+    # this lock is the standby's alone
+    await standby.execute("SELECT pg_advisory_lock(1)")
+    streaming = asyncio.create_task(client.get(PATH.format("articles")))
+
+    async def is_waiting():
+        cursor = await standby.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'"
+        )
+        return await cursor.fetchone() == (1,)
+
+    await eventually(is_waiting)
+    # a row that the stream's snapshot sees is removed for good
+    await primary.execute("DELETE FROM users WHERE email = 'seen@example.com'")
+    await primary.execute("VACUUM users")
+    stream = await streaming
+    assert stream.status_code == 200
+    assert stream.text.count("\n") == 10
+    await cancelled(standby, "snapshot")
+
+
+async def test_a_standby_that_is_away(pair, primary, tmp_path):
+    """Streams come from the primary meanwhile."""
+    await primary.execute(AUTHOR, {"email": "a@example.com"})
+    away = pair.standby.replace(str(conninfo_to_dict(pair.standby)["port"]), "1")
+    async with (
+        servers.service(tmp_path, pair.primary, run=["api"], database_replica_url=away) as service,
+        httpx.AsyncClient(base_url=service.url) as client,
+    ):
+        stream = await client.get(PATH.format("users"))
+        assert (stream.status_code, stream.text.count("\n")) == (200, 1)
+        assert (await client.get("/ready")).status_code == 200
