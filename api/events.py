@@ -17,8 +17,7 @@ from litestar.params import FromPath
 from litestar.response.base import ASGIResponse
 from msgspec import Meta
 
-from api import exports as api_exports
-from api import parameters
+from api import export_view, parameters
 from api.errors import responses
 from api.given import DrainingHere, PoolHere, SettingsHere
 from api.import_view import PATH, brief, existing, view
@@ -123,7 +122,7 @@ async def import_events(
 
 
 @get(
-    f"{api_exports.PATH}/{{id:str}}/events",
+    f"{export_view.PATH}/{{id:str}}/events",
     operation_class=EventsOperation,
     tags=["exports"],
     summary="Follow an export by server-sent events",
@@ -139,10 +138,10 @@ async def export_events(
         return encoded(now)
 
     def encoded(now: Export) -> bytes:
-        return msgspec.json.encode(api_exports.view(settings, now))
+        return msgspec.json.encode(export_view.view(settings, now))
 
     subject = _Subject(get=exports.get, final=exports.FINAL, event_id=_export_event_id, brief=encoded, whole=whole)
-    return _follow(request, subject, await api_exports.existing(db_pool, id), db_pool, draining)
+    return _follow(request, subject, await export_view.existing(db_pool, id), db_pool, draining)
 
 
 def _follow(request: Request, subject: _Subject[J], job: J, pool: Pool, draining: asyncio.Event) -> ASGIResponse:

@@ -8,7 +8,7 @@ from litestar.params import FromPath
 
 from api import answers, parameters
 from api.errors import Problem, responses
-from api.exports import PATH, ExportView, existing, view
+from api.export_view import PATH, ExportView, existing, view
 from api.given import PoolHere, SettingsHere
 from api.parameters import NoParameters
 from db import export_retention, exports, storage

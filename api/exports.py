@@ -1,8 +1,7 @@
 """Exports by HTTP: order a file, look at the job, list the jobs, download the file."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
 import msgspec
@@ -17,61 +16,15 @@ from msgspec import Meta
 from api import answers, export_order, files, parameters
 from api.errors import Problem, responses
 from api.export_stream import stream_export
+from api.export_view import PATH, ExportView, existing, view
 from api.given import PoolHere, SettingsHere
 from api.parameters import NoParameters
 from db import export_files, exports, storage
 from db.exports import FINAL, Export, Order
-from db.packing import Compression
-from db.pool import Pool
 from db.settings import Settings
 from monitoring import metrics
 
 log = structlog.get_logger(__name__)
-
-PATH = "/api/v1/exports"
-
-
-class FileView(msgspec.Struct, frozen=True, kw_only=True):
-    """The file as it is stored, once it is whole."""
-
-    bytes: int
-    records: int
-    sha256: str
-    content_type: str
-
-
-class ProgressView(msgspec.Struct, frozen=True, kw_only=True):
-    """0 before the work begins, 100 once the file is whole; null where nothing can be said."""
-
-    percent: float | None
-    records_per_second: float | None
-    eta_seconds: float | None
-
-
-class ExportView(msgspec.Struct, frozen=True, kw_only=True):
-    """An export as clients see it. What only the finished work tells is null until then. `expires_at` is the file's end."""
-
-    id: UUID
-    kind: Literal["export"] = "export"
-    resource: str
-    format: str
-    status: exports.Status
-    filters: dict[str, Any]
-    fields: list[str] | None
-    csv_safe: bool
-    compression: Compression
-    snapshot_at: datetime | None
-    total_records: int | None
-    exported_records: int | None
-    progress: ProgressView
-    file: FileView | None
-    download_url: str | None
-    problem: dict[str, Any] | None
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-    expires_at: datetime | None
-    links: dict[str, str]
 
 
 class ExportPage(msgspec.Struct, kw_only=True):
@@ -234,15 +187,6 @@ def _check_replay(order: Order, job: Export, *, is_replay: bool) -> None:
     metrics.idempotency("replayed" if is_replay else "created")
 
 
-async def existing(pool: Pool, id: str) -> Export:
-    """The export with the id in a path. Raises `Problem` 404."""
-    async with pool.connection() as conn:
-        job = await exports.get(conn, answers.job_id(id, "export"))
-    if job is None:
-        raise answers.unknown("export")
-    return job
-
-
 def _download(job: Export, settings: Settings) -> files.Download:
     """The job's file. Raises `Problem` 409, since nobody is given a file before its job is completed, and 410."""
     if job.status == "expired":
@@ -262,83 +206,6 @@ def _download(job: Export, settings: Settings) -> files.Download:
         sha256=job.file_sha256,
         media_type=export_files.media_type(job.format, job.compression),
         name=export_files.export_name(job.resource, job.format, job.snapshot_at, job.compression),
-    )
-
-
-def view(settings: Settings, job: Export) -> ExportView:
-    self = f"{PATH}/{job.id}"
-    is_done = job.status == "completed"
-    return ExportView(
-        id=job.id,
-        resource=job.resource,
-        format=job.format,
-        status=job.status,
-        filters=job.filters or {},
-        fields=job.fields,
-        csv_safe=job.csv_safe,
-        compression=job.compression,
-        snapshot_at=job.snapshot_at,
-        total_records=job.total_records,
-        exported_records=0 if job.status == "pending" else job.exported_records,
-        progress=_progress(job),
-        file=_file_view(job),
-        download_url=f"{self}/download" if is_done else None,
-        problem=job.problem,
-        created_at=job.created_at,
-        started_at=job.started_at,
-        finished_at=job.finished_at,
-        expires_at=_expires_at(settings, job),
-        links=_links(job),
-    )
-
-
-def _links(job: Export) -> dict[str, str]:
-    """Where all of the export is found, and what can be done with it now."""
-    self = f"{PATH}/{job.id}"
-    links = {"self": self, "events": f"{self}/events"}
-    if job.status == "completed":
-        links["download"] = f"{self}/download"
-    if job.status not in FINAL:
-        links["cancel"] = f"{self}/cancel"
-    return links
-
-
-def _progress(job: Export) -> ProgressView:
-    if job.file_sha256 is not None:
-        percent = 100.0
-    elif job.status == "pending":
-        percent = 0.0
-    elif job.total_records is None or job.exported_records is None:
-        percent = None
-    else:
-        percent = 100 * job.exported_records / job.total_records if job.total_records else 0.0
-    rate = eta = None
-    if job.exported_records and job.started_at is not None:
-        rate = job.exported_records / ((job.finished_at or job.now) - job.started_at).total_seconds()
-        if job.finished_at is None and job.total_records is not None:
-            eta = (job.total_records - job.exported_records) / rate
-    return ProgressView(
-        percent=None if percent is None else round(percent, 2),
-        records_per_second=None if rate is None else round(rate, 1),
-        eta_seconds=None if eta is None else round(eta, 1),
-    )
-
-
-def _expires_at(settings: Settings, job: Export) -> datetime | None:
-    if job.finished_at is None or job.status not in ("completed", "expired"):
-        return None
-    return job.finished_at + timedelta(seconds=settings.export_retention_seconds)
-
-
-def _file_view(job: Export) -> FileView | None:
-    """Stays to be seen when the file has gone."""
-    if job.finished_at is None or job.file_bytes is None or job.file_records is None or job.file_sha256 is None:
-        return None
-    return FileView(
-        bytes=job.file_bytes,
-        records=job.file_records,
-        sha256=job.file_sha256.hex(),
-        content_type=export_files.media_type(job.format, job.compression),
     )
 
 

@@ -67,7 +67,6 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     csv_safe: bool
     csv_columns: list[str] | None
     total_chunks: int
-    request_id: str | None
 
 
 # the columns of Import; a job that is not final yet gets its counters from its chunks, by their key (job_id, seq)
@@ -125,7 +124,7 @@ async def work(conn: Connection, claim: queue.Claim) -> tuple[Work, Chunk | None
     cursor = conn.cursor(row_factory=class_row(Work))
     await cursor.execute(
         """
-        SELECT resource, mode, dry_run, unknown_fields, format, csv_delimiter, csv_safe, csv_columns, total_chunks, request_id,
+        SELECT resource, mode, dry_run, unknown_fields, format, csv_delimiter, csv_safe, csv_columns, total_chunks,
             on_error = 'stop' OR max_errors IS NOT NULL OR max_error_rate IS NOT NULL AS has_budget
         FROM import_jobs
         WHERE id = %(id)s

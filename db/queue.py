@@ -38,6 +38,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     crashes: int
     state: State
+    # of the upload or the order, for the log
+    request_id: str | None
 
 
 class Counts(msgspec.Struct, kw_only=True):
@@ -123,7 +125,10 @@ async def claim(conn: Connection, *, worker: str) -> Claim | None:
             claimed_at = clock_timestamp()
         FROM next
         WHERE chunks.id = next.id
-        RETURNING chunks.id, kind, job_id, seq, lease, attempt, crashes, state
+        RETURNING chunks.id, kind, job_id, seq, lease, attempt, crashes, state, coalesce(
+            (SELECT request_id FROM import_jobs WHERE id = chunks.import_id),
+            (SELECT request_id FROM export_jobs WHERE id = chunks.export_id)
+        ) AS request_id
         """,
         {"worker": worker},
     )
@@ -161,7 +166,10 @@ async def reclaim(
             claimed_at = clock_timestamp()
         FROM orphan
         WHERE chunks.id = orphan.id
-        RETURNING chunks.id, kind, job_id, seq, lease, attempt, crashes, state
+        RETURNING chunks.id, kind, job_id, seq, lease, attempt, crashes, state, coalesce(
+            (SELECT request_id FROM import_jobs WHERE id = chunks.import_id),
+            (SELECT request_id FROM export_jobs WHERE id = chunks.export_id)
+        ) AS request_id
         """,
         {"worker": worker, "grace": grace_seconds, "attempts_max": attempts_max, "crashes_max": crashes_max},
     )

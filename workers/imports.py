@@ -22,7 +22,6 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
 
     resource: str
     counts: Counts
-    request_id: str | None
     # whether the job must be judged before it goes on
     has_budget: bool
     seconds: float
@@ -82,7 +81,6 @@ async def perform(conn: Connection, claim: Claim, *, settings: Settings, memory:
     return Done(
         resource=work.resource,
         counts=counts,
-        request_id=work.request_id,
         has_budget=work.has_budget,
         seconds=perf_counter() - start,
     )

@@ -71,7 +71,7 @@ class Worker:
         )
         if claim is not None:
             metrics.reclaimed()
-            log.warning("chunk reclaimed", **_names(claim), crashes=claim.crashes, state=claim.state)
+            log.warning("chunk reclaimed", **self._names(claim), crashes=claim.crashes, state=claim.state)
         else:
             claim = await queue.claim(conn, worker=self.name)
         if claim is None:
@@ -97,13 +97,13 @@ class Worker:
             await self._give_back(conn, claim, accident=None)
         except queue.ClaimLost:
             metrics.claim_lost()
-            log.warning("claim lost", **_names(claim))
+            log.warning("claim lost", **self._names(claim))
         except Exception as error:
             if conn.broken or conn.closed:
                 # what comes next on this connection tells `run`, whatever the server called the end of the session
-                log.warning("connection lost", **_names(claim), error=_first_line(error))
+                log.warning("connection lost", **self._names(claim), error=_first_line(error))
                 return False
-            log.exception("chunk given back", **_names(claim), sqlstate=sqlstate(error))
+            log.exception("chunk given back", **self._names(claim), sqlstate=sqlstate(error))
             await self._give_back(conn, claim, accident=_first_line(error))
         finally:
             stopping.cancel()
@@ -134,7 +134,7 @@ class Worker:
         counts = done.counts
         results = {r: getattr(counts, r) for r in ("created", "updated", "unchanged", "skipped", "failed")}
         metrics.chunk_done(done.resource, results, counts.codes, done.seconds)
-        log.debug("chunk done", **_names(claim), request_id=done.request_id, seconds=round(done.seconds, 4), **results)
+        log.debug("chunk done", **self._names(claim), seconds=round(done.seconds, 4), **results)
 
     async def _resolve(self, conn: Connection) -> None:
         """After a lost connection: the row knows whether the last commit took place; if it did, giving back does nothing."""
@@ -154,7 +154,17 @@ class Worker:
             attempts_max=self.settings.attempts_max,
         )
         if state == "failed":
-            log.error("chunk failed", **_names(claim), attempt=claim.attempt, accident=accident)
+            log.error("chunk failed", **self._names(claim), attempt=claim.attempt, accident=accident)
+
+    def _names(self, claim: Claim) -> dict[str, object]:
+        """What each line about a chunk tells; the request's id is that of the upload."""
+        return {
+            "job_id": str(claim.job_id),
+            "request_id": claim.request_id,
+            "chunk": claim.seq,
+            "lease": claim.lease,
+            "worker": self.name,
+        }
 
     async def _upkeep_when_due(self, conn: Connection) -> None:
         now = asyncio.get_running_loop().time()
@@ -171,10 +181,6 @@ class Worker:
             await asyncio.wait({task})
         else:
             task.result()
-
-
-def _names(claim: Claim) -> dict[str, object]:
-    return {"job_id": str(claim.job_id), "chunk": claim.seq, "lease": claim.lease}
 
 
 def _backoff(failures: int) -> float:

@@ -1,0 +1,145 @@
+"""An export as clients see it."""
+
+from datetime import datetime, timedelta
+from typing import Any, Literal
+from uuid import UUID
+
+import msgspec
+
+from api import answers
+from db import export_files, exports
+from db.exports import FINAL, Export
+from db.packing import Compression
+from db.pool import Pool
+from db.settings import Settings
+
+PATH = "/api/v1/exports"
+
+
+class FileView(msgspec.Struct, frozen=True, kw_only=True):
+    """The file as it is stored, once it is whole."""
+
+    bytes: int
+    records: int
+    sha256: str
+    content_type: str
+
+
+class ProgressView(msgspec.Struct, frozen=True, kw_only=True):
+    """0 before the work begins, 100 once the file is whole; null where nothing can be said."""
+
+    percent: float | None
+    records_per_second: float | None
+    eta_seconds: float | None
+
+
+class ExportView(msgspec.Struct, frozen=True, kw_only=True):
+    """An export as clients see it. What only the finished work tells is null until then. `expires_at` is the file's end."""
+
+    id: UUID
+    kind: Literal["export"] = "export"
+    resource: str
+    format: str
+    status: exports.Status
+    filters: dict[str, Any]
+    fields: list[str] | None
+    csv_safe: bool
+    compression: Compression
+    snapshot_at: datetime | None
+    total_records: int | None
+    exported_records: int | None
+    progress: ProgressView
+    file: FileView | None
+    download_url: str | None
+    problem: dict[str, Any] | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    expires_at: datetime | None
+    links: dict[str, str]
+
+
+async def existing(pool: Pool, id: str) -> Export:
+    """The export with the id in a path. Raises `Problem` 404."""
+    async with pool.connection() as conn:
+        job = await exports.get(conn, answers.job_id(id, "export"))
+    if job is None:
+        raise answers.unknown("export")
+    return job
+
+
+def view(settings: Settings, job: Export) -> ExportView:
+    self = f"{PATH}/{job.id}"
+    is_done = job.status == "completed"
+    return ExportView(
+        id=job.id,
+        resource=job.resource,
+        format=job.format,
+        status=job.status,
+        filters=job.filters or {},
+        fields=job.fields,
+        csv_safe=job.csv_safe,
+        compression=job.compression,
+        snapshot_at=job.snapshot_at,
+        total_records=job.total_records,
+        exported_records=0 if job.status == "pending" else job.exported_records,
+        progress=_progress(job),
+        file=_file_view(job),
+        download_url=f"{self}/download" if is_done else None,
+        problem=job.problem,
+        created_at=job.created_at,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+        expires_at=_expires_at(settings, job),
+        links=_links(job),
+    )
+
+
+def _links(job: Export) -> dict[str, str]:
+    """Where all of the export is found, and what can be done with it now."""
+    self = f"{PATH}/{job.id}"
+    links = {"self": self, "events": f"{self}/events"}
+    if job.status == "completed":
+        links["download"] = f"{self}/download"
+    if job.status not in FINAL:
+        links["cancel"] = f"{self}/cancel"
+    return links
+
+
+def _progress(job: Export) -> ProgressView:
+    if job.file_sha256 is not None:
+        percent = 100.0
+    elif job.status == "pending":
+        percent = 0.0
+    elif job.total_records is None or job.exported_records is None:
+        percent = None
+    else:
+        percent = 100 * job.exported_records / job.total_records if job.total_records else 0.0
+    rate = eta = None
+    if job.exported_records and job.started_at is not None:
+        rate = job.exported_records / ((job.finished_at or job.now) - job.started_at).total_seconds()
+        if job.finished_at is None and job.total_records is not None:
+            eta = (job.total_records - job.exported_records) / rate
+    return ProgressView(
+        percent=None if percent is None else round(percent, 2),
+        records_per_second=None if rate is None else round(rate, 1),
+        eta_seconds=None if eta is None else round(eta, 1),
+    )
+
+
+def _expires_at(settings: Settings, job: Export) -> datetime | None:
+    if job.finished_at is None or job.status not in ("completed", "expired"):
+        return None
+    return job.finished_at + timedelta(seconds=settings.export_retention_seconds)
+
+
+def _file_view(job: Export) -> FileView | None:
+    """Stays to be seen when the file has gone."""
+    if job.finished_at is None or job.file_bytes is None or job.file_records is None or job.file_sha256 is None:
+        return None
+    return FileView(
+        bytes=job.file_bytes,
+        records=job.file_records,
+        sha256=job.file_sha256.hex(),
+        content_type=export_files.media_type(job.format, job.compression),
+    )

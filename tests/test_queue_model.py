@@ -1,0 +1,452 @@
+"""The queue against a model of it: workers that claim, stall, die and finish in any order, on real connections."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from uuid import UUID
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from psycopg import AsyncConnection, AsyncTransaction
+
+from db import endings, queue
+from db.pool import Connection
+from db.queue import Claim, ClaimLost, Counts
+from tests import factories
+
+T = TypeVar("T")
+
+WORKERS = 3
+JOBS_MAX = 3
+ATTEMPTS_MAX = 5
+CRASHES_MAX = 3
+# No sum of steps of time comes nearer than a minute to a grace or a rest, so what the test itself takes never matters.
+STEP_SECONDS = 180
+GRACE_SECONDS = 300
+REST_SECONDS = 600
+# more than any grace, and any rest
+LONG = 100
+
+workers = st.integers(0, WORKERS - 1)
+
+
+@dataclass
+class Chunk:
+    """What the model knows of a chunk: the columns of the protocol, and times as seconds that have passed."""
+
+    job: UUID
+    seq: int
+    state: str = "pending"
+    lease: int = 0
+    attempt: int = 0
+    crashes: int = 0
+    # since its claim, whose place in the order of all claims decides between equals
+    age: int = 0
+    claimed: int = 0
+    rest: int = 0
+
+    @property
+    def is_orphan(self) -> bool:
+        return self.state == "running" and self.age > GRACE_SECONDS * 2**self.crashes
+
+
+@dataclass
+class Job:
+    """A job, and whether it is to stop; its end once it has one."""
+
+    is_cancelled: bool = False
+    has_problem: bool = False
+    end: str | None = None
+
+
+@dataclass
+class Hand:
+    """A worker: its connection, the claim that it believes in, and its transaction once it is past the fence."""
+
+    conn: Connection
+    claim: Claim | None = None
+    transaction: AsyncTransaction | None = None
+    is_wanted: bool = True
+
+    async def open(self) -> None:
+        if self.transaction is None:
+            self.transaction = self.conn.transaction()
+            await self.transaction.__aenter__()
+
+    async def commit(self) -> None:
+        assert self.transaction is not None
+        await self.transaction.__aexit__(None, None, None)
+        self.transaction = None
+
+    async def roll_back(self) -> None:
+        if self.transaction is not None:
+            self.transaction.force_rollback = True
+            await self.commit()
+        self.is_wanted = True
+
+
+@dataclass
+class Database:
+    """The connections, which outlive a run of the machine, and the loop that they belong to."""
+
+    runner: asyncio.Runner
+    conn: Connection
+    workers: list[Connection]
+    # what has happened so far, over all runs
+    seen: Counter[str] = field(default_factory=Counter)
+
+
+class Queue(RuleBasedStateMachine):
+    """Each rule does one step of one worker in the database and in the model, and compares what both say."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__()
+        self.database = database
+        self.conn = database.conn
+        self.hands = [Hand(conn) for conn in database.workers]
+        self.jobs: dict[UUID, Job] = {}
+        self.chunks: dict[int, Chunk] = {}
+        self.claims = 0
+
+    def run(self, steps: Coroutine[Any, Any, T]) -> T:
+        return self.database.runner.run(steps)
+
+    def saw(self, what: str) -> None:
+        self.database.seen[what] += 1
+
+    # ── what the model says ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def of(self, job: UUID, *states: str) -> list[Chunk]:
+        return [chunk for chunk in self.chunks.values() if chunk.job == job and chunk.state in states]
+
+    def is_stopped(self, job: UUID) -> bool:
+        return self.jobs[job].is_cancelled or self.jobs[job].has_problem
+
+    def is_valid(self, claim: Claim) -> bool:
+        chunk = self.chunks[claim.id]
+        return chunk.state == "running" and chunk.lease == claim.lease
+
+    def is_locked(self, id: int) -> bool:
+        return any(hand.transaction and hand.claim and hand.claim.id == id for hand in self.hands)
+
+    def claimable(self) -> list[Chunk]:
+        """The first chunk of each job whose turn it may be."""
+        first: dict[UUID, Chunk] = {}
+        for job, about in self.jobs.items():
+            ready = [chunk for chunk in self.of(job, "pending") if chunk.rest == 0]
+            if ready and about.end is None and not self.is_stopped(job):
+                first[job] = min(ready, key=lambda chunk: chunk.seq)
+        running = {job: len(self.of(job, "running")) for job in first}
+        return [chunk for job, chunk in first.items() if running[job] == min(running.values())]
+
+    def orphan(self) -> Chunk | None:
+        orphans = [chunk for id, chunk in self.chunks.items() if chunk.is_orphan and not self.is_locked(id)]
+        return min(orphans, key=lambda chunk: (-chunk.age, chunk.claimed), default=None)
+
+    def take(self, chunk: Chunk) -> None:
+        self.claims += 1
+        chunk.lease += 1
+        chunk.age, chunk.claimed = 0, self.claims
+
+    # ── steps of a worker ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    @rule(worker=workers)
+    def claim(self, worker: int) -> None:
+        hand = self.hands[worker]
+        if hand.claim is not None:
+            return
+        claimable = self.claimable()
+        claim = self.run(queue.claim(hand.conn, worker=str(worker)))
+        if claim is None:
+            assert not claimable
+            return
+        chunk = self.chunks[claim.id]
+        assert chunk in claimable
+        self.take(chunk)
+        chunk.state = "running"
+        chunk.attempt += 1
+        self.saw("claim")
+        hand.claim = claim
+
+    @rule(worker=workers)
+    def reclaim(self, worker: int) -> None:
+        hand = self.hands[worker]
+        if hand.claim is not None:
+            return
+        orphan = self.orphan()
+        claim = self.run(
+            queue.reclaim(
+                hand.conn,
+                worker=str(worker),
+                grace_seconds=GRACE_SECONDS,
+                attempts_max=ATTEMPTS_MAX,
+                crashes_max=CRASHES_MAX,
+            )
+        )
+        if claim is None:
+            assert orphan is None
+            return
+        assert self.chunks[claim.id] is orphan
+        self.take(orphan)
+        orphan.crashes += 1
+        if orphan.crashes == CRASHES_MAX or orphan.attempt == ATTEMPTS_MAX:
+            orphan.state = "failed"
+            self.saw("poison")
+        else:
+            orphan.attempt += 1
+            self.saw("reclaim")
+            hand.claim = claim
+        assert claim.state == orphan.state
+
+    @rule(worker=workers)
+    def fence(self, worker: int) -> None:
+        hand = self.hands[worker]
+        if hand.claim is None or hand.transaction is not None:
+            return
+        self.run(hand.open())
+        if self.is_valid(hand.claim):
+            hand.is_wanted = self.run(queue.fence(hand.conn, hand.claim))
+            assert hand.is_wanted is not self.is_stopped(hand.claim.job_id)
+        else:
+            self.loses(hand, queue.fence(hand.conn, hand.claim))
+
+    @rule(worker=workers, is_answered=st.booleans())
+    def finish(self, worker: int, is_answered: bool) -> None:
+        """With or without a fence. An answer that is lost leaves a worker that still believes in its claim."""
+        hand = self.hands[worker]
+        if hand.claim is None or not hand.is_wanted:
+            return
+        self.run(hand.open())
+        if not self.is_valid(hand.claim):
+            self.loses(hand, store_and_finish(hand.conn, hand.claim))
+            return
+        self.run(store_and_finish(hand.conn, hand.claim))
+        self.run(hand.commit())
+        self.chunks[hand.claim.id].state = "done"
+        self.saw("done")
+        if is_answered:
+            hand.claim = None
+
+    @rule(worker=workers)
+    def drop(self, worker: int) -> None:
+        hand = self.hands[worker]
+        if hand.claim is None or hand.is_wanted:
+            return
+        self.run(queue.drop(hand.conn, hand.claim))
+        self.run(hand.commit())
+        self.chunks[hand.claim.id].state = "cancelled"
+        self.saw("drop")
+        hand.claim, hand.is_wanted = None, True
+
+    @rule(worker=workers, accident=st.sampled_from([None, "disk full"]), rest=st.sampled_from([0, REST_SECONDS]))
+    def give_back(self, worker: int, accident: str | None, rest: int) -> None:
+        hand = self.hands[worker]
+        if hand.claim is None:
+            return
+        self.run(hand.roll_back())
+        is_valid = self.is_valid(hand.claim)
+        state = self.run(
+            queue.give_back(
+                hand.conn, hand.claim, accident=accident, delay_seconds=rest, attempts_max=ATTEMPTS_MAX
+            )
+        )
+        chunk = self.chunks[hand.claim.id]
+        hand.claim = None
+        if not is_valid:
+            assert state is None
+            self.saw("given back too late")
+            return
+        chunk.state = "failed" if accident and chunk.attempt == ATTEMPTS_MAX else "pending"
+        chunk.attempt -= 0 if accident else 1
+        chunk.rest = rest
+        assert state == chunk.state
+        self.saw("given back")
+
+    @rule(worker=workers)
+    def die(self, worker: int) -> None:
+        """The server ends the session, and with it the transaction; another worker takes the place."""
+        hand = self.hands[worker]
+        self.run(hand.roll_back())
+        hand.claim = None
+
+    def loses(self, hand: Hand, steps: Coroutine[Any, Any, object]) -> None:
+        with pytest.raises(ClaimLost):
+            self.run(steps)
+        self.run(hand.roll_back())
+        hand.claim = None
+        self.saw("lost")
+
+    # ── steps of others ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    @initialize(chunks=st.integers(1, 3))
+    def first_job(self, chunks: int) -> None:
+        self.run(self.conn.execute("DELETE FROM import_jobs"))
+        self.run(self.conn.execute("DELETE FROM users"))
+        self.new_job(chunks)
+
+    @precondition(lambda self: len(self.jobs) < JOBS_MAX)
+    @rule(chunks=st.integers(1, 3))
+    def new_job(self, chunks: int) -> None:
+        id = self.run(factories.queued(self.conn, factories.users(chunks), sizes=[1] * chunks))
+        self.jobs[id] = Job()
+        for chunk_id, seq in self.run(
+            factories.rows(self.conn, "SELECT id, seq FROM chunks WHERE job_id = %(id)s", id=id)
+        ):
+            self.chunks[chunk_id] = Chunk(id, seq)
+
+    @rule(steps=st.sampled_from([1, 1, 2, 4, LONG]))
+    def time_passes(self, steps: int) -> None:
+        """For all chunks but those behind a fence, whose rows cannot be written, and whose age does not matter just now."""
+        seconds = steps * STEP_SECONDS
+        self.run(
+            self.conn.execute(
+                """
+                UPDATE chunks
+                SET claimed_at = claimed_at - %(seconds)s * interval '1 second',
+                    not_before = not_before - %(seconds)s * interval '1 second'
+                WHERE id IN (SELECT id FROM chunks FOR NO KEY UPDATE SKIP LOCKED)
+                """,
+                {"seconds": seconds},
+            )
+        )
+        for id, chunk in self.chunks.items():
+            if not self.is_locked(id):
+                chunk.age += seconds
+                chunk.rest = max(0, chunk.rest - seconds)
+
+    @rule(place=st.integers(0, JOBS_MAX - 1))
+    def cancel(self, place: int) -> None:
+        id = list(self.jobs)[place % len(self.jobs)]
+        if self.jobs[id].end is None:
+            self.run(
+                self.conn.execute(
+                    "UPDATE import_jobs SET cancel_requested_at = now() WHERE id = %(id)s", {"id": id}
+                )
+            )
+            self.jobs[id].is_cancelled = True
+
+    @rule(place=st.integers(0, JOBS_MAX - 1))
+    def end(self, place: int) -> None:
+        """What a worker asks after each chunk, and may ask too early, twice or never."""
+        self.end_job(list(self.jobs)[place % len(self.jobs)])
+
+    @rule()
+    def sweep(self) -> None:
+        found = set(self.run(endings.unfinished(self.conn)))
+        assert found == {
+            id
+            for id, job in self.jobs.items()
+            if job.end is None
+            and not self.of(id, "running")
+            and (self.is_stopped(id) or not self.of(id, "pending"))
+        }
+        for id in found:
+            self.end_job(id)
+
+    def end_job(self, id: UUID) -> None:
+        end = self.run(endings.finish(self.conn, id))
+        expected = self.expected_end(id)
+        assert (end.status if end else None) == expected
+        if expected:
+            self.jobs[id].end = expected
+            self.saw(f"job {expected}")
+
+    def expected_end(self, id: UUID) -> str | None:
+        """Judges the job and cancels what it has not begun, as the database does; the end if it is to be written now."""
+        job, pending, broken = self.jobs[id], self.of(id, "pending"), self.of(id, "failed")
+        if job.end or self.of(id, "running") or (pending and not self.is_stopped(id)):
+            return None
+        job.has_problem = job.has_problem or bool(broken and not pending)
+        for chunk in pending:
+            chunk.state = "cancelled"
+        if broken and not job.has_problem:
+            # judged when it is asked for the next time, as what was pending is final only now
+            return None
+        return "cancelled" if job.is_cancelled else "failed" if job.has_problem else "completed"
+
+    # ── what always holds ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    @invariant()
+    def chunks_are_as_modelled(self) -> None:
+        """State and all three counters of every chunk."""
+        stored = self.run(factories.rows(self.conn, "SELECT id, state, lease, attempt, crashes FROM chunks"))
+        assert {id: numbers for id, *numbers in stored} == {
+            id: [chunk.state, chunk.lease, chunk.attempt, chunk.crashes] for id, chunk in self.chunks.items()
+        }
+
+    @invariant()
+    def a_chunk_has_one_holder(self) -> None:
+        """Of all who believe in a claim to a chunk, one at most has it."""
+        held = Counter(hand.claim.id for hand in self.hands if hand.claim and self.is_valid(hand.claim))
+        assert not held or max(held.values()) == 1
+
+    @invariant()
+    def effects_are_those_of_done_chunks(self) -> None:
+        """Each record of a done chunk is stored, once; none of any other."""
+        stored = self.run(factories.rows(self.conn, "SELECT import_id, import_record FROM users"))
+        assert sorted(stored) == sorted((c.job, c.seq) for c in self.chunks.values() if c.state == "done")
+
+    def teardown(self) -> None:
+        """All workers die. One that is left, and has the time, brings every job to its end, with books that balance."""
+        for worker in range(WORKERS):
+            self.die(worker)
+        # a chunk takes a claim and a few crashes at most, a job its end and perhaps a judgement before it
+        for _ in range(2 * len(self.chunks) + 2):
+            self.time_passes(LONG)
+            self.reclaim(0)
+            self.finish(0, is_answered=True)
+            self.claim(0)
+            self.finish(0, is_answered=True)
+            self.sweep()
+        for id, job in self.jobs.items():
+            assert job.end == self.run(factories.ended(self.conn, id)).status
+
+
+async def store_and_finish(conn: Connection, claim: Claim) -> None:
+    """The work on a chunk of one record, which is numbered like the chunk."""
+    await conn.execute(
+        """
+        INSERT INTO users (id, email, name, role, active, import_id, import_record, import_action)
+        VALUES (gen_random_uuid(), %(seq)s || '@' || gen_random_uuid(), 'name', 'reader', true, %(job)s, %(seq)s, 'created')
+        """,
+        {"job": claim.job_id, "seq": claim.seq},
+    )
+    await queue.finish(conn, claim, Counts(created=1))
+
+
+async def _connect(stack: AsyncExitStack, url: str) -> Connection:
+    conn = await stack.enter_async_context(await AsyncConnection.connect(url, autocommit=True))
+    # nothing in here ever waits for a lock
+    await conn.execute("SET lock_timeout = '10s'")
+    return conn
+
+
+def test_the_queue_is_as_its_model(database_url):
+    """Whatever the workers do in whatever order: leases exclude each other, no chunk is done twice, every job ends."""
+    with asyncio.Runner() as runner:
+        stack = AsyncExitStack()
+        connections = [runner.run(_connect(stack, database_url)) for _ in range(WORKERS + 1)]
+        database = Database(runner, connections[0], connections[1:])
+        try:
+            run_state_machine_as_test(
+                lambda: Queue(database),
+                settings=settings(
+                    max_examples=100,
+                    stateful_step_count=60,
+                    deadline=None,
+                    derandomize=True,
+                    database=None,
+                    suppress_health_check=list(HealthCheck),
+                ),
+            )
+        finally:
+            runner.run(stack.aclose())
+    print(database.seen)
+    # what the machine never came to is not proven
+    for what in ("reclaim", "poison", "lost", "given back too late", "drop", "job failed", "job cancelled"):
+        assert database.seen[what] >= 5, database.seen
