@@ -3,7 +3,8 @@
 The held row lock is the lease. A claim is a short transaction of its own; the work is a second one that first locks the
 chunk's row (the fence) and last marks it done. A running chunk whose row is not locked belongs to a dead worker.
 
-Everything here assumes READ COMMITTED, PostgreSQL's default, and PostgreSQL's clock.
+Everything here assumes READ COMMITTED, PostgreSQL's default, and PostgreSQL's clock. Only the work on an export is done in
+REPEATABLE READ; see `db.exports.isolate`.
 
 Where a chunk is asked for by its id, `state || '' = 'running'` keeps the planner from chunks_running. That index looks the
 cheaper one, being small, but as long as some old transaction stays open it is full of entries of chunks done since.

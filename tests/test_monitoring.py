@@ -208,10 +208,13 @@ class _Prometheus:
         return httpx.get(f"{self.url}/api/v1/rules").json()["data"]["groups"][0]["rules"]
 
     def value(self, expression: str) -> float | None:
+        """None also while it starts, when it does not listen yet or says 503."""
         try:
-            return next((float(series["value"][1]) for series in self.query(expression)), None)
+            if httpx.get(f"{self.url}/-/ready").status_code != 200:
+                return None
         except httpx.TransportError:
             return None
+        return next((float(series["value"][1]) for series in self.query(expression)), None)
 
     def stop(self) -> None:
         self.process.terminate()
