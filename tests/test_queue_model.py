@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
-from psycopg import AsyncConnection, AsyncTransaction
+from psycopg import AsyncConnection
 
 from db import endings, queue
 from db.pool import Connection
@@ -66,28 +66,27 @@ class Job:
 
 @dataclass
 class Hand:
-    """A worker: its connection, the claim that it believes in, and its transaction once it is past the fence."""
+    """A worker: its connection, the claim that it believes in, and whether its transaction is open."""
 
     conn: Connection
     claim: Claim | None = None
-    transaction: AsyncTransaction | None = None
+    is_open: bool = False
+    # what the fence said: whether the chunk is still to be worked on
     is_wanted: bool = True
 
-    async def open(self) -> None:
-        if self.transaction is None:
-            self.transaction = self.conn.transaction()
-            await self.transaction.__aenter__()
+    async def begin(self) -> None:
+        if not self.is_open:
+            await self.conn.execute("BEGIN")
+        self.is_open = True
 
     async def commit(self) -> None:
-        assert self.transaction is not None
-        await self.transaction.__aexit__(None, None, None)
-        self.transaction = None
+        await self.conn.execute("COMMIT")
+        self.is_open = False
 
     async def roll_back(self) -> None:
-        if self.transaction is not None:
-            self.transaction.force_rollback = True
-            await self.commit()
-        self.is_wanted = True
+        if self.is_open:
+            await self.conn.execute("ROLLBACK")
+        self.is_open, self.is_wanted = False, True
 
 
 @dataclass
@@ -132,7 +131,7 @@ class Queue(RuleBasedStateMachine):
         return chunk.state == "running" and chunk.lease == claim.lease
 
     def is_locked(self, id: int) -> bool:
-        return any(hand.transaction and hand.claim and hand.claim.id == id for hand in self.hands)
+        return any(hand.is_open and hand.claim and hand.claim.id == id for hand in self.hands)
 
     def claimable(self) -> list[Chunk]:
         """The first chunk of each job whose turn it may be."""
@@ -206,9 +205,9 @@ class Queue(RuleBasedStateMachine):
     @rule(worker=workers)
     def fence(self, worker: int) -> None:
         hand = self.hands[worker]
-        if hand.claim is None or hand.transaction is not None:
+        if hand.claim is None or hand.is_open:
             return
-        self.run(hand.open())
+        self.run(hand.begin())
         if self.is_valid(hand.claim):
             hand.is_wanted = self.run(queue.fence(hand.conn, hand.claim))
             assert hand.is_wanted is not self.is_stopped(hand.claim.job_id)
@@ -221,7 +220,7 @@ class Queue(RuleBasedStateMachine):
         hand = self.hands[worker]
         if hand.claim is None or not hand.is_wanted:
             return
-        self.run(hand.open())
+        self.run(hand.begin())
         if not self.is_valid(hand.claim):
             self.loses(hand, store_and_finish(hand.conn, hand.claim))
             return
@@ -436,7 +435,7 @@ def test_the_queue_is_as_its_model(database_url):
             run_state_machine_as_test(
                 lambda: Queue(database),
                 settings=settings(
-                    max_examples=100,
+                    max_examples=30,
                     stateful_step_count=60,
                     deadline=None,
                     derandomize=True,
