@@ -14,7 +14,7 @@ from uuid import UUID
 from psycopg import sql
 from psycopg.errors import DataError, IntegrityError
 
-from db import staging
+from db import matching, placing, staging
 from db.pool import Connection
 from db.queue import Counts
 from db.resource import Resource
@@ -51,9 +51,9 @@ async def _attempt(conn: Connection, resource: Resource, import_id: UUID, mode: 
     """Settles, or raises for want of room for a winner; the last attempt refuses such a winner instead."""
     await _stage_deferred(conn, resource, import_id)
     # parents and rows from outside may have come and gone since the records were deferred
-    counts = Counts(codes=await staging.mark_orphans(conn, resource, import_id))
-    await staging.match(conn, resource, import_id, mode)
-    counts += await staging.refuse(conn, resource, import_id, mode)
+    counts = Counts(codes=await matching.mark_orphans(conn, resource, import_id))
+    await matching.match(conn, resource, import_id, mode)
+    counts += await matching.refuse(conn, resource, import_id, mode)
 
     await _rank(conn, resource, import_id, mode)
     counts += await _refuse_beaten(conn, resource, import_id, mode)
@@ -61,10 +61,10 @@ async def _attempt(conn: Connection, resource: Resource, import_id: UUID, mode: 
     counts += await _count_again(conn, resource, import_id)
     await _choose(conn)
     if is_last:
-        counts += await staging.store_singly(conn, resource, import_id)
+        counts += await placing.store_singly(conn, resource, import_id)
     else:
-        counts += await staging.update(conn, resource, import_id)
-        counts += await staging.insert(conn, resource, import_id)
+        counts += await placing.update(conn, resource, import_id)
+        counts += await placing.insert(conn, resource, import_id)
         if await staging.remaining(conn):
             raise _Raced
     await _clear(conn, import_id)

@@ -15,7 +15,7 @@ import msgspec
 from psycopg import sql
 from psycopg.errors import DataError, IntegrityError
 
-from db import record_errors, settle, staging
+from db import matching, placing, record_errors, settle, staging
 from db.pool import Connection
 from db.queue import Counts
 from db.resource import Parsed, RecordError, Resource
@@ -68,30 +68,30 @@ async def merge(
 
 
 async def _merge_staged(conn: Connection, resource: Resource, import_id: UUID, mode: Mode) -> Counts:
-    counts = Counts(codes=await staging.mark_orphans(conn, resource, import_id))
+    counts = Counts(codes=await matching.mark_orphans(conn, resource, import_id))
     for _ in range(ROUNDS_MAX):
-        await staging.match(conn, resource, import_id, mode)
-        counts += await staging.refuse(conn, resource, import_id, mode)
-        counts.deferred += await staging.defer(conn, resource, import_id)
+        await matching.match(conn, resource, import_id, mode)
+        counts += await matching.refuse(conn, resource, import_id, mode)
+        counts.deferred += await placing.defer(conn, resource, import_id)
         try:
             async with conn.transaction():
-                stored = await staging.update(conn, resource, import_id)
-                stored += await staging.insert(conn, resource, import_id)
+                stored = await placing.update(conn, resource, import_id)
+                stored += await placing.insert(conn, resource, import_id)
         except (IntegrityError, DataError):
             break
         counts += stored
         # what is left met a row that was not there when we looked: look again
         if not await staging.remaining(conn):
             return counts
-    return counts + await staging.store_singly(conn, resource, import_id)
+    return counts + await placing.store_singly(conn, resource, import_id)
 
 
 async def _rehearse(conn: Connection, resource: Resource, import_id: UUID, mode: Mode) -> Counts:
     """A dry run: refuses like the real run; the sound records are decided together at the end, by their keys alone."""
-    counts = Counts(codes=await staging.mark_orphans(conn, resource, import_id))
-    await staging.match(conn, resource, import_id, mode)
-    counts += await staging.refuse(conn, resource, import_id, mode)
-    return counts + Counts(deferred=await staging.defer_all(conn, resource, import_id))
+    counts = Counts(codes=await matching.mark_orphans(conn, resource, import_id))
+    await matching.match(conn, resource, import_id, mode)
+    counts += await matching.refuse(conn, resource, import_id, mode)
+    return counts + Counts(deferred=await placing.defer_all(conn, resource, import_id))
 
 
 async def _copy_straight(conn: Connection, resource: Resource, import_id: UUID, parsed: Parsed) -> bool:
