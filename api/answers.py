@@ -1,8 +1,8 @@
 """What answers about jobs have in common: validators, when to ask again, pages of lists, documented parameters."""
 
 import hashlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlencode
 from uuid import UUID
 
@@ -12,6 +12,16 @@ from litestar.openapi.spec import OpenAPIMediaType, Operation, Parameter, Schema
 
 from api import files
 from api.errors import Fault, Problem
+
+
+class Job(Protocol):
+    """Of an import or an export what lists need."""
+
+    @property
+    def id(self) -> UUID: ...
+
+
+J = TypeVar("J", bound=Job)
 
 JSON = "application/json"
 # OpenAPI's own word for bytes, which the framework's enum of formats lacks
@@ -39,6 +49,21 @@ def page(request: Request, name: str, items: list[Any], next_cursor: str | None,
         headers["Link"] = f'<{request.url.path}?{urlencode(query)}>; rel="next"'
     body = msgspec.json.encode({name: items, "next_cursor": next_cursor, **more})
     return Response(body, headers=headers, media_type=JSON)
+
+
+def jobs(request: Request, name: str, found: list[J], limit: int, view: Callable[[J], Any]) -> Response[bytes]:
+    """A page of jobs, of which one more than `limit` was asked for, to know whether there are more."""
+    shown = found[:limit]
+    cursor = str(shown[-1].id) if len(found) > limit else None
+    return page(request, name, [view(job) for job in shown], cursor)
+
+
+def id_cursor(cursor: str | None) -> UUID | None:
+    """The last job of the page before. Raises `Problem` 400."""
+    try:
+        return None if cursor is None else UUID(cursor)
+    except ValueError:
+        raise cursor_fault() from None
 
 
 def job_id(id: str, kind: str) -> UUID:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
-from uuid import UUID
 
 import msgspec
 import structlog
@@ -108,16 +107,10 @@ async def list_exports(request: Request, db_pool: PoolHere, settings: SettingsHe
             conn,
             status=asked.status,
             resource=asked.resource,
-            before=_id_cursor(asked.cursor),
+            before=answers.id_cursor(asked.cursor),
             limit=asked.limit + 1,
         )
-    jobs = found[: asked.limit]
-    return answers.page(
-        request,
-        "exports",
-        [view(settings, job) for job in jobs],
-        str(jobs[-1].id) if len(found) > asked.limit else None,
-    )
+    return answers.jobs(request, "exports", found, asked.limit, lambda job: view(settings, job))
 
 
 @get(
@@ -207,13 +200,6 @@ def _download(job: Export, settings: Settings) -> files.Download:
         media_type=export_files.media_type(job.format, job.compression),
         name=export_files.export_name(job.resource, job.format, job.snapshot_at, job.compression),
     )
-
-
-def _id_cursor(cursor: str | None) -> UUID | None:
-    try:
-        return None if cursor is None else UUID(cursor)
-    except ValueError:
-        raise answers.cursor_fault() from None
 
 
 HANDLERS = [stream_export, create_export, list_exports, get_export, download_export]

@@ -4,7 +4,6 @@ import base64
 import binascii
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
-from uuid import UUID
 
 import msgspec
 from litestar import Request, Response, get, post
@@ -189,16 +188,10 @@ async def list_imports(request: Request, db_pool: PoolHere, settings: SettingsHe
             conn,
             status=asked.status,
             resource=asked.resource,
-            before=_id_cursor(asked.cursor),
+            before=answers.id_cursor(asked.cursor),
             limit=asked.limit + 1,
         )
-    jobs = found[: asked.limit]
-    return answers.page(
-        request,
-        "imports",
-        [brief(settings, job) for job in jobs],
-        str(jobs[-1].id) if len(found) > asked.limit else None,
-    )
+    return answers.jobs(request, "imports", found, asked.limit, lambda job: brief(settings, job))
 
 
 @get(
@@ -246,13 +239,6 @@ async def get_import_errors(request: Request, id: FromPath[str], db_pool: PoolHe
     cursor = None if last is None else base64.urlsafe_b64encode(msgspec.json.encode(last)).decode()
     page = answers.page(request, "errors", found, cursor, total=total)
     return page.to_asgi_response(app=None, request=request)
-
-
-def _id_cursor(cursor: str | None) -> UUID | None:
-    try:
-        return None if cursor is None else UUID(cursor)
-    except ValueError:
-        raise answers.cursor_fault() from None
 
 
 def _error_cursor(cursor: str | None) -> Position:

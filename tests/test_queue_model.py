@@ -15,7 +15,6 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -107,7 +106,11 @@ class Database:
 
 
 class Queue(RuleBasedStateMachine):
-    """Each rule does one step of one worker in the database and in the model, and compares what both say."""
+    """Each rule does one step of one worker in the database and in the model, and compares what both say.
+
+    A rule for which nobody is ready does nothing. Preconditions would not do: a claim draws its job by lot, so that a run which
+    is repeated may come to another state, and Hypothesis insists on being offered the same rules.
+    """
 
     def __init__(self, database: Database) -> None:
         super().__init__()
@@ -170,9 +173,10 @@ class Queue(RuleBasedStateMachine):
 
     # ── steps of a worker ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    @precondition(lambda self: self.idle())
     @rule(place=places)
     def claim(self, place: int) -> None:
+        if not self.idle():
+            return
         hand = pick(self.idle(), place)
         claimable = self.claimable()
         claim = self.run(queue.claim(hand.conn, worker="me"))
@@ -187,9 +191,10 @@ class Queue(RuleBasedStateMachine):
         self.saw("claim")
         hand.claim = claim
 
-    @precondition(lambda self: self.idle())
     @rule(place=places, steps=st.sampled_from([0, 1, 2, 4]))
     def reclaim(self, place: int, steps: int) -> None:
+        if not self.idle():
+            return
         hand = pick(self.idle(), place)
         self.time_passes(steps)
         orphan = self.orphan()
@@ -218,10 +223,11 @@ class Queue(RuleBasedStateMachine):
             hand.claim = claim
         assert claim.state == orphan.state
 
-    @precondition(lambda self: self.holding(is_open=False))
     @rule(place=places)
     def fence(self, place: int) -> None:
         """The chunk of a stopped job is dropped at once."""
+        if not self.holding(is_open=False):
+            return
         hand, claim = pick(self.holding(is_open=False), place)
         self.run(hand.begin())
         if not self.is_valid(claim):
@@ -236,10 +242,11 @@ class Queue(RuleBasedStateMachine):
             self.saw("drop")
             hand.claim = None
 
-    @precondition(lambda self: self.holding())
     @rule(place=places, is_answered=st.booleans())
     def finish(self, place: int, is_answered: bool) -> None:
-        """With or without a fence. A worker that has lost the answer to its COMMIT gives the chunk back, which changes nothing."""
+        """With or without a fence. A worker that lost the answer to its COMMIT gives back, which changes nothing."""
+        if not self.holding():
+            return
         hand, claim = pick(self.holding(), place)
         self.run(hand.begin())
         if not self.is_valid(claim):
@@ -253,9 +260,10 @@ class Queue(RuleBasedStateMachine):
             self.give_back(self.holding().index((hand, claim)), None, 0)
         hand.claim = None
 
-    @precondition(lambda self: self.holding())
     @rule(place=places, accident=st.sampled_from([None, "disk full"]), rest=st.sampled_from([0, REST_SECONDS]))
     def give_back(self, place: int, accident: str | None, rest: int) -> None:
+        if not self.holding():
+            return
         hand, claim = pick(self.holding(), place)
         self.run(hand.roll_back())
         is_valid = self.is_valid(claim)
@@ -274,10 +282,11 @@ class Queue(RuleBasedStateMachine):
         assert state == chunk.state
         self.saw("given back")
 
-    @precondition(lambda self: self.holding())
     @rule(place=places)
     def die(self, place: int) -> None:
         """The server ends the session, and with it the transaction; another worker takes the place."""
+        if not self.holding():
+            return
         hand, _ = pick(self.holding(), place)
         self.run(hand.roll_back())
         hand.claim = None
@@ -291,15 +300,19 @@ class Queue(RuleBasedStateMachine):
 
     # ── steps of others ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    @initialize(chunks=st.integers(1, 3))
+    @initialize(chunks=st.integers(2, 4))
     def first_job(self, chunks: int) -> None:
+        """Two workers are at work from the start, as most of what can go wrong begins with a claim."""
         self.run(self.conn.execute("DELETE FROM import_jobs"))
         self.run(self.conn.execute("DELETE FROM users"))
         self.new_job(chunks)
+        self.claim(0)
+        self.claim(0)
 
-    @precondition(lambda self: len(self.live()) < JOBS_MAX)
     @rule(chunks=st.integers(1, 3))
     def new_job(self, chunks: int) -> None:
+        if len(self.live()) == JOBS_MAX:
+            return
         id = self.run(factories.queued(self.conn, factories.users(chunks), sizes=[1] * chunks))
         self.jobs[id] = Job()
         for chunk_id, seq in self.run(
@@ -327,10 +340,14 @@ class Queue(RuleBasedStateMachine):
                 chunk.age += seconds
                 chunk.rest = max(0, chunk.rest - seconds)
 
-    @precondition(lambda self: self.live())
     @rule(place=places)
     def cancel(self, place: int) -> None:
+        if not self.live():
+            return
         id = pick(self.live(), place)
+        if not self.of(id, "running"):
+            # most jobs are to come to an end of their own
+            return
         self.run(self.conn.execute("UPDATE import_jobs SET cancel_requested_at = now() WHERE id = %(id)s", {"id": id}))
         self.jobs[id].is_cancelled = True
 
@@ -444,7 +461,7 @@ def test_the_queue_is_as_its_model(database_url):
                 # called for each run; the annotation asks for a class
                 lambda: Queue(database),  # pyright: ignore[reportArgumentType]
                 settings=settings(
-                    max_examples=80, stateful_step_count=50, deadline=None, derandomize=True, database=None
+                    max_examples=150, stateful_step_count=50, deadline=None, derandomize=True, database=None
                 ),
             )
         finally:
