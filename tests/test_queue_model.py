@@ -447,6 +447,8 @@ async def _connect(stack: AsyncExitStack, url: str) -> Connection:
     conn = await stack.enter_async_context(await AsyncConnection.connect(url, autocommit=True))
     # nothing in here ever waits for a lock
     await conn.execute("SET lock_timeout = '10s'")
+    # the lot that claims draw is the same in every run
+    await conn.execute("SELECT setseed(0.5)")
     return conn
 
 
