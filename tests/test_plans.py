@@ -246,7 +246,8 @@ async def test_the_end_of_a_job_costs_its_own_chunks(history):
         assert told[-1].query.lstrip().startswith("WITH done")
         for plan in told:
             assert not plan.read_whole & {"chunks", "import_jobs"}, plan
-            assert plan.buffers <= FEW_BUFFERS + 100, plan
+            # of each of the 100 chunks a page or two
+            assert plan.buffers <= FEW_BUFFERS + 200, plan
         [(status,)] = await factories.rows(history, "SELECT status FROM import_jobs WHERE id = %(id)s", id=id)
         assert status == "completed"
 
@@ -272,11 +273,18 @@ async def test_an_old_transaction_costs_claims_only(history, history_url):
 
 
 async def test_once_it_has_ended_a_claim_is_cheap_again(history, history_url):
-    """The first scan marks the dead entries, so nobody waits for a vacuum."""
+    """Scans mark the dead entries that they pass, so nobody waits for a vacuum.
+
+    Not always the first one: what is dead to everybody is known roughly where other transactions begin and end all the time.
+    """
     plans = Plans(history)
     id = await live_job(history, chunks=LIVE_CHUNKS + 2)
     async with old_transaction(history_url):
         await work_off(history, id, chunks=LIVE_CHUNKS)
         before = dearest(await plans.of(queue.claim(history, worker="me")))
     assert await queue.claim(history, worker="me") is not None
-    assert dearest(await plans.of(reclaim(history))) < before / 4
+
+    async def is_cheap() -> bool:
+        return dearest(await plans.of(reclaim(history))) < before / 4
+
+    await servers.eventually(is_cheap)
