@@ -246,8 +246,8 @@ async def test_the_end_of_a_job_costs_its_own_chunks(history):
         assert told[-1].query.lstrip().startswith("WITH done")
         for plan in told:
             assert not plan.read_whole & {"chunks", "import_jobs"}, plan
-            # of each of the 100 chunks a page or two
-            assert plan.buffers <= FEW_BUFFERS + 200, plan
+            # a page for each version of each of the 100 chunks, of which the server may not have removed any yet
+            assert plan.buffers <= FEW_BUFFERS + 1000, plan
         [(status,)] = await factories.rows(history, "SELECT status FROM import_jobs WHERE id = %(id)s", id=id)
         assert status == "completed"
 
