@@ -1,6 +1,7 @@
 """The worker pool, of real processes, under what befalls processes."""
 
 import asyncio
+import json
 import os
 import signal
 from contextlib import asynccontextmanager, suppress
@@ -12,8 +13,9 @@ from psycopg import AsyncConnection
 
 from db import imports, pool
 from db.settings import Settings
-from tests import factories
+from tests import factories, importing
 from tests.factories import chunk, queued, rows, user, users
+from tests.importing import USERS_HEADER, user_row
 from tests.servers import Process, eventually
 from workers.loop import Worker
 
@@ -267,3 +269,25 @@ async def test_workers_do_not_outlive_their_pool(service, conn, hold):
         await eventually(lambda: not [pid for pid in workers if is_running(pid)])
     row = await chunk(conn, id)
     assert (row["state"], row["attempt"], row["crashes"]) == ("pending", 0, 0)
+
+
+async def test_an_upload_is_traced_by_its_id(service, conn):
+    """The id of the request stands on the job, in each line about its chunks, in the line of its end, and in error answers."""
+    running = await service(worker_pool_size=1, batch_size=2, log_level="debug")
+    async with importing.connected(running) as api:
+        file = USERS_HEADER + b"".join(map(user_row, range(4)))
+        posted = await api.post(
+            file, type="text/csv", params={"resource": "users"}, headers={"X-Request-Id": "trace-1"}
+        )
+        job = await api.finished(posted)
+        assert await api.value("SELECT request_id FROM import_jobs WHERE id = %s", job["id"]) == "trace-1"
+
+        def lines() -> list[tuple[str, str]]:
+            told = [
+                json.loads(line) for line in running.workers.output.splitlines(keepends=True) if line.endswith("\n")
+            ]
+            return [(line["event"], line["request_id"]) for line in told if line.get("job_id") == job["id"]]
+
+        await eventually(lambda: lines() == [("chunk done", "trace-1")] * 2 + [("import finished", "trace-1")])
+        refused = await api.get("/no-id", headers={"X-Request-Id": "trace-2"})
+        assert refused.json()["request_id"] == refused.headers["x-request-id"] == "trace-2"
