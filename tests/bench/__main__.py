@@ -14,13 +14,14 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-from tests.bench import imports, memory, report, scene, singles, streams
+from tests.bench import exports, imports, memory, report, scene, singles, streams
 from tests.bench.report import Figure
 from tests.bench.scene import SIZES, Scene
 
 BENCHMARKS: dict[str, Callable[[Scene], Awaitable[list[Figure]]]] = {
     "imports": imports.run,
     "streams": streams.run,
+    "exports": exports.run,
     "memory": memory.run,
     "singles": singles.run,
 }

@@ -1,0 +1,70 @@
+"""Background exports, from the order until the file lies there, against psql with the same COPY into a file."""
+
+import asyncio
+import subprocess
+import time
+from pathlib import Path
+
+import httpx
+
+from db import export
+from db.exports import FINAL
+from db.payload import Format
+from db.resources.users import USERS
+from db.selection import select
+from tests import importing, make_data
+from tests.bench.report import Figure, number
+from tests.bench.scene import Scene, psql
+
+FORMATS: tuple[Format, ...] = ("ndjson", "csv")
+POLL_SECONDS = 0.005
+
+
+async def run(scene: Scene) -> list[Figure]:
+    folder = scene.subfolder("exports")
+    (folder / "users.csv").write_bytes(make_data.users(scene.size.records, seed=1).data)
+    async with (
+        importing.service(scene.server_url, folder, worker_pool_size=1) as service,
+        httpx.AsyncClient(base_url=service.url, timeout=60) as client,
+    ):
+        database_url = service.environment["DATABASE_URL"]
+        columns = ", ".join(USERS.columns)
+        psql(database_url, rf"\copy users ({columns}) FROM '{folder / 'users.csv'}' WITH (FORMAT csv, HEADER)")
+        psql(database_url, "VACUUM ANALYZE users")
+        return [await _measure(scene, client, database_url, folder / "copied", format) for format in FORMATS]
+
+
+async def _measure(scene: Scene, client: httpx.AsyncClient, database_url: str, file: Path, format: Format) -> Figure:
+    statement = export.statement(USERS, format, select(USERS, filters={}))[0].as_string(None)
+    ours: list[float] = []
+    yardstick: list[float] = []
+    for round in range(scene.size.rounds):
+        if round % 2 == 0:
+            yardstick.append(scene.size.records / _copy(database_url, statement, file))
+        ours.append(scene.size.records / await _export(client, format))
+        if round % 2 == 1:
+            yardstick.append(scene.size.records / _copy(database_url, statement, file))
+        scene.tell(f"export of {format}, round {round + 1}: {number(ours[-1])}/s, COPY {number(yardstick[-1])}/s")
+    return Figure(
+        name=f"background export of users as {format}",
+        unit="records/s",
+        samples=ours,
+        yardstick="psql, the same COPY into a file",
+        yardstick_samples=yardstick,
+    )
+
+
+async def _export(client: httpx.AsyncClient, format: Format) -> float:
+    began = time.monotonic()
+    ordered = await client.post("/api/v1/exports", json={"resource": "users", "format": format})
+    ordered.raise_for_status()
+    while (job := (await client.get(ordered.headers["location"])).json())["status"] not in FINAL:  # noqa: ASYNC110  # as clients do
+        await asyncio.sleep(POLL_SECONDS)
+    assert job["status"] == "completed", job
+    return time.monotonic() - began
+
+
+def _copy(database_url: str, statement: str, file: Path) -> float:
+    began = time.monotonic()
+    file.write_bytes(psql(database_url, statement, stdout=subprocess.PIPE))
+    return time.monotonic() - began
