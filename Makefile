@@ -43,7 +43,7 @@ bench: .venv/installed-dev ## measure against PostgreSQL's own tools; SIZE=full 
 	@$(PYTHON) -m tests.bench $(SIZE)
 
 lock: ## write the lock files anew from pyproject.toml (needs uv)
-	@command -v uv > /dev/null || { echo "make lock needs uv: https://docs.astral.sh/uv" >&2; exit 1; }
+	@command -v uv > /dev/null || { echo "make lock needs uv" >&2; exit 1; }
 	@$(UV_LOCK) -o requirements.lock pyproject.toml
 	@$(UV_LOCK) --group dev -o requirements-dev.lock pyproject.toml
 
