@@ -30,7 +30,9 @@ START = Position(0, 0)
 
 
 async def insert(conn: Connection, import_id: UUID, errors: Sequence[RecordError]) -> None:
-    """COPYs the errors, which are in the order of their records."""
+    """COPYs the errors, which are in the order of their records; where there are none, nothing is asked of the server."""
+    if not errors:
+        return
     async with conn.cursor().copy(
         """
         COPY import_errors (
