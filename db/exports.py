@@ -78,7 +78,6 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     filters: dict[str, Any] | None
     fields: list[str] | None
     csv_safe: bool
-    request_id: str | None
 
     @property
     def selection(self) -> Selection:
@@ -192,7 +191,7 @@ async def work(conn: Connection, claim: queue.Claim) -> Work:
     cursor = conn.cursor(row_factory=class_row(Work))
     await cursor.execute(
         """
-        SELECT resource, format, compression, filters, fields, csv_safe, request_id
+        SELECT resource, format, compression, filters, fields, csv_safe
         FROM export_jobs
         WHERE id = %(id)s
         """,
@@ -269,7 +268,7 @@ async def finish(conn: Connection, id: UUID) -> Finished | None:
             AND chunks.job_id = export_jobs.id
             AND chunks.state IN ('done', 'failed', 'cancelled')
         RETURNING export_jobs.id, resource, format, status, request_id, file_records AS records, file_bytes AS bytes,
-            extract(epoch FROM export_jobs.finished_at - created_at)::float8 AS seconds
+            extract(epoch FROM export_jobs.finished_at - coalesce(started_at, created_at))::float8 AS seconds
         """,
         {"id": id},
     )

@@ -34,7 +34,6 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
     format: str
     records: int
     bytes: int
-    request_id: str | None
     seconds: float
 
 
@@ -103,7 +102,6 @@ async def _write(conn: Connection, claim: Claim, settings: Settings) -> Done | N
         format=work.format,
         records=tally.records,
         bytes=packed.bytes_before,
-        request_id=work.request_id,
         seconds=perf_counter() - start,
     )
 
