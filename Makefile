@@ -5,12 +5,15 @@ PYTHON := .venv/bin/python
 TEST_PROCESSES ?= 4
 # how much `make bench` does: smoke, quick or full
 SIZE ?= quick
+# what `make chaos` draws its lots from, and how long `make soak` takes
+SEED ?= 1
+MINUTES ?= 10
 
 # the Procfile says `python`
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test check fix bench lock migrate-up migrate-down db-start db-stop audit psql \
+.PHONY: help install run demo test check fix bench chaos soak lock migrate-up migrate-down db-start db-stop audit psql \
 	monitoring-start monitoring-stop clean
 
 help: ## list the targets
@@ -18,10 +21,11 @@ help: ## list the targets
 
 install: .venv/installed ## make the environment in .venv and install what the service needs
 
-# The server, the migrations, then the Procfile. The environment alone says what is set, so honcho reads no .env.
+# The server, the migrations, then the Procfile. The environment alone says what is set, so honcho reads no .env. The shell
+# becomes honcho, so that its number is honcho's.
 run: install ## run the API and the workers, and PostgreSQL if DATABASE_URL is unset; Ctrl-C stops all
 	@PYTHONUNBUFFERED=1 exec $(PYTHON) -m db.embedded run -- sh -c \
-		'python -m db.migrate up && exec honcho --env /dev/null --procfile Procfile start'
+		'python -m db.migrate up --wait && exec env SUPERVISOR_PID=$$$$ honcho --env /dev/null --procfile Procfile start'
 
 demo: .venv/installed-dev ## watch the main job on a scratch server: imports with planted faults, an export
 	@$(PYTHON) -m tests.demo
@@ -39,8 +43,14 @@ fix: .venv/installed-dev ## format, and mend what the linter can mend
 	@ruff format
 	@ruff check --fix
 
-bench: .venv/installed-dev ## measure against PostgreSQL's own tools; SIZE=full takes longer than quick
-	@$(PYTHON) -m tests.bench $(SIZE)
+bench: .venv/installed-dev ## measure against PostgreSQL's own tools: SIZE=quick or full, ONLY="imports streams"
+	@$(PYTHON) -m tests.bench $(SIZE) $(if $(ONLY),--only $(ONLY))
+
+chaos: .venv/installed-dev ## kill, freeze and cut off everything under load, and audit what is left; SEED=1
+	@$(PYTHON) -m tests.chaos --seed $(SEED)
+
+soak: .venv/installed-dev ## run under load for MINUTES=10, and see whether memory and tables stay flat
+	@$(PYTHON) -m tests.chaos.soak $(MINUTES)
 
 lock: ## write the lock files anew from pyproject.toml (needs uv)
 	@command -v uv > /dev/null || { echo "make lock needs uv" >&2; exit 1; }

@@ -16,6 +16,7 @@ from api.middleware import Observed
 from api.uploads import Uploads
 from db import pool
 from db.settings import Settings
+from monitoring.outage import Outage
 
 # for handlers that read their body whole; those that stream lift it and count for themselves
 BODY_MAX_BYTES = 1024 * 1024
@@ -37,8 +38,8 @@ def create(settings: Settings) -> Litestar:
     Raises `db.embedded.NotRunning` when the database is the embedded one and that was never started.
     """
     draining = asyncio.Event()
-    db_pool = pool.create(settings, name="bulk api")
-    standby = pool.create_standby(settings, name="bulk api")
+    db_pool = pool.create(settings, name="bulk api", watch=Outage())
+    standby = pool.create_standby(settings, name="bulk api", watch=Outage("standby"))
     given = {
         "db_pool": db_pool,
         # where streaming exports read, in the order of preference
@@ -61,7 +62,7 @@ def create(settings: Settings) -> Litestar:
         logging_config=None,
     )
     # around the router, which is where the framework's own middleware does not reach
-    app.asgi_handler = Observed(Authorized(app.asgi_handler, settings))
+    app.asgi_handler = Observed(Authorized(app.asgi_handler, settings), draining)
     return app
 
 

@@ -3,6 +3,7 @@
 Nothing is kept but the block in hand, except of the JSON object form, which is for small imports and has its own limit.
 """
 
+import asyncio
 import base64
 import hashlib
 from collections.abc import AsyncIterator, Iterator
@@ -18,8 +19,10 @@ from multipart import (
     parse_options_header,
 )
 
-from api.decoding import Compression, Decoder, Undecodable, decoder
+from api.decoding import Compression
 from api.errors import Fault, Problem
+from api.parameters import PARAMETERS_MAX
+from api.unpacking import Unpacking, too_large
 from db.payload import Format
 from db.settings import Settings
 
@@ -52,6 +55,7 @@ PARAMETER_MAX_BYTES = 4096
 # so many blank bytes are looked through for the first byte that tells the format
 HEAD_MAX_BYTES = 64 * 1024
 PARTS_MAX = 32
+BOUNDARY_MAX_CHARACTERS = 200
 
 
 class Parameter(NamedTuple):
@@ -90,6 +94,8 @@ class Body:
             events = self._raw(media_type)
         async for event in events:
             yield event
+            # a small packed block may have a great many of these, and nothing waits in between: let others have a turn
+            await asyncio.sleep(0)
         if self._expected is not None and self._expected != self._digest.digest():
             raise Problem("digest-mismatch", "The bytes that arrived do not have the sha-256 of Content-Digest.")
 
@@ -119,11 +125,12 @@ class Body:
             yield block
 
     async def _decoded(self, compression: Compression | None) -> AsyncIterator[bytes]:
-        unpack = decoder(compression)
+        unpack = Unpacking(compression, self._settings)
         async for block in self._blocks():
-            for unpacked in _feed(unpack, block):
+            for unpacked in unpack.feed(block):
                 yield unpacked
-        _finish(unpack)
+                await asyncio.sleep(0)
+        unpack.finish()
 
     async def _json(self) -> AsyncIterator[Event]:
         """An array is a file like any other; an object holds the records beside the parameters."""
@@ -153,7 +160,7 @@ class Body:
             yield event
 
     async def _multipart(self, boundary: str) -> AsyncIterator[Event]:
-        form = _Form(boundary)
+        form = _Form(boundary, self._settings)
         async for block in self._decoded(_content_encoding(self._request)):
             for event in form.feed(block):
                 yield event
@@ -163,13 +170,17 @@ class Body:
 class _Form:
     """A multipart form, part by part."""
 
-    def __init__(self, boundary: str) -> None:
-        if not boundary:
-            raise Problem("invalid-request", "The Content-Type multipart/form-data has no boundary.")
+    def __init__(self, boundary: str, settings: Settings) -> None:
+        # RFC 2046 allows 70
+        if not 1 <= len(boundary) <= BOUNDARY_MAX_CHARACTERS:
+            raise _fault(
+                "Content-Type", "invalid_value", f"needs a boundary of 1 to {BOUNDARY_MAX_CHARACTERS} characters"
+            )
+        self._settings = settings
         self._parser = PushMultipartParser(boundary, max_segment_count=PARTS_MAX)
         self._part: MultipartSegment | None = None
         self._value = b""
-        self._unpack: Decoder | None = None
+        self._unpack: Unpacking | None = None
         self._has_file = False
 
     def feed(self, block: bytes) -> Iterator[Event]:
@@ -182,7 +193,7 @@ class _Form:
                 elif event is None:
                     yield from self._end()
                 elif self._unpack is not None:
-                    yield from _feed(self._unpack, bytes(event))
+                    yield from self._unpack.feed(bytes(event))
                 else:
                     self._value += event
                     if len(self._value) > PARAMETER_MAX_BYTES:
@@ -218,13 +229,13 @@ class _Form:
         endings = name.lower().split(".")[1:][-2:] if name else []
         media_type = (part.content_type or "").lower()
         compression = COMPRESSIONS.get(media_type) or (COMPRESSIONS.get(endings[-1]) if endings else None)
-        self._unpack = decoder(compression)
+        self._unpack = Unpacking(compression, self._settings)
         told_by = next((hint for hint in (media_type, *reversed(endings)) if hint in FORMATS), None)
         yield File(name, None if told_by is None else FORMATS[told_by])
 
     def _end(self) -> Iterator[Event]:
         if self._unpack is not None:
-            _finish(self._unpack)
+            self._unpack.finish()
             self._unpack = None
         else:
             try:
@@ -238,6 +249,8 @@ def _object(whole: bytes) -> Iterator[Event]:
     try:
         members = msgspec.json.decode(whole.removeprefix(b"\xef\xbb\xbf"), type=dict[str, msgspec.Raw])
         records = members.pop("records", None)
+        if len(members) > PARAMETERS_MAX:
+            raise Problem("invalid-request", f"There are more than {PARAMETERS_MAX} parameters.")
         parameters = [Parameter(name, msgspec.json.decode(value)) for name, value in members.items()]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Problem("invalid-request", f"The body is not a JSON object: {error}") from None
@@ -246,24 +259,6 @@ def _object(whole: bytes) -> Iterator[Event]:
     yield from parameters
     yield File(None, "json")
     yield bytes(records)
-
-
-def too_large(limit: int) -> Problem:
-    return Problem("payload-too-large", f"An upload may have {limit} bytes, sent and unpacked.", limit_bytes=limit)
-
-
-def _feed(unpack: Decoder, block: bytes) -> Iterator[bytes]:
-    try:
-        yield from unpack.feed(block)
-    except Undecodable as error:
-        raise Problem("invalid-request", f"The file cannot be unpacked: {error}.") from None
-
-
-def _finish(unpack: Decoder) -> None:
-    try:
-        unpack.finish()
-    except Undecodable as error:
-        raise Problem("invalid-request", f"The file cannot be unpacked: {error}.") from None
 
 
 def _content_encoding(request: Request) -> Compression | None:

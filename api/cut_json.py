@@ -21,6 +21,9 @@ _TO_BRACKET = re.compile(rb'%b(["{}\[\]])?' % _PLAIN, re.DOTALL)
 _TO_QUOTE = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+(["\\])?', re.DOTALL)
 _SCALAR = re.compile(rb'[^ \t\r\n,"{}\[\]]*+')
 
+# far deeper than any reader goes: such a record is refused, but what is deeper still is no file, and each bracket costs time
+DEPTH_MAX = 1_000_000
+
 _OPENING = {ord("]"): ord("["), ord("}"): ord("{")}
 
 
@@ -54,12 +57,10 @@ class JsonArray:
         self._line = 1
         self._expect = _Expect.ARRAY
         self._inside = _Inside.ARRAY
-        # the element that is being read: its first bytes, where it began, and its open brackets; those beyond the
-        # size of a record are only counted
+        # the element that is being read: its first bytes, where it began, and its open brackets
         self._element = bytearray()
         self._element_line = 1
         self._open = bytearray()
-        self._deeper = 0
 
     def feed(self, block: bytes) -> None:
         position = 0
@@ -161,12 +162,9 @@ class JsonArray:
         if byte == ord('"'):
             self._inside = _Inside.STRING
         elif byte in b"{[":
-            if len(self._open) < self._keep:
-                self._open.append(byte)
-            else:
-                self._deeper += 1
-        elif self._deeper:
-            self._deeper -= 1
+            if len(self._open) == DEPTH_MAX:
+                raise Unreadable(f"nested more than {DEPTH_MAX} deep", self._line)
+            self._open.append(byte)
         elif self._open.pop() != _OPENING[byte]:
             line = self._line + block.count(b"\n", position, match.end())
             raise Unreadable(f"a bracket of the JSON array is closed by {chr(byte)!r}, which does not match", line)

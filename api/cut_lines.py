@@ -12,6 +12,9 @@ import re
 
 from api.cut_chunks import Chunks, Unreadable
 
+# far more than any resource has
+COLUMNS_MAX = 1000
+
 _BLANK = re.compile(rb"[ \t\r]*+\n")
 _BLANK_LATER = re.compile(rb"\n[ \t\r]*+\n")
 _NO_QUOTE_OR_NEWLINE = bytes(byte for byte in range(256) if byte not in b'"\n')
@@ -216,9 +219,11 @@ class Csv(Lines):
         except csv.Error as error:
             raise Unreadable(f"the CSV header cannot be read: {error}", self._line) from None
         columns = [cell.strip() for cell in cells]
+        if len(columns) > COLUMNS_MAX:
+            raise Unreadable(f"the CSV header has more than {COLUMNS_MAX} columns", self._line)
         for number, column in enumerate(columns, start=1):
             if not column:
                 raise Unreadable(f"column {number} of the CSV header has no name", self._line)
             if column in columns[: number - 1]:
-                raise Unreadable(f"the CSV header has the column {column!r} twice", self._line)
+                raise Unreadable(f"the CSV header has the column {column[:100]!r} twice", self._line)
         return columns

@@ -12,7 +12,8 @@ from litestar.exceptions import HTTPException, InternalServerException
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.types import ExceptionHandlersMap, Scope
 
-from db.errors import UNAVAILABLE, sqlstate
+from db.errors import OUTDATED, READ_ONLY, UNAVAILABLE, sqlstate
+from monitoring import seldom
 
 log = structlog.get_logger(__name__)
 
@@ -25,6 +26,7 @@ Slug = Literal[
     "not-found",
     "method-not-allowed",
     "not-acceptable",
+    "request-timeout",
     "idempotency-in-progress",
     "already-final",
     "not-final",
@@ -37,6 +39,7 @@ Slug = Literal[
     "range-not-satisfiable",
     "idempotency-key-reused",
     "too-many-requests",
+    "head-too-large",
     "internal-error",
     "unavailable",
 ]
@@ -58,6 +61,7 @@ KINDS: dict[Slug, Kind] = {
     "not-found": Kind(404, "Not found"),
     "method-not-allowed": Kind(405, "The method is not allowed here"),
     "not-acceptable": Kind(406, "No acceptable format"),
+    "request-timeout": Kind(408, "The request came too slowly"),
     "idempotency-in-progress": Kind(409, "A request with this idempotency key is under way", {"Retry-After": "1"}),
     "already-final": Kind(409, "The job is final"),
     "not-final": Kind(409, "The job is not final", {"Retry-After": "1"}),
@@ -70,6 +74,7 @@ KINDS: dict[Slug, Kind] = {
     "range-not-satisfiable": Kind(416, "The range is not satisfiable"),
     "idempotency-key-reused": Kind(422, "The idempotency key belongs to another request"),
     "too-many-requests": Kind(429, "Too many requests", {"Retry-After": "1"}),
+    "head-too-large": Kind(431, "The head of the request is too large"),
     "internal-error": Kind(500, "Internal error"),
     "unavailable": Kind(503, "The service is not available", {"Retry-After": "5"}),
 }
@@ -86,6 +91,11 @@ _OF_STATUS: dict[int, Slug] = {
     503: "unavailable",
 }
 
+# an answer tells so much, however much was wrong: what a client sent must not come back to it many times over
+DETAIL_MAX_CHARACTERS = 2000
+FAULTS_MAX = 50
+NAME_MAX_CHARACTERS = 100
+
 # What nginx calls a client that left before its answer. Nobody receives it; it stands in the log and in the metrics.
 CLIENT_LEFT = 499
 
@@ -96,6 +106,10 @@ class Fault(msgspec.Struct, frozen=True):
     field: str | None
     code: str
     message: str
+
+    def cut(self) -> "Fault":
+        """The same in a length that a client may be sent: names are its own, and may be of any length."""
+        return Fault(self.field and _cut(self.field, NAME_MAX_CHARACTERS), self.code, _cut(self.message, 500))
 
 
 class ProblemDocument(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -127,8 +141,8 @@ class Problem(Exception):
     ) -> None:
         super().__init__(detail)
         self.slug: Slug = slug
-        self.detail = detail
-        self.errors = errors
+        self.detail = _cut(detail, DETAIL_MAX_CHARACTERS)
+        self.errors = [fault.cut() for fault in errors[:FAULTS_MAX]]
         self.headers = {**KINDS[slug].headers, **(headers or {})}
         self.extra = extra
 
@@ -148,6 +162,10 @@ class Problem(Exception):
             errors=tuple(self.errors),
         )
         return msgspec.json.encode({**msgspec.to_builtins(document), **self.extra})
+
+
+def _cut(text: str, characters_max: int) -> str:
+    return text if len(text) <= characters_max else text[: characters_max - 1] + "…"
 
 
 def request_id(scope: Scope) -> str:
@@ -185,8 +203,12 @@ def _problem(error: Exception) -> Problem:
     if isinstance(error, Problem):
         return error
     if isinstance(error, UNAVAILABLE):
-        log.warning("database_unavailable", error=type(error).__name__, sqlstate=sqlstate(error))
-        return Problem("unavailable", "The database does not answer at present; try again in a few seconds.")
+        seldom.warning(log, "database_unavailable", error=type(error).__name__, sqlstate=sqlstate(error))
+        does_not = "take any writes" if isinstance(error, READ_ONLY) else "answer"
+        return Problem("unavailable", f"The database does not {does_not} at present; try again in a few seconds.")
+    if isinstance(error, OUTDATED):
+        log.warning("database_outdated", error=type(error).__name__, sqlstate=sqlstate(error))
+        return Problem("unavailable", "The database has not been upgraded yet; try again in a few seconds.")
     if isinstance(error, HTTPException) and error.status_code < 500:
         return _of_framework(error)
     log.error("request_failed", exc_info=error)

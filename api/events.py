@@ -1,6 +1,7 @@
 """A job as server-sent events: `progress` whenever something has changed, then `done`."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from db.errors import UNAVAILABLE
 from db.exports import Export
 from db.imports import Import
 from db.pool import Connection, Pool
+from monitoring import seldom
 
 log = structlog.get_logger(__name__)
 
@@ -163,19 +165,18 @@ def _follow(request: Request, subject: _Subject[J], job: J, pool: Pool, draining
 async def _events(subject: _Subject[J], job: J, pool: Pool, draining: asyncio.Event) -> AsyncIterator[bytes]:
     """The stream ends after `done`, when the job is removed, and when the process is told to stop."""
     yield RETRY
-    told, silent_seconds = "", 0.0
+    told, told_at = "", time.monotonic()
     async for now in _looks(subject, job, pool, draining):
         id = subject.event_id(now)
         if now.status in subject.final:
             yield _event("done", id, await subject.whole(now))
             return
-        silent_seconds += POLL_SECONDS
         if id != told:
             yield _event("progress", id, subject.brief(now))
-            told, silent_seconds = id, 0.0
-        elif silent_seconds >= HEARTBEAT_SECONDS:
+            told, told_at = id, time.monotonic()
+        elif time.monotonic() - told_at >= HEARTBEAT_SECONDS:
             yield HEARTBEAT
-            silent_seconds = 0.0
+            told_at = time.monotonic()
 
 
 async def _looks(subject: _Subject[J], job: J, pool: Pool, draining: asyncio.Event) -> AsyncIterator[J]:
@@ -192,7 +193,7 @@ async def _looks(subject: _Subject[J], job: J, pool: Pool, draining: asyncio.Eve
             async with pool.connection() as conn:
                 now = await subject.get(conn, job.id)
         except UNAVAILABLE as error:
-            log.warning("events_without_database", job_id=str(job.id), error=type(error).__name__)
+            seldom.warning(log, "events_without_database", error=type(error).__name__)
 
 
 def _event(name: str, id: str, data: bytes) -> bytes:

@@ -59,7 +59,7 @@ async def read(request: Request) -> Order:
         raise Problem("unsupported-format", f"An export is ordered as {answers.JSON}.")
     try:
         body = msgspec.json.decode(await request.body())
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Problem("invalid-request", f"The body is not JSON: {error}") from None
     if not isinstance(body, dict):
         raise Problem("invalid-request", "The body is not a JSON object.")

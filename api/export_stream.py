@@ -1,5 +1,6 @@
 """A resource streamed as the database reads it: one snapshot, memory of one block, whole or visibly broken."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from msgspec import UNSET, Meta, UnsetType
 
 from api import answers, encoding, export_selection, files, parameters, reading
 from api.errors import Problem, responses
-from api.streaming import STALL_SECONDS_MAX, BlockStream
+from api.given import SettingsHere
+from api.streaming import BlockStream
 from db import export
 from db.payload import Format
 from db.pool import Connection, Pool
@@ -99,7 +101,10 @@ class StreamOperation(Operation):
     },
 )
 async def stream_export(
-    request: Request, resource: FromPath[str], stream_pools: NamedDependency[SkipValidation[list[Pool]]]
+    request: Request,
+    resource: FromPath[str],
+    stream_pools: NamedDependency[SkipValidation[list[Pool]]],
+    settings: SettingsHere,
 ) -> ASGIResponse:
     """One snapshot, of the time in X-Snapshot-At. A transfer that ends without an error is whole."""
     if resource not in RESOURCES:
@@ -122,7 +127,7 @@ async def stream_export(
     ) -> tuple[datetime, export.Block | None, AsyncIterator[export.Block]]:
         await stack.enter_async_context(conn.transaction())
         # the server must be more patient with us than we are with the client
-        snapshot_at = await export.begin(conn, patience_seconds=2 * STALL_SECONDS_MAX)
+        snapshot_at = await export.begin(conn, patience_seconds=2 * settings.stall_seconds)
         blocks = await stack.enter_async_context(
             aclosing(export.blocks(conn, RESOURCES[resource], format, selection, csv_safe=asked.csv_safe))
         )
@@ -130,7 +135,7 @@ async def stream_export(
         return snapshot_at, await anext(blocks, None), blocks
 
     (snapshot_at, first, blocks), held = await reading.begin(stream_pools, start)
-    tally = held.enter_context(_Tally(resource, format))
+    tally = held.enter_context(_Tally(resource, format, seconds_max=settings.stream_seconds_max))
     return BlockStream(
         encoding.pack(tally.count(first, blocks), compression),
         held=held,
@@ -160,7 +165,8 @@ def _parameters(known: tuple[Filter, ...]) -> type[StreamParameters]:
 class _Tally:
     """Counts what a stream sends, and, when it is left, whether that was all."""
 
-    def __init__(self, resource: str, format: Format) -> None:
+    def __init__(self, resource: str, format: Format, *, seconds_max: float) -> None:
+        self.deadline = time.monotonic() + seconds_max
         self.resource = resource
         self.format: Format = format
         self.records = 0
@@ -174,6 +180,9 @@ class _Tally:
         self.is_complete = True
 
     def _add(self, block: export.Block) -> bytes:
+        # a client that is slow, though never quite too slow, must not hold its snapshot for ever: no dead row is removed then
+        if time.monotonic() > self.deadline:
+            raise TimeoutError("the stream took longer than STREAM_SECONDS_MAX")
         self.records += block.records
         metrics.exported(self.resource, self.format, block.records, len(block.data))
         return block.data

@@ -16,7 +16,7 @@ from litestar.params import SkipValidation
 
 from db import health as db_health
 from db import storage
-from db.errors import OUTDATED, UNAVAILABLE
+from db.errors import OUTDATED, READ_ONLY, UNAVAILABLE
 from db.pool import Pool
 from db.settings import Settings
 from monitoring import metrics
@@ -94,6 +94,8 @@ class Asked(Generic[T]):
         if task is None or (task.done() and now - self.answered_at > FRESH_SECONDS):
             self.asked_at = now
             self.task = task = asyncio.ensure_future(self._run())
+            # an error that comes after the deadline is nobody's
+            task.add_done_callback(lambda asked: asked.cancelled() or asked.exception())
         # not wait_for: cancelling a query takes as long as the server that does not answer
         done, _ = await asyncio.wait({task}, timeout=DEADLINE_SECONDS)
         if not done or task.cancelled():
@@ -138,13 +140,20 @@ class Probe:
             missing, workers = await self.database.answer()
         except TimeoutError:
             return (Check("failed", "does not answer in time"), Check("unknown"), Check("unknown"))
+        except READ_ONLY:
+            return (Check("failed", "takes no writes"), Check("unknown"), Check("unknown"))
         except UNAVAILABLE:
             return (Check("failed", "cannot be reached"), Check("unknown"), Check("unknown"))
         return (
             Check("ok"),
             Check("failed", f"not applied: {', '.join(missing)}") if missing else Check("ok"),
-            Check("ok") if workers else Check("warning", "none is connected: imports and exports wait"),
+            self._workers_check(workers),
         )
+
+    def _workers_check(self, sessions: int) -> Check:
+        if self.settings.database_pooler != "none":
+            return Check("ok", "not looked for behind a pooler, whose sessions are nobody's")
+        return Check("ok") if sessions else Check("warning", "none is connected: imports and exports wait")
 
     async def _storage_check(self) -> Check:
         try:
@@ -157,6 +166,7 @@ class Probe:
 
     async def _database(self) -> tuple[list[str], int]:
         async with self.pool.connection(timeout=DEADLINE_SECONDS) as conn:
+            await db_health.demand_writes(conn)
             return await db_health.missing_migrations(conn), await db_health.worker_sessions(conn)
 
     async def _queue(self) -> tuple[db_health.QueueNumbers, db_health.ServerNumbers | None]:

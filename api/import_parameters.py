@@ -38,7 +38,8 @@ class ImportParameters(msgspec.Struct, kw_only=True):
         Meta(description="stop: no further chunk of records is begun after the first refused record."),
     ] = "continue"
     max_errors: Annotated[
-        Annotated[int, Meta(ge=0)] | None, Meta(description="The import fails when more records than that are refused.")
+        Annotated[int, Meta(ge=0, le=2**63 - 1)] | None,
+        Meta(description="The import fails when more records than that are refused."),
     ] = None
     max_error_rate: Annotated[
         Annotated[float, Meta(ge=0, le=1)] | None,

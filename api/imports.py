@@ -246,7 +246,7 @@ def _error_cursor(cursor: str | None) -> Position:
         return record_errors.START
     try:
         return msgspec.json.decode(base64.urlsafe_b64decode(cursor), type=Position)
-    except (binascii.Error, ValueError):
+    except (binascii.Error, ValueError, RecursionError):
         raise answers.cursor_fault() from None
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 
 from api import chunking
-from api.body import HEAD_MAX_BYTES, too_large
+from api.body import HEAD_MAX_BYTES
 from api.chunking import Cutter
 from api.errors import Fault, Problem
+from api.unpacking import too_large
 from db.payload import Chunk, Format
 from db.resource import Resource
 from db.settings import Settings

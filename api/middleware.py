@@ -4,6 +4,7 @@ Plain ASGI, around the whole application, because the framework's own middleware
 know, and because nothing here may hold a body.
 """
 
+import asyncio
 import re
 import time
 from typing import cast
@@ -14,6 +15,7 @@ from litestar.datastructures import Headers, MutableScopeHeaders
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from api.errors import CLIENT_LEFT
+from db.errors import UNAVAILABLE
 from monitoring import metrics
 
 log = structlog.get_logger("access")
@@ -25,19 +27,27 @@ _UNLOGGED = frozenset({"/live", "/ready", "/health", "/metrics"})
 
 
 class Observed:
-    """The application `app`, observed."""
+    """The application `app`, observed. Once `draining` is set, answers say that their connection is of no more use."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, draining: asyncio.Event) -> None:
         self.app = app
+        self.draining = draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        exchange = _Exchange(cast("HTTPScope", scope), receive, send)
+        exchange = _Exchange(cast("HTTPScope", scope), receive, send, self.draining)
         metrics.http_requests_in_progress.inc()
         try:
             await self.app(scope, exchange.receive, exchange.send)
+        except (Exception, asyncio.CancelledError) as error:
+            # the framework wraps what comes after the beginning of an answer
+            cause = error.__cause__ or error
+            if not exchange.is_half_sent or not isinstance(cause, (*UNAVAILABLE, asyncio.CancelledError)):
+                raise
+            # no fault that a traceback would help to find; of an answer without its end the server closes the connection
+            log.warning("answer_broken", route=scope.get("path_template"), error=type(cause).__name__)
         finally:
             metrics.http_requests_in_progress.dec()
             exchange.finish()
@@ -46,8 +56,9 @@ class Observed:
 class _Exchange:
     """One request and its answer, as they pass by."""
 
-    def __init__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: HTTPScope, receive: Receive, send: Send, draining: asyncio.Event) -> None:
         self.scope = scope
+        self._draining = draining
         self._receive = receive
         self._send = send
         self.started = time.perf_counter()
@@ -62,6 +73,10 @@ class _Exchange:
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=self.request_id)
 
+    @property
+    def is_half_sent(self) -> bool:
+        return self.status is not None and not self.complete
+
     async def receive(self) -> Message:
         message = await self._receive()
         if message["type"] == "http.request":
@@ -73,7 +88,10 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            MutableScopeHeaders(message)["X-Request-Id"] = self.request_id
+            headers = MutableScopeHeaders(message)
+            headers["X-Request-Id"] = self.request_id
+            if self._draining.is_set():
+                headers["Connection"] = "close"
         elif message["type"] == "http.response.body":
             self.sent_bytes += len(message.get("body", b""))
             self.complete = not message.get("more_body", False)

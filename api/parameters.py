@@ -16,6 +16,9 @@ class NoParameters(msgspec.Struct):
     """For what takes none: any that is given is refused."""
 
 
+# more than any address takes, and few enough to be complained of one by one
+PARAMETERS_MAX = 100
+
 _BOUND = re.compile(r"Expected `\w+` ((?:of length )?[<>]=? .+)")
 
 _EXPECTED: dict[type[inspect.Type], str] = {
@@ -36,7 +39,9 @@ def parse(given: Iterable[tuple[str, Any]], into: type[S]) -> S:
     """
     values: dict[str, Any] = {}
     repeated: list[str] = []
-    for name, value in given:
+    for count, (name, value) in enumerate(given):
+        if count == PARAMETERS_MAX:
+            raise Problem("invalid-request", f"There are more than {PARAMETERS_MAX} parameters.")
         if name in values:
             repeated.append(name)
         values[name] = value

@@ -7,6 +7,7 @@ from typing import Any
 from litestar import Request
 
 from db import imports
+from db.errors import UNAVAILABLE
 from db.imports import FINAL, Import
 from db.pool import Pool
 
@@ -45,7 +46,8 @@ async def until_final(
 ) -> Import:
     """The job when it is final; as it is after `seconds`, or when the client leaves or the process is told to stop.
 
-    The request's body has been read. Between two looks no connection is held.
+    The request's body has been read. Between two looks no connection is held. A database that goes away meanwhile ends the
+    waiting: the job was taken in, and an error would tell the client to post it again.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
@@ -54,8 +56,11 @@ async def until_final(
     try:
         while job.status not in FINAL and (left := deadline - loop.time()) > 0:
             ended, _ = await asyncio.wait(ends, timeout=min(pause, left), return_when=asyncio.FIRST_COMPLETED)
-            async with pool.connection() as conn:
-                job = await imports.get(conn, job.id) or job
+            try:
+                async with pool.connection() as conn:
+                    job = await imports.get(conn, job.id) or job
+            except UNAVAILABLE:
+                break
             if ended:
                 break
             pause = min(pause * 1.5, PAUSE_SECONDS_MAX)

@@ -11,7 +11,8 @@ from uuid import UUID
 
 from api.cut_chunks import Chunks
 from api.leftovers import frame, pieces
-from api.uploads import Store, Uploads
+from api.storing import Store
+from api.uploads import Uploads
 from db import repairs
 from db.repairs import Source
 from db.uploading import Upload
@@ -52,9 +53,8 @@ async def _take(uploads: Uploads, parent: Source, id: UUID, request_id: str) -> 
     head, separator, tail = frame(parent)
     settings = uploads.settings
     chunks = Chunks(batch_size=settings.batch_size, max_bytes=settings.chunk_max_bytes, separator=separator)
-    store = Store(uploads.pool, id)
     sha256, size = hashlib.sha256(head), len(head)
-    async with aclosing(pieces(uploads.pool, parent, "all")) as found:
+    async with Store(uploads.pool, id) as store, aclosing(pieces(uploads.pool, parent, "all")) as found:
         async for piece in found:
             for _, line, raw in piece.records(parent.format):
                 data = separator + raw if chunks.records else raw
@@ -62,9 +62,8 @@ async def _take(uploads: Uploads, parent: Source, id: UUID, request_id: str) -> 
                 size += len(data)
                 chunks.add(raw, line)
             await store.add(chunks.take())
-    chunks.close()
-    await store.add(chunks.take())
-    await store.flush()
+        chunks.close()
+        await store.add(chunks.take())
     sha256.update(tail)
     return repairs.child_upload(
         parent,

@@ -7,9 +7,6 @@ from contextlib import AsyncExitStack
 from litestar.response.streaming import ASGIStreamingResponse
 from litestar.types import HTTPResponseBodyEvent, Receive, Scope, Send
 
-# a client that takes nothing for so long is given up: what is held for it is needed by others
-STALL_SECONDS_MAX = 60
-
 
 class BlockStream(ASGIStreamingResponse):
     """Sends `blocks`, then lets go of what is `held`; at once too when the client leaves or a block cannot be had.
@@ -50,8 +47,8 @@ class BlockStream(ASGIStreamingResponse):
 
     async def _send(self, send: Send) -> None:
         async for block in self.blocks:
-            async with asyncio.timeout(STALL_SECONDS_MAX):
-                await send(_body(block, more=True))
+            # a client that takes nothing is cut off by api.protocol, and has then left
+            await send(_body(block, more=True))
         await send(_body(b"", more=False))
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from uuid import UUID
 
@@ -16,19 +16,20 @@ from api.chunking import Unreadable
 from api.errors import Fault, Problem, request_id
 from api.import_parameters import ImportParameters, idempotency_key
 from api.intake import Intake
+from api.storing import Store
 from db import backpressure, imports, uploading
+from db.errors import UNAVAILABLE
 from db.imports import Import
-from db.payload import Chunk
 from db.pool import Pool
 from db.resources import RESOURCES
 from db.settings import Settings
 from db.uploading import Upload
-from monitoring import metrics
+from monitoring import metrics, seldom
 
 log = structlog.get_logger(__name__)
 
-# chunks are held back until they have so many bytes: fewer, still short transactions
-FLUSH_BYTES = 4 * 1024 * 1024
+# between two tries to remove an upload that broke off when the database was away
+DISCARD_SECONDS = 1.0
 
 
 class Uploads:
@@ -39,6 +40,8 @@ class Uploads:
         self.settings = settings
         self.admission = admission
         self._open: set[UUID] = set()
+        # the loop holds its tasks weakly
+        self._discarding: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def upload(self, token: str | None) -> AsyncIterator[UUID]:
@@ -85,15 +88,30 @@ class Uploads:
                     async with self.pool.connection() as conn:
                         await uploading.touch(conn, list(self._open))
                 except Exception as error:
-                    log.warning("uploads_not_touched", uploads=len(self._open), error=type(error).__name__)
+                    seldom.warning(log, "uploads_not_touched", error=type(error).__name__)
 
     async def _discard(self, id: UUID) -> None:
         try:
             async with self.pool.connection() as conn:
                 await uploading.discard(conn, id)
         except Exception as error:
-            # the sweep will find it
             log.warning("upload_not_discarded", job_id=str(id), error=type(error).__name__)
+            self._discard_later(id)
+
+    def _discard_later(self, id: UUID) -> None:
+        """When the database is back, so that the upload's key is free again; what this process cannot do the sweep will."""
+        task = asyncio.create_task(self._keep_discarding(id))
+        self._discarding.add(task)
+        task.add_done_callback(self._discarding.discard)
+
+    async def _keep_discarding(self, id: UUID) -> None:
+        deadline = asyncio.get_running_loop().time() + self.settings.upload_grace_seconds
+        while asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(DISCARD_SECONDS)
+            with suppress(*UNAVAILABLE):
+                async with self.pool.connection() as conn:
+                    await uploading.discard(conn, id)
+                return
 
 
 async def receive(request: Request, uploads: Uploads) -> tuple[Import, bool]:
@@ -172,14 +190,13 @@ class _Receiver:
     async def _take(self, early: ImportParameters, id: UUID | None) -> Upload:
         """Reads the file, and what parameters come behind it. Without `id` nothing is stored."""
         intake = Intake(self.uploads.settings, format=early.format or self.file.format, delimiter=early.delimiter)
-        store = Store(self.uploads.pool, id)
-        async for event in self.events:
-            if isinstance(event, Parameter):
-                self.given.append(event)
-            elif isinstance(event, bytes):
-                await store.add(intake.feed(event))
-        await store.add(intake.finish())
-        await store.flush()
+        async with Store(self.uploads.pool, id) as store:
+            async for event in self.events:
+                if isinstance(event, Parameter):
+                    self.given.append(event)
+                elif isinstance(event, bytes):
+                    await store.add(intake.feed(event))
+            await store.add(intake.finish())
         return self._describe(early, intake, store.chunks)
 
     def _describe(self, early: ImportParameters, intake: Intake, chunks: int) -> Upload:
@@ -236,32 +253,6 @@ class _Receiver:
                 "This idempotency key belongs to an import with other parameters or another file.",
             )
         return id
-
-
-class Store:
-    """Puts the chunks of one upload into the database, some megabytes at a time."""
-
-    def __init__(self, pool: Pool, id: UUID | None) -> None:
-        self.pool = pool
-        self.id = id
-        self.chunks = 0
-        self._held: list[Chunk] = []
-        self._held_bytes = 0
-
-    async def add(self, chunks: list[Chunk]) -> None:
-        self._held += chunks
-        self._held_bytes += sum(len(chunk.data) for chunk in chunks)
-        if self._held_bytes >= FLUSH_BYTES:
-            await self.flush()
-
-    async def flush(self) -> None:
-        """Raises `uploading.Gone`."""
-        if self._held and self.id is not None:
-            async with self.pool.connection() as conn, conn.transaction():
-                await uploading.append(conn, self.id, self._held, first_seq=self.chunks + 1)
-        self.chunks += len(self._held)
-        self._held = []
-        self._held_bytes = 0
 
 
 def _fault(field: str, code: str, message: str) -> Problem:

@@ -46,7 +46,7 @@ class Block(NamedTuple):
     records: int
 
 
-async def begin(conn: Connection, *, patience_seconds: int) -> datetime:
+async def begin(conn: Connection, *, patience_seconds: float) -> datetime:
     """Makes the transaction fit for a long read, and returns its snapshot's time: what was committed before then is read.
 
     On a standby that is the time of what was last replayed there, however long ago.
@@ -54,7 +54,7 @@ async def begin(conn: Connection, *, patience_seconds: int) -> datetime:
     `patience_seconds` is how long the reader may rest between two blocks before the server gives the connection up. The
     session's own limits are made for short work: they would end the read of a large table, or one for a slow client.
     """
-    patience = str(patience_seconds * 1000)
+    patience = str(round(patience_seconds * 1000))
     settings = {
         "TimeZone": "UTC",
         "statement_timeout": "0",

@@ -259,7 +259,7 @@ async def finish(conn: Connection, id: UUID) -> Finished | None:
             problem = CASE chunks.state WHEN 'failed' THEN jsonb_build_object(
                 'type', '/problems/export-failed',
                 'title', 'The export could not be written',
-                'detail', format('It was begun %%s times, and given up then', chunks.attempt)
+                'detail', format('It was begun %%s times, and given up then: %%s', chunks.attempt, chunks.accident)
             ) END,
             finished_at = clock_timestamp()
         FROM chunks

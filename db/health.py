@@ -6,6 +6,7 @@ from pathlib import Path
 from psycopg.errors import FeatureNotSupported, UndefinedFunction, UndefinedTable
 from psycopg.rows import class_row
 
+from db.errors import READ_ONLY, MigrationsMissing
 from db.pool import Connection
 from db.resources import RESOURCES
 
@@ -125,6 +126,19 @@ async def server_numbers(conn: Connection) -> ServerNumbers | None:
     except (FeatureNotSupported, UndefinedFunction, UndefinedTable):
         return None
     return await cursor.fetchone()
+
+
+async def demand_writes(conn: Connection) -> None:
+    """Raises `READ_ONLY` when the server is a standby, or was set to take no writes."""
+    cursor = await conn.execute("SHOW transaction_read_only")
+    if await cursor.fetchone() == ("on",):
+        raise READ_ONLY("the server takes no writes")
+
+
+async def demand_schema(conn: Connection) -> None:
+    """Raises `MigrationsMissing` when the database is older than this code, which could fail chunks for it."""
+    if missing := await missing_migrations(conn):
+        raise MigrationsMissing(f"not applied: {', '.join(missing)}")
 
 
 async def missing_migrations(conn: Connection) -> list[str]:

@@ -25,11 +25,11 @@ async def mark_orphans(conn: Connection, resource: Resource, import_id: UUID) ->
                 WITH parents AS MATERIALIZED (
                     SELECT id
                     FROM {parent}
-                    WHERE id IN (SELECT {field} FROM staged)
+                    WHERE id IN (SELECT {field} FROM {staged} AS staged)
                     ORDER BY id
                     FOR KEY SHARE
                 ), orphans AS (
-                    UPDATE staged
+                    UPDATE {staged} AS staged
                     SET is_orphan = true
                     WHERE NOT EXISTS (SELECT FROM parents WHERE parents.id = staged.{field})
                     RETURNING *
@@ -64,9 +64,9 @@ async def match(conn: Connection, resource: Resource, import_id: UUID, mode: Mod
                 SELECT
                 FROM {table} AS other
                 WHERE id IN (
-                    SELECT id FROM staged
+                    SELECT id FROM {staged} AS staged
                     UNION ALL
-                    SELECT other.id FROM {table} AS other JOIN staged ON {other_key} = {key}
+                    SELECT other.id FROM {table} AS other JOIN {staged} AS staged ON {other_key} = {key}
                 )
                 ORDER BY id
                 FOR NO KEY UPDATE
@@ -85,11 +85,11 @@ async def match(conn: Connection, resource: Resource, import_id: UUID, mode: Mod
                     by_key.import_id IS NOT DISTINCT FROM %(import_id)s AS key_is_ours,
                     {by_key_existed} AS key_existed,
                     {by_id_key} IS DISTINCT FROM {key} AS is_moved
-                FROM staged
+                FROM {staged} AS staged
                 LEFT JOIN {table} AS by_id ON by_id.id = staged.id
                 LEFT JOIN {table} AS by_key ON {by_key_key} = {key}
             )
-            UPDATE staged
+            UPDATE {staged} AS staged
             SET target = matched.target,
                 target_existed = coalesce(matched.target_existed, false),
                 id_is_taken = by_id IS NOT NULL AND NOT id_is_ours,
@@ -133,7 +133,7 @@ async def refuse(conn: Connection, resource: Resource, import_id: UUID, mode: Mo
                 )
                 SELECT %(import_id)s, record, %(n)s + hit.n, line, id::text, {sent_key},
                     hit.field, hit.code, format(hit.message, hit.field), hit.value
-                FROM staged
+                FROM {staged} AS staged
                 CROSS JOIN LATERAL (
                     VALUES
                         (1, 'id', id::text, 'already_exists', 'a stored record has this %%s',
@@ -157,15 +157,18 @@ async def refuse(conn: Connection, resource: Resource, import_id: UUID, mode: Mo
     )
     codes = Counter(dict(await cursor.fetchall()))
     cursor = await conn.execute(
-        """
-        WITH gone AS (
-            DELETE FROM staged
-            WHERE verdict IN ('refused', 'taken', 'key_conflict', 'not_found')
-            RETURNING verdict
-        )
-        SELECT count(*) FILTER (WHERE verdict = 'taken' AND %(mode)s = 'skip'), count(*)
-        FROM gone
-        """,
+        compose(
+            resource,
+            """
+            WITH gone AS (
+                DELETE FROM {staged} AS staged
+                WHERE verdict IN ('refused', 'taken', 'key_conflict', 'not_found')
+                RETURNING verdict
+            )
+            SELECT count(*) FILTER (WHERE verdict = 'taken' AND %(mode)s = 'skip'), count(*)
+            FROM gone
+            """,
+        ),
         {"mode": mode},
     )
     skipped, gone = await cursor.fetchone() or (0, 0)
@@ -179,7 +182,7 @@ async def refuse_one(conn: Connection, resource: Resource, import_id: UUID, reco
             resource,
             """
             WITH gone AS (
-                DELETE FROM staged
+                DELETE FROM {staged} AS staged
                 WHERE record = %(record)s
                 RETURNING *
             )

@@ -27,13 +27,13 @@ async def update(conn: Connection, resource: Resource, import_id: UUID, *, only:
                     import_id = %(import_id)s,
                     import_record = staged.record,
                     import_action = CASE WHEN {is_different} OR NOT is_alone THEN 'updated' ELSE 'unchanged' END
-                FROM staged
+                FROM {staged} AS staged
                 WHERE verdict = 'update'
                     AND other.id = staged.target
                     AND (%(only)s::bigint IS NULL OR staged.record = %(only)s)
                 RETURNING other.import_record, other.import_action
             ), gone AS (
-                DELETE FROM staged
+                DELETE FROM {staged} AS staged
                 USING changed
                 WHERE staged.record = changed.import_record
             )
@@ -58,13 +58,13 @@ async def insert(conn: Connection, resource: Resource, import_id: UUID, *, only:
             WITH stored AS (
                 INSERT INTO {table} ({columns}, import_id, import_record, import_action)
                 SELECT {new_values}, %(import_id)s, record, 'created'
-                FROM staged
+                FROM {staged} AS staged
                 WHERE verdict = 'insert' AND (%(only)s::bigint IS NULL OR record = %(only)s)
                 ORDER BY {key}
                 ON CONFLICT DO NOTHING
                 RETURNING import_record
             )
-            DELETE FROM staged
+            DELETE FROM {staged} AS staged
             USING stored
             WHERE staged.record = stored.import_record
             """,
@@ -78,7 +78,7 @@ async def insert(conn: Connection, resource: Resource, import_id: UUID, *, only:
 async def store_singly(conn: Connection, resource: Resource, import_id: UUID) -> Counts:
     """Record by record, for constraints and indexes that the resource's definition does not know of. Slow, hardly ever needed."""
     counts = Counts()
-    for record in await remaining(conn):
+    for record in await remaining(conn, resource):
         try:
             async with conn.transaction():
                 stored = await update(conn, resource, import_id, only=record)
@@ -99,7 +99,7 @@ async def defer(conn: Connection, resource: Resource, import_id: UUID) -> int:
             resource,
             """
             WITH colliding AS (
-                DELETE FROM staged
+                DELETE FROM {staged} AS staged
                 WHERE verdict = 'deferred'
                 RETURNING *
             )
@@ -122,7 +122,7 @@ async def defer_all(conn: Connection, resource: Resource, import_id: UUID) -> in
             resource,
             """
             WITH sound AS (
-                DELETE FROM staged
+                DELETE FROM {staged} AS staged
                 RETURNING *
             )
             INSERT INTO import_deferred (import_id, record, line, record_id, record_key, data)

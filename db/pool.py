@@ -1,18 +1,29 @@
 """Connections: where to, and how long the server puts up with a session whose client has gone silent."""
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
 from db import embedded
+from db.pooler import Pooled, PooledDoubting, PooledWatched
 from db.settings import Settings
+from db.silence import Doubting
+from db.watched import Watch, Watched, WatchedPool
 
 Connection: TypeAlias = AsyncConnection[TupleRow]
-Pool: TypeAlias = AsyncConnectionPool[Connection]
+Pool: TypeAlias = AsyncConnectionPool[Doubting]
 
 CONNECT_SECONDS = 5
+
+# The client's side of the line. No tcp_user_timeout here: it would also end a COPY whose reader waits for a lock.
+LINE: dict[str, Any] = {
+    "connect_timeout": CONNECT_SECONDS,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+}
 
 # A lock must not outlive its worker. Keepalives alone do not free the lock of a partitioned machine: what is sent and never
 # acknowledged is ended by tcp_user_timeout, a client that left in mid-statement is noticed by client_connection_check_interval,
@@ -38,30 +49,30 @@ def conninfo(settings: Settings) -> str:
 
 async def connect(settings: Settings, *, name: str) -> Connection:
     """One connection outside of any pool, in autocommit: a transaction is always a block."""
-    conn = await AsyncConnection.connect(
-        conninfo(settings), autocommit=True, application_name=name, connect_timeout=CONNECT_SECONDS
-    )
+    kind = PooledDoubting if settings.database_pooler == "transaction" else Doubting
+    conn = await kind.connect(conninfo(settings), autocommit=True, application_name=name, **LINE)
     await configure(conn)
     return conn
 
 
-def create(settings: Settings, *, name: str) -> Pool:
+def create(settings: Settings, *, name: str, watch: Watch) -> Pool:
     """The pool of an API process, not yet open."""
-    return _pool(conninfo(settings), settings, name=name)
+    return _pool(conninfo(settings), settings, name=name, watch=watch)
 
 
-def create_standby(settings: Settings, *, name: str) -> Pool | None:
+def create_standby(settings: Settings, *, name: str, watch: Watch) -> Pool | None:
     """A second one of the same size, to the hot standby; None when there is none."""
     url = settings.database_replica_url
-    return None if url is None else _pool(url, settings, name=name)
+    return None if url is None else _pool(url, settings, name=name, watch=watch)
 
 
-def _pool(url: str, settings: Settings, *, name: str) -> Pool:
-    return AsyncConnectionPool(
+def _pool(url: str, settings: Settings, *, name: str, watch: Watch) -> Pool:
+    pool = WatchedPool(
         url,
-        kwargs={"autocommit": True, "application_name": name, "connect_timeout": CONNECT_SECONDS},
+        connection_class=PooledWatched if settings.database_pooler == "transaction" else Watched,
+        kwargs={"autocommit": True, "application_name": name, "watch": watch, **LINE},
         configure=configure,
-        check=AsyncConnectionPool.check_connection,
+        check=Doubting.check,
         min_size=1,
         max_size=settings.api_pool_size,
         timeout=CONNECT_SECONDS,
@@ -69,15 +80,25 @@ def _pool(url: str, settings: Settings, *, name: str) -> Pool:
         reconnect_timeout=3,
         open=False,
     )
+    pool.watch = watch
+    return pool
 
 
 async def configure(conn: Connection) -> None:
-    """Sets the session's limits. By SET, not by start-up options, which PgBouncer refuses; only those that the server has."""
-    await conn.execute(
-        """
-        SELECT set_config(name, wanted.setting, false)
-        FROM unnest(%(names)s::text[], %(settings)s::text[]) AS wanted (name, setting)
-        JOIN pg_settings USING (name)
-        """,
-        {"names": list(SESSION), "settings": list(SESSION.values())},
-    )
+    """Sets the session's limits, only those that the server has; of a connection that has no session, those of its transactions.
+
+    By SET, not by start-up options, which PgBouncer refuses.
+    """
+    if isinstance(conn, Pooled):
+        await conn.limit(SESSION)
+    else:
+        await conn.execute(
+            """
+            SELECT set_config(name, wanted.setting, false)
+            FROM unnest(%(names)s::text[], %(settings)s::text[]) AS wanted (name, setting)
+            JOIN pg_settings USING (name)
+            """,
+            {"names": list(SESSION), "settings": list(SESSION.values())},
+        )
+    if isinstance(conn, Doubting):
+        await conn.introduce()

@@ -1,11 +1,13 @@
 """The record errors of an import: written in bulk, read in pages, counted by kind."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 from uuid import UUID
 
 import msgspec
 from psycopg.rows import class_row
 
+from db import copying
 from db.pool import Connection
 from db.resource import Code, RecordError
 
@@ -33,21 +35,17 @@ async def insert(conn: Connection, import_id: UUID, errors: Sequence[RecordError
     """COPYs the errors, which are in the order of their records; where there are none, nothing is asked of the server."""
     if not errors:
         return
-    async with conn.cursor().copy(
-        """
-        COPY import_errors (
-            import_id, record, n, line, record_id, record_key, field, code, message, value, duplicate_of_line
-        ) FROM STDIN (FORMAT binary)
-        """
-    ) as copy:
-        copy.set_types(["uuid", "int8", "int2", "int8", *["text"] * 6, "int8"])
-        record, n = 0, 0
-        for e in errors:
-            n = n + 1 if e.record == record else 1
-            record = e.record
-            await copy.write_row(
-                (import_id, record, n, e.line, e.id, e.key, e.field, e.code, e.message, e.value, e.duplicate_of_line)
-            )
+    columns = ["import_id", "record", "n", "line", "record_id", "record_key", "field", "code", "message", "value"]
+    types = ["uuid", "int8", "int2", "int8", *["text"] * 6, "int8"]
+    await copying.rows(conn, "import_errors", [*columns, "duplicate_of_line"], types, _rows(import_id, errors))
+
+
+def _rows(import_id: UUID, errors: Sequence[RecordError]) -> Iterator[tuple[Any, ...]]:
+    record, n = 0, 0
+    for e in errors:
+        n = n + 1 if e.record == record else 1
+        record = e.record
+        yield import_id, record, n, e.line, e.id, e.key, e.field, e.code, e.message, e.value, e.duplicate_of_line
 
 
 async def page(

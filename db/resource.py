@@ -3,9 +3,10 @@
 A fourth resource is one new file in `db/resources/`, one line in its registry and one migration.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Annotated, Any, Literal, LiteralString, NamedTuple, get_args, get_type_hints
 from uuid import UUID
 
@@ -73,8 +74,8 @@ class Parsed:
     """
 
     records: list[Any] = field(default_factory=list)
-    numbers: list[int] = field(default_factory=list)
-    lines: list[int] = field(default_factory=list)
+    numbers: Sequence[int] = ()
+    lines: Sequence[int] = ()
     errors: list[RecordError] = field(default_factory=list)
     suspects: list[RecordError] = field(default_factory=list)
 
@@ -111,7 +112,7 @@ class Resource:
     # field -> name of the resource whose id it holds
     references: dict[str, str] = field(default_factory=dict)
     # what a single field cannot tell; gets anything with the record's attributes, None where a field is missing or bad
-    rules: Callable[[Any], Iterable[FieldError]] = lambda _: ()
+    rules: Callable[[Any], Iterator[FieldError]] | None = None
     # a new id for a record that came without one, in Python and in SQL
     new_id: Callable[[], Any]
     new_id_sql: LiteralString
@@ -126,7 +127,7 @@ class Resource:
     def columns(self) -> tuple[str, ...]:
         return self.record.__struct_fields__
 
-    @property
+    @cached_property
     def column_types(self) -> tuple[LiteralString, ...]:
         """PostgreSQL's name for the type of each column, in their order."""
         return tuple(SQL_TYPES[_plain(hint)] for hint in get_type_hints(self.record).values())

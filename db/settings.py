@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Bytes = Annotated[int, Meta(ge=1)]
@@ -32,6 +34,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     database_url: str | None = None
     # a hot standby of it, which streaming exports read from
     database_replica_url: str | None = None
+    # what stands between these and us: a pooler in transaction mode must be told of; one in session mode is as none
+    database_pooler: Literal["none", "transaction"] = "none"
     data_dir: str = "./.data"
     # a folder, or s3://bucket/prefix; for the latter the AWS_* variables count too, see db/storage/bucket.py
     export_dir: str = "./exports"
@@ -51,6 +55,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     upload_max_bytes: Bytes = 10 * 1024**3
     record_max_bytes: Annotated[int, Meta(ge=1024, le=64 * 1024 * 1024)] = 1024 * 1024
     json_body_max_bytes: Bytes = 8 * 1024 * 1024
+    # how many times its own size a packed upload may unpack to, from some megabytes on; gzip packs text 3 to 50 times
+    unpack_ratio_max: Count = 250
+    # the request line and the headers, their bytes and their number
+    head_max_bytes: Annotated[int, Meta(ge=1024, le=1024 * 1024)] = 64 * 1024
+    headers_max: Annotated[int, Meta(ge=10, le=10_000)] = 100
+
+    # how long a client may take: for the head of a request, and between two of them
+    head_seconds: Seconds = 10.0
+    keep_alive_seconds: Seconds = 5.0
+    # for so long a client may take nothing of its answer, and send its body slower than so many bytes a second
+    stall_seconds: Seconds = 60.0
+    body_rate_min: Count = 128
+    # how long a streaming export may take in all, since it holds back the removal of dead rows
+    stream_seconds_max: Seconds = 6 * 3600.0
+    # connections that one API process holds at once; each takes one of the files that it may have open
+    connections_max: Count = 800
+
     # an upload that shows no sign of life for so long is swept
     upload_grace_seconds: Seconds = 60.0
 
@@ -72,6 +93,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     export_retention_seconds: Seconds = 24 * 3600.0
     # how long a process that was told to stop may go on with what it has begun
     stop_seconds: Seconds = 4.0
+    # the process whose end is an order to stop: `make run` names honcho, which cannot stop us when it is killed
+    supervisor_pid: Annotated[int, Meta(ge=1)] | None = None
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -96,10 +119,18 @@ def read(environ: Mapping[str, str]) -> Settings:
     except msgspec.ValidationError as error:
         reason, _, path = str(error).partition(" - at `$.")
         raise SettingsError(f"{path.rstrip('`').upper()}: {reason}") from None
+    if settings.api_keys and not settings.keys:
+        raise SettingsError("API_KEYS: has separators but no key")
     if not settings.keys and not _loopback(settings.http_host):
         raise SettingsError(
             f"HTTP_HOST: {settings.http_host} is not a loopback address, which needs API_KEYS to be set"
         )
+    for variable, url in (
+        ("DATABASE_URL", settings.database_url),
+        ("DATABASE_REPLICA_URL", settings.database_replica_url),
+    ):
+        if url is not None and not _readable(url):
+            raise SettingsError(f"{variable}: is not postgresql://user:password@host:port/database, percent-encoded")
     if _bad_place(settings.export_dir):
         raise SettingsError(f"EXPORT_DIR: {settings.export_dir} is neither a folder nor s3://bucket/prefix")
     return settings
@@ -109,6 +140,15 @@ def read(environ: Mapping[str, str]) -> Settings:
 def load() -> Settings:
     """The settings of this process."""
     return read(os.environ)
+
+
+def _readable(url: str) -> bool:
+    """Asked before anybody connects: the driver quotes what it cannot read in its errors, and there the password is."""
+    try:
+        conninfo_to_dict(url)
+    except ProgrammingError:
+        return False
+    return True
 
 
 def _bad_place(export_dir: str) -> bool:

@@ -59,13 +59,13 @@ async def _attempt(conn: Connection, resource: Resource, import_id: UUID, mode: 
     counts += await _refuse_beaten(conn, resource, import_id, mode)
     counts += await _remove_beaten(conn, resource, import_id)
     counts += await _count_again(conn, resource, import_id)
-    await _choose(conn)
+    await _choose(conn, resource)
     if is_last:
         counts += await placing.store_singly(conn, resource, import_id)
     else:
         counts += await placing.update(conn, resource, import_id)
         counts += await placing.insert(conn, resource, import_id)
-        if await staging.remaining(conn):
+        if await staging.remaining(conn, resource):
             raise _Raced
     await _clear(conn, import_id)
     return counts
@@ -75,14 +75,17 @@ async def _rehearse(conn: Connection, resource: Resource, import_id: UUID, mode:
     await _stage_deferred(conn, resource, import_id)
     await _rank(conn, resource, import_id, mode)
     counts = await _refuse_beaten(conn, resource, import_id, mode)
-    await _choose(conn)
+    await _choose(conn, resource)
     cursor = await conn.execute(
-        """
-        SELECT count(*) FILTER (WHERE verdict = 'insert'),
-            count(*) FILTER (WHERE verdict = 'update' AND (is_different OR NOT is_alone)),
-            count(*) FILTER (WHERE verdict = 'update' AND NOT is_different AND is_alone)
-        FROM staged
-        """
+        staging.compose(
+            resource,
+            """
+            SELECT count(*) FILTER (WHERE verdict = 'insert'),
+                count(*) FILTER (WHERE verdict = 'update' AND (is_different OR NOT is_alone)),
+                count(*) FILTER (WHERE verdict = 'update' AND NOT is_different AND is_alone)
+            FROM {staged} AS staged
+            """,
+        )
     )
     created, updated, unchanged = await cursor.fetchone() or (0, 0, 0)
     await _clear(conn, import_id)
@@ -92,34 +95,39 @@ async def _rehearse(conn: Connection, resource: Resource, import_id: UUID, mode:
 async def _stage_deferred(conn: Connection, resource: Resource, import_id: UUID) -> None:
     await staging.create(conn, resource)
     await conn.execute(
-        """
-        INSERT INTO staged
-        SELECT record.*
-        FROM import_deferred
-        CROSS JOIN LATERAL jsonb_populate_record(NULL::staged, data) AS record
-        WHERE import_deferred.import_id = %(import_id)s
-        """,
+        staging.compose(
+            resource,
+            """
+            INSERT INTO {staged}
+            SELECT record.*
+            FROM import_deferred
+            CROSS JOIN LATERAL jsonb_populate_record(NULL::{staged}, data) AS record
+            WHERE import_deferred.import_id = %(import_id)s
+            """,
+        ),
         {"import_id": import_id},
     )
-    await conn.execute("ANALYZE staged")
+    await conn.execute(staging.compose(resource, "ANALYZE {staged}"))
 
 
 async def _clear(conn: Connection, import_id: UUID) -> None:
     await conn.execute("DELETE FROM import_deferred WHERE import_id = %(import_id)s", {"import_id": import_id})
-    await conn.execute("DROP TABLE rivals, staged")
+    await conn.execute("DROP TABLE rivals")
 
 
 async def _rank(conn: Connection, resource: Resource, import_id: UUID, mode: Mode) -> None:
     """Makes the temporary table `rivals`: staged records, the touched rows that they collide with, and who is beaten by whom."""
+    # An array is made once. The statistics know nothing of the rows that this import has just written, so the planner takes them
+    # for one or two, and would look through the table again for each of them.
     are_rivals = staging.compose(
         resource,
         """
         other.import_id = %(import_id)s
-            AND other.id IN (
-                SELECT other.id FROM {table} AS other JOIN staged ON other.id = staged.id
+            AND other.id = ANY (ARRAY(
+                SELECT other.id FROM {table} AS other JOIN {staged} AS staged ON other.id = staged.id
                 UNION ALL
-                SELECT other.id FROM {table} AS other JOIN staged ON {other_key} = {key}
-            )
+                SELECT other.id FROM {table} AS other JOIN {staged} AS staged ON {other_key} = {key}
+            ))
         """,
     )
     # from here on nobody can begin to refer to a row that we may remove
@@ -141,7 +149,7 @@ async def _rank(conn: Connection, resource: Resource, import_id: UUID, mode: Mod
                 SELECT record, line, id::text AS sent_id, {sent_key} AS sent_key, {key} AS key,
                     CASE WHEN id IS NOT NULL THEN id WHEN target_existed THEN target END AS id,
                     NULL::text AS action, false AS is_kept
-                FROM staged
+                FROM {staged} AS staged
                 UNION ALL
                 SELECT import_record, NULL, NULL, {other_sent_key}, {other_key}, id,
                     import_action, import_action = 'created' AND ({is_referred_to})
@@ -255,16 +263,28 @@ async def _count_again(conn: Connection, resource: Resource, import_id: UUID) ->
     return Counts(updated=shared - updated, unchanged=-unchanged - shared)
 
 
-async def _choose(conn: Connection) -> None:
+async def _choose(conn: Connection, resource: Resource) -> None:
     """Leaves only the winners in `staged`, each with the row that it overwrites, if that was there before this import."""
-    await conn.execute("DELETE FROM staged USING rivals WHERE staged.record = rivals.record AND beaten_by IS NOT NULL")
     await conn.execute(
-        """
-        UPDATE staged
-        SET verdict = CASE WHEN target_existed THEN 'update' ELSE 'insert' END, is_alone = rivals.is_alone
-        FROM rivals
-        WHERE staged.record = rivals.record
-        """
+        staging.compose(
+            resource,
+            """
+            DELETE FROM {staged} AS staged
+            USING rivals
+            WHERE staged.record = rivals.record AND beaten_by IS NOT NULL
+            """,
+        )
+    )
+    await conn.execute(
+        staging.compose(
+            resource,
+            """
+            UPDATE {staged} AS staged
+            SET verdict = CASE WHEN target_existed THEN 'update' ELSE 'insert' END, is_alone = rivals.is_alone
+            FROM rivals
+            WHERE staged.record = rivals.record
+            """,
+        )
     )
 
 

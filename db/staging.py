@@ -1,8 +1,9 @@
-"""The temporary table `staged`, over which a merge is done set by set; it lives as long as the transaction.
+"""The temporary table `staged`, over which a merge is done set by set; its rows live as long as the transaction.
 
-`staged` has the columns of the resource, as they were sent (NULL where a record gave nothing), and of each record: its number
-and line; whether it shares id or key with another of its chunk (`is_twin`); whether a parent is missing (`is_orphan`); and what
-`db.matching` found: the stored row that it is (`target`), and its `verdict`:
+There is one for each resource and session; it is kept, and with it the plans of its statements. `staged` has the columns of the
+resource, as they were sent (NULL where a record gave nothing), and of each record: its number and line; whether it shares id or
+key with another of its chunk (`is_twin`); whether a parent is missing (`is_orphan`); and what `db.matching` found: the stored
+row that it is (`target`), and its `verdict`:
 
     refused, taken, key_conflict, not_found    it is not stored
     insert, update                             it is stored now
@@ -11,12 +12,14 @@ and line; whether it shares id or key with another of its chunk (`is_twin`); whe
 A record leaves the table when it has found its place: in the resource's table, among the errors, or among the deferred.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Literal, LiteralString
+from zlib import crc32
 
 import msgspec
 from psycopg import sql
 
+from db import copying
 from db.pool import Connection
 from db.resource import Parsed, Resource
 
@@ -28,7 +31,7 @@ async def create(conn: Connection, resource: Resource) -> None:
         compose(
             resource,
             """
-            CREATE TEMPORARY TABLE IF NOT EXISTS staged ON COMMIT DROP AS
+            CREATE TEMPORARY TABLE IF NOT EXISTS {staged} ON COMMIT DELETE ROWS AS
             SELECT {columns}, NULL::bigint AS record, NULL::bigint AS line, false AS is_twin, false AS is_orphan,
                 false AS id_is_taken, false AS key_is_taken, true AS is_alone, true AS is_different,
                 id AS target, false AS target_existed, NULL::text AS verdict
@@ -39,27 +42,46 @@ async def create(conn: Connection, resource: Resource) -> None:
     )
 
 
-async def fill(conn: Connection, resource: Resource, parsed: Parsed, *, twins: set[int]) -> None:
-    """Puts the sound records of a chunk into a new `staged`; `twins` are indexes."""
+async def fill(
+    conn: Connection, resource: Resource, parsed: Parsed, indexes: Collection[int], *, twins: Collection[int]
+) -> None:
+    """Puts the records of a chunk that have these indexes into `staged`; `twins` are indexes too."""
     await create(conn, resource)
     columns = [*resource.columns, "record", "line", "is_twin", "is_orphan", "is_alone"]
-    async with conn.cursor().copy(
-        sql.SQL("COPY staged ({}) FROM STDIN (FORMAT binary)").format(names(columns))
-    ) as copy:
-        copy.set_types([*resource.column_types, "int8", "int8", "bool", "bool", "bool"])
-        rows = zip(parsed.records, parsed.numbers, parsed.lines, strict=True)
-        for i, (record, number, line) in enumerate(rows):
-            await copy.write_row((*msgspec.structs.astuple(record), number, line, i in twins, False, True))
+    rows = (
+        (*msgspec.structs.astuple(parsed.records[i]), parsed.numbers[i], parsed.lines[i], i in twins, False, True)
+        for i in indexes
+    )
+    await copying.rows(
+        conn, name(resource), columns, [*resource.column_types, "int8", "int8", "bool", "bool", "bool"], rows
+    )
 
 
-async def remaining(conn: Connection) -> list[int]:
+async def use_indexes(conn: Connection) -> None:
+    """Lets the rest of the transaction look rows up by their keys alone.
+
+    A chunk is small and its table large, whatever the planner believes of a table that has just begun to grow. It would read
+    all of it for each chunk, at first because that is cheaper, and then because it keeps the plan.
+    """
+    await conn.execute(
+        """
+        SELECT set_config('enable_seqscan', 'off', true),
+            set_config('enable_hashjoin', 'off', true),
+            set_config('enable_mergejoin', 'off', true)
+        """
+    )
+
+
+async def remaining(conn: Connection, resource: Resource) -> list[int]:
     """The numbers of the records that have not found their place."""
-    cursor = await conn.execute("SELECT record FROM staged ORDER BY record")
+    cursor = await conn.execute(compose(resource, "SELECT record FROM {staged} AS staged ORDER BY record"))
     return [record for (record,) in await cursor.fetchall()]
 
 
-def names(columns: Iterable[str]) -> sql.Composed:
-    return sql.SQL(", ").join(map(sql.Identifier, columns))
+def name(resource: Resource) -> str:
+    """The name of the table. It tells the columns, for a session may outlive a migration behind a connection pooler."""
+    columns = ",".join((*resource.columns, *resource.column_types))
+    return f"staged_{resource.name}_{crc32(columns.encode()):08x}"
 
 
 def compose(resource: Resource, statement: LiteralString, **more: sql.Composable) -> sql.Composed:
@@ -69,7 +91,8 @@ def compose(resource: Resource, statement: LiteralString, **more: sql.Composable
     """
     own: dict[str, sql.Composable] = {
         "table": sql.Identifier(resource.name),
-        "columns": names(resource.columns),
+        "staged": sql.Identifier(name(resource)),
+        "columns": copying.names(resource.columns),
         "key": key(resource, "staged"),
         "other_key": key(resource, "other"),
         "key_name": sql.Literal(resource.key),

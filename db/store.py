@@ -1,21 +1,22 @@
 """How the records of a chunk come into their table: straight when nothing is in the way, else staged and merged by sets.
 
-The clean way is one binary COPY into the table, in a savepoint. Whatever a unique index or a foreign key refuses there sends
-the chunk the other way: COPY into a temporary table, and from there set by set, each record to its place: stored, refused,
-or deferred because it collides with another record of its own import (see `db.settle`).
+The clean way is one binary COPY into the table, in a savepoint. Once a unique index or a foreign key has refused something
+there, each chunk is looked through first (see `db.collisions`): what nothing is in the way of is still copied straight, and the
+rest goes the other way: COPY into a temporary table, and from there set by set, each record to its place: stored, refused, or
+deferred because it collides with another record of its own import (see `db.settle`).
 """
 
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from operator import attrgetter
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 import msgspec
-from psycopg import sql
 from psycopg.errors import DataError, IntegrityError
 
-from db import matching, placing, record_errors, settle, staging
+from db import collisions, copying, faults, matching, placing, record_errors, settle, staging
 from db.pool import Connection
 from db.queue import Counts
 from db.resource import Parsed, RecordError, Resource
@@ -25,11 +26,15 @@ from db.staging import Mode
 ROUNDS_MAX = 5
 
 
+# of a chunk's records: had none something in its way, some, or so many that looking for them first is no gain
+Obstacles = Literal["none", "some", "many"]
+
+
 class Stored(NamedTuple):
-    """What became of a chunk, and whether anything was in its way (then its import's next chunk had better be staged at once)."""
+    """What became of a chunk, and what was in its way, which is what to expect of its import's next chunk."""
 
     counts: Counts
-    collided: bool
+    obstacles: Obstacles
 
 
 async def merge(
@@ -41,30 +46,41 @@ async def merge(
     mode: Mode,
     dry_run: bool,
     is_alone: bool,
-    is_clean_so_far: bool,
+    expected: Obstacles,
 ) -> Stored:
     """Stores the sound records of one chunk and writes all of its errors, in the caller's transaction.
 
-    `is_alone`: the import has no other chunk, so what collides within it is settled at once.
+    `is_alone`: the import has no other chunk, so what collides within it is settled at once. `expected` is what was found with
+    the import's earlier chunks, `none` with the first; it decides how, never what.
     """
     errors = await _with_missing_parents(conn, resource, parsed)
     await record_errors.insert(conn, import_id, errors)
     refused = Counts(failed=len({error.record for error in errors}), codes=Counter(error.code for error in errors))
-    if not parsed.records:
-        return Stored(refused, collided=False)
-
-    twins = _twins(resource, parsed)
     # every mode but update stores what matches nothing
-    is_promising = is_clean_so_far and not twins and mode != "update" and not dry_run
-    if is_promising and await _copy_straight(conn, resource, import_id, parsed):
-        return Stored(refused + Counts(created=len(parsed.records)), collided=False)
+    if mode == "update" or dry_run:
+        expected = "many"
+    everything = _key_order(resource, parsed)
+    if not everything or (expected == "none" and await _copy_straight(conn, resource, import_id, parsed, everything)):
+        return Stored(refused + Counts(created=len(everything)), expected)
 
-    await staging.fill(conn, resource, parsed, twins=twins)
+    await staging.use_indexes(conn)
+    twins = collisions.twins(resource, parsed.records)
+    hindered: Collection[int] = everything
+    for _ in range(0 if expected == "many" else ROUNDS_MAX):
+        found = twins | await collisions.find(conn, resource, parsed.records)
+        expected = "some" if len(found) < len(everything) / 2 else "many"
+        if expected == "many":
+            break
+        # if one of them meets a row that was not there when we looked: look again
+        if await _copy_straight(conn, resource, import_id, parsed, [i for i in everything if i not in found]):
+            hindered = found
+            break
+    await staging.fill(conn, resource, parsed, hindered, twins=twins)
     counts = await (_rehearse if dry_run else _merge_staged)(conn, resource, import_id, mode)
     if is_alone and counts.deferred:
         counts += await settle.settle(conn, resource, import_id, mode, dry_run=dry_run)
         counts.deferred = 0
-    return Stored(refused + counts, collided=True)
+    return Stored(refused + counts + Counts(created=len(everything) - len(hindered)), expected)
 
 
 async def _merge_staged(conn: Connection, resource: Resource, import_id: UUID, mode: Mode) -> Counts:
@@ -77,11 +93,12 @@ async def _merge_staged(conn: Connection, resource: Resource, import_id: UUID, m
             async with conn.transaction():
                 stored = await placing.update(conn, resource, import_id)
                 stored += await placing.insert(conn, resource, import_id)
+                await faults.reach("mid_merge", conn)
         except (IntegrityError, DataError):
             break
         counts += stored
         # what is left met a row that was not there when we looked: look again
-        if not await staging.remaining(conn):
+        if not await staging.remaining(conn, resource):
             return counts
     return counts + await placing.store_singly(conn, resource, import_id)
 
@@ -94,23 +111,22 @@ async def _rehearse(conn: Connection, resource: Resource, import_id: UUID, mode:
     return counts + Counts(deferred=await placing.defer_all(conn, resource, import_id))
 
 
-async def _copy_straight(conn: Connection, resource: Resource, import_id: UUID, parsed: Parsed) -> bool:
-    """The optimistic first step; False when it met a conflict, and then nothing of it is left."""
-    columns = [*resource.columns, "import_id", "import_record", "import_action"]
+async def _copy_straight(
+    conn: Connection, resource: Resource, import_id: UUID, parsed: Parsed, indexes: Iterable[int]
+) -> bool:
+    """COPYs the records that have these indexes; False when one met a conflict, and then nothing of it is left."""
     try:
-        async with (
-            conn.transaction(),
-            conn.cursor().copy(
-                sql.SQL("COPY {} ({}) FROM STDIN (FORMAT binary)").format(
-                    sql.Identifier(resource.name), staging.names(columns)
-                )
-            ) as copy,
-        ):
-            copy.set_types([*resource.column_types, "uuid", "int8", "text"])
-            for values, number in _complete(resource, parsed):
-                await copy.write_row((*values, import_id, number, "created"))
+        async with conn.transaction():
+            await copying.rows(
+                conn,
+                resource.name,
+                [*resource.columns, "import_id", "import_record", "import_action"],
+                [*resource.column_types, "uuid", "int8", "text"],
+                _complete(resource, import_id, parsed, indexes),
+            )
     except (IntegrityError, DataError):
         return False
+    await faults.reach("mid_merge", conn)
     return True
 
 
@@ -120,57 +136,30 @@ async def _with_missing_parents(conn: Connection, resource: Resource, parsed: Pa
         return parsed.errors
     missing: set[tuple[str | None, str | None]] = set()
     for field, parent in resource.references.items():
-        cursor = await conn.execute(
-            sql.SQL(
-                """
-                SELECT wanted.id::text
-                FROM unnest(%(ids)s::uuid[]) AS wanted (id)
-                WHERE NOT EXISTS (SELECT FROM {} AS parent WHERE parent.id = wanted.id)
-                """
-            ).format(sql.Identifier(parent)),
-            {"ids": [suspect.value for suspect in parsed.suspects if suspect.field == field]},
-        )
-        missing.update((field, id) for (id,) in await cursor.fetchall())
+        ids = {suspect.value for suspect in parsed.suspects if suspect.field == field}
+        missing.update((field, str(id)) for id in await collisions.missing_parents(conn, parent, ids))
     found = [suspect for suspect in parsed.suspects if (suspect.field, suspect.value) in missing]
     return sorted([*parsed.errors, *found], key=lambda error: error.record)
 
 
-def _complete(resource: Resource, parsed: Parsed) -> Iterator[tuple[tuple[Any, ...], int]]:
-    """The values of each record, with what the service fills in (a missing id, the time), and its number.
-
-    In the order of the unique key: chunks that collide then seldom deadlock.
-    """
+def _complete(resource: Resource, import_id: UUID, parsed: Parsed, indexes: Iterable[int]) -> Iterator[Sequence[Any]]:
+    """The row of each of the records, with what the service fills in: a missing id, the time, and where it came from."""
     now = datetime.now(UTC)
     stamped = [resource.columns.index(column) for column in resource.stamped]
-    for i in _key_order(resource, parsed):
-        values = msgspec.structs.astuple(parsed.records[i])
-        if None in values:
-            complete = list(values)
-            if complete[0] is None:
-                complete[0] = resource.new_id()
-            for column in stamped:
-                if complete[column] is None:
-                    complete[column] = now
-            values = tuple(complete)
-        yield values, parsed.numbers[i]
-
-
-def _twins(resource: Resource, parsed: Parsed) -> set[int]:
-    """The records, by index, that share their id or their natural key with another one of the chunk."""
-    twins = _repeated([record.id if record.id is not None else i for i, record in enumerate(parsed.records)])
-    if resource.key is not None:
-        twins |= _repeated([resource.key_of(getattr(record, resource.key)) for record in parsed.records])
-    return twins
-
-
-def _repeated(values: Sequence[Hashable]) -> set[int]:
-    counts = Counter(values) if len(set(values)) < len(values) else {}
-    return {i for i, value in enumerate(values) if counts[value] > 1} if counts else set()
+    for i in indexes:
+        row = [*msgspec.structs.astuple(parsed.records[i]), import_id, parsed.numbers[i], "created"]
+        if row[0] is None:
+            row[0] = resource.new_id()
+        for column in stamped:
+            if row[column] is None:
+                row[column] = now
+        yield row
 
 
 def _key_order(resource: Resource, parsed: Parsed) -> Sequence[int]:
     """The indexes of the records in the order of their unique key: chunks that collide then seldom deadlock."""
-    key = resource.key
-    if key is None:
-        return sorted(range(len(parsed.records)), key=lambda i: parsed.records[i].id or "")
-    return sorted(range(len(parsed.records)), key=lambda i: resource.key_of(getattr(parsed.records[i], key)))
+    if resource.key is None:
+        keys = [record.id or "" for record in parsed.records]
+    else:
+        keys = list(map(resource.key_of, map(attrgetter(resource.key), parsed.records)))
+    return sorted(range(len(keys)), key=keys.__getitem__)

@@ -7,7 +7,7 @@ import msgspec
 from psycopg.errors import ForeignKeyViolation, UniqueViolation
 from uuid_utils.compat import uuid7
 
-from db import queue
+from db import copying, queue
 from db.imports import Status
 from db.payload import Chunk
 from db.pool import Connection
@@ -71,18 +71,20 @@ async def begin(conn: Connection, *, token: str | None) -> UUID:
 async def append(conn: Connection, id: UUID, chunks: Sequence[Chunk], *, first_seq: int) -> None:
     """Adds chunks to an upload, numbered from `first_seq`. Raises `Gone`."""
     await touch(conn, [id], or_raise=True)
-    async with conn.cursor().copy(
-        "COPY chunks (import_id, seq, first_record, records) FROM STDIN (FORMAT binary)"
-    ) as copy:
-        copy.set_types(["uuid", "int4", "int8", "int4"])
-        for seq, chunk in enumerate(chunks, first_seq):
-            await copy.write_row((id, seq, chunk.first_record, chunk.records))
-    async with conn.cursor().copy(
-        "COPY import_payloads (import_id, first_record, first_line, data, starts, lines) FROM STDIN (FORMAT binary)"
-    ) as copy:
-        copy.set_types(["uuid", "int8", "int8", "bytea", "int4[]", "int4[]"])
-        for chunk in chunks:
-            await copy.write_row((id, chunk.first_record, chunk.first_line, chunk.data, chunk.starts, chunk.lines))
+    await copying.rows(
+        conn,
+        "chunks",
+        ["import_id", "seq", "first_record", "records"],
+        ["uuid", "int4", "int8", "int4"],
+        ((id, seq, chunk.first_record, chunk.records) for seq, chunk in enumerate(chunks, first_seq)),
+    )
+    await copying.rows(
+        conn,
+        "import_payloads",
+        ["import_id", "first_record", "first_line", "data", "starts", "lines"],
+        ["uuid", "int8", "int8", "bytea", "int4[]", "int4[]"],
+        ((id, chunk.first_record, chunk.first_line, chunk.data, chunk.starts, chunk.lines) for chunk in chunks),
+    )
 
 
 async def touch(conn: Connection, ids: Sequence[UUID], *, or_raise: bool = False) -> None:

@@ -53,6 +53,16 @@ def is_alive(identity: str) -> bool:
     return _started(int(pid)) == started
 
 
+class Supervisor:
+    """The process that looks after this one. None: there is none that we know of, and so none to be missed."""
+
+    def __init__(self, pid: int | None) -> None:
+        self._identity = None if pid is None else identity_of(pid)
+
+    def is_gone(self) -> bool:
+        return self._identity is not None and not is_alive(self._identity)
+
+
 def sweep(folder: Path) -> None:
     """Removes the gauges of processes that died. Their counters stay, or the sums would shrink."""
     for path in folder.glob("gauge_live*_*.db"):

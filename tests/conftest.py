@@ -42,6 +42,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         config.stash[TEARDOWN].close()
 
 
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Shows what tests have put into the property `summary`, which reaches us from xdist's processes too."""
+    for report in terminalreporter.getreports("passed"):
+        for name, line in report.user_properties:
+            if name == "summary":
+                terminalreporter.write_line(line)
+
+
 @pytest.fixture(scope="session")
 def server_url(request: pytest.FixtureRequest) -> str:
     """A server on which the tests may create databases."""
@@ -61,16 +69,24 @@ def database_url(request: pytest.FixtureRequest, server_url: str) -> Iterator[st
 
 
 @pytest.fixture
+def new_database(request: pytest.FixtureRequest, server_url: str) -> Iterator[Callable[[], str]]:
+    """`new_database()` is the URL of one more migrated database, for tests that need several."""
+    template = request.config.stash[SERVER]["template"]
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(contextmanager(_database)(server_url, template))
+
+
+@pytest.fixture
 async def conn(database_url: str) -> AsyncIterator[pool.Connection]:
     """A connection in autocommit, with the session limits of the service."""
-    async with _connection(database_url) as connection:
+    async with _connection(database_url, "conn") as connection:
         yield connection
 
 
 @pytest.fixture
 async def other(database_url: str) -> AsyncIterator[pool.Connection]:
     """A second one, to race with the first."""
-    async with _connection(database_url) as connection:
+    async with _connection(database_url, "other") as connection:
         yield connection
 
 
@@ -90,8 +106,8 @@ async def service(tmp_path, database_url: str) -> AsyncIterator[Callable]:
 
 
 @asynccontextmanager
-async def _connection(url: str) -> AsyncIterator[pool.Connection]:
-    async with await AsyncConnection.connect(url, autocommit=True) as connection:
+async def _connection(url: str, name: str) -> AsyncIterator[pool.Connection]:
+    async with await AsyncConnection.connect(url, autocommit=True, application_name=name) as connection:
         await pool.configure(connection)
         yield connection
 

@@ -151,11 +151,30 @@ async def rows(conn: Connection, query: LiteralString, **arguments: Any) -> list
 async def blocked(whom: Connection, *, by: Connection) -> None:
     """Waits until a statement of `whom` waits for a lock of `by`, which is asked and so has to be idle."""
 
+    # by its name: behind a pooler the server does not know a session by the number that its client was given
+    name = whom.info.get_parameters().get("application_name", "")
+
     async def is_blocked() -> bool:
-        [(pids,)] = await rows(by, "SELECT pg_blocking_pids(%(pid)s)", pid=whom.info.backend_pid)
-        return by.info.backend_pid in pids
+        return name in await those_blocked(by)
 
     await eventually(is_blocked)
+
+
+async def those_blocked(by: Connection) -> set[str]:
+    """The names of the connections that wait for a lock of `by`."""
+    # a transaction sees the sessions as they were when it first looked
+    await by.execute("SELECT pg_stat_clear_snapshot()")
+    return {
+        name
+        for (name,) in await rows(
+            by,
+            """
+            SELECT application_name
+            FROM pg_stat_activity
+            WHERE datname = current_database() AND pg_backend_pid() = ANY(pg_blocking_pids(pid))
+            """,
+        )
+    }
 
 
 # ── the books ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -8,11 +8,11 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from random import Random
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, Literal, TypeAlias
 from uuid import UUID
 
 from db.resources.users import USERS
@@ -32,11 +32,16 @@ ROLES = ["admin", "author", "reader"]
 START = datetime(2024, 1, 1, tzinfo=UTC)
 # of so many articles and comments one has no id
 NO_ID_ONE_IN = 50
+# ids that are kept to be referred to, so that a file of any size takes no more memory
+IDS_MAX = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A file; what was planted in it, a count for each fault; and the ids of its sound records that have one."""
+    """A file; what was planted in it, a count for each fault; and the ids of its first sound records that have one.
+
+    `data` is empty if the file was written to somewhere else.
+    """
 
     data: bytes
     records: int
@@ -44,23 +49,72 @@ class Made:
     ids: list[str] = field(default_factory=list)
 
 
-def users(count: int, *, seed: int, fault_rate: float = 0.0) -> Made:
-    """Users as CSV with all columns; every one has an id."""
+def users(
+    count: int, *, seed: int, fault_rate: float = 0.0, without: Collection[Fault] = (), to: BinaryIO | None = None
+) -> Made:
+    """Users as CSV with all columns; every one has an id. Faults in `without` are not planted."""
     rng = _random(seed)
+    spoils = {fault: spoil for fault, spoil in USER_FAULTS.items() if fault not in without}
     header = _row(list(USERS.columns))
-    return _file(count, rng, lambda n: _user(rng, n), _user_row, USER_FAULTS, fault_rate, header)
+    return _file(count, rng, lambda n: _user(rng, n), _user_row, spoils, fault_rate, header=header, to=to)
 
 
-def articles(count: int, *, authors: Sequence[str], seed: int, fault_rate: float = 0.0) -> Made:
-    """Articles as NDJSON; `authors` are ids of users."""
+def articles(
+    count: int,
+    *,
+    authors: Sequence[str],
+    seed: int,
+    fault_rate: float = 0.0,
+    format: Literal["ndjson", "csv"] = "ndjson",
+    to: BinaryIO | None = None,
+) -> Made:
+    """Articles with bodies of about 300 bytes; `authors` are ids of users.
+
+    As CSV they are what COPY can load too: all have an id, none has tags (a list is written in another way there), and none
+    has a fault.
+    """
     rng = _random(seed)
-    return _file(count, rng, lambda n: _article(rng, n, authors), _line, ARTICLE_FAULTS, fault_rate)
+    if format == "csv":
+        return _plain(count, rng, lambda n: _without(_article(rng, n, authors), "tags"), to=to)
+    return _file(
+        count,
+        rng,
+        lambda n: _perhaps_without_id(rng, _article(rng, n, authors)),
+        _line,
+        ARTICLE_FAULTS,
+        fault_rate,
+        to=to,
+    )
 
 
-def comments(count: int, *, articles: Sequence[str], users: Sequence[str], seed: int, fault_rate: float = 0.0) -> Made:
-    """Comments as NDJSON, half of the ids with `cm_` before the UUID."""
+def comments(
+    count: int,
+    *,
+    articles: Sequence[str],
+    users: Sequence[str],
+    seed: int,
+    fault_rate: float = 0.0,
+    format: Literal["ndjson", "csv"] = "ndjson",
+    to: BinaryIO | None = None,
+) -> Made:
+    """Comments, half of the ids with `cm_` before the UUID. As CSV all have an id and none has a fault."""
     rng = _random(seed)
-    return _file(count, rng, lambda n: _comment(rng, n, articles, users), _line, COMMENT_FAULTS, fault_rate)
+    if format == "csv":
+        return _plain(count, rng, lambda n: _comment(rng, n, articles, users), to=to)
+    return _file(
+        count,
+        rng,
+        lambda n: _perhaps_without_id(rng, _comment(rng, n, articles, users)),
+        _line,
+        COMMENT_FAULTS,
+        fault_rate,
+        to=to,
+    )
+
+
+def _plain(count: int, rng: Random, make: Callable[[int], Record], *, to: BinaryIO | None) -> Made:
+    """CSV without faults; None is an empty cell."""
+    return _file(count, rng, make, lambda record: _row([*record.values()]), {}, 0.0, header=_row([*make(0)]), to=to)
 
 
 def _file(
@@ -70,9 +124,13 @@ def _file(
     write: Callable[[Record], bytes],
     spoils: Mapping[Fault, Spoil],
     fault_rate: float,
+    *,
     header: bytes = b"",
+    to: BinaryIO | None,
 ) -> Made:
-    lines, faults, ids = [header], Counter[Fault](), list[str]()
+    out = io.BytesIO() if to is None else to
+    out.write(header)
+    faults, ids = Counter[Fault](), list[str]()
     kinds = list(spoils)
     earlier = make(0)
     for n in range(1, count + 1):
@@ -81,14 +139,14 @@ def _file(
         if n > 1 and rng.random() < fault_rate:
             fault = rng.choice(kinds)
             faults[fault] += 1
-            lines.append(spoils[fault](record, earlier))
+            out.write(spoils[fault](record, earlier))
             continue
-        lines.append(write(record))
-        if "id" in record:
+        out.write(write(record))
+        if "id" in record and len(ids) < IDS_MAX:
             ids.append(record["id"])
         if n == 1 or rng.random() < 0.1:
             earlier = record
-    return Made(b"".join(lines), count, faults, ids)
+    return Made(out.getvalue() if isinstance(out, io.BytesIO) else b"", count, faults, ids)
 
 
 def _user(rng: Random, n: int) -> Record:
@@ -106,28 +164,26 @@ def _user(rng: Random, n: int) -> Record:
 
 def _article(rng: Random, n: int, authors: Sequence[str]) -> Record:
     is_draft = rng.random() < 0.3
-    article = {
+    return {
         "id": _uuid(rng),
         "slug": f"{rng.choice(WORDS)}-{rng.choice(WORDS)}-{n}",
         "title": _text(rng, 6).capitalize(),
-        "body": _text(rng, 60),
+        "body": _text(rng, 68),
         "author_id": rng.choice(authors),
         "tags": rng.sample(TAGS, 2),
         "status": "draft" if is_draft else "published",
         "published_at": None if is_draft else _time(rng),
     }
-    return _perhaps_without_id(rng, article)
 
 
 def _comment(rng: Random, n: int, articles: Sequence[str], users: Sequence[str]) -> Record:
-    comment = {
+    return {
         "id": ("cm_" if n % 2 else "") + _uuid(rng),
         "article_id": rng.choice(articles),
         "user_id": rng.choice(users),
         "body": _text(rng, 20),
         "created_at": _time(rng),
     }
-    return _perhaps_without_id(rng, comment)
 
 
 def _random(seed: int) -> Random:
@@ -152,7 +208,7 @@ def _text(rng: Random, words: int) -> str:
     return " ".join(rng.choices(WORDS, k=words))
 
 
-def _row(cells: list[str]) -> bytes:
+def _row(cells: list[str | None]) -> bytes:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow(cells)
     return text.getvalue().encode()

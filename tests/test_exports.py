@@ -391,7 +391,7 @@ async def test_a_job_whose_worker_died_after_its_commit_is_found(conn, tmp_path)
 
 
 async def test_an_export_that_cannot_be_written_fails(conn, tmp_path):
-    """An accident of the disk gives the chunk back; after the last attempt the job is failed, and says so."""
+    """An accident of the disk gives the chunk back; after the last attempt the job is failed, and says so and why."""
     (tmp_path / "file").touch()
     settings = Settings(export_dir=str(tmp_path / "file"), attempts_max=2)
     id = await create(conn)
@@ -408,6 +408,8 @@ async def test_an_export_that_cannot_be_written_fails(conn, tmp_path):
     assert job.status == "failed"
     assert job.problem is not None
     assert job.problem["type"] == "/problems/export-failed"
+    assert "begun 2 times" in job.problem["detail"]
+    assert job.problem["detail"].endswith(": NotADirectoryError: Not a directory")
 
 
 async def stall(conn) -> None:

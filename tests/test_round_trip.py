@@ -217,7 +217,7 @@ async def reimported(conn, resource: str, format, data: bytes, batch_size: int, 
             mode=mode,
             dry_run=False,
             is_alone=False,
-            is_clean_so_far=True,
+            expected="none",
         )
         counts += merged.counts
     return counts

@@ -1,5 +1,6 @@
 """The settings: a bad one stops the start with a line that names it."""
 
+import re
 import subprocess
 import sys
 
@@ -25,14 +26,24 @@ from tests.servers import ROOT
         ("POLL_SECONDS", "0"),
         ("STOP_SECONDS", "soon"),
         ("METRICS_PUBLIC", "perhaps"),
+        ("DATABASE_POOLER", "session"),
         ("LOG_LEVEL", "loud"),
         ("LOG_FORMAT", "xml"),
+        ("API_KEYS", " , ,"),
+        ("DATABASE_URL", "postgresql://user:sekret word@127.0.0.1/bulk"),
+        ("DATABASE_REPLICA_URL", "sekret"),
+        ("HEAD_MAX_BYTES", "100"),
+        ("HEAD_SECONDS", "0"),
+        ("STALL_SECONDS", "-1"),
+        ("CONNECTIONS_MAX", "0"),
+        ("UNPACK_RATIO_MAX", "0"),
     ],
 )
 def test_a_bad_value_names_its_variable(variable, value):
     """The message is one line, and starts with the name as it is written in the environment."""
-    with pytest.raises(SettingsError, match=rf"^{variable}: [^\n]+$"):
+    with pytest.raises(SettingsError, match=rf"^{variable}: [^\n]+$") as raised:
         settings.read({variable: value})
+    assert "sekret" not in str(raised.value)
 
 
 def test_every_field_can_be_set():
@@ -44,6 +55,12 @@ def test_every_field_can_be_set():
     assert settings.read({name.upper(): "" for name in names}) == defaults
     changed = settings.read({"BATCH_SIZE": "7", "POLL_SECONDS": "0.5", "DATABASE_URL": "postgresql://x/y"})
     assert (changed.batch_size, changed.poll_seconds, changed.database_url) == (7, 0.5, "postgresql://x/y")
+
+
+def test_the_readme_names_every_setting():
+    """Its table has one row for each, and none for what is no setting."""
+    rows = re.findall(r"^\| `([A-Z_]+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted(field.name.upper() for field in msgspec.structs.fields(Settings))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])

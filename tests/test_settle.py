@@ -212,7 +212,7 @@ async def test_two_open_transactions_mean_the_same(conn, other):
             for place in case.order:
                 await free.execute("BEGIN")
                 work = asyncio.create_task(perform(free, claims[place]))
-                await eventually(lambda work=work, who=(free, holder): _is_done_or_blocked(work, *who))
+                await eventually(lambda work=work, by=holder: _is_done_or_blocked(work, by))
                 waits += not work.done()
                 await holder.execute("COMMIT")
                 await work
@@ -226,9 +226,8 @@ async def test_two_open_transactions_mean_the_same(conn, other):
     assert waits
 
 
-async def _is_done_or_blocked(work: asyncio.Task, worker: pool.Connection, holder: pool.Connection) -> bool:
-    [(pids,)] = await rows(holder, "SELECT pg_blocking_pids(%(pid)s)", pid=worker.info.backend_pid)
-    return work.done() or bool(pids)
+async def _is_done_or_blocked(work: asyncio.Task, by: pool.Connection) -> bool:
+    return bool(await factories.those_blocked(by)) or work.done()
 
 
 async def test_two_workers_mean_the_same(conn, other):

@@ -6,8 +6,11 @@ import signal
 import socket
 import struct
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
+import psycopg
 import pytest
+from psycopg.sql import SQL, Identifier, Literal
 
 from tests import importing
 from tests.importing import USERS_HEADER, Api, user_row
@@ -102,6 +105,36 @@ async def test_an_api_process_that_is_killed(api, service):
     await client.leave(politely=True)
     async with importing.connected(another) as second:
         await post_again(second)
+
+
+async def test_an_upload_that_breaks_off_while_the_database_is_away(service, server_url):
+    """When the database is back the upload is removed and its key free, long before the sweep would come to it."""
+    async with importing.connected(await service(worker_pool_size=1)) as api:
+        client = Client(api.service, multipart=False)
+        await client.send(HALF)
+        await eventually(lambda: stored_chunks(api), timeout=20)
+        async with refusing(server_url, await api.value("SELECT current_database()")):
+            await client.leave(politely=True)
+            await eventually(lambda: "upload_not_discarded" in api.service.api.output, timeout=30)
+        await eventually(api.has_nothing, timeout=20)
+        await post_again(api)
+
+
+@asynccontextmanager
+async def refusing(server_url: str, name: str) -> AsyncIterator[None]:
+    """A database that ends the API's sessions and takes no more of anybody's."""
+    switch = SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS {}")
+    async with await psycopg.AsyncConnection.connect(server_url, autocommit=True) as conn:
+        await conn.execute(switch.format(Identifier(name), Literal(False)))
+        try:
+            await conn.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                " WHERE datname = %(name)s AND application_name = 'bulk api'",
+                {"name": name},
+            )
+            yield
+        finally:
+            await conn.execute(switch.format(Identifier(name), Literal(True)))
 
 
 async def test_an_api_process_that_is_told_to_stop(service):

@@ -4,7 +4,7 @@ from uuid import UUID
 
 import structlog
 
-from db import endings, exports, queue
+from db import endings, exports, faults, queue
 from db.pool import Connection
 from db.queue import Claim
 from monitoring import metrics
@@ -14,6 +14,7 @@ log = structlog.get_logger()
 
 async def end_job(conn: Connection, claim: Claim, *, has_budget: bool) -> None:
     """Ends the job of a chunk that has just become final, if that was the last one or the job's error budget is spent."""
+    await faults.reach("before_finish", conn)
     if claim.kind == "export":
         await end_export(conn, claim.job_id)
         return

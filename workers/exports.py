@@ -18,6 +18,7 @@ from db.queue import Claim, Counts
 from db.resources import RESOURCES
 from db.settings import Settings
 from db.storage import File, Storage
+from monitoring import seldom
 
 log = structlog.get_logger(__name__)
 
@@ -166,7 +167,7 @@ async def _watch(claim: Claim, tally: _Tally, settings: Settings, limit: asyncio
                 is_stopped = await exports.tell(conn, claim, total_records=tally.total, records=tally.records)
         except UNAVAILABLE as error:
             # the work goes on as long as it has a connection itself
-            log.warning("export_not_watched", job_id=str(claim.job_id), error=type(error).__name__)
+            seldom.warning(log, "export_not_watched", job_id=str(claim.job_id), error=type(error).__name__)
         else:
             if is_stopped:
                 # ends the work, wherever it waits

@@ -5,15 +5,16 @@ from uuid import UUID
 
 import msgspec
 
-from db import imports, queue, settle, store
+from db import faults, imports, queue, settle, store
 from db.pool import Connection
 from db.queue import Claim, Counts
 from db.resource import Parsed
 from db.resources import RESOURCES
 from db.settings import Settings
+from db.store import Obstacles
 from workers.parsing import parse
 
-# how many imports that have shown conflicts a worker remembers; forgetting one costs a vain first step
+# how many imports that met obstacles a worker remembers; forgetting one costs a vain first step
 REMEMBERED_MAX = 1000
 
 
@@ -28,18 +29,20 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Memory:
-    """The imports that have shown conflicts: their next chunks are staged at once."""
+    """What was in the way of imports, from which follows how their next chunks are best stored."""
 
     def __init__(self) -> None:
-        self._collided: dict[UUID, None] = {}
+        self._obstacles: dict[UUID, Obstacles] = {}
 
-    def __contains__(self, import_id: UUID) -> bool:
-        return import_id in self._collided
+    def expected(self, import_id: UUID) -> Obstacles:
+        return self._obstacles.get(import_id, "none")
 
-    def add(self, import_id: UUID) -> None:
-        self._collided[import_id] = None
-        if len(self._collided) > REMEMBERED_MAX:
-            del self._collided[next(iter(self._collided))]
+    def note(self, import_id: UUID, obstacles: Obstacles) -> None:
+        if obstacles == "none":
+            return
+        self._obstacles[import_id] = obstacles
+        if len(self._obstacles) > REMEMBERED_MAX:
+            del self._obstacles[next(iter(self._obstacles))]
 
 
 async def perform(conn: Connection, claim: Claim, *, settings: Settings, memory: Memory) -> Done | None:
@@ -49,6 +52,7 @@ async def perform(conn: Connection, claim: Claim, *, settings: Settings, memory:
         if not await queue.fence(conn, claim):
             await queue.drop(conn, claim)
             return None
+        await faults.reach("after_fence", conn)
         work, chunk = await imports.work(conn, claim)
         resource = RESOURCES[work.resource]
         if chunk is None:
@@ -72,12 +76,13 @@ async def perform(conn: Connection, claim: Claim, *, settings: Settings, memory:
                 mode=work.mode,
                 dry_run=work.dry_run,
                 is_alone=work.total_chunks == 1,
-                is_clean_so_far=claim.job_id not in memory,
+                expected=memory.expected(claim.job_id),
             )
             counts = stored.counts
-            if stored.collided:
-                memory.add(claim.job_id)
+            memory.note(claim.job_id, stored.obstacles)
         await queue.finish(conn, claim, counts)
+        await faults.reach("before_commit", conn)
+    await faults.reach("after_commit", conn)
     return Done(
         resource=work.resource,
         counts=counts,

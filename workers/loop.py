@@ -3,20 +3,23 @@
 import asyncio
 import random
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
-from db import pool, queue
+from db import faults, health, pool, queue
 from db.embedded import NotRunning
-from db.errors import RETRYABLE, UNAVAILABLE, sqlstate
+from db.errors import OUTDATED, RETRYABLE, UNAVAILABLE, sqlstate
 from db.pool import Connection
 from db.queue import Claim
 from db.settings import Settings
 from monitoring import metrics
+from monitoring.outage import Outage, first_line
 from workers import ends, exports, imports, upkeep
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 RETRIES_MAX = 3
 BACKOFF_SECONDS_MAX = 5.0
@@ -30,31 +33,30 @@ class Worker:
         self.settings = settings
         self.name = name
         self.stopping = stopping
+        self.outage = Outage(worker=name)
         self.memory = imports.Memory()
         # the claim in hand; still here after the connection was lost, its end is unknown
         self.held: Claim | None = None
         self._upkeep_at = 0.0
 
     async def run(self) -> None:
-        """Works until told to stop. Without a database it tries again for ever, less and less often, and says so once."""
-        failures = 0
+        """Works until told to stop. Without a database that can be used it tries again for ever, less and less often."""
         while not self.stopping.is_set():
             try:
-                conn = await pool.connect(self.settings, name=f"bulk worker {self.name}")
+                conn = await self._unless_stopping(pool.connect(self.settings, name=f"bulk worker {self.name}"))
+                if conn is None:
+                    return
                 async with conn:
-                    if failures:
-                        log.info("database is back", worker=self.name)
-                    failures = 0
                     await self._serve(conn)
-            except (*UNAVAILABLE, NotRunning) as error:
-                if failures == 0:
-                    log.warning("database is away", worker=self.name, error=_first_line(error))
-                failures += 1
-                await self._unless_stopping(asyncio.sleep(_backoff(failures)))
+            except (*UNAVAILABLE, *OUTDATED, NotRunning) as error:
+                self.outage.away(error)
+                await self._unless_stopping(asyncio.sleep(_backoff(self.outage.failures)))
 
     async def _serve(self, conn: Connection) -> None:
+        await health.demand_schema(conn)
         await self._resolve(conn)
-        await queue.listen(conn)
+        if self.settings.database_pooler == "none":
+            await queue.listen(conn)
         while not self.stopping.is_set():
             await self._upkeep_when_due(conn)
             if not await self.run_once(conn):
@@ -74,9 +76,12 @@ class Worker:
             log.warning("chunk reclaimed", **self._names(claim), crashes=claim.crashes, state=claim.state)
         else:
             claim = await queue.claim(conn, worker=self.name)
+        # only now: a server that takes no writes, or has no tables yet, lets us in too
+        self.outage.back()
         if claim is None:
             return False
         self.held = claim
+        await faults.reach("after_claim", conn)
         has_budget = claim.state == "running" and await self._work(conn, claim)
         await ends.end_job(conn, claim, has_budget=has_budget)
         self.held = None
@@ -101,10 +106,10 @@ class Worker:
         except Exception as error:
             if conn.broken or conn.closed:
                 # what comes next on this connection tells `run`, whatever the server called the end of the session
-                log.warning("connection lost", **self._names(claim), error=_first_line(error))
+                log.warning("connection lost", **self._names(claim), error=first_line(error))
                 return False
             log.exception("chunk given back", **self._names(claim), sqlstate=sqlstate(error))
-            await self._give_back(conn, claim, accident=_first_line(error))
+            await self._give_back(conn, claim, accident=first_line(error))
         finally:
             stopping.cancel()
         return False
@@ -172,21 +177,16 @@ class Worker:
             self._upkeep_at = now + self.settings.upkeep_seconds * random.uniform(0.8, 1.2)  # noqa: S311  # spreads the workers
             await upkeep.run_once(conn, self.settings)
 
-    async def _unless_stopping(self, wait: Coroutine[Any, Any, None]) -> None:
+    async def _unless_stopping(self, wait: Coroutine[Any, Any, T]) -> T | None:
         task, stopping = asyncio.create_task(wait), asyncio.create_task(self.stopping.wait())
         await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         if not task.done():
             task.cancel()
             await asyncio.wait({task})
-        else:
-            task.result()
+            return None
+        return task.result()
 
 
 def _backoff(failures: int) -> float:
     return min(BACKOFF_SECONDS_MAX, 0.1 * 2**failures) * random.uniform(0.5, 1.0)  # noqa: S311
-
-
-def _first_line(error: Exception) -> str:
-    """What happened, without the detail lines, in which PostgreSQL quotes values of the row."""
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

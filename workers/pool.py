@@ -1,6 +1,7 @@
 """The parent of the workers: keeps WORKER_POOL_SIZE of them alive until it is told to stop."""
 
 import asyncio
+import gc
 import multiprocessing
 import os
 import signal
@@ -10,34 +11,46 @@ from multiprocessing.connection import wait
 from multiprocessing.context import ForkProcess
 
 import structlog
+import uvloop
 
 from db.settings import Settings
 from monitoring import metrics
+from monitoring.processes import Supervisor
 from workers.loop import Worker
 
 log = structlog.get_logger()
 
-STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
-# between two replacements of dead workers, lest a broken installation spin
+STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+# between two replacements of dead workers; doubled each time that one has failed by itself, and not been killed, lest a broken
+# installation spin
 REPLACE_SECONDS = 0.2
+# objects made since the last collection; a chunk makes some tens of thousands
+GC_THRESHOLD = 100_000
+REPLACE_SECONDS_MAX = 10.0
 
 
 class Pool:
-    """TERM or INT: each worker ends its chunk or gives it back, within STOP_SECONDS; a second signal ends all at once."""
+    """TERM, INT or HUP: each worker ends its chunk or gives it back, within STOP_SECONDS; a second signal ends all at once."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.children: dict[int, ForkProcess] = {}
         self.signals = 0
+        self._supervisor = Supervisor(settings.supervisor_pid)
+        self._replace_seconds = REPLACE_SECONDS
+        self._failed_at = float("-inf")
 
     def run(self) -> None:
-        for signum in STOP_SIGNALS:
+        for signum in _stop_signals():
             signal.signal(signum, self._on_signal)
         log.info("worker pool started", workers=self.settings.worker_pool_size)
         while not self.signals:
             self._fill()
             wait([child.sentinel for child in self.children.values()], timeout=1.0)
             self._replace_dead()
+            if self._supervisor.is_gone() and not self.signals:
+                log.warning("supervisor is gone, stopping")
+                self._on_signal()
         self._stop()
 
     def _fill(self) -> None:
@@ -63,8 +76,19 @@ class Pool:
             del self.children[number]
             if not self.signals:
                 log.error("worker died, replacing it", worker=number, exit_code=child.exitcode)
-        if dead and not self.signals:
-            time.sleep(REPLACE_SECONDS)
+        if dead:
+            self._pause(has_failed=any((child.exitcode or 0) > 0 for child in dead.values()))
+
+    def _pause(self, *, has_failed: bool) -> None:
+        now = time.monotonic()
+        if has_failed:
+            again = now - self._failed_at < 2 * REPLACE_SECONDS_MAX
+            self._replace_seconds = min(REPLACE_SECONDS_MAX, 2 * self._replace_seconds) if again else REPLACE_SECONDS
+            self._failed_at = now
+        until = now + (self._replace_seconds if has_failed else REPLACE_SECONDS)
+        # in steps: a signal does not end a sleep
+        while not self.signals and time.monotonic() < until:
+            time.sleep(REPLACE_SECONDS / 2)
 
     def _on_signal(self, *_: object) -> None:
         self.signals += 1
@@ -84,14 +108,24 @@ class Pool:
         log.info("worker pool stopped")
 
 
+def _stop_signals() -> set[signal.Signals]:
+    """A hang-up that was ignored when we were started, as by nohup, is ignored."""
+    ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
+    return STOP_SIGNALS - ignored
+
+
 def _main(settings: Settings, number: int, parent: int) -> None:
-    asyncio.run(_work(settings, number, parent))
+    # what the parent has loaded is there for good, and a chunk's records die together, without cycles among them: the
+    # collector would look at them again and again in vain
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)
+    uvloop.run(_work(settings, number, parent))
 
 
 async def _work(settings: Settings, number: int, parent: int) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for signum in STOP_SIGNALS:
+    for signum in _stop_signals():
         loop.add_signal_handler(signum, stopping.set)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     metrics.worker_started()

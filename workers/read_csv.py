@@ -29,6 +29,7 @@ class Reader:
         hints = get_type_hints(resource.record, include_extras=True)
         self._row = msgspec.defstruct(f"{resource.record.__name__}Row", list(hints.items()), array_like=True)
         self._header = columns
+        self._width = len(columns)
         self._is_refused = not ignore_unknown and not ANNOTATIONS.issuperset(set(columns) - set(hints))
         self._delimiter = delimiter
         self._is_guarded = csv_safe
@@ -44,26 +45,27 @@ class Reader:
         self._lists = [place for place, hint in enumerate(hints.values()) if _holds(hint, list)]
 
     def whole(self, chunk: Chunk) -> list[Any]:
-        """All records of a chunk that has no flaw of form; raises what `one` raises when it has any."""
+        """All records of a chunk that has no flaw of form; raises what `many` raises when it has any."""
         if chunk.starts is None and b'"' not in chunk.data:
             text = chunk.data.decode().replace("\r\n", "\n")
-            rows = [self._split(line) for line in text.removesuffix("\n").split("\n")]
-        else:
-            rows = [self._cells(self.bare(raw).decode()) for raw in chunk.slices()]
-        return msgspec.convert([self._known(row) for row in rows], list[self._row])
+            return self._convert([self._split(line) for line in text.removesuffix("\n").split("\n")])
+        return self.many([self.bare(raw).decode() for raw in chunk.slices()])
 
-    def one(self, text: str) -> Any:
-        """One record, without its line end. Raises msgspec.ValidationError or Unreadable."""
-        return msgspec.convert(self._known(self._cells(text)), self._row)
+    def many(self, texts: list[str]) -> list[Any]:
+        """Some records, each without its line end. Raises msgspec.ValidationError or Unreadable if one of them has a flaw."""
+        return self._convert([self._cells(text) for text in texts])
 
     def fields(self, text: str) -> dict[str, Any]:
         """The values of a record by the names of the resource's fields and of the other columns. Raises Unreadable."""
         cells = self._cells(text)
-        values = self._arrange(cells)
+        (values,) = self._arrange([list(cells)])
         return dict(zip(self._header, cells, strict=True)) | dict(zip(self._row.__struct_fields__, values, strict=True))
 
     def bare(self, raw: bytes) -> bytes:
         """A record without its line end and the blank lines that follow it."""
+        # as nearly all of them are
+        if raw.endswith(b"\n") and not raw.endswith((b"\r\n", b"\n\n")):
+            return raw[:-1]
         end = raw.find(b"\n", len(raw.rstrip(b"\r\n")))
         return raw if end < 0 else raw[:end].removesuffix(b"\r")
 
@@ -78,31 +80,33 @@ class Reader:
 
     def _split(self, line: str) -> list[Any]:
         cells = line.split(self._delimiter)
-        return self._counted([cell or None for cell in cells] if "" in cells else cells)
+        if "" in cells:
+            cells = [cell or None for cell in cells]
+        return cells if len(cells) == self._width and not self._is_guarded else self._counted(cells)
 
     def _counted(self, cells: list[Any]) -> list[Any]:
-        if len(cells) != len(self._header):
-            message = f"{len(cells)} cells, but the header has {len(self._header)}"
-            raise Unreadable("column_count_mismatch", message)
+        if len(cells) != self._width:
+            raise Unreadable("column_count_mismatch", f"{len(cells)} cells, but the header has {self._width}")
         if self._is_guarded:
             return [cell and cell.removeprefix("'") for cell in cells]
         return cells
 
-    def _known(self, cells: list[Any]) -> list[Any]:
+    def _convert(self, rows: list[list[Any]]) -> list[Any]:
         if self._is_refused:
             raise Unreadable("unknown_field", "the header has a column that the resource does not have")
-        return self._arrange(cells)
+        return msgspec.convert(self._arrange(rows), list[self._row])
 
-    def _arrange(self, cells: list[Any]) -> list[Any]:
+    def _arrange(self, rows: list[list[Any]]) -> list[list[Any]]:
         """The cells in the order of the resource's fields; as values, where a cell's text is not the value itself."""
         if self._places is not None:
-            cells = [*cells, None]
-            cells = [cells[place] for place in self._places]
+            rows = [[cells[place] for place in self._places] for cells in ([*row, None] for row in rows)]
         for place in self._booleans:
-            cells[place] = BOOLEANS.get(cells[place], cells[place])
+            for cells in rows:
+                cells[place] = BOOLEANS.get(cells[place], cells[place])
         for place in self._lists:
-            cells[place] = _list(cells[place])
-        return cells
+            for cells in rows:
+                cells[place] = _list(cells[place])
+        return rows
 
 
 def _list(cell: str | None) -> Any:

@@ -22,7 +22,7 @@ class Reader:
         self._fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
     def whole(self, chunk: Chunk) -> list[Any]:
-        """All records of a chunk that has no flaw of form; raises what `one` raises when it has any."""
+        """All records of a chunk that has no flaw of form; raises what `many` raises when it has any."""
         data = chunk.data
         # msgspec leaves unchecked what is in fields that it skips
         if not data.isascii():
@@ -36,9 +36,9 @@ class Reader:
             raise Unreadable("invalid_json", "not one element a record")
         return records
 
-    def one(self, text: str) -> Any:
-        """One record. Raises msgspec.DecodeError or RecursionError."""
-        return self._one.decode(text)
+    def many(self, texts: list[str]) -> list[Any]:
+        """Some records. Raises msgspec.DecodeError or RecursionError if one of them has a flaw."""
+        return [self._one.decode(text) for text in texts]
 
     def fields(self, text: str) -> dict[str, Any]:
         """The values of an object, whatever they are; of a key that comes twice the last one. Raises Unreadable.

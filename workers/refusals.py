@@ -51,7 +51,8 @@ def examine(resource: Resource, fields: Mapping[str, Any], *, ignore_unknown: bo
         else:
             setattr(sound, name, converted)
     # a rule sees the value that was read, an error tells the one that was sent
-    errors += (error._replace(value=as_text(fields.get(error.field or ""))) for error in resource.rules(sound))
+    rules = resource.rules(sound) if resource.rules else ()
+    errors += (error._replace(value=as_text(fields.get(error.field or ""))) for error in rules)
     order = {name: place for place, name in enumerate(resource.columns)}
     errors.sort(key=lambda error: -1 if error.field is None else order[error.field])
     if not ignore_unknown:

@@ -2,7 +2,7 @@
 
 import structlog
 
-from db import endings, exports, retention, uploading
+from db import endings, exports, retention, silence, uploading
 from db.pool import Connection
 from db.settings import Settings
 from workers import ends, export_upkeep
@@ -12,6 +12,9 @@ log = structlog.get_logger()
 
 async def run_once(conn: Connection, settings: Settings) -> None:
     """Sweeps what was left behind, ends jobs whose last worker died before it could, and removes what is too old."""
+    silent = await silence.end_silent_copies(conn)
+    if silent:
+        log.warning("sessions that fell silent in mid-COPY ended", sessions=silent)
     swept = await uploading.sweep(conn, grace_seconds=settings.upload_grace_seconds)
     if swept:
         log.warning("uploads swept", uploads=swept)

@@ -17,6 +17,9 @@ from db import embedded, settings
 from db.embedded import EmbeddedError, binaries
 from db.settings import Settings, SettingsError
 
+# how often the server is looked at
+LOOK_SECONDS = 0.5
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m db.embedded", description="PostgreSQL under DATA_DIR")
@@ -52,10 +55,10 @@ def _run(command: list[str], given: Settings) -> int:
         # there is nothing to look after
         _become(command, os.environ)
     with embedded.running(given.data_path) as database_url:
-        return _wait_for(command, {**os.environ, "DATABASE_URL": database_url})
+        return _wait_for(command, {**os.environ, "DATABASE_URL": database_url}, given.data_path)
 
 
-def _wait_for(command: list[str], environment: Mapping[str, str]) -> int:
+def _wait_for(command: list[str], environment: Mapping[str, str], data_path: Path) -> int:
     # Ctrl-C goes to the whole foreground group, to the child too. A hang-up does as well, and would kill a child that
     # does not expect it before it has stopped its own: the child is kept from it, and told to terminate instead.
     signal.signal(signal.SIGINT, lambda *_: None)
@@ -66,8 +69,23 @@ def _wait_for(command: list[str], environment: Mapping[str, str]) -> int:
         raise EmbeddedError(f"{command[0]}: {error.strerror}") from None
     signal.signal(signal.SIGTERM, lambda *_: child.terminate())
     signal.signal(signal.SIGHUP, lambda *_: _terminate_all(child.pid))
-    status = child.wait()
-    return status if status >= 0 else 128 - status
+    while True:
+        try:
+            status = child.wait(timeout=LOOK_SECONDS)
+        except subprocess.TimeoutExpired:
+            _revive(data_path)
+        else:
+            return status if status >= 0 else 128 - status
+
+
+def _revive(data_path: Path) -> None:
+    """Starts the server again, where its clients look for it, if it was killed. Who stopped it may start it himself."""
+    if embedded.has_crashed(data_path):
+        sys.stderr.write(f"PostgreSQL is gone, starting it again; see {data_path / 'postgres.log'}\n")
+        try:
+            embedded.start(data_path)
+        except EmbeddedError as error:
+            sys.stderr.write(f"{error}\n")
 
 
 def _terminate_all(pid: int) -> None:

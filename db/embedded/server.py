@@ -8,6 +8,7 @@ killed them. So the lock, not a pid that may be somebody else's by now, says whe
 import ctypes
 import fcntl
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -71,7 +72,8 @@ def start(
 ) -> str:
     """Starts the server under `data_path`, makes its data folder the first time, and returns its URL.
 
-    A server that runs there already is left as it is. `port` 0 takes a free one; `options` are PostgreSQL's settings;
+    A server that runs there already is left as it is. `port` 0 takes that of the last time, by which clients that are waiting
+    for the server know it, or a free one; `options` are PostgreSQL's settings;
     `bin_dir` holds the binaries, which are searched for otherwise. Unless it shall `outlive` the caller, the server
     stops when the calling thread ends. Raises `EmbeddedError`.
     """
@@ -83,7 +85,7 @@ def start(
             if _try_lock(lock):
                 bin_dir = bin_dir or binaries.find()
                 identity = binaries.identity(bin_dir, data_path)
-                given = {**OPTIONS, "port": str(port or _free_port()), **(options or {})}
+                given = {**OPTIONS, "port": str(port or _port_again(data_path)), **(options or {})}
                 if not (data_path / "postgres").exists():
                     cluster.initialise(data_path, bin_dir, identity, name=NAME)
                 server = _launch(data_path, lock, bin_dir, identity, given, outlive=outlive)
@@ -114,6 +116,12 @@ def stop(data_path: Path) -> None:
                 return
             time.sleep(0.02)
     raise EmbeddedError(f"the PostgreSQL under {data_path} does not stop; see {data_path / 'postgres.log'}")
+
+
+def has_crashed(data_path: Path) -> bool:
+    """Whether the server that this process has started has come to an end that nobody asked for."""
+    server = _children.get(data_path)
+    return server is not None and server.poll() not in (None, 0)
 
 
 def die_with_parent(signum: signal.Signals) -> Callable[[], None] | None:
@@ -180,9 +188,21 @@ def _answers(target: str) -> bool:
     return True
 
 
-def _free_port() -> int:
+def _port_again(data_path: Path) -> int:
+    """The port of the server's last start, if it is free; else any that is."""
+    with suppress(OSError):
+        last = re.search(r'"port=(\d+)"', (data_path / "postgres" / "postmaster.opts").read_text())
+        if last:
+            return _free_port(int(last[1]))
+    return _free_port(0)
+
+
+def _free_port(wanted: int) -> int:
+    """`wanted`, or any if that is 0. Raises `OSError` when somebody else has it."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        # connections of the last server that are only waiting for their end do not count
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", wanted))
         return probe.getsockname()[1]
 
 

@@ -14,30 +14,58 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-from tests.bench import exports, imports, memory, report, scene, singles, streams
+from tests.bench import (
+    exports,
+    imports,
+    pgloader,
+    polls,
+    related,
+    report,
+    scene,
+    singles,
+    sizes,
+    small,
+    streams,
+    tables,
+    tuning,
+    uploads,
+)
 from tests.bench.report import Figure
 from tests.bench.scene import SIZES, Scene
 
 BENCHMARKS: dict[str, Callable[[Scene], Awaitable[list[Figure]]]] = {
     "imports": imports.run,
+    "related": related.run,
+    "pgloader": pgloader.run,
+    "uploads": uploads.run,
+    "singles": singles.run,
+    "small": small.run,
+    "polls": polls.run,
     "streams": streams.run,
     "exports": exports.run,
-    "memory": memory.run,
-    "singles": singles.run,
+    "sizes": sizes.run,
+    "tuning": tuning.run,
+    "tables": tables.run,
 }
 RESULTS = Path("bench-results.json")
 # what a pipe or a file gets; a terminal has a width of its own
-WIDTH = 150
+WIDTH = 160
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("size", nargs="?", choices=SIZES, default="quick")
-    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), metavar="NAME")
+    parser.add_argument(
+        "--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), metavar="NAME", help=", ".join(BENCHMARKS)
+    )
+    parser.add_argument("--records", type=int, help="records of a file of users, instead of the size's own")
+    parser.add_argument("--rounds", type=int, help="rounds, instead of the size's own")
     arguments = parser.parse_args()
+    given = {name: getattr(arguments, name) for name in ("records", "rounds") if getattr(arguments, name)}
+    size = msgspec.structs.replace(SIZES[arguments.size], **given)
     console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
     try:
-        asyncio.run(_run(SIZES[arguments.size], arguments.only, console))
+        asyncio.run(_run(size, arguments.only, console))
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -48,13 +76,16 @@ async def _run(size: scene.Size, names: list[str], console: Console) -> None:
     figures: list[Figure] = []
     with scene.opened(size, console) as opened:
         head = {"size": size, "started_at": started_at, "machine": scene.machine(opened.server_url)}
-        for name in names:
-            console.print(name, style="bold")
-            figures += await BENCHMARKS[name](opened)
-    head = msgspec.to_builtins(head) | {"seconds": round(time.monotonic() - began, 1)}
-    report.show(console, head, figures)
-    report.write(RESULTS, head, figures)
-    console.print(f"{head['seconds']:.0f} s; all samples are in {RESULTS}")
+        try:
+            for name in names:
+                console.print(f"{name} ({time.monotonic() - began:.0f} s)", style="bold")
+                figures += await BENCHMARKS[name](opened)
+        finally:
+            # also of a run that was broken off, by books that do not balance or by hand
+            head = msgspec.to_builtins(head) | {"seconds": round(time.monotonic() - began, 1)}
+            report.show(console, head, figures)
+            report.write(RESULTS, head, figures)
+            console.print(f"{head['seconds']:.0f} s; all samples are in {RESULTS}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from db.exports import FINAL
 from db.payload import Format
 from db.resources.users import USERS
 from db.selection import select
-from tests import importing, make_data
+from tests.bench import files, loads
 from tests.bench.report import Figure, number
 from tests.bench.scene import Scene, psql
 
@@ -21,17 +21,12 @@ POLL_SECONDS = 0.005
 
 
 async def run(scene: Scene) -> list[Figure]:
-    folder = scene.subfolder("exports")
-    (folder / "users.csv").write_bytes(make_data.users(scene.size.records, seed=1).data)
-    async with (
-        importing.service(scene.server_url, folder, worker_pool_size=1) as service,
-        httpx.AsyncClient(base_url=service.url, timeout=60) as client,
-    ):
-        database_url = service.environment["DATABASE_URL"]
-        columns = ", ".join(USERS.columns)
-        psql(database_url, rf"\copy users ({columns}) FROM '{folder / 'users.csv'}' WITH (FORMAT csv, HEADER)")
-        psql(database_url, "VACUUM ANALYZE users")
-        return [await _measure(scene, client, database_url, folder / "copied", format) for format in FORMATS]
+    copied = scene.subfolder("copied") / "users"
+    async with loads.opened(scene, "exports", worker_pool_size=1) as api:
+        database_url = api.service.environment["DATABASE_URL"]
+        loads.copied(api, files.users(scene, scene.size.records))
+        await loads.settled(api, "users")
+        return [await _measure(scene, api.client, database_url, copied, format) for format in FORMATS]
 
 
 async def _measure(scene: Scene, client: httpx.AsyncClient, database_url: str, file: Path, format: Format) -> Figure:

@@ -1,106 +1,50 @@
-r"""Users by HTTP until the import is completed, a clean file and a dirty one, against `\copy` of the clean one."""
+r"""Users by HTTP until the import is completed (clean, dirty, and there already), against `\copy` of the clean file."""
 
-import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import datetime
-from functools import partial
-from pathlib import Path
-from typing import Any
-
-import httpx
-
-from db.imports import FINAL
-from tests import importing, make_data
-from tests.bench.report import Figure, number
-from tests.bench.scene import WORKERS, Scene, empty, psql
-from tests.make_data import Made
-
-FAULT_RATE = 0.025
-BLOCK_BYTES = 256 * 1024
-POLL_SECONDS = 0.1
+from tests.bench import files, loads
+from tests.bench.files import FAULT_RATE
+from tests.bench.report import Figure, Target, at_least
+from tests.bench.scene import Scene
 
 
 async def run(scene: Scene) -> list[Figure]:
-    folder = scene.subfolder("imports")
-    clean = make_data.users(scene.size.records, seed=1)
-    dirty = make_data.users(scene.size.records, seed=2, fault_rate=FAULT_RATE)
-    (folder / "clean.csv").write_bytes(clean.data)
-    (folder / "dirty.csv").write_bytes(dirty.data)
-    async with (
-        importing.service(scene.server_url, folder, worker_pool_size=WORKERS) as service,
-        httpx.AsyncClient(base_url=service.url, timeout=60) as client,
-    ):
-        database_url = service.environment["DATABASE_URL"]
-        contenders: dict[str, Callable[[], Awaitable[float]]] = {
-            r"\copy": partial(_copy, database_url, folder / "clean.csv"),
-            "clean": partial(_import, client, folder / "clean.csv", clean),
-            "dirty": partial(_import, client, folder / "dirty.csv", dirty),
-        }
-        rates: dict[str, list[float]] = {name: [] for name in contenders}
-        for round in range(scene.size.rounds):
-            for name in _rotated(list(contenders), round):
-                empty(database_url)
-                rates[name].append(scene.size.records / await contenders[name]())
-            told = ", ".join(f"{name} {number(samples[-1])}/s" for name, samples in rates.items())
-            scene.tell(f"imports, round {round + 1}: {told}")
+    records = scene.size.records
+    clean = files.users(scene, records)
+    dirty = files.users(scene, records, fault_rate=FAULT_RATE)
+    async with loads.opened(scene, "imports") as api:
+
+        async def copy() -> float:
+            await loads.emptied(api, "users")
+            return records / loads.copied(api, clean)
+
+        async def import_clean() -> float:
+            await loads.emptied(api, "users")
+            return records / await loads.imported(api, clean)
+
+        async def import_dirty() -> float:
+            await loads.emptied(api, "users")
+            return records / await loads.imported(api, dirty)
+
+        async def import_again() -> float:
+            await loads.emptied(api, "users")
+            loads.copied(api, clean)
+            await loads.settled(api, "users")
+            return records / await loads.imported(api, clean, mode="upsert", stored="unchanged")
+
+        contenders = {r"\copy": copy, "clean": import_clean, "dirty": import_dirty, "upsert": import_again}
+        rates = await loads.rounds(scene, "users", "records/s", contenders, scene.size.rounds)
+
+    def figure(name: str, contender: str, target: Target) -> Figure:
+        return Figure(
+            name=name,
+            unit="records/s",
+            samples=rates[contender],
+            yardstick=r"psql \copy of the clean file",
+            yardstick_samples=rates[r"\copy"],
+            target=target,
+        )
+
     return [
-        _figure(f"import of users, {len(clean.data) / 1e6:.0f} MB of CSV", rates["clean"], rates[r"\copy"]),
-        _figure(f"the same with {FAULT_RATE:.1%} bad records", rates["dirty"], rates[r"\copy"]),
+        figure(f"import of {records:,} users, {clean.megabytes:.0f} MB of CSV", "clean", at_least(1.0)),
+        figure(f"the same with {FAULT_RATE:.1%} bad records", "dirty", at_least(0.7)),
+        figure("upsert of the clean file when all of it is there", "upsert", at_least(0.5)),
     ]
-
-
-def _figure(name: str, samples: list[float], yardstick_samples: list[float]) -> Figure:
-    return Figure(
-        name=name,
-        unit="records/s",
-        samples=samples,
-        yardstick=r"psql \copy of the clean file",
-        yardstick_samples=yardstick_samples,
-    )
-
-
-def _rotated(names: list[str], round: int) -> list[str]:
-    """Each contender comes first, second and last in turn."""
-    first = round % len(names)
-    return names[first:] + names[:first]
-
-
-async def _copy(database_url: str, path: Path) -> float:
-    with path.open() as file:
-        columns = file.readline().strip()
-    began = time.monotonic()
-    psql(database_url, rf"\copy users ({columns}) FROM '{path}' WITH (FORMAT csv, HEADER)")
-    return time.monotonic() - began
-
-
-async def _import(client: httpx.AsyncClient, path: Path, made: Made) -> float:
-    """Seconds from the first byte sent until the job was completed, by the server's clock, which is this machine's."""
-    began = time.time()
-    posted = await client.post(
-        importing.PATH, params={"resource": "users"}, content=_blocks(path), headers={"Content-Type": "text/csv"}
-    )
-    assert posted.status_code == 202, posted.text
-    job = posted.json()
-    while job["status"] not in FINAL:
-        await asyncio.sleep(POLL_SECONDS)
-        job = (await client.get(posted.headers["location"])).json()
-    check_books(job, made)
-    return datetime.fromisoformat(job["finished_at"]).timestamp() - began
-
-
-def check_books(job: dict[str, Any], made: Made) -> None:
-    """All records are accounted for, and just those were refused that had to be: a fast wrong answer is no result."""
-    counts = job["counts"]
-    refused = made.faults.total()
-    assert job["status"] == "completed", job
-    assert job["total_records"] == made.records == sum(counts.values()), job
-    assert (counts["failed"], counts["created"]) == (refused, made.records - refused), job
-    found = {(group["field"], group["code"]): group["count"] for group in job["error_summary"]}
-    assert found == made.faults, (found, made.faults)
-
-
-async def _blocks(path: Path) -> AsyncIterator[bytes]:
-    with path.open("rb") as file:  # it was just written, so it comes from memory
-        while block := file.read(BLOCK_BYTES):
-            yield block

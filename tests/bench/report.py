@@ -1,13 +1,32 @@
-"""Figures: samples of ours and of a yardstick from the same rounds, as a table and as JSON."""
+"""Figures: samples of ours and of a yardstick from the same rounds, what they were to be, as a table and as JSON."""
 
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """What the median of a figure's ratios, or of its samples, is meant to be."""
+
+    sign: Literal["≥", "≤"]
+    bound: float
+    of: Literal["ratio", "samples"]
+
+    def is_met(self, value: float) -> bool:
+        return value >= self.bound if self.sign == "≥" else value <= self.bound
+
+
+def at_least(bound: float, *, of: Literal["ratio", "samples"] = "ratio") -> Target:
+    return Target(sign="≥", bound=bound, of=of)
+
+
+def at_most(bound: float, *, of: Literal["ratio", "samples"] = "ratio") -> Target:
+    return Target(sign="≤", bound=bound, of=of)
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,12 +40,20 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     samples: list[float]
     yardstick: str | None = None
     yardstick_samples: list[float] = []
+    target: Target | None = None
 
     @property
     def ratios(self) -> list[float]:
         """Ours by the yardstick's, round by round."""
         pairs = zip(self.samples, self.yardstick_samples, strict=bool(self.yardstick_samples))
         return [ours / yardstick for ours, yardstick in pairs]
+
+    @property
+    def is_met(self) -> bool | None:
+        """Whether the target was met; None without one. Told, and nothing more: a figure is no test."""
+        if self.target is None:
+            return None
+        return self.target.is_met(median(self.ratios if self.target.of == "ratio" else self.samples))
 
 
 class Spread(msgspec.Struct, frozen=True):
@@ -43,6 +70,7 @@ def write(path: Path, head: dict[str, Any], figures: list[Figure]) -> None:
             "ours": spread(figure.samples),
             "yardsticks": spread(figure.yardstick_samples),
             "ratio": spread(figure.ratios),
+            "is_met": figure.is_met,
         }
         for figure in figures
     ]
@@ -57,6 +85,7 @@ def table(figures: list[Figure]) -> Table:
     shown.add_column("unit")
     shown.add_column("ratio", justify="right", style="bold cyan")
     shown.add_column("spread", justify="right", style="dim")
+    shown.add_column("target", no_wrap=True)
     shown.add_column("yardstick")
     shown.add_column("median", justify="right")
     for figure in figures:
@@ -68,6 +97,7 @@ def table(figures: list[Figure]) -> Table:
             figure.unit,
             f"{ratio.median:.2f}" if ratio else "",
             f"{ratio.min:.2f}-{ratio.max:.2f}" if ratio and len(figure.samples) > 1 else "",
+            _judged(figure),
             figure.yardstick or "",
             number(theirs.median) if theirs else "",
         )
@@ -89,11 +119,21 @@ def show(console: Console, head: dict[str, Any], figures: list[Figure]) -> None:
     console.print()
     console.print(
         f"{head['size']['name']}: {facts['cores']} cores ({facts['processor']}), {facts['workers']} workers,"
-        f" PostgreSQL {postgresql['server_version']} (fsync {postgresql['fsync']}), Python {facts['python']}"
+        f" PostgreSQL {postgresql['server_version']} (fsync {postgresql['fsync']}), Python {facts['python']},"
+        f" load {facts['load']} at the start"
     )
     console.print(table(figures))
     console.print("ratio: ours by the yardstick's of the same round; above 1 is faster for rates, slower for times")
+    console.print("target: what the median of the ratio, or of the figure if a unit follows, is meant to be")
 
 
 def _range(of: Spread | None) -> str:
     return f"{number(of.min)}-{number(of.max)}" if of and of.min != of.max else ""
+
+
+def _judged(figure: Figure) -> str:
+    if figure.target is None:
+        return ""
+    unit = f" {figure.unit}" if figure.target.of == "samples" else ""
+    verdict = "[green]met[/]" if figure.is_met else "[red]missed[/]"
+    return f"{figure.target.sign} {figure.target.bound:g}{unit} {verdict}"

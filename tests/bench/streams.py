@@ -2,10 +2,8 @@
 
 import asyncio
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import psycopg
@@ -14,10 +12,10 @@ from db import export
 from db.payload import Format
 from db.resources.users import USERS
 from db.selection import select
-from tests import importing, make_data
-from tests.bench.report import Figure, number
+from tests.bench import files, loads, resident
+from tests.bench.report import Figure, at_least, at_most, number
 from tests.bench.scene import Scene, psql
-from tests.servers import Process, Service
+from tests.servers import Service
 
 FORMATS: tuple[Format, ...] = ("ndjson", "csv")
 READ_BYTES = 256 * 1024
@@ -26,19 +24,15 @@ LARGER = 4
 FIRST_BYTES = 20
 
 SLOW_BYTES_A_SECOND = 1_000_000
-# a stream of 2 million records would take the slow client some minutes; what it costs shows sooner
-SLOW_SECONDS_MAX = 20
 SLOW_LIMIT_MB = 30
 
 
 async def run(scene: Scene) -> list[Figure]:
-    folder = scene.subfolder("streams")
-    (folder / "users.csv").write_bytes(make_data.users(scene.size.records, seed=1).data)
-    async with importing.service(scene.server_url, folder, run=["api"]) as service:
+    async with loads.opened(scene, "streams", run=["api"]) as api:
+        service = api.service
         database_url = service.environment["DATABASE_URL"]
-        columns = ", ".join(USERS.columns)
-        psql(database_url, rf"\copy users ({columns}) FROM '{folder / 'users.csv'}' WITH (FORMAT csv, HEADER)")
-        psql(database_url, "VACUUM ANALYZE users")
+        loads.copied(api, files.users(scene, scene.size.records))
+        await loads.settled(api, "users")
         figures = [await _measure(scene, service, database_url, format) for format in FORMATS]
         _enlarge(scene, database_url)
         figures += [await _first_bytes(scene, service, format) for format in FORMATS]
@@ -63,6 +57,7 @@ async def _measure(scene: Scene, service: Service, database_url: str, format: Fo
         samples=ours,
         yardstick="psql, the same COPY to stdout",
         yardstick_samples=yardstick,
+        target=at_least(0.9),
     )
 
 
@@ -116,20 +111,21 @@ async def _first_bytes(scene: Scene, service: Service, format: Format) -> Figure
 
 async def _slow_client(scene: Scene, service: Service) -> list[Figure]:
     """What the API's memory grows by while a client takes 1 MB a second."""
-    if sys.platform != "linux" or service.api is None:
+    if not resident.IS_KNOWN or service.api is None:
         scene.tell("slow client skipped: it needs /proc")
         return []
-    before = most = _resident_mb(service.api)
+    before = resident.now_mb(service.api.pid)
+    resident.forget_peak(service.api.pid)
     connection = await _Client.open(service, "ndjson")
     began = time.monotonic()
     taken = 0
-    while (seconds := time.monotonic() - began) < SLOW_SECONDS_MAX:
+    while (seconds := time.monotonic() - began) < scene.size.slow_seconds:
         data = await connection.reader.read(64 * 1024)
         if not data:
             break
         taken += len(data)
-        most = max(most, _resident_mb(service.api))
         await asyncio.sleep(max(0.0, taken / SLOW_BYTES_A_SECOND - seconds))
+    most = resident.peak_mb(service.api.pid)
     connection.writer.close()
     scene.tell(f"slow client: {taken / 1e6:.0f} MB in {seconds:.0f} s, resident {before:.0f} → {most:.0f} MB")
     return [
@@ -137,8 +133,7 @@ async def _slow_client(scene: Scene, service: Service) -> list[Figure]:
             name=f"memory the API adds for a stream of {number(LARGER * scene.size.records)} users at 1 MB/s",
             unit="MB",
             samples=[most - before],
-            yardstick="what is allowed",
-            yardstick_samples=[SLOW_LIMIT_MB],
+            target=at_most(SLOW_LIMIT_MB, of="samples"),
         )
     ]
 
@@ -173,10 +168,3 @@ class _Client:
         while size := int(await self.reader.readuntil(b"\r\n"), 16):
             yield (await self.reader.readexactly(size + 2))[:-2]
         self.writer.close()
-
-
-def _resident_mb(process: Process) -> float:
-    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    raise AssertionError(f"the API has ended:\n{process.output}")

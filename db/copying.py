@@ -1,0 +1,27 @@
+"""COPY of many rows into a table, in PostgreSQL's binary format."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from psycopg import sql
+
+from db.pool import Connection
+
+
+async def rows(
+    conn: Connection, table: str, columns: Sequence[str], types: Sequence[str], rows: Iterable[Sequence[Any]]
+) -> None:
+    """COPYs `rows`, whose values are of the PostgreSQL types `types`, into the columns of a table.
+
+    They are formatted by themselves and sent by the block: to await the writing of each would cost as much as its formatting.
+    """
+    command = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT binary)").format(sql.Identifier(table), names(columns))
+    async with conn.cursor().copy(command) as copy:
+        copy.set_types(types)
+        for row in rows:
+            if block := copy.formatter.write_row(row):
+                await copy.write(block)
+
+
+def names(columns: Iterable[str]) -> sql.Composed:
+    return sql.SQL(", ").join(map(sql.Identifier, columns))

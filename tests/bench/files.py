@@ -1,0 +1,95 @@
+"""The files that are imported: made once a run for all benchmarks that want the same, written block by block."""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from tests import make_data
+from tests.bench.scene import Scene
+from tests.make_data import Fault, Made
+
+FAULT_RATE = 0.025
+BLOCK_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, eq=False)
+class File:
+    """`faults` are those planted in it, `ids` those of its records that others may refer to."""
+
+    path: Path
+    resource: str
+    records: int
+    faults: Counter[Fault]
+    ids: list[str]
+
+    @property
+    def format(self) -> str:
+        return self.path.suffix.removeprefix(".")
+
+    @property
+    def megabytes(self) -> float:
+        return self.path.stat().st_size / 1e6
+
+    async def blocks(self) -> AsyncIterator[bytes]:
+        with self.path.open("rb") as file:  # it was just written, so it comes from memory
+            while block := file.read(BLOCK_BYTES):
+                yield block
+
+
+@cache
+def users(scene: Scene, records: int, *, fault_rate: float = 0.0, without: tuple[Fault, ...] = ()) -> File:
+    """As CSV. Of one size the clean and the dirty ones have nothing in common."""
+    path = _path(scene, f"users-{records}-{fault_rate}-{len(without)}.csv")
+    seed = 2 if fault_rate else 1
+    with path.open("wb") as to:
+        made = make_data.users(records, seed=seed, fault_rate=fault_rate, without=without, to=to)
+    return _file(path, "users", made)
+
+
+@cache
+def articles(scene: Scene, records: int, *, fault_rate: float = 0.0) -> File:
+    """Of authors in the file of `scene.size.records` users; as CSV that COPY takes as well, with faults as NDJSON."""
+    format = "ndjson" if fault_rate else "csv"
+    path = _path(scene, f"articles-{records}-{fault_rate}.{format}")
+    authors = users(scene, scene.size.records).ids
+    seed = 2 if fault_rate else 1
+    with path.open("wb") as to:
+        made = make_data.articles(records, authors=authors, seed=seed, fault_rate=fault_rate, format=format, to=to)
+    return _file(path, "articles", made)
+
+
+@cache
+def comments(scene: Scene, records: int, *, fault_rate: float = 0.0) -> File:
+    """On articles of the clean file of so many articles; as CSV, with faults as NDJSON."""
+    format = "ndjson" if fault_rate else "csv"
+    path = _path(scene, f"comments-{records}-{fault_rate}.{format}")
+    parents = {"users": users(scene, scene.size.records).ids, "articles": articles(scene, records).ids}
+    seed = 2 if fault_rate else 1
+    with path.open("wb") as to:
+        made = make_data.comments(records, **parents, seed=seed, fault_rate=fault_rate, format=format, to=to)
+    return _file(path, "comments", made)
+
+
+@cache
+def as_ndjson(file: File) -> File:
+    """The same records of text, an object a line."""
+    path = file.path.with_suffix(".ndjson")
+    with file.path.open(newline="", encoding="utf-8") as rows, path.open("w", encoding="utf-8") as to:
+        for row in csv.DictReader(rows):
+            record = {name: cell or None for name, cell in row.items()}
+            to.write(json.dumps(record, ensure_ascii=False) + "\n")
+    return replace(file, path=path)
+
+
+def _path(scene: Scene, name: str) -> Path:
+    folder = scene.folder / "files"
+    folder.mkdir(exist_ok=True)
+    return folder / name
+
+
+def _file(path: Path, resource: str, made: Made) -> File:
+    return File(path, resource, made.records, made.faults, made.ids)

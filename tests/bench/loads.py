@@ -1,0 +1,138 @@
+r"""A file into the database, by the service over HTTP and by psql's `\copy`; and rounds of both."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any
+
+import httpx
+from psycopg.sql import SQL, Identifier
+
+from db import audit
+from db.imports import FINAL
+from db.settings import Settings
+from tests import importing
+from tests.bench.files import File
+from tests.bench.report import number
+from tests.bench.scene import WORKERS, Scene, psql
+from tests.importing import Api
+from tests.servers import Service, eventually
+
+POLL_SECONDS = 0.1
+START_SECONDS = 30
+
+
+@asynccontextmanager
+async def opened(scene: Scene, name: str, **settings: Any) -> AsyncIterator[Api]:
+    """A service on a database of its own, all of its workers connected, and a client; `settings` as for `servers.service`."""
+    settings = {"worker_pool_size": WORKERS} | settings
+    async with (
+        importing.service(scene.server_url, scene.subfolder(name), **settings) as service,
+        connected(service) as api,
+    ):
+        yield api
+
+
+@asynccontextmanager
+async def connected(service: Service) -> AsyncIterator[Api]:
+    """A client of a service of which all workers are there."""
+    async with importing.connected(service, timeout=600) as api:
+        if service.workers:
+            size = int(service.environment.get("WORKER_POOL_SIZE", Settings().worker_pool_size))
+            await eventually(lambda: _has_workers(api, size), START_SECONDS)
+        yield api
+
+
+async def _has_workers(api: Api, count: int) -> bool:
+    return count == await api.value(
+        """
+        SELECT count(*)
+        FROM pg_stat_activity
+        WHERE datname = current_database() AND starts_with(application_name, 'bulk worker ')
+        """
+    )
+
+
+async def emptied(api: Api, table: str) -> None:
+    """No record in the table, no job, and nothing left to write: each contender starts from the same."""
+    await api.conn.execute(SQL("TRUNCATE {}, import_jobs CASCADE").format(Identifier(table)))
+    await api.conn.execute("CHECKPOINT")
+
+
+def copied(api: Api, file: File) -> float:
+    r"""Seconds that `\copy` takes, psql's start included."""
+    with file.path.open() as lines:
+        columns = lines.readline().strip()
+    began = time.monotonic()
+    psql(
+        api.service.environment["DATABASE_URL"],
+        rf"\copy {file.resource} ({columns}) FROM '{file.path}' WITH (FORMAT csv, HEADER)",
+    )
+    return time.monotonic() - began
+
+
+async def settled(api: Api, table: str) -> None:
+    """Makes of what was just loaded a table as it is when nobody has written to it for a while."""
+    await api.conn.execute(SQL("VACUUM ANALYZE {}").format(Identifier(table)))
+    await api.conn.execute("CHECKPOINT")
+
+
+async def imported(api: Api, file: File, *, mode: str = "insert", stored: str = "created") -> float:
+    """Seconds from the first byte sent until the job was completed, by the server's clock, which is this machine's.
+
+    All of its sound records must have been `stored`, and the books must balance: a fast wrong answer is no result.
+    """
+    began = time.time()
+    posted = await post(api, file, mode=mode)
+    job = await final(api, posted)
+    await check(api, job, file, stored=stored)
+    return datetime.fromisoformat(job["finished_at"]).timestamp() - began
+
+
+async def post(api: Api, file: File, *, mode: str = "insert") -> httpx.Response:
+    posted = await api.client.post(
+        importing.PATH,
+        params={"resource": file.resource, "format": file.format, "mode": mode},
+        content=file.blocks(),
+    )
+    assert posted.status_code == 202, posted.text
+    return posted
+
+
+async def final(api: Api, posted: httpx.Response, *, poll_seconds: float = POLL_SECONDS) -> dict[str, Any]:
+    """The job as it is in the end."""
+    job = posted.json()
+    while job["status"] not in FINAL:
+        await asyncio.sleep(poll_seconds)
+        job = (await api.client.get(posted.headers["location"])).json()
+    return job
+
+
+async def check(api: Api, job: dict[str, Any], file: File, *, stored: str = "created") -> None:
+    """All records are accounted for, just those were refused that had to be, and the audit finds nothing."""
+    counts = job["counts"]
+    refused = file.faults.total()
+    assert job["status"] == "completed", job
+    assert job["total_records"] == file.records == sum(counts.values()), job
+    assert (counts["failed"], counts[stored]) == (refused, file.records - refused), job
+    found = {(group["field"], group["code"]): group["count"] for group in job["error_summary"]}
+    assert found == file.faults, (found, file.faults)
+    violations = await audit.violations(api.conn, import_id=job["id"], strict=True)
+    assert violations == [], violations
+
+
+async def rounds(
+    scene: Scene, title: str, unit: str, contenders: Mapping[str, Callable[[], Awaitable[float]]], count: int
+) -> dict[str, list[float]]:
+    """What each contender returned in each round. Each comes first, second and last in turn."""
+    samples: dict[str, list[float]] = {name: [] for name in contenders}
+    names = list(contenders)
+    for round in range(count):
+        first = round % len(names)
+        for name in names[first:] + names[:first]:
+            samples[name].append(await contenders[name]())
+        told = ", ".join(f"{name} {number(taken[-1])}" for name, taken in samples.items())
+        scene.tell(f"{title}, round {round + 1}, {unit}: {told}")
+    return samples

@@ -1,0 +1,78 @@
+"""How many looks at a job's status a second, against the row itself by psycopg. A few clients with connections that stay."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from urllib.parse import urlsplit
+
+import psycopg
+
+from tests import servers
+from tests.bench import files, loads
+from tests.bench.report import Figure
+from tests.bench.scene import WORKERS, Scene
+from tests.importing import Api
+from tests.servers import Service
+
+CLIENTS = 4
+# small chunks, so that there are many of them
+BATCH_SIZE = 100
+
+
+async def run(scene: Scene) -> list[Figure]:
+    """Of an import that waits, whose counters are sums over its chunks, and of the same one when it is final."""
+    file = files.users(scene, scene.size.tried_records)
+    chunks = file.records // BATCH_SIZE
+    async with loads.opened(scene, "polls", run=["api"], batch_size=BATCH_SIZE) as api:
+        posted = await loads.post(api, file)
+        address, database_url = posted.headers["location"], api.service.environment["DATABASE_URL"]
+        waiting = await _measure(scene, api, address, f"waits, {chunks} chunks")
+        async with servers.service(
+            scene.subfolder("polls-workers"), database_url, run=["workers"], worker_pool_size=WORKERS
+        ):
+            await loads.check(api, await loads.final(api, posted), file)
+        return [waiting, await _measure(scene, api, address, f"is final, {chunks} chunks")]
+
+
+async def _measure(scene: Scene, api: Api, address: str, title: str) -> Figure:
+    id = address.rpartition("/")[2]
+    contenders = {
+        "HTTP": partial(_rate, scene.size.polls, partial(_get, api.service, address)),
+        "SELECT": partial(_rate, scene.size.polls, partial(_select, api.service, id)),
+    }
+    rates = await loads.rounds(scene, f"status of an import that {title}", "a second", contenders, scene.size.rounds)
+    return Figure(
+        name=f"status of an import that {title}",
+        unit="polls/s",
+        samples=rates["HTTP"],
+        yardstick="SELECT of its row by psycopg",
+        yardstick_samples=rates["SELECT"],
+    )
+
+
+async def _rate(polls: int, poll: Callable[[int], Awaitable[None]]) -> float:
+    began = time.monotonic()
+    await asyncio.gather(*(poll(polls // CLIENTS) for _ in range(CLIENTS)))
+    return polls // CLIENTS * CLIENTS / (time.monotonic() - began)
+
+
+async def _get(service: Service, address: str, times: int) -> None:
+    """By hand: a client library in Python takes longer for a request than the service does."""
+    place = urlsplit(service.url)
+    reader, writer = await asyncio.open_connection(place.hostname, place.port)
+    request = f"GET {address} HTTP/1.1\r\nHost: {place.netloc}\r\n\r\n".encode()
+    for _ in range(times):
+        writer.write(request)
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        assert head.startswith(b"http/1.1 200 "), head
+        length = head.partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0]
+        await reader.readexactly(int(length))
+    writer.close()
+
+
+async def _select(service: Service, id: str, times: int) -> None:
+    async with await psycopg.AsyncConnection.connect(service.environment["DATABASE_URL"], autocommit=True) as conn:
+        for _ in range(times):
+            cursor = await conn.execute("SELECT * FROM import_jobs WHERE id = %(id)s", {"id": id})
+            assert await cursor.fetchone()

@@ -1,0 +1,58 @@
+r"""Articles and comments, whose parents are there, against `\copy` of the same CSV into the same table.
+
+The parents were loaded by `\copy`, vacuumed and analysed, for both alike: the look-ups of the foreign keys are part of the work.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+from tests.bench import files, loads
+from tests.bench.files import File
+from tests.bench.report import Figure, at_least
+from tests.bench.scene import Scene
+from tests.importing import Api
+
+
+async def run(scene: Scene) -> list[Figure]:
+    records = scene.size.related_records
+    users, articles, comments = (
+        files.users(scene, scene.size.records),
+        files.articles(scene, records),
+        files.comments(scene, records),
+    )
+    async with loads.opened(scene, "related") as api:
+        loads.copied(api, users)
+        await loads.settled(api, "users")
+        figures = await _measure(scene, api, articles)
+        await loads.emptied(api, "articles")
+        loads.copied(api, articles)
+        await loads.settled(api, "articles")
+        return figures + await _measure(scene, api, comments)
+
+
+async def _measure(scene: Scene, api: Api, file: File) -> list[Figure]:
+    async def copy() -> float:
+        await loads.emptied(api, file.resource)
+        return file.records / loads.copied(api, file)
+
+    async def import_(as_posted: Callable[[File], File]) -> float:
+        await loads.emptied(api, file.resource)
+        return file.records / await loads.imported(api, as_posted(file))
+
+    contenders = {
+        r"\copy": copy,
+        "CSV": partial(import_, lambda file: file),
+        "NDJSON": partial(import_, files.as_ndjson),
+    }
+    rates = await loads.rounds(scene, file.resource, "records/s", contenders, scene.size.rounds)
+    return [
+        Figure(
+            name=f"import of {file.records:,} {file.resource} as {format}",
+            unit="records/s",
+            samples=rates[format],
+            yardstick=r"psql \copy of the same CSV" if format == "CSV" else r"psql \copy of the same records as CSV",
+            yardstick_samples=rates[r"\copy"],
+            target=at_least(1.2),
+        )
+        for format in ("CSV", "NDJSON")
+    ]

@@ -1,0 +1,77 @@
+"""A small import beside a large one: from its POST until it is completed, against the same alone."""
+
+import time
+from datetime import datetime
+from pathlib import Path
+from statistics import quantiles
+
+from db import audit
+from db.imports import FINAL
+from tests import make_data
+from tests.bench import files, loads
+from tests.bench.files import File
+from tests.bench.report import Figure, number
+from tests.bench.scene import Scene
+from tests.importing import Api
+
+RECORDS = 1_000
+POLL_SECONDS = 0.02
+
+
+async def run(scene: Scene) -> list[Figure]:
+    large = files.users(scene, scene.size.large_records)
+    smalls = _smalls(scene.subfolder("small"), 2 * scene.size.smalls + 1)
+    first, alone, beside = smalls[0], smalls[1 : scene.size.smalls + 1], smalls[scene.size.smalls + 1 :]
+    async with loads.opened(scene, "small") as api:
+        # it finds connections not yet open and plans not yet made
+        await _import(api, first)
+        alone_ms = [await _import(api, file) for file in alone]
+        beside_ms = await _beside(api, large, beside)
+        assert await audit.violations(api.conn, strict=True) == []
+    scene.tell(f"{RECORDS:,} records: {len(alone_ms)} imports alone, {len(beside_ms)} beside a large one")
+    if len(beside_ms) < 2:
+        scene.tell("skipped: the large import ended too soon")
+        return []
+    ours, yardstick = (quantiles(samples, n=100, method="inclusive") for samples in (beside_ms, alone_ms))
+    return [
+        Figure(
+            name=f"import of {RECORDS:,} users beside one of {number(large.records)}, p{percent}",
+            unit="ms",
+            samples=[ours[percent - 1]],
+            yardstick=f"the same alone, p{percent}",
+            yardstick_samples=[yardstick[percent - 1]],
+        )
+        for percent in (50, 95)
+    ]
+
+
+async def _beside(api: Api, large: File, smalls: list[File]) -> list[float]:
+    """Milliseconds of each that had ended before the large one did."""
+    posted = await loads.post(api, large)
+    samples: list[float] = []
+    for file in smalls:
+        taken = await _import(api, file)
+        if (await api.client.get(posted.headers["location"])).json()["status"] in FINAL:
+            break
+        samples.append(taken)
+    await loads.check(api, await loads.final(api, posted), large)
+    return samples
+
+
+async def _import(api: Api, file: File) -> float:
+    """Milliseconds."""
+    began = time.time()
+    posted = await loads.post(api, file)
+    job = await loads.final(api, posted, poll_seconds=POLL_SECONDS)
+    return 1000 * (datetime.fromisoformat(job["finished_at"]).timestamp() - began)
+
+
+def _smalls(folder: Path, count: int) -> list[File]:
+    """Files whose users are nowhere else."""
+    made: list[File] = []
+    for n in range(count):
+        users = make_data.users(RECORDS, seed=1000 + n)
+        path = folder / f"{n}.csv"
+        path.write_bytes(users.data.replace(b",user", b",small%d-" % n))
+        made.append(File(path, "users", users.records, users.faults, []))
+    return made

@@ -1,0 +1,57 @@
+r"""The same file into tables of different sizes, and `\copy` of it into the same: what a record costs as the table grows."""
+
+from tests.bench import files, loads
+from tests.bench.report import Figure
+from tests.bench.scene import Scene
+from tests.importing import Api
+
+
+async def run(scene: Scene) -> list[Figure]:
+    file = files.users(scene, scene.size.tried_records)
+    figures: list[Figure] = []
+    async with loads.opened(scene, "tables") as api:
+        for rows in scene.size.table_rows:
+            await _fill(api, rows)
+
+            async def copy() -> float:
+                await _prepare(api)
+                return 1e6 * loads.copied(api, file) / file.records
+
+            async def import_() -> float:
+                await _prepare(api)
+                return 1e6 * await loads.imported(api, file) / file.records
+
+            title = f"table of {rows:,} rows"
+            contenders = {r"\copy": copy, "import": import_}
+            costs = await loads.rounds(scene, title, "µs a record", contenders, scene.size.rounds_of_long)
+            figures.append(
+                Figure(
+                    name=f"cost of a record, {title}",
+                    unit="µs",
+                    samples=costs["import"],
+                    yardstick=r"psql \copy into the same table",
+                    yardstick_samples=costs[r"\copy"],
+                )
+            )
+    return figures
+
+
+async def _fill(api: Api, rows: int) -> None:
+    """Users whose keys lie among those of the file and are none of them."""
+    await loads.emptied(api, "users")
+    await api.conn.execute(
+        """
+        INSERT INTO users (email, name, role, active)
+        SELECT format('user%%s.filler@example.org', n), 'Filler', 'reader', true
+        FROM generate_series(1, %(rows)s) AS n
+        """,
+        {"rows": rows},
+    )
+
+
+async def _prepare(api: Api) -> None:
+    """Takes out what the contender before has put in. New indexes: splits that it has paid for would be a gift to the next."""
+    await api.conn.execute("DELETE FROM users WHERE name <> 'Filler'")
+    await api.conn.execute("DELETE FROM import_jobs")
+    await api.conn.execute("REINDEX TABLE users")
+    await loads.settled(api, "users")

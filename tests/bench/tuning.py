@@ -1,0 +1,40 @@
+"""WORKER_POOL_SIZE and BATCH_SIZE: the same import with one changed, against two workers and chunks of 1,000."""
+
+from functools import partial
+from typing import Any
+
+from tests.bench import files, loads
+from tests.bench.report import Figure, at_least
+from tests.bench.scene import WORKERS, Scene
+
+BATCH_SIZE = 1_000
+USUAL = f"{WORKERS} workers, BATCH_SIZE {BATCH_SIZE:,}"
+WORKER_COUNTS = (1, 4, 10)
+BATCH_SIZES = (100, 10_000)
+
+
+async def run(scene: Scene) -> list[Figure]:
+    file = files.users(scene, scene.size.tried_records)
+
+    async def measure(**settings: Any) -> float:
+        async with loads.opened(scene, "tuning", **settings) as api:
+            await loads.emptied(api, "users")
+            return file.records / await loads.imported(api, file)
+
+    changed = {f"{count} worker{'s' * (count > 1)}": {"worker_pool_size": count} for count in WORKER_COUNTS}
+    changed |= {f"BATCH_SIZE {size:,}": {"batch_size": size} for size in BATCH_SIZES}
+    tried = {USUAL: {"worker_pool_size": WORKERS, "batch_size": BATCH_SIZE}} | changed
+    contenders = {name: partial(measure, **settings) for name, settings in tried.items()}
+    rates = await loads.rounds(scene, "settings", "records/s", contenders, scene.size.rounds_of_long)
+    return [
+        Figure(
+            name=f"import of {file.records:,} users, {name}",
+            unit="records/s",
+            samples=rates[name],
+            yardstick=USUAL,
+            yardstick_samples=rates[USUAL],
+            # more workers than cores may cost a little
+            target=at_least(0.9) if name == "10 workers" else None,
+        )
+        for name in changed
+    ]

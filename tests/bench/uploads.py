@@ -1,0 +1,135 @@
+"""Uploads alone, without workers: their rate, and the memory that the API takes for one.
+
+The yardstick is the shortest way for these bytes into PostgreSQL from Python: binary COPY of rows of 128 kB, about what a
+chunk has, into a table that keeps them like the payloads, 4 MB a transaction, as the API does. No HTTP, no look at the bytes.
+"""
+
+import time
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+import psycopg
+
+from db.resources.users import USERS
+from tests import importing, make_data
+from tests.bench import loads, resident
+from tests.bench.report import Figure, at_most
+from tests.bench.scene import Scene
+from tests.importing import Api
+
+FORMATS = ("csv", "ndjson")
+BLOCK_RECORDS = 2_000
+ROW_BYTES = 128 * 1024
+TRANSACTION_BYTES = 4 * 1024**2
+# what an upload may add to the API's memory at most
+LIMIT_MB = 50
+
+
+class _Payload(NamedTuple):
+    """A header, and records that are sent over and over: nobody looks whether they are the same."""
+
+    header: bytes
+    block: bytes
+    times: int
+
+    @property
+    def megabytes(self) -> float:
+        return (len(self.header) + self.times * len(self.block)) / 1e6
+
+    async def body(self) -> AsyncIterator[bytes]:
+        yield self.header
+        for _ in range(self.times):
+            yield self.block
+
+
+async def run(scene: Scene) -> list[Figure]:
+    return [figure for format in FORMATS for figure in await _measure(scene, format)]
+
+
+async def _measure(scene: Scene, format: str) -> list[Figure]:
+    """Of each format to an API that has had no other. The database is dropped, and the jobs with it."""
+    payload = _payload(format, scene.size.upload_bytes)
+    added_mb: list[float] = []
+    async with loads.opened(scene, f"uploads-{format}", run=["api"]) as api:
+        await api.conn.execute("CREATE TABLE raw (data bytea STORAGE EXTERNAL)")
+
+        async def post() -> float:
+            await loads.emptied(api, "raw")
+            before = _watch(api)
+            rate = payload.megabytes / await _post(api, format, payload)
+            if before is not None and api.service.api is not None:
+                added_mb.append(resident.peak_mb(api.service.api.pid) - before)
+            return rate
+
+        async def copy() -> float:
+            await loads.emptied(api, "raw")
+            return payload.megabytes / _copy(api.service.environment["DATABASE_URL"], payload)
+
+        rates = await loads.rounds(
+            scene, f"upload of {format}", "MB/s", {"COPY": copy, "POST": post}, scene.size.rounds_of_long
+        )
+    figures = [
+        Figure(
+            name=f"upload of {payload.megabytes:.0f} MB of {format}",
+            unit="MB/s",
+            samples=rates["POST"],
+            yardstick="raw COPY of the same bytes",
+            yardstick_samples=rates["COPY"],
+        )
+    ]
+    if added_mb:
+        figures.append(
+            Figure(
+                name=f"memory that it adds to the API ({format})",
+                unit="MB",
+                # the first time: later ones find what the first left
+                samples=added_mb[:1],
+                target=at_most(LIMIT_MB, of="samples"),
+            )
+        )
+    return figures
+
+
+def _watch(api: Api) -> float | None:
+    """What the API has now, in MB; from now on its peak counts."""
+    if not resident.IS_KNOWN or api.service.api is None:
+        return None
+    resident.forget_peak(api.service.api.pid)
+    return resident.now_mb(api.service.api.pid)
+
+
+async def _post(api: Api, format: str, payload: _Payload) -> float:
+    """Seconds."""
+    began = time.monotonic()
+    posted = await api.client.post(
+        importing.PATH, params={"resource": "users", "format": format}, content=payload.body()
+    )
+    seconds = time.monotonic() - began
+    assert posted.status_code == 202, posted.text
+    job = posted.json()
+    assert job["total_records"] == job["counts"]["unprocessed"] == payload.times * BLOCK_RECORDS, job
+    return seconds
+
+
+def _copy(database_url: str, payload: _Payload) -> float:
+    """Seconds."""
+    rows = [payload.block[start : start + ROW_BYTES] for start in range(0, len(payload.block), ROW_BYTES)]
+    blocks_a_transaction = max(1, TRANSACTION_BYTES // len(payload.block))
+    began = time.monotonic()
+    with psycopg.connect(database_url, autocommit=True) as conn:
+        for done in range(0, payload.times, blocks_a_transaction):
+            with conn.cursor().copy("COPY raw (data) FROM STDIN (FORMAT binary)") as copy:
+                copy.set_types(["bytea"])
+                for _ in range(min(blocks_a_transaction, payload.times - done)):
+                    for row in rows:
+                        copy.write_row((row,))
+    return time.monotonic() - began
+
+
+def _payload(format: str, size_bytes: int) -> _Payload:
+    header, _, rows = make_data.users(BLOCK_RECORDS, seed=1).data.partition(b"\n")
+    header += b"\n"
+    if format == "ndjson":
+        template = "{{" + ", ".join(f'"{name}": "{{}}"' for name in USERS.columns) + "}}\n"
+        header, rows = b"", "".join(template.format(*row.split(",")) for row in rows.decode().splitlines()).encode()
+    return _Payload(header, rows, max(1, size_bytes // len(rows)))

@@ -1,0 +1,91 @@
+"""A client as clients should be: it repeats a request that was not answered, or put off, under the same key."""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+import httpx
+
+from db.imports import FINAL
+from tests.importing import PATH
+
+# a request that has found no answer for so long never will
+PATIENCE_SECONDS = 120
+RETRY_SECONDS = 0.4
+POLL_SECONDS = 0.2
+PUT_OFF = {"/problems/idempotency-in-progress", "/problems/export-not-ready"}
+
+# bytes, or what gives them anew for each try
+Content = bytes | Callable[[], AsyncIterator[bytes]] | None
+
+
+class Unexpected(Exception):
+    """The service did what it must not do."""
+
+
+class Client:
+    """`answers` counts the answers by their status; `no answer` stands for connections that were refused or broke."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self.http = http
+        self.answers: Counter[str] = Counter()
+
+    async def ask(self, method: str, path: str, *, content: Content = None, **options: Any) -> httpx.Response:
+        """The first answer that is one. Raises `Unexpected` at an internal error, or when none comes."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                body = content() if callable(content) else content
+                response = await self.http.request(method, path, content=body, **options)
+            except httpx.TransportError:
+                self.answers["no answer"] += 1
+            else:
+                self.answers[str(response.status_code)] += 1
+                if not _is_put_off(response):
+                    return response
+            await asyncio.sleep(RETRY_SECONDS * random.uniform(0.5, 1.5))
+        raise Unexpected(f"{method} {path} found no answer in {PATIENCE_SECONDS} s")
+
+    async def post(self, content: Content, *, type: str, key: str, params: Mapping[str, str]) -> dict[str, Any]:
+        """The job of an upload, posted as often as it takes."""
+        headers = {"Content-Type": type, "Idempotency-Key": key}
+        posted = await self.ask("POST", PATH, content=content, headers=headers, params=params)
+        if posted.status_code not in (200, 202):
+            raise Unexpected(f"an upload was answered {posted.status_code}: {posted.text}")
+        return posted.json()
+
+    async def order(self, *, key: str, **body: Any) -> dict[str, Any]:
+        """The job of a background export."""
+        ordered = await self.ask("POST", "/api/v1/exports", json=body, headers={"Idempotency-Key": key})
+        if ordered.status_code not in (200, 202):
+            raise Unexpected(f"an order was answered {ordered.status_code}: {ordered.text}")
+        return ordered.json()
+
+    async def final(self, job: dict[str, Any], *, seconds: float = PATIENCE_SECONDS) -> dict[str, Any]:
+        """The job when it is final. Raises `Unexpected` when it is not within `seconds`."""
+        deadline = time.monotonic() + seconds
+        while job["status"] not in FINAL:
+            if time.monotonic() > deadline:
+                raise Unexpected(f"{job['kind']} {job['id']} is still {job['status']} after {seconds} s")
+            await asyncio.sleep(POLL_SECONDS)
+            answer = await self.ask("GET", job["links"]["self"])
+            if answer.status_code != 200:
+                raise Unexpected(f"{job['links']['self']} was answered {answer.status_code}: {answer.text}")
+            job = answer.json()
+        return job
+
+
+def _is_put_off(response: httpx.Response) -> bool:
+    """Whether the client is told to come again. Raises `Unexpected` when it is not told how, or of a fault of the service."""
+    if response.status_code in (429, 503) or (response.status_code == 409 and response.json()["type"] in PUT_OFF):
+        if "retry-after" not in response.headers:
+            raise Unexpected(f"{response.status_code} without Retry-After: {response.text}")
+        return True
+    if response.status_code >= 500:
+        raise Unexpected(
+            f"{response.request.method} {response.url} was answered {response.status_code}: {response.text}"
+        )
+    return False

@@ -1,0 +1,148 @@
+"""The work that goes on while things break: imports and exports, each checked against what has to come of it."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from random import Random
+from typing import Any
+
+import httpx
+import msgspec
+
+from tests import make_data
+from tests.chaos import files
+from tests.chaos.client import Unexpected
+from tests.chaos.exported import References
+from tests.chaos.files import File, World
+from tests.chaos.stage import Stage
+
+KINDS = {"clean": files.clean, "faulty": files.faulty, "twins": files.twins, "upsert": files.upsert}
+AUTHORS = 500
+SETTLE_SECONDS = 150
+# no run lasts long enough for a lane to do more
+ROUNDS_MAX = 100_000
+
+
+class Size(msgspec.Struct, frozen=True, kw_only=True):
+    """Records of a file, articles that are exported over and over, and importing clients at a time."""
+
+    records: int
+    articles: int
+    lanes: int
+
+
+class Load:
+    """Lanes, each of which does one thing after the other. What went wrong is in `wrong`, one line each.
+
+    `jobs` are the ids of all imports, `overwritten` those whose rows a later one has touched.
+    """
+
+    def __init__(self, stage: Stage, size: Size) -> None:
+        self.stage = stage
+        self.size = size
+        self.jobs: set[str] = set()
+        self.overwritten: set[str] = set()
+        self.records = 0
+        self.done: Counter[str] = Counter()
+        self.wrong: list[str] = []
+        self._stopping = asyncio.Event()
+
+    async def prepare(self) -> None:
+        """Users and articles that nobody changes afterwards, and the bytes that every export of the articles must have."""
+        users = make_data.users(AUTHORS, seed=0)
+        await self.take_in(File("users", "users", users.data, AUTHORS, {"created": AUTHORS}), key="users")
+        articles = make_data.articles(self.size.articles, authors=users.ids, seed=0)
+        expected = {"created": articles.records}
+        file = File("articles", "articles", articles.data, articles.records, expected, type=files.NDJSON)
+        await self.take_in(file, key="articles")
+        self.world = World(users.ids, articles.ids)
+        self.references = await References.take(self.stage)
+
+    @asynccontextmanager
+    async def running(self, *, exporting: bool, pause_seconds: float) -> AsyncIterator[None]:
+        """Keeps all lanes busy, with pauses; at the end they finish what they have begun, however long within reason."""
+        lanes = [self._lane(f"import {number}", self._import, pause_seconds) for number in range(self.size.lanes)]
+        if exporting:
+            lanes += [self._lane("export", self._export, pause_seconds), self._lane("stream", self._stream, 0.5)]
+        tasks = [asyncio.create_task(lane) for lane in lanes]
+        try:
+            yield
+            self._stopping.set()
+            done, late = await asyncio.wait(tasks, timeout=SETTLE_SECONDS)
+            self.wrong += [f"a client ended with {error!r}" for task in done if (error := task.exception())]
+            self.wrong += [f"a client is not done {SETTLE_SECONDS} s after the last disturbance"] * len(late)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def take_in(self, file: File, *, key: str, after: str | None = None) -> dict[str, Any]:
+        """Imports a file to its end, its base before it; the final job."""
+        if file.base is not None:
+            base = await self.take_in(file.base, key=f"{key} base")
+            self.overwritten.add(base["id"])
+            after = base["id"]
+        job = await self.stage.client.final(await self.post(file, key=key, after=after))
+        self.check(job, file)
+        return job
+
+    async def post(self, file: File, *, key: str, after: str | None = None, content: Any = None) -> dict[str, Any]:
+        """The job of a file; `content` is sent in its place, as slowly as one likes."""
+        params = {"resource": file.resource, "mode": file.mode} | ({"after": after} if after else {})
+        job = await self.stage.client.post(content or file.data, type=file.type, key=key, params=params)
+        self.jobs.add(job["id"])
+        self.records += file.records
+        self.done[file.kind] += 1
+        return job
+
+    def check(self, job: dict[str, Any], file: File) -> None:
+        """Every record has become what it had to become."""
+        counts = {name: count for name, count in job["counts"].items() if count}
+        expected = {name: count for name, count in file.expected.items() if count}
+        if job["status"] != "completed" or counts != expected or job["total_records"] != file.records:
+            self.wrong.append(f"{file.kind} {job['id']} is {job['status']} with {counts}, should have {expected}")
+
+    async def _lane(self, name: str, work: Callable[[Random, str], Awaitable[None]], pause_seconds: float) -> None:
+        random = Random(f"{self.stage.seed} {name}")
+        for number in range(ROUNDS_MAX):
+            if self._stopping.is_set():
+                return
+            try:
+                await work(random, f"{name} {number}")
+            except Unexpected as error:
+                self.wrong.append(f"{name}: {error}")
+                return
+            await asyncio.sleep(pause_seconds * random.uniform(0.5, 1.5))
+
+    async def _import(self, random: Random, key: str) -> None:
+        kind = random.choice([*KINDS, "comments"])
+        _, lane, number = key.split()
+        # the same files in every run, whichever lane is the faster
+        seed = 1 + int(lane) * ROUNDS_MAX + int(number)
+        if kind == "comments":
+            make, arguments = files.comments, (self.size.records, seed, self.world)
+        else:
+            make, arguments = KINDS[kind], (self.size.records, seed)
+        # making a file takes a while, in which the other lanes shall go on
+        await self.take_in(await asyncio.to_thread(make, *arguments), key=key)
+
+    async def _export(self, random: Random, key: str) -> None:
+        format = random.choice(self.references.formats)
+        job = await self.stage.client.order(key=key, resource="articles", format=format)
+        job = await self.stage.client.final(job)
+        if job["status"] != "completed":
+            raise Unexpected(f"the export is {job['status']}: {job['problem']}")
+        self.wrong += await self.references.check_download(job)
+        self.done["background exports"] += 1
+
+    async def _stream(self, random: Random, key: str) -> None:
+        del key
+        try:
+            complaint = await self.references.check_stream(random.choice(self.references.formats))
+        except httpx.TransportError:
+            # broken, which a client cannot miss
+            self.done["streams broken"] += 1
+        else:
+            self.wrong += complaint
+            self.done["streams whole"] += 1

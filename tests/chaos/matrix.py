@@ -1,0 +1,133 @@
+"""The completion rate under disturbances: what is done at the end of a window, by what an undisturbed run has done by then.
+
+Imports come in at a steady rate that leaves the service room to catch up, through the API, which is disturbed like the rest. The
+rates of others are those of a public chaos matrix (PostgreSQL 18, their rescue of lost jobs tuned to about 15 s; by default most
+take minutes to hours); where it says nothing, the place is empty. Ours has its default settings.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tests.chaos import connections, disturb, files, stage, verdict
+from tests.chaos.files import File
+from tests.chaos.load import Load, Size
+from tests.chaos.server import Server
+from tests.chaos.stage import Stage
+
+OTHERS: dict[str, dict[str, float]] = {
+    "PostgreSQL restart": {"Procrastinate": 0.0, "Oban": 0.0, "River": 1.01, "pgmq": 0.0},
+    "terminated backends": {"Procrastinate": 0.0},
+    "repeated SIGKILL": {"Procrastinate": 0.18, "Oban": 0.88, "pgmq": 0.26},
+}
+NAMES = ("Procrastinate", "Oban", "River", "pgmq")
+IDLE_CONNECTIONS = 300
+# so many imports come in within the window, one every half a second
+FILES = 40
+RECORDS = 4_000
+FILE_SECONDS = 0.5
+WINDOW_SECONDS = FILES * FILE_SECONDS
+# what happens once happens after so long
+EARLY_SECONDS = 5.0
+SESSION_PAUSE_SECONDS = 0.25
+KILL_PAUSE_SECONDS = 0.5
+POOL_AWAY_SECONDS = 1.0
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """`done`: records at the end of the window; `rate`: these by those of the undisturbed run."""
+
+    name: str
+    done: int
+    rate: float
+    disturbances: dict[str, int]
+    others: dict[str, float | None]
+    wrong: list[str]
+
+
+async def run(server: Server, folder: Path, *, seed: str, tell: Callable[[str], None], **settings: Any) -> list[Row]:
+    """An undisturbed run, then one for each kind of disturbance."""
+    load = await asyncio.to_thread(lambda: [files.clean(RECORDS, number) for number in range(FILES)])
+    rows: list[Row] = []
+    for number, (name, happening) in enumerate(HAPPENINGS.items()):
+        async with AsyncExitStack() as held:
+            if name == IDLE:
+                await held.enter_async_context(connections.idle(server.url, IDLE_CONNECTIONS))
+            place = folder / f"row-{number}"
+            scene = await held.enter_async_context(
+                stage.opened(server, place, seed=f"{seed} {name}", tell=tell, **settings)
+            )
+            done, wrong = await _perform(scene, happening, load)
+        rows.append(
+            Row(
+                name=name,
+                done=done,
+                rate=done / (rows[0].done if rows else done),
+                disturbances=dict(scene.disturbances),
+                others={other: OTHERS.get(name, {}).get(other) for other in NAMES},
+                wrong=wrong,
+            )
+        )
+        tell(f"{name}: {done:,} of {FILES * RECORDS:,} records within {WINDOW_SECONDS:.0f} s")
+    return rows
+
+
+async def _perform(scene: Stage, happening: disturb.Disturbance, load: list[File]) -> tuple[int, list[str]]:
+    """The records that were done within the window, and what was wrong when all were done."""
+    audited = Load(scene, Size(records=0, articles=0, lanes=0))
+    began = time.time()
+
+    async def post(number: int, file: File) -> None:
+        await asyncio.sleep(number * FILE_SECONDS)
+        await audited.take_in(file, key=str(number))
+
+    tasks = [asyncio.create_task(post(number, file)) for number, file in enumerate(load)]
+    try:
+        await happening(scene)
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+    finally:
+        for task in tasks:
+            task.cancel()
+    audited.wrong += [f"a client ended with {end!r}" for end in ends if end is not None]
+    done = await scene.value(
+        """
+        SELECT coalesce(sum(records), 0)::bigint
+        FROM chunks
+        WHERE state = 'done' AND finished_at <= to_timestamp(%(end)s)
+        """,
+        end=began + WINDOW_SECONDS,
+    )
+    return done, await verdict.found(scene, audited)
+
+
+# ── the happenings ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def _nothing(scene: Stage) -> None:
+    del scene
+
+
+async def _once(scene: Stage, *, happening: disturb.Disturbance) -> None:
+    await asyncio.sleep(EARLY_SECONDS)
+    await happening(scene)
+
+
+async def _on_and_on(scene: Stage, *, happening: disturb.Disturbance, pause_seconds: float) -> None:
+    await disturb.series(scene, [happening], seconds=WINDOW_SECONDS, pause_seconds=pause_seconds)
+
+
+IDLE = f"{IDLE_CONNECTIONS} idle connections"
+HAPPENINGS: dict[str, disturb.Disturbance] = {
+    "undisturbed": _nothing,
+    "PostgreSQL restart": partial(_once, happening=disturb.restart_postgres),
+    "terminated backends": partial(_on_and_on, happening=disturb.end_session, pause_seconds=SESSION_PAUSE_SECONDS),
+    IDLE: _nothing,
+    "SIGKILL with restart": partial(_once, happening=partial(disturb.kill_pool, away_seconds=POOL_AWAY_SECONDS)),
+    "repeated SIGKILL": partial(_on_and_on, happening=disturb.kill, pause_seconds=KILL_PAUSE_SECONDS),
+}

@@ -1,0 +1,113 @@
+"""How long it takes until what a disturbance has hit is done after all."""
+
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+
+import msgspec
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow
+
+# what is promised of a chunk that is hit once
+SECONDS_MAX = 10.0
+# the grace that a first crash has, and that doubles with each: a chunk that kills its workers shall kill few of them
+GRACE_SECONDS = 5.0
+# what was on its way when the hit came may still come through
+COMMIT_SECONDS = 1.0
+
+
+class Hit(msgspec.Struct, frozen=True, kw_only=True):
+    """A chunk that was in the hands of a worker when `what` befell it. `at`: seconds since the epoch; None: any chunk."""
+
+    what: str
+    at: float
+    chunk: int | None
+    lease: int = 0
+
+
+class Sample(msgspec.Struct, frozen=True, kw_only=True):
+    """`taken_over`: seconds until somebody claimed the chunk for the last time. `crashes` are those that it had in the end."""
+
+    what: str
+    seconds: float
+    kind: str | None = None
+    taken_over: float | None = None
+    attempt: int = 0
+    crashes: int = 0
+
+    @property
+    def seconds_max(self) -> float:
+        """More than the promise only for a chunk whose workers have died over it before."""
+        return SECONDS_MAX + GRACE_SECONDS * (2 ** max(0, self.crashes - 1) - 1)
+
+
+class Spread(msgspec.Struct, frozen=True, kw_only=True):
+    what: str
+    count: int
+    mean: float
+    p95: float
+    max: float
+
+
+class Recoveries:
+    """Hits, as they come. What became of them stands in the queue, and is read when all is over."""
+
+    def __init__(self) -> None:
+        self.hits: list[Hit] = []
+
+    def chunks(self, what: str, at: float, held: Iterable[DictRow]) -> None:
+        """`held`: rows of the chunks that were hit, with their `id` and `lease`."""
+        self.hits += [Hit(what=what, at=at, chunk=row["id"], lease=row["lease"]) for row in held]
+
+    def next_chunk(self, what: str, at: float) -> None:
+        """The time counts until any chunk is done."""
+        self.hits.append(Hit(what=what, at=at, chunk=None))
+
+    async def samples(self, conn: AsyncConnection[DictRow]) -> list[Sample]:
+        """Of the hits that struck; of a chunk that was hit again before it was done only the last one counts."""
+        cursor = await conn.execute(
+            """
+            SELECT id, kind, lease, attempt, crashes, state,
+                extract(epoch FROM claimed_at)::float8 AS claimed_at,
+                extract(epoch FROM finished_at)::float8 AS finished_at
+            FROM chunks
+            WHERE finished_at IS NOT NULL
+            """
+        )
+        rows = await cursor.fetchall()
+        chunks = {row["id"]: row for row in rows if row["state"] == "done"}
+        last = {hit.chunk: hit for hit in self.hits if hit.chunk in chunks and _has_struck(hit, chunks[hit.chunk])}
+        samples = [_sample(hit, chunks[hit.chunk]) for hit in last.values()]
+        ends = sorted(row["finished_at"] for row in chunks.values())
+        for hit in self.hits:
+            after = [end for end in ends if hit.chunk is None and end > hit.at][:1]
+            samples += [Sample(what=hit.what, seconds=end - hit.at) for end in after]
+        return samples
+
+
+def _has_struck(hit: Hit, chunk: DictRow) -> bool:
+    """A worker may have committed a moment before: then the lease has not moved on, and the end did not keep us waiting."""
+    return chunk["lease"] > hit.lease or chunk["finished_at"] > hit.at + COMMIT_SECONDS
+
+
+def _sample(hit: Hit, chunk: DictRow) -> Sample:
+    return Sample(
+        what=hit.what,
+        seconds=chunk["finished_at"] - hit.at,
+        kind=chunk["kind"],
+        taken_over=chunk["claimed_at"] - hit.at,
+        attempt=chunk["attempt"],
+        crashes=chunk["crashes"],
+    )
+
+
+def spreads(samples: Sequence[Sample]) -> list[Spread]:
+    """One of each kind, and one of all."""
+    kinds = sorted({sample.what for sample in samples})
+    found = [_spread(kind, [sample.seconds for sample in samples if sample.what == kind]) for kind in kinds]
+    return [*found, _spread("all", [sample.seconds for sample in samples])] if samples else []
+
+
+def _spread(what: str, seconds: list[float]) -> Spread:
+    ordered = sorted(seconds)
+    p95 = ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
+    return Spread(what=what, count=len(ordered), mean=fmean(ordered), p95=p95, max=ordered[-1])

@@ -1,0 +1,151 @@
+"""What happens, one scenario after the other, each on a database of its own while the load goes on."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tests.chaos import connections, disturb, exports_disk, poison, stage, uploads, verdict
+from tests.chaos.client import Unexpected
+from tests.chaos.load import Load, Size
+from tests.chaos.recovery import Sample
+from tests.chaos.server import Server
+from tests.chaos.stage import Stage
+from tests.servers import eventually
+
+# what a scenario does beside the load; the ids of the jobs of which chunks may fail
+Happening = Callable[[Stage, Load], Awaitable[list[str]]]
+
+
+class Scenario(msgspec.Struct, frozen=True, kw_only=True):
+    """`settings` are those that differ from the defaults."""
+
+    name: str
+    happening: Happening
+    settings: Mapping[str, Any] = {}
+    exporting: bool = True
+    # between two imports of a client, where much load would only take long to audit
+    pause_seconds: float = 0.0
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    seconds: float
+    imports: int
+    records: int
+    work: Counter[str]
+    disturbances: Counter[str]
+    answers: Counter[str]
+    samples: list[Sample]
+    wrong: list[str]
+
+
+async def perform(
+    scenario: Scenario,
+    server: Server,
+    folder: Path,
+    *,
+    size: Size,
+    seed: str,
+    tell: Callable[[str], None],
+    **settings: Any,
+) -> Result:
+    """Runs a scenario to its end, and audits what is left. `settings` are the service's for all scenarios."""
+    began = asyncio.get_running_loop().time()
+    async with stage.opened(
+        server, folder, seed=f"{seed} {scenario.name}", tell=tell, **{**settings, **scenario.settings}
+    ) as scene:
+        load = Load(scene, size)
+        await load.prepare()
+        async with load.running(exporting=scenario.exporting, pause_seconds=scenario.pause_seconds):
+            await eventually(scene.has_pending, timeout=60)
+            try:
+                broken = await scenario.happening(scene, load)
+            except Unexpected as error:
+                load.wrong.append(str(error))
+                broken = []
+        wrong = await verdict.found(scene, load, broken=broken)
+        async with await scene.connect() as conn:
+            samples = await scene.recoveries.samples(conn)
+        if wrong:
+            wrong += await asyncio.to_thread(scene.complaints)
+    wrong += [
+        f"recovered after {sample.seconds:.1f} s, more than {sample.seconds_max:.0f}: {sample}"
+        for sample in samples
+        if sample.seconds > sample.seconds_max
+    ]
+    return Result(
+        name=scenario.name,
+        seconds=asyncio.get_running_loop().time() - began,
+        imports=len(load.jobs),
+        records=load.records,
+        work=load.done,
+        disturbances=scene.disturbances,
+        answers=scene.client.answers,
+        samples=samples,
+        wrong=wrong,
+    )
+
+
+# ── the happenings ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _series(*choices: disturb.Disturbance, seconds: float, pause_seconds: float) -> Happening:
+    async def happen(scene: Stage, load: Load) -> list[str]:
+        await disturb.series(scene, list(choices), seconds=seconds, pause_seconds=pause_seconds)
+        return []
+
+    return happen
+
+
+def storm(*, seconds: float) -> Happening:
+    """All at once, and an immediate restart of PostgreSQL in the middle."""
+
+    async def happen(scene: Stage, load: Load) -> list[str]:
+        choices = [disturb.kill, disturb.terminate, disturb.end_session]
+        await disturb.series(scene, choices, seconds=seconds / 2, pause_seconds=0.5)
+        await disturb.restart_postgres(scene)
+        await disturb.series(scene, choices, seconds=seconds / 2, pause_seconds=0.5)
+        return []
+
+    return happen
+
+
+SCENARIOS = [
+    Scenario(
+        name="workers get KILL, TERM, STOP and CONT",
+        happening=_series(disturb.kill, disturb.terminate, disturb.freeze, seconds=25, pause_seconds=1.0),
+    ),
+    Scenario(
+        name="sessions are terminated",
+        happening=_series(disturb.end_session, seconds=20, pause_seconds=0.3),
+    ),
+    Scenario(
+        name="PostgreSQL restarts immediately",
+        happening=_series(disturb.restart_postgres, seconds=20, pause_seconds=6.0),
+    ),
+    Scenario(
+        name="PostgreSQL is away for 20 s",
+        happening=_series(partial(disturb.away, seconds=20.0), seconds=1, pause_seconds=8.0),
+    ),
+    Scenario(name="all of it at once", happening=storm(seconds=20)),
+    Scenario(name="a chunk is poison", happening=poison.happen, pause_seconds=4.0),
+    Scenario(
+        name="the API is killed under uploads",
+        happening=uploads.happen,
+        # half an upload keeps its key until it is swept; with the default of a minute the clients would wait as long
+        settings={"upload_grace_seconds": 5},
+    ),
+    Scenario(
+        name="the disk of EXPORT_DIR is full",
+        happening=exports_disk.happen,
+        # fewer than the default, after which an export is given up in seconds, not minutes
+        settings={"attempts_max": 4},
+        exporting=False,
+    ),
+    Scenario(name="the connection limit is reached", happening=connections.happen),
+]

@@ -1,0 +1,66 @@
+"""A PostgreSQL server of the suite's own, which dies and comes back at the same address."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from psycopg.conninfo import conninfo_to_dict
+
+from db import embedded
+from tests.servers import eventually, postgres_bin
+
+
+class Server:
+    """`url` holds over all restarts. To be started from the main thread, with whose end the server ends."""
+
+    def __init__(self, data_path: Path, *, options: Mapping[str, str]) -> None:
+        self.data_path = data_path
+        self.options = options
+        self.port = 0
+        self.url = ""
+
+    def start(self) -> None:
+        """Returns when the server accepts connections, its recovery done."""
+        self.url = embedded.start(self.data_path, port=self.port, options=self.options, bin_dir=postgres_bin())
+        self.port = int(str(conninfo_to_dict(self.url)["port"]))
+
+    async def crash(self) -> None:
+        """What `pg_ctl stop -m immediate` does, which root may not call: no checkpoint, no farewell to any client."""
+        os.kill(self.pid, signal.SIGQUIT)
+        await eventually(lambda: not self.is_running, timeout=30)
+
+    async def away(self, seconds: float) -> None:
+        """Crashes, is not there for so long, and comes back, also when the wait is interrupted."""
+        await self.crash()
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self.start()
+
+    @property
+    def pid(self) -> int:
+        """That of the server that all others are children of."""
+        return int((self.data_path / "postgres" / "postmaster.pid").read_text().split()[0])
+
+    @property
+    def is_running(self) -> bool:
+        try:
+            embedded.url(self.data_path)
+        except embedded.NotRunning:
+            return False
+        return True
+
+
+@contextmanager
+def running(folder: Path, *, options: Mapping[str, str]) -> Iterator[Server]:
+    """A server in `folder`, gone at the end. `options` are PostgreSQL's settings."""
+    server = Server(folder / "server", options=options)
+    server.start()
+    try:
+        yield server
+    finally:
+        with suppress(embedded.NotRunning):
+            embedded.stop(server.data_path)

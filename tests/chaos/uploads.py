@@ -1,0 +1,78 @@
+"""The API dies under slow uploads. Their clients try again under the same keys, but one, which has lost its interest."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import httpx
+
+from tests.chaos import disturb, files
+from tests.chaos.client import Unexpected
+from tests.chaos.files import File
+from tests.chaos.load import Load
+from tests.chaos.stage import Stage
+from tests.importing import PATH
+
+KILLS = 4
+PAUSE_SECONDS = 2.5
+SLOW = 3
+BLOCKS = 20
+BLOCK_SECONDS = 0.05
+
+
+async def happen(stage: Stage, load: Load) -> list[str]:
+    """Slow uploads, one after the other on several lanes, until the API was killed several times."""
+    over = asyncio.Event()
+    lanes = [asyncio.create_task(_lane(load, number, over)) for number in range(SLOW)]
+    forsaken = asyncio.create_task(_forsake(stage, files.clean(load.size.records, 2**21)))
+    try:
+        for _ in range(KILLS):
+            await asyncio.sleep(PAUSE_SECONDS * stage.random.uniform(0.7, 1.3))
+            await disturb.kill_api(stage)
+        over.set()
+        await asyncio.gather(*lanes, forsaken)
+    finally:
+        for task in (*lanes, forsaken):
+            task.cancel()
+    return []
+
+
+async def _lane(load: Load, lane: int, over: asyncio.Event) -> None:
+    for number in range(KILLS * 10):
+        if over.is_set():
+            return
+        file = await asyncio.to_thread(files.clean, load.size.records, 2**22 + lane * 1000 + number)
+        job = await load.post(file, key=f"slow {lane} {number}", content=_slowly(file.data))
+        load.check(await load.stage.client.final(job), file)
+
+
+async def _forsake(stage: Stage, file: File) -> None:
+    """Half an upload, without end; the API is killed under it, and nobody tries again."""
+
+    async def body() -> AsyncIterator[bytes]:
+        lines = file.data.splitlines(keepends=True)
+        half = len(lines) // 2
+        yield b"".join(lines[:half])
+        # only who goes on writing notices that nobody reads any more
+        for line in lines[half:]:
+            yield line
+            await asyncio.sleep(BLOCK_SECONDS)
+
+    try:
+        await stage.client.http.post(
+            PATH, params={"resource": "users"}, content=body(), headers={"Content-Type": file.type}, timeout=60
+        )
+    except httpx.TransportError:
+        return
+    raise Unexpected("half an upload was answered")
+
+
+def _slowly(data: bytes) -> Callable[[], AsyncIterator[bytes]]:
+    """The body anew for each try, a bit at a time."""
+    step = len(data) // BLOCKS + 1
+
+    async def body() -> AsyncIterator[bytes]:
+        for start in range(0, len(data), step):
+            yield data[start : start + step]
+            await asyncio.sleep(BLOCK_SECONDS)
+
+    return body

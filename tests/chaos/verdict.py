@@ -1,0 +1,166 @@
+"""The audit after a scenario: what must hold of the database and of EXPORT_DIR, whatever has happened."""
+
+import hashlib
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import UUID
+
+from psycopg import AsyncConnection
+
+from db import audit
+from tests.chaos.load import Load
+from tests.chaos.stage import Stage
+from tests.servers import eventually
+
+# until the sweep has found what dead processes left
+IDLE_SECONDS = 60
+SHOWN_MAX = 5
+
+
+async def found(stage: Stage, load: Load, *, broken: Collection[str] = ()) -> list[str]:
+    """What does not hold, a line each. The chunks of the jobs in `broken` may have failed."""
+    try:
+        await eventually(stage.is_idle, timeout=IDLE_SECONDS)
+    except AssertionError:
+        return [*load.wrong, *await _unfinished(stage)]
+    return [
+        *load.wrong,
+        *await _unknown(stage, load),
+        *await _books(stage, load),
+        *await _effects(stage, load),
+        *await _failed(stage, broken),
+        *await _files(stage),
+    ][: SHOWN_MAX * 4]
+
+
+async def _unfinished(stage: Stage) -> list[str]:
+    """The jobs that have no end, and why."""
+    rows = await stage.rows(
+        """
+        SELECT 'import' AS kind, id, status, because
+        FROM import_progress
+        WHERE finished_at IS NULL
+        UNION ALL
+        SELECT 'export', id, status, because
+        FROM export_progress
+        WHERE finished_at IS NULL
+        """
+    )
+    return ["{kind} {id} is {status} for ever: {because}".format_map(row) for row in rows[:SHOWN_MAX]]
+
+
+async def _unknown(stage: Stage, load: Load) -> list[str]:
+    """One key has made one job, and half an upload none."""
+    rows = await stage.rows("SELECT id::text FROM import_jobs")
+    stored = {row["id"] for row in rows}
+    lost, strange = load.jobs - stored, stored - load.jobs
+    orphans = await stage.value(
+        """
+        SELECT (SELECT count(*) FROM import_payloads WHERE import_id NOT IN (SELECT id FROM import_jobs))
+            + (SELECT count(*) FROM chunks WHERE import_id NOT IN (SELECT id FROM import_jobs))
+        """
+    )
+    return [
+        *[f"import {id} was taken in and is gone" for id in sorted(lost)[:SHOWN_MAX]],
+        *[f"import {id} was made, and no client knows of it" for id in sorted(strange)[:SHOWN_MAX]],
+        *([f"{orphans} chunks and payloads belong to no import"] if orphans else []),
+    ]
+
+
+async def _books(stage: Stage, load: Load) -> list[str]:
+    """Of each import that nobody has overwritten since, each record that was stored has its row."""
+    async with _auditor(stage) as conn:
+        violations = await audit.violations(conn)
+        for id in sorted(load.jobs - load.overwritten):
+            violations += await audit.violations(conn, import_id=UUID(id), strict=True)
+    return [
+        f"the books of {one.import_id}, {one.fact}: {one.counted}, should be {one.book}"
+        for one in violations[:SHOWN_MAX]
+    ]
+
+
+async def _effects(stage: Stage, load: Load) -> list[str]:
+    """Each record of a chunk that is done has its row or its error, and no record of any other chunk has either."""
+    rows = await stage.rows(
+        """
+        WITH effect AS (
+            SELECT import_id, import_record AS record FROM users
+            UNION ALL
+            SELECT import_id, import_record FROM articles
+            UNION ALL
+            SELECT import_id, import_record FROM comments
+            UNION ALL
+            SELECT DISTINCT import_id, record FROM import_errors
+            UNION ALL
+            SELECT import_id, record FROM import_deferred
+        ), seen AS (
+            SELECT chunks.id, count(effect.record) AS effects, count(DISTINCT effect.record) AS records
+            FROM chunks
+            LEFT JOIN effect ON effect.import_id = chunks.import_id
+                AND record >= first_record AND record < first_record + chunks.records
+            WHERE kind = 'records'
+            GROUP BY chunks.id
+        )
+        SELECT import_id::text, seq, state, chunks.records, effects
+        FROM chunks
+        JOIN seen USING (id)
+        WHERE import_id <> ALL (%(overwritten)s::uuid[])
+            AND (
+                effects <> CASE WHEN state = 'done' THEN chunks.records ELSE 0 END
+                OR effects <> seen.records
+            )
+        ORDER BY import_id, seq
+        """,
+        overwritten=list(load.overwritten),
+    )
+    return [
+        "chunk {seq} of {import_id} is {state} with {effects} effects of {records} records".format_map(row)
+        for row in rows[:SHOWN_MAX]
+    ]
+
+
+async def _failed(stage: Stage, broken: Collection[str]) -> list[str]:
+    """No chunk fails that did not kill its workers."""
+    rows = await stage.rows(
+        """
+        SELECT kind, job_id::text, seq, attempt, crashes, accident
+        FROM chunks
+        WHERE state = 'failed' AND job_id <> ALL (%(broken)s::uuid[])
+        """,
+        broken=list(broken),
+    )
+    return [
+        "{kind} chunk {seq} of {job_id} failed, attempt {attempt}, crashes {crashes}: {accident}".format_map(row)
+        for row in rows[:SHOWN_MAX]
+    ]
+
+
+async def _files(stage: Stage) -> list[str]:
+    """Each completed export has its file, whole. What dead workers had begun is removed."""
+    rows = await stage.rows(
+        "SELECT file_name, file_bytes, file_sha256 FROM export_jobs WHERE status = 'completed'",
+    )
+    complaints = [
+        f"the file {row['file_name']} is not whole"
+        for row in rows
+        if not _is_whole(stage.exports / row["file_name"], row["file_bytes"], row["file_sha256"])
+    ]
+    try:
+        await eventually(lambda: not list(stage.exports.glob(".*.part")), timeout=IDLE_SECONDS)
+    except AssertionError:
+        complaints.append("a file that was begun was not removed")
+    return complaints[:SHOWN_MAX]
+
+
+def _is_whole(path: Path, size: int, sha256: bytes) -> bool:
+    if not path.is_file():
+        return False
+    data = path.read_bytes()
+    return len(data) == size and hashlib.sha256(data).digest() == sha256
+
+
+@asynccontextmanager
+async def _auditor(stage: Stage) -> AsyncIterator[AsyncConnection]:
+    async with await AsyncConnection.connect(stage.database_url, autocommit=True, application_name="chaos") as conn:
+        yield conn

@@ -1,0 +1,149 @@
+"""A TCP proxy between our processes and PostgreSQL that fails on request, in the ways in which networks do."""
+
+import asyncio
+import re
+import socket
+import struct
+from asyncio import StreamReader, StreamWriter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from urllib.parse import urlsplit
+
+BLOCK_BYTES = 64 * 1024
+
+# BackendKeyData: the first four bytes are the number of the session, which is a pid
+SESSION_NUMBER = re.compile(rb"(?<=K\x00\x00\x00\x0c).{4}", re.DOTALL)
+WRONG_NUMBER = b"\x7f\xff\xff\xff"
+
+
+class Link:
+    """One connection through the proxy. What a deaf side is sent is taken and thrown away; both sides stay open."""
+
+    def __init__(self, client: StreamWriter, server: StreamWriter, *, gives_numbers: bool) -> None:
+        self.client = client
+        self.server = server
+        self.is_deaf = dict.fromkeys((client, server), False)
+        self.gives_numbers = gives_numbers
+        self.is_open = asyncio.Event()
+        self.is_open.set()
+        # whether the client has ended the connection, of which a deaf server knows nothing
+        self.is_left = False
+
+    async def carry(self, reader: StreamReader, writer: StreamWriter) -> None:
+        while data := await reader.read(BLOCK_BYTES):
+            await self.is_open.wait()
+            if self.gives_numbers and writer is self.client:
+                data = SESSION_NUMBER.sub(WRONG_NUMBER, data, count=1)
+            if not self.is_deaf[writer]:
+                writer.write(data)
+                await writer.drain()
+        # an end is news too, of which a deaf side is told nothing
+        if not self.is_deaf[writer]:
+            writer.close()
+
+    async def carry_on(self, reader: StreamReader) -> None:
+        """What the client says, until it leaves."""
+        try:
+            await self.carry(reader, self.server)
+        finally:
+            self.is_left = True
+
+    def reset(self) -> None:
+        for writer in (self.client, self.server):
+            if not writer.is_closing():
+                # to linger for no time at all is to send RST
+                line = writer.get_extra_info("socket")
+                line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
+
+
+class FaultProxy:
+    """Carries every connection to the server, until it is told to fail."""
+
+    def __init__(self, database_url: str) -> None:
+        self.target = urlsplit(database_url)
+        self.links: set[Link] = set()
+        # how many connections it has carried so far
+        self.carried = 0
+        self.is_black_hole = False
+        # whether it tells each client a wrong number of its session, as a pooler does
+        self.gives_numbers = False
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        """The database, seen through the proxy."""
+        credentials = self.target.netloc.rpartition("@")[0]
+        return self.target._replace(netloc=f"{credentials}@127.0.0.1:{self.port}").geturl()
+
+    @property
+    def is_left(self) -> bool:
+        """Whether the clients have given up all connections that it has ever carried, apart from those that have ended."""
+        return all(link.is_left for link in self.links)
+
+    def drop(self) -> None:
+        """Resets all connections; new ones are carried."""
+        for link in self.links:
+            link.reset()
+
+    def swallow_answers(self) -> None:
+        """From now on no connection that is there carries what the server says."""
+        for link in self.links:
+            link.is_deaf[link.client] = True
+
+    def black_hole(self) -> None:
+        """From now on nothing is carried either way, and nobody is told; new connections are taken, and hear nothing."""
+        self.is_black_hole = True
+        for link in self.links:
+            link.is_deaf.update(dict.fromkeys(link.is_deaf, True))
+
+    def stall(self) -> None:
+        """Takes nothing more on the connections that are there, as a line does that is far too slow, until `resume`."""
+        for link in self.links:
+            link.is_open.clear()
+
+    def resume(self) -> None:
+        for link in self.links:
+            link.is_open.set()
+
+    def heal(self) -> None:
+        """New connections are carried again. Those that the black hole has swallowed stay lost, and are not told so."""
+        self.is_black_hole = False
+
+    async def serve(self, client_reader: StreamReader, client: StreamWriter) -> None:
+        if self.is_black_hole:
+            while await client_reader.read(BLOCK_BYTES):
+                pass
+            client.close()
+            return
+        server_reader, server = await asyncio.open_connection(self.target.hostname, self.target.port)
+        link = Link(client, server, gives_numbers=self.gives_numbers)
+        self.links.add(link)
+        self.carried += 1
+        with suppress(ConnectionError):
+            await asyncio.gather(link.carry_on(client_reader), link.carry(server_reader, client))
+        self.links.discard(link)
+        for writer in (client, server):
+            writer.close()
+
+
+@asynccontextmanager
+async def fault_proxy(database_url: str) -> AsyncIterator[FaultProxy]:
+    """A proxy on a port of its own, before the server of `database_url`."""
+    proxy = FaultProxy(database_url)
+    serving: set[asyncio.Task[None]] = set()
+
+    def accept(reader: StreamReader, writer: StreamWriter) -> None:
+        task = asyncio.create_task(proxy.serve(reader, writer))
+        serving.add(task)
+        task.add_done_callback(serving.discard)
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    proxy.port = server.sockets[0].getsockname()[1]
+    try:
+        yield proxy
+    finally:
+        server.close()
+        proxy.drop()
+        for task in list(serving):
+            task.cancel()

@@ -1,0 +1,77 @@
+"""A PostgreSQL that goes away and comes back, and what a service on it does meanwhile."""
+
+import json
+from collections.abc import Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psycopg
+
+from db import embedded
+from tests import servers
+from tests.servers import Process, eventually
+
+
+@dataclass(frozen=True)
+class Server:
+    """It comes back at its old address."""
+
+    folder: Path
+    url: str
+
+    def start(self) -> None:
+        assert embedded.start(self.folder, options=servers.FAST, bin_dir=servers.postgres_bin()) == self.url
+
+    def stop(self) -> None:
+        embedded.stop(self.folder)
+
+    def execute(self, *statements: str) -> None:
+        with psycopg.connect(self.url, autocommit=True) as conn:
+            for statement in statements:
+                conn.execute(statement.encode())
+
+
+@contextmanager
+def server() -> Iterator[Server]:
+    with servers.open_folder() as folder:
+        yield Server(folder, embedded.start(folder, options=servers.FAST, bin_dir=servers.postgres_bin()))
+        embedded.stop(folder)
+
+
+@asynccontextmanager
+async def running(folder: Path, url: str, **settings):
+    """A service on the database of `url`, and a client of it."""
+    given = {"worker_pool_size": 2, "poll_seconds": 0.2, **settings}
+    async with (
+        servers.service(folder, url, **given) as service,
+        httpx.AsyncClient(base_url=service.url, timeout=20, headers={"Accept-Encoding": "identity"}) as client,
+    ):
+        yield service, client
+
+
+def lines(process: Process) -> list[dict]:
+    """What it has logged. All of it must be lines of ours."""
+    return [json.loads(line) for line in process.output.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def told(process: Process, event: str) -> list[dict]:
+    return [line for line in lines(process) if line["event"] == event]
+
+
+async def is_ready(client: httpx.AsyncClient) -> bool:
+    """With its workers: without any a service is ready too."""
+    answer = await client.get("/ready")
+    return answer.status_code == 200 and answer.json()["checks"]["workers"]["status"] == "ok"
+
+
+async def finished(client: httpx.AsyncClient, posted: httpx.Response) -> dict:
+    """The final job."""
+    assert posted.status_code == 202, posted.text
+
+    async def final() -> dict | None:
+        answer = await client.get(posted.headers["location"])
+        return answer.json() if answer.status_code == 200 and answer.json()["finished_at"] else None
+
+    return await eventually(final, timeout=30)

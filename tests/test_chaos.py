@@ -1,0 +1,36 @@
+"""A short form of `make chaos`: everything dies in turn under imports and exports, PostgreSQL included."""
+
+import pytest
+
+from tests import servers
+from tests.chaos import scenarios, server
+from tests.chaos.load import Size
+from tests.chaos.scenarios import Scenario
+
+# small files and chunks, and a short grace: the disturbances are the same, what is hit is done again sooner
+SIZE = Size(records=2_000, articles=2_000, lanes=2)
+SETTINGS = {"worker_pool_size": 3, "batch_size": 100, "claim_grace_seconds": 1, "poll_seconds": 0.2}
+
+
+@pytest.fixture(scope="module")
+def postgres():
+    """A server that nobody else uses, since it is killed."""
+    with servers.open_folder() as folder, server.running(folder, options=servers.FAST) as started:
+        yield folder, started
+
+
+# so that a job without an end is told as such
+@pytest.mark.timeout(300)
+async def test_it_survives_everything(postgres):
+    """Workers die, sessions end, PostgreSQL restarts at once: each record counts once, each job ends, each export is whole.
+
+    What was hit is done again within ten seconds.
+    """
+    folder, started = postgres
+    scenario = Scenario(name="storm", happening=scenarios.storm(seconds=8))
+    result = await scenarios.perform(scenario, started, folder / "storm", size=SIZE, seed="1", tell=print, **SETTINGS)
+    assert result.wrong == []
+    assert {"KILL", "TERM", "pg_terminate_backend", "PostgreSQL restarts"} <= set(result.disturbances)
+    assert result.samples
+    assert result.work["background exports"]
+    assert result.work["streams whole"]

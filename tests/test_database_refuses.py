@@ -1,0 +1,134 @@
+"""PostgreSQL is there and of no use: it lets nobody in, or takes no writes. Each has its line in the log, and an end."""
+
+import asyncio
+from asyncio import StreamReader, StreamWriter
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from db import migrate
+from tests import outages
+from tests.importing import PATH, USERS_HEADER, user_row
+from tests.outages import Server, finished, is_ready, running, told
+from tests.servers import Process, Service, database_url, eventually
+
+UPLOAD = {
+    "content": USERS_HEADER + user_row(1),
+    "params": {"resource": "users"},
+    "headers": {"Content-Type": "text/csv"},
+}
+LEAVE = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'app'"
+# how the server refuses, how it is made good, and what the log says of it
+REFUSALS = {
+    "a wrong password": (
+        ("ALTER ROLE app PASSWORD 'other'", LEAVE),
+        ("ALTER ROLE app PASSWORD 'secret'",),
+        "password authentication failed",
+    ),
+    "too many clients": (
+        ("ALTER ROLE app CONNECTION LIMIT 0", LEAVE),
+        ("ALTER ROLE app CONNECTION LIMIT -1",),
+        "too many connections",
+    ),
+    "no such database": (
+        ("ALTER DATABASE app ALLOW_CONNECTIONS false", LEAVE, "ALTER DATABASE app RENAME TO gone"),
+        ("ALTER DATABASE gone RENAME TO app", "ALTER DATABASE app ALLOW_CONNECTIONS true"),
+        "does not exist",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with outages.server() as server:
+        # not a superuser, to whom a limit is none
+        server.execute("CREATE ROLE app LOGIN PASSWORD 'secret'", "CREATE DATABASE app OWNER app")
+        migrate.up(url(server))
+        yield server
+
+
+def url(server: Server) -> str:
+    host = server.url.rpartition("@")[2]
+    return database_url(f"postgresql://app:secret@{host}", "app")
+
+
+async def is_told(service: Service, client: httpx.AsyncClient, reason: str) -> None:
+    """API and workers say why, in few lines, and the service says that it is not ready."""
+
+    async def is_unready() -> bool:
+        return (await client.get("/ready")).status_code == 503
+
+    await eventually(is_unready)
+    assert (await client.get("/live")).status_code == 200
+    for process in (service.api, service.workers):
+
+        def says_why(process: Process = process) -> bool:
+            return any(reason in str(line.get("error")) for line in outages.lines(process))
+
+        await eventually(says_why)
+        assert len(told(process, "database is away")) <= 8
+        assert "Traceback" not in process.output
+        assert "secret" not in process.output
+
+
+async def is_refused(client: httpx.AsyncClient) -> bool:
+    answer = await client.post(PATH, **UPLOAD)
+    return (answer.status_code, answer.headers.get("retry-after")) == (503, "5")
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+async def test_the_server_lets_nobody_in(server, tmp_path, refusal):
+    """The reason is in the log; nobody has to be restarted."""
+    refuse, relent, reason = REFUSALS[refusal]
+    async with running(tmp_path, url(server)) as (service, client):
+        await eventually(lambda: is_ready(client))
+        workers = service.workers.children()
+        server.execute(*refuse)
+        try:
+            await is_told(service, client, reason)
+        finally:
+            server.execute(*relent)
+        await eventually(lambda: is_ready(client))
+        assert service.workers.children() == workers
+
+
+async def test_a_server_that_takes_no_writes(server, tmp_path):
+    """After a failover reads are answered, writes are 503, and the service is not ready; no session clings to the server."""
+    async with running(tmp_path, url(server)) as (service, client):
+        await eventually(lambda: is_ready(client))
+        workers = service.workers.children()
+        server.execute("ALTER ROLE app SET default_transaction_read_only = on", LEAVE)
+        try:
+            await eventually(lambda: is_refused(client))
+            await is_told(service, client, "ReadOnlySqlTransaction")
+            assert (await client.get(PATH)).status_code == 200
+            answer = (await client.get("/ready")).json()
+            assert answer["checks"]["database"] == {"status": "failed", "detail": "takes no writes"}
+        finally:
+            server.execute("ALTER ROLE app RESET default_transaction_read_only")
+        await eventually(lambda: is_ready(client))
+        assert (await finished(client, await client.post(PATH, **UPLOAD)))["status"] == "completed"
+        assert service.workers.children() == workers
+
+
+async def test_a_server_that_is_starting(tmp_path):
+    """It answers, and refuses: that is told as it is, and waited for."""
+    async with await asyncio.start_server(_is_starting, "127.0.0.1", 0) as starting:
+        port = starting.sockets[0].getsockname()[1]
+        async with running(tmp_path, f"postgresql://app@127.0.0.1:{port}/app") as (service, client):
+            assert await is_refused(client)
+            await is_told(service, client, "the database system is starting up")
+
+
+async def _is_starting(reader: StreamReader, writer: StreamWriter) -> None:
+    """PostgreSQL's protocol, as far as a server speaks it that is not up yet: no encryption, then an error."""
+    while True:
+        size = int.from_bytes(await reader.readexactly(4))
+        message = await reader.readexactly(size - 4)
+        if int.from_bytes(message[:4]) not in (80877103, 80877104):
+            break
+        writer.write(b"N")
+    fields = b"SFATAL\0VFATAL\0C57P03\0Mthe database system is starting up\0\0"
+    writer.write(b"E" + (len(fields) + 4).to_bytes(4) + fields)
+    writer.close()

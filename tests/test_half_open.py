@@ -1,0 +1,158 @@
+"""Lines that stand and carry nothing any more: nobody is told, and everybody finds out, on both sides."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+import httpx
+import pytest
+
+from db import faults
+from db.settings import Settings
+from tests import factories, servers
+from tests.factories import chunk, queued, rows, users
+from tests.fault_proxy import FaultProxy, fault_proxy
+from tests.importing import PATH
+from tests.servers import eventually
+from workers.loop import Worker
+
+# whoever is cut off doubts after 3 s, asks twice in vain for 3 s each, and tries to come back at least every 5 s
+BACK_SECONDS = 30
+
+
+@pytest.fixture
+async def proxy(database_url: str) -> AsyncIterator[FaultProxy]:
+    async with fault_proxy(database_url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def at_point() -> Iterator[Callable]:
+    """`at_point("mid_merge", act)`: the first worker of this process to reach the point does `act`."""
+
+    def install(wanted: faults.Point, act: Callable[[], None]) -> None:
+        async def fault(point: faults.Point, _: object) -> None:
+            if point == wanted:
+                faults.install(None)
+                act()
+
+        faults.install(fault)
+
+    yield install
+    faults.install(None)
+
+
+@asynccontextmanager
+async def working(url: str, name: str, **settings) -> AsyncIterator[Worker]:
+    """A worker in this process, which has to stop within seconds when it is told to."""
+    stopping = asyncio.Event()
+    worker = Worker(Settings(database_url=url, **{"poll_seconds": 0.2, **settings}), name=name, stopping=stopping)
+    running = asyncio.create_task(worker.run())
+    try:
+        yield worker
+    finally:
+        stopping.set()
+        await asyncio.wait_for(running, BACK_SECONDS)
+
+
+async def ended(conn, id: UUID):
+    async def is_final() -> bool:
+        [(is_final,)] = await rows(conn, "SELECT finished_at IS NOT NULL FROM import_jobs WHERE id = %(id)s", id=id)
+        return is_final
+
+    await eventually(is_final, timeout=BACK_SECONDS)
+    return await factories.ended(conn, id)
+
+
+async def session(conn, name: str) -> int | None:
+    """The pid of the newest session of a worker."""
+    found = await rows(
+        conn,
+        """
+        SELECT pid
+        FROM pg_stat_activity
+        WHERE datname = current_database() AND application_name = %(name)s
+        ORDER BY backend_start DESC
+        """,
+        name=f"bulk worker {name}",
+    )
+    return found[0][0] if found else None
+
+
+async def test_a_worker_cut_off_in_mid_chunk(conn, database_url, proxy, at_point):
+    """Its chunk is in other hands within 15 s, nothing is stored twice, and when the network is back it works again."""
+    at_point("mid_merge", proxy.black_hole)
+    id = await queued(conn, users(20), sizes=[5] * 4)
+    async with working(proxy.url, "far"):
+        await eventually(lambda: proxy.is_black_hole)
+        async with working(database_url, "near"):
+            await eventually(lambda: is_taken_over(conn, id), timeout=15)
+            job = await ended(conn, id)
+        assert (job.status, job.created) == ("completed", 20)
+        assert [(await chunk(conn, id, seq))["crashes"] for seq in range(1, 5)] == [1, 0, 0, 0]
+        await eventually(lambda: proxy.is_left, timeout=BACK_SECONDS)
+        proxy.heal()
+        assert (await ended(conn, await queued(conn, users(5, first=21)))).created == 5
+
+
+async def is_taken_over(conn, id: UUID) -> bool:
+    return (await chunk(conn, id, 1))["lease"] > 1
+
+
+async def test_a_worker_that_waits_for_work_is_cut_off(conn, proxy):
+    """A worker that listens on a dead line leaves it, and listens again when the network is back."""
+    async with working(proxy.url, "far") as worker:
+        before = await eventually(lambda: session(conn, "far"))
+        proxy.black_hole()
+        await eventually(lambda: proxy.is_left, timeout=BACK_SECONDS)
+        # from now on it is a notification that finds it, or nothing
+        worker.settings = Settings(database_url=proxy.url, poll_seconds=600)
+        proxy.heal()
+        await eventually(lambda: is_waiting(conn, "far", but=before), timeout=BACK_SECONDS)
+        assert (await ended(conn, await queued(conn, users(5)))).created == 5
+
+
+async def is_waiting(conn, name: str, *, but: int) -> bool:
+    """Whether a worker has listened and looked, in another session than that, and is silent now."""
+    pid = await session(conn, name)
+    found = await rows(
+        conn,
+        """
+        SELECT
+        FROM pg_stat_activity
+        WHERE pid = %(pid)s AND pid <> %(but)s AND state = 'idle' AND state_change < clock_timestamp() - interval '1 second'
+        """,
+        pid=pid,
+        but=but,
+    )
+    return bool(found)
+
+
+async def test_the_api_is_cut_off(conn, proxy, tmp_path):
+    """Requests are answered 503 within seconds, also those under way; and 200 again when the network is back."""
+    async with (
+        servers.service(tmp_path, proxy.url, run=["api"]) as service,
+        httpx.AsyncClient(base_url=service.url, timeout=30) as client,
+    ):
+        assert (await client.get(PATH)).status_code == 200
+        async with conn.transaction():
+            await conn.execute("LOCK TABLE import_jobs")
+            under_way = asyncio.create_task(client.get(PATH))
+            await eventually(lambda: is_waited_for(conn))
+            proxy.black_hole()
+        answers = await asyncio.gather(under_way, *(client.get(PATH) for _ in range(5)))
+        assert [answer.status_code for answer in answers] == [503] * 6
+        assert (await client.get("/live")).status_code == 200
+        assert (await client.get("/ready")).status_code == 503
+        proxy.heal()
+        await eventually(lambda: is_answered(client), timeout=BACK_SECONDS)
+
+
+async def is_waited_for(conn) -> bool:
+    """Whether somebody waits for a lock of ours."""
+    return bool(await rows(conn, "SELECT FROM pg_stat_activity WHERE pg_backend_pid() = ANY (pg_blocking_pids(pid))"))
+
+
+async def is_answered(client: httpx.AsyncClient) -> bool:
+    return (await client.get(PATH)).status_code == 200

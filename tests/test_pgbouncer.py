@@ -1,0 +1,98 @@
+"""The queue and the merge through PgBouncer in transaction mode: their own tests once more, and what is special about it."""
+
+import asyncio
+
+import pytest
+from psycopg import AsyncConnection
+
+from db import migrate, pool
+from db.pooler import PooledDoubting
+from tests import bouncer
+from tests.factories import rows
+
+# these run here on the connections below, which go through the pooler
+from tests.test_merge import *  # noqa: F403
+from tests.test_queue import *  # noqa: F403
+from tests.test_settle import *  # noqa: F403
+
+pytestmark = pytest.mark.skipif(bouncer.PROGRAM is None, reason=bouncer.WHY_NOT)
+
+# it has a direct connection of its own, and is long
+del test_any_file_in_any_order_means_the_same  # noqa: F821
+
+
+@pytest.fixture(scope="module")
+def through(server_url):
+    with bouncer.prepared(server_url) as prepared:
+        asyncio.run(prepared.start())
+        yield prepared
+
+
+@pytest.fixture
+async def conn(through, database_url):
+    async with await connected(through.url(database_url), "conn") as connection:
+        yield connection
+
+
+@pytest.fixture
+async def other(through, database_url):
+    async with await connected(through.url(database_url), "other") as connection:
+        yield connection
+
+
+async def connected(url: str, name: str) -> PooledDoubting:
+    connection = await PooledDoubting.connect(url, autocommit=True, application_name=name)
+    await pool.configure(connection)
+    return connection
+
+
+async def test_transactions_share_sessions(conn, other):
+    """It is transaction mode: between two transactions a client's session is given to others."""
+    [(first,)] = await rows(conn, "SELECT pg_backend_pid()")
+    async with other.transaction():
+        assert await rows(other, "SELECT pg_backend_pid()") == [(first,)]
+        assert await rows(conn, "SELECT pg_backend_pid()") != [(first,)]
+
+
+async def test_nothing_is_prepared(conn, other):
+    """However often a statement is repeated it leaves nothing in a session, where another client's would have the same name."""
+    for connection in (conn, other):
+        for _ in range(10):
+            assert await rows(connection, "SELECT count(*) FROM pg_prepared_statements") == [(0,)]
+
+
+async def test_a_session_has_its_limits(conn, database_url):
+    """Each transaction has every limit that the server knows, and leaves none to the next; times are UTC in any session."""
+    names = sorted(pool.SESSION.keys() - {"TimeZone"} - ({"transaction_timeout"} if is_old(conn) else set()))
+    set_here = "SELECT name, setting FROM pg_settings WHERE name = ANY(%(names)s) AND source = 'session' ORDER BY name"
+    async with conn.transaction():
+        assert await rows(conn, set_here, names=names) == [(name, pool.SESSION[name]) for name in names]
+        async with conn.transaction():
+            await conn.execute("SELECT 1")
+    assert await rows(conn, set_here, names=names) == []
+    [(pid,)] = await rows(conn, "SELECT pg_backend_pid()")
+    async with await AsyncConnection.connect(database_url, autocommit=True) as direct:
+        await direct.execute("SELECT pg_terminate_backend(%(pid)s, 5000)", {"pid": pid})
+    assert await rows(conn, "SHOW TimeZone") == [("UTC",)]
+    assert await rows(conn, "SELECT pg_backend_pid()") != [(pid,)]
+
+
+def is_old(conn: AsyncConnection) -> bool:
+    return conn.info.server_version < 170000
+
+
+async def test_migrations_pass_through(through, empty_database_url):
+    """The schema goes up, down and up, of two migrators one does it, and no lock is left in a session of the pooler."""
+    url = through.url(empty_database_url)
+    both = await asyncio.gather(*(asyncio.to_thread(migrate.up, url) for _ in range(2)))
+    assert sorted(map(len, both)) == [0, len(list(migrate.FOLDER.glob("*.rollback.sql")))]
+    assert migrate.down(url)
+    assert migrate.up(url)
+    async with await AsyncConnection.connect(empty_database_url, autocommit=True) as direct:
+        held = """
+            SELECT count(*)
+            FROM pg_locks
+            JOIN pg_database ON pg_database.oid = pg_locks.database
+            WHERE locktype = 'advisory' AND datname = current_database()
+        """
+        assert await rows(direct, held) == [(0,)]

@@ -1,0 +1,90 @@
+"""The whole service behind PgBouncer in transaction mode, and what befalls it there."""
+
+import os
+import signal
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+from psycopg import AsyncConnection
+
+from tests import bouncer, importing, servers
+from tests.factories import chunk, queued, user, users
+from tests.importing import USERS_HEADER, user_row
+from tests.servers import eventually
+from tests.test_workers import HELD, ended, hold, stuck  # noqa: F401  hold is a fixture
+
+pytestmark = pytest.mark.skipif(bouncer.PROGRAM is None, reason=bouncer.WHY_NOT)
+
+EXPORTS = "/api/v1/exports"
+
+
+@asynccontextmanager
+async def service(through: bouncer.Bouncer, folder, database_url: str, **settings):
+    """The service with all of its connections through the pooler."""
+    given = {"database_pooler": "transaction", "worker_pool_size": 2, "poll_seconds": 0.2, **settings}
+    async with servers.service(folder, through.url(database_url), **given) as started:
+        yield started
+
+
+@pytest.fixture
+async def through(server_url):
+    with bouncer.prepared(server_url) as prepared:
+        await prepared.start()
+        yield prepared
+
+
+async def test_imports_exports_and_streams_pass_through(through, tmp_path, database_url):
+    """A file of many chunks comes in, and out again as a stream and as a background export; workers are not missed."""
+    file = USERS_HEADER + b"".join(map(user_row, range(2000)))
+    async with (
+        service(through, tmp_path, database_url, batch_size=50) as running,
+        httpx.AsyncClient(base_url=running.url, timeout=30) as client,
+        await AsyncConnection.connect(database_url, autocommit=True) as conn,
+    ):
+        api = importing.Api(running, client, conn)
+        job = await api.finished(await api.post(file, type="text/csv", params={"resource": "users"}))
+        assert job["counts"]["created"] == 2000
+        streamed = await client.get(f"{EXPORTS}/users/stream", params={"format": "ndjson"})
+        assert len(streamed.content.splitlines()) == 2000
+        ordered = await client.post(EXPORTS, json={"resource": "users", "format": "ndjson"})
+        address = ordered.headers["location"]
+
+        async def file_of_export() -> bytes | None:
+            answer = await client.get(f"{address}/download")
+            return answer.content if answer.status_code == 200 else None
+
+        assert await eventually(file_of_export, timeout=20) == streamed.content
+        assert (await client.get("/ready")).json()["checks"]["workers"]["status"] == "ok"
+
+
+async def test_a_stopped_worker_loses_its_chunk_behind_it_too(through, tmp_path, conn, database_url, hold):  # noqa: F811
+    """The limits of each transaction end that of a worker that is silent, and another takes its chunk over."""
+    async with service(through, tmp_path, database_url, run=["workers"]) as running:
+        async with hold(HELD):
+            id = await queued(conn, [user(1, name=HELD)])
+            sleeper = await stuck(conn, id, 1)
+            os.kill(sleeper, signal.SIGSTOP)
+        try:
+            job = await ended(conn, id, timeout=30)
+        finally:
+            os.kill(sleeper, signal.SIGCONT)
+        assert (job.status, job.created) == ("completed", 1)
+        assert (await chunk(conn, id))["crashes"] == 1
+        await eventually(lambda: "database is back" in running.workers.output)
+
+
+async def test_a_restart_of_it_costs_nothing(through, tmp_path, conn, database_url, hold):  # noqa: F811
+    """When the pooler is killed in the middle of a chunk the workers stay, come back with it, and every record is stored once."""
+    async with service(through, tmp_path, database_url, run=["workers"]) as running:
+        await eventually(lambda: len(running.workers.children()) == 2)
+        workers = running.workers.children()
+        id = await queued(conn, [user(1, name=HELD), *users(39, first=2)], sizes=[4] * 10)
+        async with hold(HELD):
+            await stuck(conn, id, 1)
+            through.kill()
+            await eventually(lambda: "database is away" in running.workers.output)
+            await through.start()
+        job = await ended(conn, id, timeout=30)
+        assert (job.status, job.created) == ("completed", 40)
+        assert running.workers.children() == workers

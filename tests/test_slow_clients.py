@@ -1,0 +1,276 @@
+"""Clients that take their time, or that of others: every wait for one ends, and what was held for it is free again."""
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import pytest_asyncio
+
+from tests import importing
+from tests.importing import PATH, USERS_HEADER, Api
+from tests.servers import Service, eventually
+
+HEAD_SECONDS = 0.5
+STALL_SECONDS = 1
+CONNECTIONS_MAX = 20
+# what an end may take that is due in a second, on a machine that does much else
+PATIENCE_SECONDS = 20
+POST = f"POST {PATH}?resource=users HTTP/1.1\r\nHost: test\r\nContent-Type: text/csv\r\n".encode()
+ENDLESS = POST + b"Content-Length: 1000000\r\n\r\n" + USERS_HEADER
+ROW = b"a@example.org,A,reader,true\n"
+LIVE = b"GET /live HTTP/1.1\r\nHost: test\r\n\r\n"
+STREAM = b"GET /api/v1/exports/users/stream HTTP/1.1\r\nHost: test\r\n\r\n"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(server_url, tmp_path_factory):
+    limits = {
+        "head_seconds": HEAD_SECONDS,
+        "keep_alive_seconds": HEAD_SECONDS,
+        "stall_seconds": STALL_SECONDS,
+        "body_rate_min": 1000,
+        "connections_max": CONNECTIONS_MAX,
+    }
+    folder = tmp_path_factory.mktemp("service")
+    async with importing.service(server_url, folder, run=["api"], **limits) as service:
+        yield service
+
+
+@pytest.fixture
+async def api(shared) -> AsyncIterator[Api]:
+    async with importing.connected(shared) as api:
+        yield api
+        await eventually(api.has_nothing)
+
+
+class Client:
+    """A connection of which each byte is our own decision."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    def send(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def send_slowly(self, data: bytes, *, pause_seconds: float = 0.05) -> None:
+        """A byte at a time, until nobody listens any more."""
+        for position in range(len(data)):
+            if self.reader.at_eof() or self.writer.is_closing():
+                return
+            self.send(data[position : position + 1])
+            await asyncio.sleep(pause_seconds)
+
+    async def to_the_end(self) -> bytes:
+        """All that comes until the server closes, which it must."""
+        received = bytearray()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            try:
+                while block := await self.reader.read(65536):
+                    received += block
+            except ConnectionError:
+                pass
+        return bytes(received)
+
+
+@asynccontextmanager
+async def connection(service: Service) -> AsyncIterator[Client]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(service.url.rpartition(":")[2]))
+    try:
+        yield Client(reader, writer)
+    finally:
+        writer.transport.abort()
+
+
+def problem(answer: bytes) -> dict:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"content-type: application/problem+json" in head
+    return json.loads(body)
+
+
+@pytest.mark.parametrize(
+    "head", [b"GET /api/v1/im", b"GET / HTTP/1.1\r\nHost: te", b"GET / HTTP/1.1\r\nHost: test\r\n"]
+)
+async def test_half_a_head(shared, head):
+    """Whose head breaks off is answered 408, and is gone."""
+    async with connection(shared) as client:
+        client.send(head)
+        assert problem(await client.to_the_end())["type"] == "/problems/request-timeout"
+
+
+async def test_a_head_byte_by_byte(shared):
+    """However steadily it comes: a head has its time, whatever was sent last."""
+    async with connection(shared) as client:
+        sending = asyncio.create_task(client.send_slowly(b"GET /live HTTP/1.1\r\n" + b"X-A: b\r\n" * 1000))
+        assert problem(await client.to_the_end())["status"] == 408
+        await sending
+
+
+async def test_a_second_head(shared):
+    """The next request on a connection has no more time than the first, and blank lines do not win any."""
+    async with connection(shared) as client:
+        client.send(LIVE)
+        await client.reader.readuntil(b"\r\n\r\n")
+        sending = asyncio.create_task(client.send_slowly(b"\r\n" * 1000))
+        assert b"HTTP/1.1" not in await client.to_the_end()
+        await sending
+    async with connection(shared) as client:
+        client.send(LIVE + b"GET /l")
+        answer = await client.to_the_end()
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert b" 408 " in answer
+
+
+async def test_many_that_say_nothing(shared, api):
+    """Connections without a word are closed; beyond the limit a new one is told so, and afterwards there is room again."""
+    port = int(shared.url.rpartition(":")[2])
+    silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(500)]
+    try:
+
+        async def refused() -> bool:
+            async with connection(shared) as client:
+                return b" 503 " in await client.to_the_end()
+
+        assert await refused()
+
+        async def served() -> bool:
+            async with connection(shared) as client:
+                client.send(b"GET /live HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+                return (await client.to_the_end()).startswith(b"HTTP/1.1 200")
+
+        await eventually(served, PATIENCE_SECONDS)
+    finally:
+        for one in silent:
+            one.close()
+
+
+@pytest.mark.parametrize("form", ["a file", "an order"])
+async def test_a_body_that_stops(shared, api, form):
+    """An upload that stalls in the middle is answered 408, and takes with it what it had stored."""
+    async with connection(shared) as client:
+        if form == "a file":
+            client.send(ENDLESS + ROW * 10)
+        else:
+            client.send(b"POST /api/v1/exports HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\n{")
+        answered = problem(await client.to_the_end())
+        assert (answered["type"], answered["status"]) == ("/problems/request-timeout", 408)
+
+
+async def test_a_body_byte_by_byte(shared, api):
+    """A body that trickles is as bad as one that stops."""
+    async with connection(shared) as client:
+        client.send(ENDLESS)
+        sending = asyncio.create_task(client.send_slowly(b"a" * 10_000))
+        assert "1000 bytes a second" in problem(await client.to_the_end())["detail"]
+        await sending
+
+
+async def test_a_body_in_time(shared, api):
+    """An upload that is slow but not too slow comes to its end, much later than any single time-out."""
+    row = ROW * 40
+    async with connection(shared) as client:
+        client.send(POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % (12 * len(row) + len(USERS_HEADER)))
+        client.send(USERS_HEADER)
+        began = time.monotonic()
+        while time.monotonic() - began < 3 * STALL_SECONDS:
+            client.send(row)
+            await asyncio.sleep(3 * STALL_SECONDS / 12)
+        client.send(row * 12)
+        assert (await client.to_the_end()).startswith(b"HTTP/1.1 202")
+    await api.conn.execute("DELETE FROM import_jobs")
+
+
+async def test_the_rest_of_a_refused_body(shared):
+    """Who was refused may go on sending for a moment, so that it gets its answer, but not for ever."""
+    async with connection(shared) as client:
+        client.send(b"POST /nothing HTTP/1.1\r\nHost: test\r\nContent-Length: 1000000\r\n\r\n")
+        sending = asyncio.create_task(client.send_slowly(b"a" * 10_000))
+        assert problem(await client.to_the_end())["status"] == 404
+        await sending
+
+
+@pytest.fixture
+async def many_users(api) -> None:
+    """More than the buffers between the database and a client hold."""
+    await api.conn.execute(
+        """
+        INSERT INTO users (email, name, role, active)
+        SELECT 'user' || n || '@example.org', repeat('x', 250), 'reader', true FROM generate_series(1, 100_000) AS n
+        """
+    )
+
+
+@pytest.mark.parametrize("behind", [b"", LIVE], ids=["alone", "pipelined"])
+async def test_a_stream_that_nobody_reads(shared, api, many_users, behind):
+    """Its transaction and its request come to an end, although the client neither reads nor leaves."""
+    async with connection(shared) as client:
+        client.send(STREAM + behind)
+        await client.reader.readuntil(b"\r\n\r\n")
+        client.writer.transport.pause_reading()
+        await eventually(lambda: streaming(api), PATIENCE_SECONDS)
+        await eventually(lambda: not_streaming(api), PATIENCE_SECONDS)
+        await eventually(lambda: alone(api), PATIENCE_SECONDS)
+
+
+@pytest.fixture
+async def events(api) -> AsyncIterator[bytes]:
+    """A request whose answer has no end, since nobody works on the import."""
+    posted = await api.post(USERS_HEADER + ROW, type="text/csv", params={"resource": "users"})
+    yield b"GET %b HTTP/1.1\r\nHost: test\r\n\r\n" % posted.json()["links"]["events"].encode()
+    await api.conn.execute("DELETE FROM import_jobs")
+
+
+async def test_who_leaves_behind_another_request(shared, api, events):
+    """A client that leaves while an earlier request of its is answered is missed by that one too, which is no accident."""
+    async with connection(shared) as client:
+        client.send(events + LIVE)
+        await client.reader.readuntil(b"\r\n\r\n")
+        assert await in_progress(api) == 2
+    await eventually(lambda: alone(api), PATIENCE_SECONDS)
+    assert "Exception in ASGI" not in shared.api.output
+
+
+async def test_requests_in_a_row(shared, api, events):
+    """Of those that do not wait for their answers a few are kept, and whoever sends more is cut off."""
+    async with connection(shared) as client:
+        client.send(events + LIVE * 40)
+        await client.to_the_end()
+    await eventually(lambda: alone(api), PATIENCE_SECONDS)
+
+
+async def test_who_first_sends_and_then_reads(shared):
+    """A client that is refused early, and looks only when all of its body is sent, still finds its answer."""
+    async with connection(shared) as client:
+        client.writer.transport.pause_reading()
+        client.send(b"POST /nothing HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: 5000000\r\n\r\n")
+        for _ in range(50):
+            client.send(b"x" * 100_000)
+            await client.writer.drain()
+        client.writer.transport.resume_reading()
+        assert problem(await client.to_the_end())["status"] == 404
+
+
+async def in_progress(api: Api) -> float:
+    """Requests that are being answered, the one that asks included."""
+    metrics = (await api.client.get("/metrics")).text
+    return next(float(line.split()[1]) for line in metrics.splitlines() if line.startswith("http_requests_in_progress"))
+
+
+async def alone(api: Api) -> bool:
+    return await in_progress(api) == 1
+
+
+async def streaming(api: Api) -> int:
+    """Backends that copy out."""
+    return await api.value(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query ~* '^\\s*copy'"
+        " AND state = 'active' AND pid <> pg_backend_pid()"
+    )
+
+
+async def not_streaming(api: Api) -> bool:
+    return not await streaming(api)

@@ -1,0 +1,166 @@
+"""The schema changes under processes that run, and processes start before it has changed."""
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+
+from db import migrate
+from tests import importing, servers
+from tests.factories import queued, rows, users
+from tests.importing import USERS_HEADER, user_row
+from tests.servers import eventually
+from tests.test_migrate import start_migrator
+from tests.test_workers import ended
+
+# What a later version may do to the tables that are in use: expand them.
+FUTURE = {
+    "9001.future": """
+        ALTER TABLE users ADD nickname text;
+        ALTER TABLE chunks ADD priority integer NOT NULL DEFAULT 0;
+        ALTER TABLE chunks DROP CONSTRAINT chunks_state_check;
+        ALTER TABLE chunks ADD CONSTRAINT chunks_state_check
+            CHECK (state IN ('pending', 'running', 'done', 'failed', 'cancelled', 'paused')) NOT VALID;
+    """,
+    "9002.validate": "ALTER TABLE chunks VALIDATE CONSTRAINT chunks_state_check;",
+    "9003.index": """-- transactional: false
+        DROP INDEX CONCURRENTLY IF EXISTS users_nickname;
+        CREATE INDEX CONCURRENTLY users_nickname ON users (nickname);
+    """,
+}
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """The migrations of this version, to which a test may add."""
+    return Path(shutil.copytree(migrate.FOLDER, tmp_path / "migrations"))
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """Shorter waits, in the same proportions."""
+    monkeypatch.setattr(migrate, "WAIT_SECONDS", 0.3)
+    monkeypatch.setattr(migrate, "PAUSE_SECONDS", 0.5)
+
+
+def write(folder: Path, migrations: dict[str, str]) -> None:
+    for name, statements in migrations.items():
+        (folder / f"{name}.sql").write_text(statements)
+
+
+async def test_imports_go_on_while_the_schema_grows(service, conn, database_url, folder, hasty):
+    """Workers of the old version work on through the migrations of the next: no chunk has an accident, and no worker dies."""
+    write(folder, FUTURE)
+    processes = (await service(run=["workers"], worker_pool_size=2, poll_seconds=0.2)).workers
+    await eventually(lambda: len(processes.children()) == 2)
+    workers = processes.children()
+    migrating: asyncio.Task | None = None
+    first = 1
+    # the first begins before the migrations do; the last one of all, below, after them
+    while migrating is None or not migrating.done():
+        id = await queued(conn, users(100, first=first), sizes=[1] * 100)
+        first += 100
+        await eventually(lambda job=id: rows(conn, HAS_BEGUN, id=job), timeout=30)
+        migrating = migrating or asyncio.create_task(asyncio.to_thread(migrate.up, database_url, folder=folder))
+        assert (await ended(conn, id, timeout=60)).created == 100
+    assert await migrating == sorted(FUTURE)
+    id = await queued(conn, users(100, first=first), sizes=[1] * 100)
+    assert (await ended(conn, id, timeout=60)).created == 100
+    assert await rows(conn, "SELECT DISTINCT attempt, crashes, accident FROM chunks") == [(1, 0, None)]
+    assert processes.children() == workers
+
+
+HAS_BEGUN = "SELECT id FROM chunks WHERE job_id = %(id)s AND state <> 'pending' LIMIT 1"
+
+
+async def test_a_migration_that_must_wait_stops_nobody(service, conn, other, database_url, folder, hasty, capfd):
+    """While a long transaction holds what a migration wants, an import goes from its start to its end; then it is applied."""
+    write(folder, {"9001.future": FUTURE["9001.future"]})
+    await service(run=["workers"], worker_pool_size=2, poll_seconds=0.2)
+    async with other.transaction():
+        await other.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+        await other.execute("SELECT count(*) FROM chunks")
+        migrating = asyncio.create_task(asyncio.to_thread(migrate.up, database_url, folder=folder))
+        waiting = "SELECT pid FROM pg_locks WHERE relation = 'chunks'::regclass AND NOT granted AND mode = 'AccessExclusiveLock'"
+        await eventually(lambda: rows(conn, waiting))
+        id = await queued(conn, users(100), sizes=[1] * 100)
+        assert (await ended(conn, id, timeout=60)).created == 100
+        assert not migrating.done()
+    assert await migrating == ["9001.future"]
+    assert capfd.readouterr().err.count("9001.future: waiting for a lock") == 1
+
+
+async def test_a_lock_that_is_never_free_is_given_up(other, database_url, folder, hasty, monkeypatch):
+    """After its tries the migration fails, says who is in its way, and has changed nothing."""
+    monkeypatch.setattr(migrate, "TRIES_MAX", 2)
+    write(folder, {"9001.future": "CREATE TABLE first (id int); ALTER TABLE users ADD nickname text;"})
+    async with other.transaction():
+        await other.execute("LOCK TABLE users IN ACCESS SHARE MODE")
+        message = r"^9001\.future: .* not free in 2 tries of 0\.3 s; .* process \d+, other, since"
+        with pytest.raises(migrate.MigrateError, match=message):
+            await asyncio.to_thread(migrate.up, database_url, folder=folder)
+        assert await rows(other, "SELECT to_regclass('first')") == [(None,)]
+    assert migrate.pending(database_url, folder=folder) == ["9001.future"]
+
+
+async def test_a_crash_leaves_a_migration_whole_or_not_at_all(conn, database_url, folder):
+    """Killed when all is done but the note that it was applied, a migrator has changed nothing, and the next one goes through."""
+    write(folder, {"9001.future": FUTURE["9001.future"]})
+    async with await psycopg.AsyncConnection.connect(database_url) as holder:
+        await holder.execute("LOCK TABLE _yoyo_migration IN SHARE MODE")
+        migrator = start_migrator(database_url, folder)
+        noting = "SELECT pid FROM pg_locks WHERE relation = '_yoyo_migration'::regclass AND NOT granted"
+        await eventually(lambda: rows(conn, noting), timeout=20)
+        migrator.kill()
+        migrator.wait()
+    assert await asyncio.to_thread(migrate.up, database_url, folder=folder) == ["9001.future"]
+
+
+@pytest.mark.parametrize("applied", [0, 5])
+async def test_processes_that_start_too_early_wait(empty_database_url, tmp_path, applied):
+    """On an older schema, or on none, workers claim nothing and the API is not ready; both say why, and go on in the end."""
+    names = sorted(path.stem for path in migrate.FOLDER.glob("*.sql") if not path.stem.endswith(".rollback"))
+    old = tmp_path / "old"
+    old.mkdir()
+    for name in names[:applied]:
+        shutil.copy(migrate.FOLDER / f"{name}.sql", old)
+    await asyncio.to_thread(migrate.up, empty_database_url, folder=old)
+    async with (
+        servers.service(tmp_path, empty_database_url, worker_pool_size=2, poll_seconds=0.2) as running,
+        httpx.AsyncClient(base_url=running.url, timeout=30) as client,
+    ):
+        assert running.workers
+        missing = f"not applied: {', '.join(names[applied:])}"
+        await eventually(lambda: running.workers.output.count(f"MigrationsMissing: {missing}") == 2)
+        workers = running.workers.children()
+        answer = await client.get("/ready")
+        assert (answer.status_code, answer.json()["checks"]["migrations"]["detail"]) == (503, missing)
+        posted = await post(client)
+        if applied:
+            job = await client.get(posted.headers["location"])
+            assert job.json()["status"] == "pending"
+        else:
+            assert (posted.status_code, posted.headers["retry-after"]) == (503, "5")
+        await asyncio.to_thread(migrate.up, empty_database_url)
+        await eventually(lambda: is_ready(client), timeout=20)
+        posted = await post(client)
+        await eventually(lambda: is_completed(client, posted.headers["location"]), timeout=20)
+        assert running.workers.children() == workers
+
+
+async def post(client: httpx.AsyncClient) -> httpx.Response:
+    file = USERS_HEADER + user_row(1)
+    return await client.post(
+        importing.PATH, content=file, params={"resource": "users"}, headers={"Content-Type": "text/csv"}
+    )
+
+
+async def is_ready(client: httpx.AsyncClient) -> bool:
+    return (await client.get("/ready")).status_code == 200
+
+
+async def is_completed(client: httpx.AsyncClient, address: str) -> bool:
+    return (await client.get(address)).json()["status"] == "completed"
