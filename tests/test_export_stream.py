@@ -369,7 +369,7 @@ async def test_what_fails_before_the_first_byte_is_a_problem(service, conn):
     await conn.execute("ALTER TABLE comments RENAME COLUMN body TO text")
     async with httpx.AsyncClient(base_url=url) as client:
         response = await client.get(PATH.format("comments"))
-    assert response.status_code == 500
+    assert response.status_code == 503
     assert response.headers["content-type"] == "application/problem+json"
 
 

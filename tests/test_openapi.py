@@ -201,7 +201,9 @@ def test_answers_are_as_documented(running, schema, mode):
         def ask(case, id):
             if id is not None:
                 case.path_parameters["id"] = id
-            case.call_and_validate(checks=checks, timeout=REQUEST_SECONDS)
+            # told to be of some format, a body is a file, of which every record is looked at by itself later
+            is_file = case.media_type == "application/json" and "format" in (case.query or {})
+            case.call_and_validate(checks=CHECKS if is_file else checks, timeout=REQUEST_SECONDS)
 
         ask()
     assert running.api.exit_code is None

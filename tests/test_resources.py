@@ -20,7 +20,7 @@ def test_a_resource_fits_its_struct(resource):
     assert len(resource.column_types) == len(resource.columns)
 
 
-@pytest.mark.parametrize("resource", RESOURCES.values(), ids=RESOURCES)
+@pytest.mark.parametrize("resource", [r for r in RESOURCES.values() if r.rules], ids=lambda resource: resource.name)
 def test_rules_put_up_with_what_is_missing(resource):
     """A record of which nothing could be read breaks no rule; its fields were told already."""
     assert list(resource.rules(SimpleNamespace(**dict.fromkeys(resource.columns)))) == []
