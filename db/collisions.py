@@ -5,30 +5,33 @@ Asked when an import has shown that something does: the other records, mostly ne
 
 from collections import Counter
 from collections.abc import Collection, Hashable, Sequence
+from operator import attrgetter
 from typing import Any
 
 from psycopg import sql
 
 from db.pool import Connection
 from db.resource import Resource
+from db.staging import compose
 
 
-def twins(resource: Resource, records: Sequence[Any]) -> set[int]:
+def keys(resource: Resource, records: Sequence[Any]) -> list[str]:
+    """The natural key of each record as the table compares it; nothing if the resource has none."""
+    return [] if resource.key is None else list(map(resource.key_of, map(attrgetter(resource.key), records)))
+
+
+def twins(records: Sequence[Any], keys: Sequence[str]) -> set[int]:
     """The records, by index, that share their id or their natural key with another one of the chunk."""
-    found = _repeated([record.id if record.id is not None else i for i, record in enumerate(records)])
-    if resource.key is not None:
-        found |= _repeated(_keys(resource, records))
-    return found
+    return _repeated([i if record.id is None else record.id for i, record in enumerate(records)]) | _repeated(keys)
 
 
-async def find(conn: Connection, resource: Resource, records: Sequence[Any]) -> set[int]:
+async def find(conn: Connection, resource: Resource, records: Sequence[Any], keys: Sequence[str]) -> set[int]:
     """The records, by index, that the table does not take as it is now."""
     found: set[int] = set()
-    ids, keys = await _taken(conn, resource, records)
-    if ids:
+    if ids := await _taken_ids(conn, resource, records):
         found |= {i for i, record in enumerate(records) if record.id in ids}
-    if keys:
-        found |= {i for i, key in enumerate(_keys(resource, records)) if key in keys}
+    if resource.key is not None and (taken := await _taken_keys(conn, resource, keys)):
+        found |= {i for i, key in enumerate(keys) if key in taken}
     for field, parent in resource.references.items():
         if missing := await missing_parents(conn, parent, {getattr(record, field) for record in records} - {None}):
             found |= {i for i, record in enumerate(records) if getattr(record, field) in missing}
@@ -50,26 +53,23 @@ async def missing_parents(conn: Connection, parent: str, ids: Collection[Any]) -
     return {id for (id,) in await cursor.fetchall()}
 
 
-async def _taken(conn: Connection, resource: Resource, records: Sequence[Any]) -> tuple[set[Any], set[str]]:
-    """The ids and the natural keys of the stored rows that have one of the records' ids or keys."""
-    table = sql.Identifier(resource.name)
+async def _taken_ids(conn: Connection, resource: Resource, records: Sequence[Any]) -> set[Any]:
+    ids = [record.id for record in records if record.id is not None]
+    if not ids:
+        return set()
+    # binary: as text an array takes several times as long to write
     cursor = await conn.execute(
-        sql.SQL("SELECT id FROM {} WHERE id = ANY(%(ids)s)").format(table),
-        {"ids": [record.id for record in records if record.id is not None]},
+        compose(resource, "SELECT id FROM {table} AS other WHERE id = ANY(%(ids)b)"), {"ids": ids}
     )
-    ids = {id for (id,) in await cursor.fetchall()}
-    if resource.key is None:
-        return ids, set()
-    key = sql.SQL(resource.key_sql).format(table)
-    cursor = await conn.execute(
-        sql.SQL("SELECT {key} FROM {table} WHERE {key} = ANY(%(keys)s)").format(key=key, table=table),
-        {"keys": _keys(resource, records)},
-    )
-    return ids, {key for (key,) in await cursor.fetchall()}
+    return {id for (id,) in await cursor.fetchall()}
 
 
-def _keys(resource: Resource, records: Sequence[Any]) -> list[str]:
-    return [] if resource.key is None else [resource.key_of(getattr(record, resource.key)) for record in records]
+async def _taken_keys(conn: Connection, resource: Resource, keys: Sequence[str]) -> set[str]:
+    cursor = await conn.execute(
+        compose(resource, "SELECT {other_key} FROM {table} AS other WHERE {other_key} = ANY(%(keys)b)"),
+        {"keys": list(keys)},
+    )
+    return {key for (key,) in await cursor.fetchall()}
 
 
 def _repeated(values: Sequence[Hashable]) -> set[int]:

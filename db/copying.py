@@ -1,6 +1,7 @@
 """COPY of many rows into a table, in PostgreSQL's binary format."""
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 from psycopg import sql
@@ -15,12 +16,17 @@ async def rows(
 
     They are formatted by themselves and sent by the block: to await the writing of each would cost as much as its formatting.
     """
-    command = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT binary)").format(sql.Identifier(table), names(columns))
-    async with conn.cursor().copy(command) as copy:
+    async with conn.cursor().copy(_command(table, tuple(columns))) as copy:
         copy.set_types(types)
         for row in rows:
             if block := copy.formatter.write_row(row):
                 await copy.write(block)
+
+
+@cache
+def _command(table: str, columns: tuple[str, ...]) -> bytes:
+    command = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT binary)").format(sql.Identifier(table), names(columns))
+    return command.as_bytes()
 
 
 def names(columns: Iterable[str]) -> sql.Composed:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 import msgspec
-from psycopg.rows import class_row
+from psycopg.rows import class_row, kwargs_row
 
 from db import queue
 from db.payload import Chunk, Format
@@ -120,27 +120,42 @@ async def newest(
 
 
 async def work(conn: Connection, claim: queue.Claim) -> tuple[Work, Chunk | None]:
-    """What the claimed chunk's import asks for, and the chunk's payload (None for settle)."""
-    cursor = conn.cursor(row_factory=class_row(Work))
+    """What the claimed chunk's import asks for, and the chunk's payload (None for settle).
+
+    From here on the transaction does not wait for the disk at its end. Records and the chunk's state are stored together or,
+    if the server crashes, forgotten together, and then the chunk is done again; the end of the job is what is waited for, and
+    with it all that was committed before.
+    """
+    cursor = conn.cursor(row_factory=kwargs_row(_taken_up), binary=True)
     await cursor.execute(
         """
-        SELECT resource, mode, dry_run, unknown_fields, format, csv_delimiter, csv_safe, csv_columns, total_chunks,
-            on_error = 'stop' OR max_errors IS NOT NULL OR max_error_rate IS NOT NULL AS has_budget
-        FROM import_jobs
-        WHERE id = %(id)s
-        """,
-        {"id": claim.job_id},
-    )
-    work = await cursor.fetchone()
-    assert work is not None, "a chunk's job is there as long as the chunk is"  # noqa: S101
-    cursor = conn.cursor(row_factory=class_row(Chunk), binary=True)
-    await cursor.execute(
-        """
-        SELECT payload.first_record, payload.first_line, chunks.records, payload.data, payload.starts, payload.lines
+        SELECT payload.first_record, payload.first_line, chunks.records, payload.data, payload.starts, payload.lines,
+            resource, mode, dry_run, unknown_fields, format, csv_delimiter, csv_safe, csv_columns, total_chunks,
+            on_error = 'stop' OR max_errors IS NOT NULL OR max_error_rate IS NOT NULL AS has_budget,
+            set_config('synchronous_commit', 'off', true) AS commits
         FROM chunks
-        JOIN import_payloads AS payload USING (import_id, first_record)
-        WHERE chunks.id = %(id)s AND kind = 'records'
+        JOIN import_jobs ON import_jobs.id = chunks.import_id
+        LEFT JOIN import_payloads AS payload
+            ON kind = 'records' AND payload.import_id = chunks.import_id AND payload.first_record = chunks.first_record
+        WHERE chunks.id = %(id)s
         """,
         {"id": claim.id},
     )
-    return work, await cursor.fetchone()
+    found = await cursor.fetchone()
+    assert found is not None, "the chunk is locked"  # noqa: S101
+    return found
+
+
+def _taken_up(
+    *,
+    first_record: int,
+    first_line: int,
+    records: int,
+    data: bytes | None,
+    starts: list[int] | None,
+    lines: list[int] | None,
+    commits: str,  # noqa: ARG001  # what set_config gives back
+    **work: Any,
+) -> tuple[Work, Chunk | None]:
+    chunk = None if data is None else Chunk(first_record, first_line, records, data, starts, lines)
+    return Work(**work), chunk

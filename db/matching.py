@@ -41,8 +41,9 @@ async def mark_orphans(conn: Connection, resource: Resource, import_id: UUID) ->
                     %(field)s, 'foreign_key_not_found', %(message)s, {field}::text
                 FROM orphans AS staged
                 """,
-                parent=sql.Identifier(parent),
-                field=sql.Identifier(field),
+                variant=field,
+                parent=lambda parent=parent: sql.Identifier(parent),
+                field=lambda field=field: sql.Identifier(field),
             ),
             {"import_id": import_id, "n": n, "field": field, "message": foreign_key_message(resource, field)},
         )
@@ -112,10 +113,10 @@ async def match(conn: Connection, resource: Resource, import_id: UUID, mode: Mod
             FROM matched
             WHERE staged.record = matched.record
             """,
-            by_id_key=key(resource, "by_id"),
-            by_key_key=key(resource, "by_key"),
-            by_id_existed=_existed("by_id"),
-            by_key_existed=_existed("by_key"),
+            by_id_key=lambda: key(resource, "by_id"),
+            by_key_key=lambda: key(resource, "by_key"),
+            by_id_existed=lambda: _existed("by_id"),
+            by_key_existed=lambda: _existed("by_key"),
         ),
         {"import_id": import_id, "mode": mode},
     )

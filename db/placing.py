@@ -40,8 +40,8 @@ async def update(conn: Connection, resource: Resource, import_id: UUID, *, only:
             SELECT count(*) FILTER (WHERE import_action = 'updated'), count(*) FILTER (WHERE import_action = 'unchanged')
             FROM changed
             """,
-            assignments=sql.SQL(", ").join(_assignment(resource, column) for column in resource.columns[1:]),
-            is_different=is_different(resource),
+            assignments=lambda: sql.SQL(", ").join(_assignment(resource, column) for column in resource.columns[1:]),
+            is_different=lambda: is_different(resource),
         ),
         {"import_id": import_id, "only": only},
     )
@@ -68,7 +68,7 @@ async def insert(conn: Connection, resource: Resource, import_id: UUID, *, only:
             USING stored
             WHERE staged.record = stored.import_record
             """,
-            new_values=sql.SQL(", ").join(_new_value(resource, column) for column in resource.columns),
+            new_values=lambda: sql.SQL(", ").join(_new_value(resource, column) for column in resource.columns),
         ),
         {"import_id": import_id, "only": only},
     )
@@ -136,13 +136,13 @@ async def defer_all(conn: Connection, resource: Resource, import_id: UUID) -> in
                 LEFT JOIN {table} AS other ON other.id = staged.target
             ) AS staged
             """,
-            kept=sql.SQL(", ").join(
+            kept=lambda: sql.SQL(", ").join(
                 sql.SQL("staged.differs AS is_different" if key == "is_different" else "staged.{}").format(
                     sql.Identifier(key)
                 )
                 for key in keys
             ),
-            is_different=is_different(resource),
+            is_different=lambda: is_different(resource),
         ),
         {"import_id": import_id},
     )

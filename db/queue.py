@@ -63,6 +63,10 @@ async def claim(conn: Connection, *, worker: str) -> Claim | None:
 
     One statement, which is the whole transaction. Among equals the lot decides: it needs no memory of whom was served last, and
     starves neither the old nor the new, the large nor the small. Within a job the file's order counts.
+
+    The claim of an import's chunk does not wait for the disk. If the server crashes before it is there, the chunk is pending
+    again, and its number may be given out a second time; then two workers may mean the same claim, and the row's lock and
+    state decide. A claim of an export must never be forgotten: its number is in the name of the file.
     """
     cursor = conn.cursor(row_factory=class_row(Claim))
     await cursor.execute(
@@ -126,6 +130,7 @@ async def claim(conn: Connection, *, worker: str) -> Claim | None:
             claimed_at = clock_timestamp()
         FROM next
         WHERE chunks.id = next.id
+            AND (next.export_id IS NOT NULL OR set_config('synchronous_commit', 'off', true) = 'off')
         RETURNING chunks.id, kind, job_id, seq, lease, attempt, crashes, state, coalesce(
             (SELECT request_id FROM import_jobs WHERE id = chunks.import_id),
             (SELECT request_id FROM export_jobs WHERE id = chunks.export_id)
@@ -203,8 +208,11 @@ async def fence(conn: Connection, claim: Claim) -> bool:
     return claim.kind == "settle" or not row[0]
 
 
-async def finish(conn: Connection, claim: Claim, counts: Counts) -> None:
-    """Marks the chunk done, in the transaction of its effects. Raises `ClaimLost` when the lease is not ours any more."""
+async def finish(conn: Connection, claim: Claim, counts: Counts) -> bool:
+    """Marks the chunk done, in the transaction of its effects. Raises `ClaimLost` when the lease is not ours any more.
+
+    Returns whether another chunk waits for its claim, whose end will be later than ours and the time to ask for the job's.
+    """
     cursor = await conn.execute(
         """
         UPDATE chunks
@@ -219,11 +227,25 @@ async def finish(conn: Connection, claim: Claim, counts: Counts) -> None:
             deferred = %(deferred)s,
             errors = %(errors)s
         WHERE id = %(id)s AND lease = %(lease)s AND state || '' = 'running'
+        -- from the end of chunks_pending, where a live entry is met at once
+        RETURNING (
+            SELECT problem IS NULL AND cancel_requested_at IS NULL
+            FROM import_jobs
+            WHERE import_jobs.id = chunks.import_id
+        ) AND (
+            SELECT true
+            FROM chunks AS other
+            WHERE other.state = 'pending' AND other.job_id = chunks.job_id
+            ORDER BY other.seq DESC
+            LIMIT 1
+        ) IS NOT NULL
         """,
         {"id": claim.id, "lease": claim.lease, "errors": counts.codes.total(), **msgspec.structs.asdict(counts)},
     )
-    if cursor.rowcount != 1:
+    row = await cursor.fetchone()
+    if row is None:
         raise ClaimLost
+    return bool(row[0])
 
 
 async def drop(conn: Connection, claim: Claim) -> None:

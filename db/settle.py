@@ -119,7 +119,7 @@ async def _rank(conn: Connection, resource: Resource, import_id: UUID, mode: Mod
     """Makes the temporary table `rivals`: staged records, the touched rows that they collide with, and who is beaten by whom."""
     # An array is made once. The statistics know nothing of the rows that this import has just written, so the planner takes them
     # for one or two, and would look through the table again for each of them.
-    are_rivals = staging.compose(
+    are_rivals = staging.phrase(
         resource,
         """
         other.import_id = %(import_id)s
@@ -135,7 +135,7 @@ async def _rank(conn: Connection, resource: Resource, import_id: UUID, mode: Mod
         staging.compose(
             resource,
             "SELECT FROM {table} AS other WHERE {are_rivals} ORDER BY id FOR UPDATE",
-            are_rivals=are_rivals,
+            are_rivals=lambda: are_rivals,
         ),
         {"import_id": import_id},
     )
@@ -175,10 +175,11 @@ async def _rank(conn: Connection, resource: Resource, import_id: UUID, mode: Mod
             FROM with_key
             LEFT JOIN with_id USING (record)
             """,
-            are_rivals=are_rivals,
-            is_referred_to=_is_referred_to(resource),
-            other_sent_key=sql.SQL("NULL") if resource.key is None else sql.Identifier("other", resource.key),
-            order=sql.SQL("ASC" if mode in ("insert", "skip") else "DESC"),
+            variant=mode,
+            are_rivals=lambda: are_rivals,
+            is_referred_to=lambda: _is_referred_to(resource),
+            other_sent_key=lambda: sql.SQL("NULL") if resource.key is None else sql.Identifier("other", resource.key),
+            order=lambda: sql.SQL("ASC" if mode in ("insert", "skip") else "DESC"),
         ),
         {"import_id": import_id},
     )

@@ -12,7 +12,7 @@ row that it is (`target`), and its `verdict`:
 A record leaves the table when it has found its place: in the resource's table, among the errors, or among the deferred.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Literal, LiteralString
 from zlib import crc32
 
@@ -84,7 +84,25 @@ def name(resource: Resource) -> str:
     return f"staged_{resource.name}_{crc32(columns.encode()):08x}"
 
 
-def compose(resource: Resource, statement: LiteralString, **more: sql.Composable) -> sql.Composed:
+# by resource, statement and variant; there are as many as there are statements in the code
+_composed: dict[tuple[Resource, str, str], bytes] = {}
+
+
+def compose(
+    resource: Resource, statement: LiteralString, *, variant: str = "", **more: Callable[[], sql.Composable]
+) -> bytes:
+    """Fills a statement like `phrase`, once: that takes as long as sending it.
+
+    What `more` gives must depend on nothing but the resource and the `variant`.
+    """
+    known = _composed.get((resource, statement, variant))
+    if known is None:
+        filled = phrase(resource, statement, **{name: give() for name, give in more.items()})
+        known = _composed[resource, statement, variant] = filled.as_bytes()
+    return known
+
+
+def phrase(resource: Resource, statement: LiteralString, **more: sql.Composable) -> sql.Composed:
     """Fills a statement with the resource's names; `key` is of `staged`, `other_key` of a table or alias `other`.
 
     The key of a resource without a natural key is NULL, which equals nothing.

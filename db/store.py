@@ -9,7 +9,6 @@ deferred because it collides with another record of its own import (see `db.sett
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
@@ -59,15 +58,16 @@ async def merge(
     # every mode but update stores what matches nothing
     if mode == "update" or dry_run:
         expected = "many"
-    everything = _key_order(resource, parsed)
+    keys = collisions.keys(resource, parsed.records)
+    everything = _key_order(parsed, keys)
     if not everything or (expected == "none" and await _copy_straight(conn, resource, import_id, parsed, everything)):
         return Stored(refused + Counts(created=len(everything)), expected)
 
     await staging.use_indexes(conn)
-    twins = collisions.twins(resource, parsed.records)
+    twins = collisions.twins(parsed.records, keys)
     hindered: Collection[int] = everything
     for _ in range(0 if expected == "many" else ROUNDS_MAX):
-        found = twins | await collisions.find(conn, resource, parsed.records)
+        found = twins | await collisions.find(conn, resource, parsed.records, keys)
         expected = "some" if len(found) < len(everything) / 2 else "many"
         if expected == "many":
             break
@@ -156,10 +156,7 @@ def _complete(resource: Resource, import_id: UUID, parsed: Parsed, indexes: Iter
         yield row
 
 
-def _key_order(resource: Resource, parsed: Parsed) -> Sequence[int]:
+def _key_order(parsed: Parsed, keys: Sequence[str]) -> Sequence[int]:
     """The indexes of the records in the order of their unique key: chunks that collide then seldom deadlock."""
-    if resource.key is None:
-        keys = [record.id or "" for record in parsed.records]
-    else:
-        keys = list(map(resource.key_of, map(attrgetter(resource.key), parsed.records)))
-    return sorted(range(len(keys)), key=keys.__getitem__)
+    by = keys or [str(record.id or "") for record in parsed.records]
+    return sorted(range(len(by)), key=by.__getitem__)

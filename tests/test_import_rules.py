@@ -23,7 +23,7 @@ async def work_off(conn, id: UUID) -> imports.Import:
     """Works chunk by chunk like a worker, which looks at the error budget after each."""
     while claimed := await queue.claim(conn, worker="me"):
         done = await perform(conn, claimed)
-        await ends.end_job(conn, claimed, has_budget=done is not None and done.has_budget)
+        await ends.end_job(conn, claimed, has_budget=done is not None and done.has_budget, is_followed=False)
     return await ended(conn, id)
 
 
@@ -122,7 +122,7 @@ async def test_an_import_waits_for_another(conn):
     assert await queue.claim(conn, worker="me") is None
     for c in claims:
         await perform(conn, c)
-        await ends.end_job(conn, c, has_budget=False)
+        await ends.end_job(conn, c, has_budget=False, is_followed=False)
     assert (await claim(conn)).job_id == second
 
 

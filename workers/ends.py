@@ -12,15 +12,20 @@ from monitoring import metrics
 log = structlog.get_logger()
 
 
-async def end_job(conn: Connection, claim: Claim, *, has_budget: bool) -> None:
-    """Ends the job of a chunk that has just become final, if that was the last one or the job's error budget is spent."""
+async def end_job(conn: Connection, claim: Claim, *, has_budget: bool, is_followed: bool) -> None:
+    """Ends the job of a chunk that has just become final, if that was the last one or the job's error budget is spent.
+
+    `is_followed`: another chunk of it waited for its claim, so whoever ends that one will ask.
+    """
     await faults.reach("before_finish", conn)
     if claim.kind == "export":
         await end_export(conn, claim.job_id)
         return
     if has_budget and await endings.judge(conn, claim.job_id):
         log.warning("import stopped by its refused records", job_id=str(claim.job_id))
-    await end_import(conn, claim.job_id)
+        is_followed = False
+    if not is_followed:
+        await end_import(conn, claim.job_id)
 
 
 async def end_import(conn: Connection, id: UUID) -> None:

@@ -25,6 +25,8 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
     counts: Counts
     # whether the job must be judged before it goes on
     has_budget: bool
+    # whether another chunk of the job waited for its claim
+    is_followed: bool
     seconds: float
 
 
@@ -80,12 +82,13 @@ async def perform(conn: Connection, claim: Claim, *, settings: Settings, memory:
             )
             counts = stored.counts
             memory.note(claim.job_id, stored.obstacles)
-        await queue.finish(conn, claim, counts)
+        is_followed = await queue.finish(conn, claim, counts)
         await faults.reach("before_commit", conn)
     await faults.reach("after_commit", conn)
     return Done(
         resource=work.resource,
         counts=counts,
         has_budget=work.has_budget,
+        is_followed=is_followed,
         seconds=perf_counter() - start,
     )

@@ -22,6 +22,8 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 RETRIES_MAX = 3
+# a busy worker looks so often for dead workers' chunks, an idle one each time it looks for work
+RECLAIM_SECONDS = 0.5
 BACKOFF_SECONDS_MAX = 5.0
 REST_SECONDS_MAX = 60.0
 
@@ -37,6 +39,7 @@ class Worker:
         self.memory = imports.Memory()
         # the claim in hand; still here after the connection was lost, its end is unknown
         self.held: Claim | None = None
+        self._reclaim_at = 0.0
         self._upkeep_at = 0.0
 
     async def run(self) -> None:
@@ -64,6 +67,27 @@ class Worker:
 
     async def run_once(self, conn: Connection) -> bool:
         """Works on one chunk at most; whether there was one. Dead workers' chunks come first, lest recovery starve."""
+        claim = await self._reclaim_when_due(conn) or await queue.claim(conn, worker=self.name)
+        # only now: a server that takes no writes, or has no tables yet, lets us in too
+        self.outage.back()
+        if claim is None:
+            return False
+        self.held = claim
+        await faults.reach("after_claim", conn)
+        done = await self._work(conn, claim) if claim.state == "running" else None
+        await ends.end_job(
+            conn,
+            claim,
+            has_budget=done is not None and done.has_budget,
+            is_followed=done is not None and done.is_followed,
+        )
+        self.held = None
+        return True
+
+    async def _reclaim_when_due(self, conn: Connection) -> Claim | None:
+        now = asyncio.get_running_loop().time()
+        if now < self._reclaim_at:
+            return None
         claim = await queue.reclaim(
             conn,
             worker=self.name,
@@ -71,24 +95,15 @@ class Worker:
             attempts_max=self.settings.attempts_max,
             crashes_max=self.settings.crashes_max,
         )
-        if claim is not None:
+        if claim is None:
+            self._reclaim_at = now + RECLAIM_SECONDS
+        else:
             metrics.reclaimed()
             log.warning("chunk reclaimed", **self._names(claim), crashes=claim.crashes, state=claim.state)
-        else:
-            claim = await queue.claim(conn, worker=self.name)
-        # only now: a server that takes no writes, or has no tables yet, lets us in too
-        self.outage.back()
-        if claim is None:
-            return False
-        self.held = claim
-        await faults.reach("after_claim", conn)
-        has_budget = claim.state == "running" and await self._work(conn, claim)
-        await ends.end_job(conn, claim, has_budget=has_budget)
-        self.held = None
-        return True
+        return claim
 
-    async def _work(self, conn: Connection, claim: Claim) -> bool:
-        """Works on the claim, and gives it back if that fails; whether the job has an error budget to be looked at."""
+    async def _work(self, conn: Connection, claim: Claim) -> imports.Done | None:
+        """Works on the claim, and gives it back if that fails; what was done if it was an import's."""
         task = asyncio.create_task(self._perform(conn, claim))
         stopping = asyncio.create_task(self.stopping.wait())
         try:
@@ -107,14 +122,14 @@ class Worker:
             if conn.broken or conn.closed:
                 # what comes next on this connection tells `run`, whatever the server called the end of the session
                 log.warning("connection lost", **self._names(claim), error=first_line(error))
-                return False
+                return None
             log.exception("chunk given back", **self._names(claim), sqlstate=sqlstate(error))
             await self._give_back(conn, claim, accident=first_line(error))
         finally:
             stopping.cancel()
-        return False
+        return None
 
-    async def _perform(self, conn: Connection, claim: Claim) -> bool:
+    async def _perform(self, conn: Connection, claim: Claim) -> imports.Done | None:
         """Performs the chunk's work, several times if it got in the way of another's: that spends no attempt."""
         for tries_left in reversed(range(RETRIES_MAX)):
             try:
@@ -131,9 +146,9 @@ class Worker:
                     metrics.exported(done.resource, done.format, done.records, done.bytes)
                 elif done is not None:
                     self._tell(claim, done)
-                    return done.has_budget
+                    return done
                 break
-        return False
+        return None
 
     def _tell(self, claim: Claim, done: imports.Done) -> None:
         counts = done.counts
@@ -145,7 +160,7 @@ class Worker:
         """After a lost connection: the row knows whether the last commit took place; if it did, giving back does nothing."""
         if self.held is not None:
             await self._give_back(conn, self.held, accident="the connection to the database was lost")
-            await ends.end_job(conn, self.held, has_budget=True)
+            await ends.end_job(conn, self.held, has_budget=True, is_followed=False)
             self.held = None
 
     async def _give_back(self, conn: Connection, claim: Claim, *, accident: str | None) -> None:
