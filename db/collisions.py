@@ -40,17 +40,11 @@ async def find(conn: Connection, resource: Resource, records: Sequence[Any], key
 
 async def missing_parents(conn: Connection, parent: str, ids: Collection[Any]) -> set[Any]:
     """Those of the ids that no row of the resource `parent` has."""
-    cursor = await conn.execute(
-        sql.SQL(
-            """
-            SELECT wanted.id
-            FROM unnest(%(ids)s::uuid[]) AS wanted (id)
-            WHERE NOT EXISTS (SELECT FROM {} AS parent WHERE parent.id = wanted.id)
-            """
-        ).format(sql.Identifier(parent)),
-        {"ids": list(ids)},
-    )
-    return {id for (id,) in await cursor.fetchall()}
+    if not ids:
+        return set()
+    query = sql.SQL("SELECT id FROM {} WHERE id = ANY(%(ids)b)").format(sql.Identifier(parent))
+    cursor = await conn.execute(query, {"ids": list(ids)}, binary=True)
+    return set(ids) - {id for (id,) in await cursor.fetchall()}
 
 
 async def _taken_ids(conn: Connection, resource: Resource, records: Sequence[Any]) -> set[Any]:

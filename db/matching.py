@@ -25,7 +25,7 @@ async def mark_orphans(conn: Connection, resource: Resource, import_id: UUID) ->
                 WITH parents AS MATERIALIZED (
                     SELECT id
                     FROM {parent}
-                    WHERE id IN (SELECT {field} FROM {staged} AS staged)
+                    WHERE id = ANY (ARRAY(SELECT {field} FROM {staged} AS staged))
                     ORDER BY id
                     FOR KEY SHARE
                 ), orphans AS (
@@ -64,11 +64,8 @@ async def match(conn: Connection, resource: Resource, import_id: UUID, mode: Mod
                 """
                 SELECT
                 FROM {table} AS other
-                WHERE id IN (
-                    SELECT id FROM {staged} AS staged
-                    UNION ALL
-                    SELECT other.id FROM {table} AS other JOIN {staged} AS staged ON {other_key} = {key}
-                )
+                WHERE id = ANY (ARRAY(SELECT id FROM {staged} AS staged))
+                    OR {other_key} = ANY (ARRAY(SELECT {key} FROM {staged} AS staged))
                 ORDER BY id
                 FOR NO KEY UPDATE
                 """,
@@ -87,8 +84,8 @@ async def match(conn: Connection, resource: Resource, import_id: UUID, mode: Mod
                     {by_key_existed} AS key_existed,
                     {by_id_key} IS DISTINCT FROM {key} AS is_moved
                 FROM {staged} AS staged
-                LEFT JOIN {table} AS by_id ON by_id.id = staged.id
-                LEFT JOIN {table} AS by_key ON {by_key_key} = {key}
+                LEFT JOIN LATERAL (SELECT * FROM {table} AS by_id WHERE id = staged.id LIMIT 1) AS by_id ON true
+                LEFT JOIN LATERAL (SELECT * FROM {table} AS by_key WHERE {by_key_key} = {key} LIMIT 1) AS by_key ON true
             )
             UPDATE {staged} AS staged
             SET target = matched.target,
@@ -146,7 +143,7 @@ async def refuse(conn: Connection, resource: Resource, import_id: UUID, mode: Mo
                         (4, CASE WHEN id IS NULL THEN {key_name} ELSE 'id' END, coalesce(id::text, {sent_key}),
                             'not_found', 'no stored record has this %%s', verdict = 'not_found')
                 ) AS hit (n, field, value, code, message, applies)
-                WHERE hit.applies
+                WHERE verdict IN ('refused', 'taken', 'key_conflict', 'not_found') AND hit.applies
                 RETURNING code
             )
             SELECT code, count(*)

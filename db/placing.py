@@ -30,6 +30,7 @@ async def update(conn: Connection, resource: Resource, import_id: UUID, *, only:
                 FROM {staged} AS staged
                 WHERE verdict = 'update'
                     AND other.id = staged.target
+                    AND other.id = ANY (ARRAY(SELECT target FROM {staged} AS staged WHERE verdict = 'update'))
                     AND (%(only)s::bigint IS NULL OR staged.record = %(only)s)
                 RETURNING other.import_record, other.import_action
             ), gone AS (
@@ -133,7 +134,7 @@ async def defer_all(conn: Connection, resource: Resource, import_id: UUID) -> in
             FROM (
                 SELECT staged.*, other.id IS NULL OR {is_different} AS differs
                 FROM sound AS staged
-                LEFT JOIN {table} AS other ON other.id = staged.target
+                LEFT JOIN LATERAL (SELECT * FROM {table} AS other WHERE id = staged.target LIMIT 1) AS other ON true
             ) AS staged
             """,
             kept=lambda: sql.SQL(", ").join(

@@ -34,6 +34,7 @@ async def settle(conn: Connection, resource: Resource, import_id: UUID, mode: Mo
     They may be negative: a stored row that loses to a deferred record is removed or overwritten. A dry run has deferred all
     of its sound records, and stores none.
     """
+    await staging.use_indexes(conn)
     if dry_run:
         return await _rehearse(conn, resource, import_id, mode)
     for _ in range(ROUNDS_MAX):
@@ -117,17 +118,14 @@ async def _clear(conn: Connection, import_id: UUID) -> None:
 
 async def _rank(conn: Connection, resource: Resource, import_id: UUID, mode: Mode) -> None:
     """Makes the temporary table `rivals`: staged records, the touched rows that they collide with, and who is beaten by whom."""
-    # An array is made once. The statistics know nothing of the rows that this import has just written, so the planner takes them
-    # for one or two, and would look through the table again for each of them.
     are_rivals = staging.phrase(
         resource,
         """
         other.import_id = %(import_id)s
-            AND other.id = ANY (ARRAY(
-                SELECT other.id FROM {table} AS other JOIN {staged} AS staged ON other.id = staged.id
-                UNION ALL
-                SELECT other.id FROM {table} AS other JOIN {staged} AS staged ON {other_key} = {key}
-            ))
+            AND (
+                other.id = ANY (ARRAY(SELECT id FROM {staged} AS staged))
+                OR {other_key} = ANY (ARRAY(SELECT {key} FROM {staged} AS staged))
+            )
         """,
     )
     # from here on nobody can begin to refer to a row that we may remove
@@ -221,6 +219,7 @@ async def _remove_beaten(conn: Connection, resource: Resource, import_id: UUID) 
             DELETE FROM {table} AS other
             USING rivals
             WHERE other.id = rivals.id
+                AND other.id = ANY (ARRAY(SELECT id FROM rivals WHERE beaten_by IS NOT NULL))
                 AND other.import_id = %(import_id)s
                 AND other.import_record = rivals.record
                 AND action = 'created'
@@ -252,6 +251,7 @@ async def _count_again(conn: Connection, resource: Resource, import_id: UUID) ->
                 SET import_action = 'updated'
                 FROM rivals
                 WHERE other.id = rivals.id
+                    AND other.id = ANY (ARRAY(SELECT id FROM rivals WHERE NOT is_alone))
                     AND other.import_id = %(import_id)s
                     AND other.import_record = rivals.record
                     AND action = 'unchanged'

@@ -58,16 +58,18 @@ async def fill(
 
 
 async def use_indexes(conn: Connection) -> None:
-    """Lets the rest of the transaction look rows up by their keys alone.
+    """Lets the rest of the transaction look rows up by their keys, and match the sets that it has found by their hashes.
 
-    A chunk is small and its table large, whatever the planner believes of a table that has just begun to grow. It would read
-    all of it for each chunk, at first because that is cheaper, and then because it keeps the plan.
+    A chunk is small and its table large, whatever the planner believes of a temporary table that it knows nothing of and of a
+    table that has just begun to grow. It would read all of the latter for each chunk, or compare each row with each, and keep
+    that plan. So neither is allowed, and no statement joins the table as a whole: it is asked for an ARRAY of keys, or row by
+    row (LATERAL, with a LIMIT).
     """
     await conn.execute(
         """
         SELECT set_config('enable_seqscan', 'off', true),
-            set_config('enable_hashjoin', 'off', true),
-            set_config('enable_mergejoin', 'off', true)
+            set_config('enable_mergejoin', 'off', true),
+            set_config('enable_nestloop', 'off', true)
         """
     )
 

@@ -136,7 +136,7 @@ async def _with_missing_parents(conn: Connection, resource: Resource, parsed: Pa
         return parsed.errors
     missing: set[tuple[str | None, str | None]] = set()
     for field, parent in resource.references.items():
-        ids = {suspect.value for suspect in parsed.suspects if suspect.field == field}
+        ids = {UUID(suspect.value) for suspect in parsed.suspects if suspect.field == field}
         missing.update((field, str(id)) for id in await collisions.missing_parents(conn, parent, ids))
     found = [suspect for suspect in parsed.suspects if (suspect.field, suspect.value) in missing]
     return sorted([*parsed.errors, *found], key=lambda error: error.record)
