@@ -22,6 +22,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 RETRIES_MAX = 3
+RETRY_SECONDS_MAX = 0.05
 # a busy worker looks so often for dead workers' chunks, an idle one each time it looks for work
 RECLAIM_SECONDS = 0.5
 BACKOFF_SECONDS_MAX = 5.0
@@ -141,6 +142,8 @@ class Worker:
                 if not tries_left:
                     raise
                 metrics.retried(type(error).__name__)
+                # lets the other one finish, lest both meet again
+                await asyncio.sleep(random.uniform(0, RETRY_SECONDS_MAX))  # noqa: S311
             else:
                 if isinstance(done, exports.Done):
                     metrics.exported(done.resource, done.format, done.records, done.bytes)
