@@ -33,7 +33,8 @@ async def find(conn: Connection, resource: Resource, records: Sequence[Any], key
     if resource.key is not None and (taken := await _taken_keys(conn, resource, keys)):
         found |= {i for i, key in enumerate(keys) if key in taken}
     for field, parent in resource.references.items():
-        if missing := await missing_parents(conn, parent, {getattr(record, field) for record in records} - {None}):
+        ids = [id for id in map(attrgetter(field), records) if id is not None]
+        if missing := await missing_parents(conn, parent, ids):
             found |= {i for i, record in enumerate(records) if getattr(record, field) in missing}
     return found
 
@@ -42,9 +43,17 @@ async def missing_parents(conn: Connection, parent: str, ids: Collection[Any]) -
     """Those of the ids that no row of the resource `parent` has."""
     if not ids:
         return set()
-    query = sql.SQL("SELECT id FROM {} WHERE id = ANY(%(ids)b)").format(sql.Identifier(parent))
-    cursor = await conn.execute(query, {"ids": list(ids)}, binary=True)
-    return set(ids) - {id for (id,) in await cursor.fetchall()}
+    cursor = await conn.execute(
+        sql.SQL(
+            """
+            SELECT wanted.id
+            FROM unnest(%(ids)b) AS wanted (id)
+            WHERE (SELECT true FROM {} AS parent WHERE parent.id = wanted.id LIMIT 1) IS NULL
+            """
+        ).format(sql.Identifier(parent)),
+        {"ids": list(ids)},
+    )
+    return {id for (id,) in await cursor.fetchall()}
 
 
 async def _taken_ids(conn: Connection, resource: Resource, records: Sequence[Any]) -> set[Any]:

@@ -115,11 +115,17 @@ def _stop_signals() -> set[signal.Signals]:
 
 
 def _main(settings: Settings, number: int, parent: int) -> None:
-    # what the parent has loaded is there for good, and a chunk's records die together, without cycles among them: the
-    # collector would look at them again and again in vain
+    spare_the_collector()
+    uvloop.run(_work(settings, number, parent))
+
+
+def spare_the_collector() -> None:
+    """What has been loaded is there for good, and a chunk's records die together, without cycles among them.
+
+    Python's collector would look at all of them again and again in vain.
+    """
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
-    uvloop.run(_work(settings, number, parent))
 
 
 async def _work(settings: Settings, number: int, parent: int) -> None:

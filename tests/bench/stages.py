@@ -18,13 +18,14 @@ from typing import Any, NamedTuple
 import msgspec
 import psycopg
 import structlog
+import uvloop
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 import db.imports
 import workers.imports
-from db import matching, placing, pool, queue, record_errors, settings, settle, staging, store
+from db import collisions, matching, placing, pool, queue, record_errors, settings, settle, staging, store
 from tests import importing
 from tests.bench import files, loads, scene
 from tests.bench.files import FAULT_RATE, File
@@ -32,6 +33,7 @@ from tests.bench.scene import Scene
 from tests.importing import Api
 from workers import ends, read_csv, read_json
 from workers.loop import Worker
+from workers.pool import spare_the_collector
 
 WIDTH = 180
 
@@ -45,7 +47,8 @@ STAGES: tuple[tuple[str, Any, str], ...] = (
     ("read and check types", read_csv.Reader, "whole"),
     ("read and check types", read_json.Reader, "whole"),
     ("rules, and the flawed one by one", workers.imports, "parse"),
-    ("straight: twins, order, COPY's rows", store, "merge"),
+    ("straight: order, COPY's rows", store, "merge"),
+    ("what is in the way", collisions, "find"),
     ("end of a COPY", psycopg.AsyncCopy, "__aexit__"),
     ("staged: COPY's rows", staging, "fill"),
     ("staged: missing parents", matching, "mark_orphans"),
@@ -215,7 +218,8 @@ def main() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
     with scene.opened(size, console) as opened:
-        table = _table(asyncio.run(_measure(opened)))
+        spare_the_collector()
+        table = _table(uvloop.run(_measure(opened)))
         console.print("\nµs a record: by the clock · of the worker's CPU · of its PostgreSQL process' CPU")
         console.print(table)
         console.print("by the clock less both: waiting for the disk, for another process, or for each other")
