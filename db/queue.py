@@ -144,7 +144,7 @@ async def claim(conn: Connection, *, worker: str) -> Claim | None:
 async def reclaim(
     conn: Connection, *, worker: str, grace_seconds: float, attempts_max: int, crashes_max: int
 ) -> Claim | None:
-    """Takes over a chunk whose worker died: claimed longer ago than the grace (doubled with each crash), its row not locked.
+    """Takes over a chunk whose worker died: claimed longer ago than the grace (doubled from its third crash on), its row not locked.
 
     The chunk fails at once (`state` tells) when it has now crashed `crashes_max` times or was claimed `attempts_max` times.
     """
@@ -156,7 +156,7 @@ async def reclaim(
             SELECT id, crashes + 1 >= %(crashes_max)s OR attempt >= %(attempts_max)s AS is_poison
             FROM chunks
             WHERE state = 'running'
-                AND claimed_at < statement_timestamp() - %(grace)s * interval '1 second' * power(2, crashes)
+                AND claimed_at < statement_timestamp() - %(grace)s * interval '1 second' * power(2, greatest(0, crashes - 1))
             ORDER BY claimed_at
             LIMIT 1
             FOR NO KEY UPDATE SKIP LOCKED

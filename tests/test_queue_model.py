@@ -59,7 +59,7 @@ class Chunk:
 
     @property
     def is_orphan(self) -> bool:
-        return self.state == "running" and self.age > GRACE_SECONDS * 2**self.crashes
+        return self.state == "running" and self.age > GRACE_SECONDS * 2 ** max(0, self.crashes - 1)
 
 
 @dataclass

@@ -7,9 +7,9 @@ import msgspec
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
-# what is promised of a chunk that is hit once
+# what is promised of a chunk that is hit, and hit again by the one that took it over
 SECONDS_MAX = 10.0
-# the grace that a first crash has, and that doubles with each: a chunk that kills its workers shall kill few of them
+# the grace of a first and a second crash, which doubles from then on: a chunk that kills its workers shall kill few of them
 GRACE_SECONDS = 5.0
 # what was on its way when the hit came may still come through
 COMMIT_SECONDS = 1.0
@@ -36,8 +36,8 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def seconds_max(self) -> float:
-        """More than the promise only for a chunk whose workers have died over it before."""
-        return SECONDS_MAX + GRACE_SECONDS * (2 ** max(0, self.crashes - 1) - 1)
+        """More than the promise only for a chunk that two workers have died over before."""
+        return SECONDS_MAX + GRACE_SECONDS * (2 ** max(0, self.crashes - 2) - 1)
 
 
 class Spread(msgspec.Struct, frozen=True, kw_only=True):
