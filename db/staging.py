@@ -63,13 +63,15 @@ async def use_indexes(conn: Connection) -> None:
     A chunk is small and its table large, whatever the planner believes of a temporary table that it knows nothing of and of a
     table that has just begun to grow. It would read all of the latter for each chunk, or compare each row with each, and keep
     that plan. So neither is allowed, and no statement joins the table as a whole: it is asked for an ARRAY of keys, or row by
-    row (LATERAL, with a LIMIT).
+    row (LATERAL, with a LIMIT). What cannot be done otherwise has a price until PostgreSQL 17 at which each statement would be
+    compiled first.
     """
     await conn.execute(
         """
         SELECT set_config('enable_seqscan', 'off', true),
             set_config('enable_mergejoin', 'off', true),
-            set_config('enable_nestloop', 'off', true)
+            set_config('enable_nestloop', 'off', true),
+            set_config('jit', 'off', true)
         """
     )
 
