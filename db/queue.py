@@ -144,9 +144,9 @@ async def claim(conn: Connection, *, worker: str) -> Claim | None:
 async def reclaim(
     conn: Connection, *, worker: str, grace_seconds: float, attempts_max: int, crashes_max: int
 ) -> Claim | None:
-    """Takes over a chunk whose worker died: claimed longer ago than the grace (doubled from its third crash on), its row not locked.
+    """Takes over a chunk whose worker died: claimed longer ago than the grace, its row not locked.
 
-    The chunk fails at once (`state` tells) when it has now crashed `crashes_max` times or was claimed `attempts_max` times.
+    The grace doubles from the third crash on. The chunk fails at once (`state` tells) when it has now crashed `crashes_max` times or was claimed `attempts_max` times.
     """
     cursor = conn.cursor(row_factory=class_row(Claim))
     await cursor.execute(
