@@ -146,7 +146,8 @@ async def reclaim(
 ) -> Claim | None:
     """Takes over a chunk whose worker died: claimed longer ago than the grace, its row not locked.
 
-    The grace doubles from the third crash on. The chunk fails at once (`state` tells) when it has now crashed `crashes_max` times or was claimed `attempts_max` times.
+    The grace doubles from the third crash on. The chunk fails at once (`state` tells) when it has now crashed `crashes_max`
+    times or was claimed `attempts_max` times.
     """
     cursor = conn.cursor(row_factory=class_row(Claim))
     await cursor.execute(
