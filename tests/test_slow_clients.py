@@ -199,7 +199,7 @@ async def many_users(api) -> None:
     await api.conn.execute(
         """
         INSERT INTO users (email, name, role, active)
-        SELECT 'user' || n || '@example.org', repeat('x', 250), 'reader', true FROM generate_series(1, 100_000) AS n
+        SELECT 'user' || n || '@example.org', repeat('x', 250), 'reader', true FROM generate_series(1, 100000) AS n
         """
     )
 
