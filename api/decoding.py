@@ -2,6 +2,7 @@
 
 import sys
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator
 from typing import Literal, Protocol
 
@@ -45,7 +46,7 @@ class Plain:
         pass
 
 
-class Members:
+class Members(ABC):
     """Members, as gzip calls them, or frames, as zstd does: one or several in a row, as `cat a.gz b.gz` makes them."""
 
     name: str
@@ -68,9 +69,9 @@ class Members:
         if not self._is_between:
             raise Undecodable(f"the {self.name} data ends too early")
 
+    @abstractmethod
     def _part(self, data: bytes) -> Generator[bytes, None, int]:
         """Unpacks what belongs to one member; how many bytes are left over."""
-        raise NotImplementedError
 
     def _saw(self, block: bytes, *, is_end: bool) -> None:
         """Raises `Undecodable` after too many members that hold nothing: they cost time, and no bytes of any limit."""
