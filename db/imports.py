@@ -119,8 +119,8 @@ async def newest(
     return await cursor.fetchall()
 
 
-async def work(conn: Connection, claim: queue.Claim) -> tuple[Work, Chunk | None]:
-    """What the claimed chunk's import asks for, and the chunk's payload (None for settle).
+async def work(conn: Connection, claim: queue.Claim) -> tuple[Work, list[Chunk]]:
+    """What the import asks for whose chunks were claimed, and their payloads in the file's order (none for settle).
 
     From here on the transaction does not wait for the disk at its end. Records and the chunk's state are stored together or,
     if the server crashes, forgotten together, and then the chunk is done again; the end of the job is what is waited for, and
@@ -137,13 +137,13 @@ async def work(conn: Connection, claim: queue.Claim) -> tuple[Work, Chunk | None
         JOIN import_jobs ON import_jobs.id = chunks.import_id
         LEFT JOIN import_payloads AS payload
             ON kind = 'records' AND payload.import_id = chunks.import_id AND payload.first_record = chunks.first_record
-        WHERE chunks.id = %(id)s
+        WHERE chunks.id = ANY(%(ids)s)
+        ORDER BY seq
         """,
-        {"id": claim.id},
+        {"ids": claim.ids},
     )
-    found = await cursor.fetchone()
-    assert found is not None, "the chunk is locked"  # noqa: S101
-    return found
+    found = await cursor.fetchall()
+    return found[0][0], [chunk for _, chunk in found if chunk is not None]
 
 
 def _taken_up(

@@ -54,38 +54,32 @@ async def mark_orphans(conn: Connection, resource: Resource, import_id: UUID) ->
 async def match(conn: Connection, resource: Resource, import_id: UUID, mode: Mode) -> None:
     """Finds for each staged record its stored row, if any, and what is to become of the record.
 
-    A row is *ours* when this import touched it, and *existed* when it was there before this import.
+    A row is *ours* when this import touched it, and *existed* when it was there before this import. Rows that may be overwritten
+    are locked, and seen as they are once we have the lock. One that comes, or comes by its key, while we wait for locks is not
+    seen: it will be in the way of INSERT or UPDATE, and be found by the next round.
     """
-    if mode in ("upsert", "update"):
-        # what another transaction is just changing is looked at when it has ended, by the next statement's snapshot
-        await conn.execute(
-            compose(
-                resource,
-                """
-                SELECT
-                FROM {table} AS other
-                WHERE id = ANY (ARRAY(SELECT id FROM {staged} AS staged))
-                    OR {other_key} = ANY (ARRAY(SELECT {key} FROM {staged} AS staged))
-                ORDER BY id
-                FOR NO KEY UPDATE
-                """,
-            )
-        )
     await conn.execute(
         compose(
             resource,
             """
-            WITH matched AS (
+            WITH found AS MATERIALIZED (
+                SELECT id, {other_key} AS key, import_id, import_action
+                FROM {table} AS other
+                WHERE id = ANY (ARRAY(SELECT id FROM {staged} AS staged))
+                    OR {other_key} = ANY (ARRAY(SELECT {key} FROM {staged} AS staged))
+                ORDER BY id
+                {lock}
+            ), matched AS (
                 SELECT staged.record, by_id.id AS by_id, by_key.id AS by_key,
                     CASE WHEN staged.id IS NULL THEN by_key.id ELSE by_id.id END AS target,
                     CASE WHEN staged.id IS NULL THEN {by_key_existed} ELSE {by_id_existed} END AS target_existed,
                     by_id.import_id IS NOT DISTINCT FROM %(import_id)s AS id_is_ours,
                     by_key.import_id IS NOT DISTINCT FROM %(import_id)s AS key_is_ours,
                     {by_key_existed} AS key_existed,
-                    {by_id_key} IS DISTINCT FROM {key} AS is_moved
+                    by_id.key IS DISTINCT FROM {key} AS is_moved
                 FROM {staged} AS staged
-                LEFT JOIN LATERAL (SELECT * FROM {table} AS by_id WHERE id = staged.id LIMIT 1) AS by_id ON true
-                LEFT JOIN LATERAL (SELECT * FROM {table} AS by_key WHERE {by_key_key} = {key} LIMIT 1) AS by_key ON true
+                LEFT JOIN found AS by_id ON by_id.id = staged.id
+                LEFT JOIN found AS by_key ON by_key.key = {key}
             )
             UPDATE {staged} AS staged
             SET target = matched.target,
@@ -110,8 +104,8 @@ async def match(conn: Connection, resource: Resource, import_id: UUID, mode: Mod
             FROM matched
             WHERE staged.record = matched.record
             """,
-            by_id_key=lambda: key(resource, "by_id"),
-            by_key_key=lambda: key(resource, "by_key"),
+            variant="locked" if mode in ("upsert", "update") else "",
+            lock=lambda: sql.SQL("FOR NO KEY UPDATE" if mode in ("upsert", "update") else ""),
             by_id_existed=lambda: _existed("by_id"),
             by_key_existed=lambda: _existed("by_key"),
         ),

@@ -29,7 +29,10 @@ class ClaimLost(Exception):
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """One worker's right to one chunk. `state` is running, or failed when a reclaim found that it was one crash too many."""
+    """One worker's right to a chunk, and to those that are done along with it.
+
+    `state` is running, or failed when a reclaim found that it was one crash too many.
+    """
 
     id: int
     kind: Literal["records", "settle", "export"]
@@ -41,6 +44,12 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     state: State
     # of the upload or the order, for the log
     request_id: str | None
+    # the chunks of the same import that were claimed along with it, in their order, and by the same lease
+    followers: list[int] = []
+
+    @property
+    def ids(self) -> list[int]:
+        return [self.id, *self.followers]
 
 
 class Counts(msgspec.Struct, kw_only=True):
@@ -58,11 +67,18 @@ class Counts(msgspec.Struct, kw_only=True):
         return Counts(**{name: getattr(self, name) + getattr(other, name) for name in self.__struct_fields__})
 
 
-async def claim(conn: Connection, *, worker: str) -> Claim | None:
+async def claim(
+    conn: Connection, *, worker: str, chunks_max: int = 1, bytes_max: int = 0, workers: int = 1
+) -> Claim | None:
     """Claims the next chunk of the job that has the fewest running, so that a small job never waits behind a large one.
 
     One statement, which is the whole transaction. Among equals the lot decides: it needs no memory of whom was served last, and
     starves neither the old nor the new, the large nor the small. Within a job the file's order counts.
+
+    Of an import the chunks that follow come along: `chunks_max` in all, of `bytes_max` bytes as far as the file's mean tells,
+    and no more than is left for each of `workers` (guided self-scheduling; Polychronopoulos and Kuck, 1987). Only those that
+    nobody has ever claimed: whatever once came to grief is done by itself. Nor those of an import that may be stopped by its
+    refused records, of which as few as possible are to be stored after the last one.
 
     The claim of an import's chunk does not wait for the disk. If the server crashes before it is there, the chunk is pending
     again, and its number may be given out a second time; then two workers may mean the same claim, and the row's lock and
@@ -97,10 +113,10 @@ async def claim(conn: Connection, *, worker: str) -> Claim | None:
             LEFT JOIN busy ON busy.job_id = live.id
             ORDER BY coalesce(busy.running, 0), random()
         ), next AS MATERIALIZED (
-            SELECT chunk.id, chunk.import_id, chunk.export_id
+            SELECT chunk.*
             FROM jobs
             CROSS JOIN LATERAL (
-                SELECT id, import_id, export_id
+                SELECT id, import_id, export_id, seq, lease
                 FROM chunks
                 WHERE job_id = jobs.id
                     AND state = 'pending'
@@ -111,6 +127,23 @@ async def claim(conn: Connection, *, worker: str) -> Claim | None:
                 FOR NO KEY UPDATE SKIP LOCKED
             ) AS chunk
             LIMIT 1
+        ), following AS MATERIALIZED (
+            SELECT chunk.id, chunk.seq
+            FROM next
+            JOIN import_jobs AS job ON job.id = next.import_id
+            CROSS JOIN LATERAL (
+                SELECT id, seq
+                FROM chunks
+                WHERE job_id = next.import_id AND state = 'pending' AND lease = 0 AND seq BETWEEN next.seq + 1 AND total_chunks
+                ORDER BY seq
+                LIMIT greatest(1, least(
+                    %(chunks_max)s,
+                    (total_chunks - next.seq + 1) / %(workers)s,
+                    %(bytes_max)s::bigint * total_chunks / greatest(file_bytes, 1)
+                )) - 1
+                FOR NO KEY UPDATE SKIP LOCKED
+            ) AS chunk
+            WHERE next.lease = 0 AND on_error = 'continue' AND max_errors IS NULL AND max_error_rate IS NULL
         ), started_import AS (
             UPDATE import_jobs
             SET status = 'processing', started_at = clock_timestamp()
@@ -121,22 +154,28 @@ async def claim(conn: Connection, *, worker: str) -> Claim | None:
             SET status = 'processing', started_at = clock_timestamp()
             FROM next
             WHERE export_jobs.id = next.export_id AND export_jobs.status = 'pending'
+        ), claimed AS (
+            UPDATE chunks
+            SET state = 'running',
+                lease = chunks.lease + 1,
+                attempt = attempt + 1,
+                worker = %(worker)s,
+                claimed_at = clock_timestamp()
+            FROM next
+            WHERE chunks.id = ANY (ARRAY(SELECT id FROM next UNION ALL SELECT id FROM following))
+                AND (next.export_id IS NOT NULL OR set_config('synchronous_commit', 'off', true) = 'off')
+            RETURNING chunks.*
         )
-        UPDATE chunks
-        SET state = 'running',
-            lease = lease + 1,
-            attempt = attempt + 1,
-            worker = %(worker)s,
-            claimed_at = clock_timestamp()
-        FROM next
-        WHERE chunks.id = next.id
-            AND (next.export_id IS NOT NULL OR set_config('synchronous_commit', 'off', true) = 'off')
-        RETURNING chunks.id, kind, job_id, seq, lease, attempt, crashes, state, coalesce(
-            (SELECT request_id FROM import_jobs WHERE id = chunks.import_id),
-            (SELECT request_id FROM export_jobs WHERE id = chunks.export_id)
-        ) AS request_id
+        SELECT claimed.id, kind, job_id, claimed.seq, claimed.lease, attempt, crashes, state,
+            coalesce(
+                (SELECT request_id FROM import_jobs WHERE id = claimed.import_id),
+                (SELECT request_id FROM export_jobs WHERE id = claimed.export_id)
+            ) AS request_id,
+            ARRAY(SELECT id FROM following ORDER BY seq) AS followers
+        FROM claimed
+        JOIN next ON next.id = claimed.id
         """,
-        {"worker": worker},
+        {"worker": worker, "chunks_max": chunks_max, "bytes_max": bytes_max, "workers": workers},
     )
     return await cursor.fetchone()
 
@@ -184,7 +223,7 @@ async def reclaim(
 
 
 async def fence(conn: Connection, claim: Claim) -> bool:
-    """Locks the claimed chunk for the rest of the transaction. False: its job was stopped, and the chunk is to be dropped.
+    """Locks what was claimed for the rest of the transaction. False: the job was stopped, and it is to be dropped.
 
     Raises `ClaimLost` when the lease is not ours any more. Waits for whoever holds the row just now: that is a reclaim about
     to take the chunk over, or, just as well, a claim that came too late for it: PostgreSQL locks the newest version of a row
@@ -193,27 +232,38 @@ async def fence(conn: Connection, claim: Claim) -> bool:
     cursor = await conn.execute(
         """
         SELECT coalesce(
-            import_jobs.cancel_requested_at, export_jobs.cancel_requested_at
-        ) IS NOT NULL OR import_jobs.problem IS NOT NULL
+            (SELECT cancel_requested_at IS NOT NULL OR problem IS NOT NULL FROM import_jobs WHERE id = import_id),
+            (SELECT cancel_requested_at IS NOT NULL FROM export_jobs WHERE id = export_id)
+        )
         FROM chunks
-        LEFT JOIN import_jobs ON import_jobs.id = chunks.import_id
-        LEFT JOIN export_jobs ON export_jobs.id = chunks.export_id
-        WHERE chunks.id = %(id)s AND chunks.lease = %(lease)s AND chunks.state || '' = 'running'
-        FOR NO KEY UPDATE OF chunks
+        WHERE id = ANY(%(ids)s) AND lease = %(lease)s AND state || '' = 'running'
+        FOR NO KEY UPDATE
         """,
-        {"id": claim.id, "lease": claim.lease},
+        {"ids": claim.ids, "lease": claim.lease},
     )
-    row = await cursor.fetchone()
-    if row is None:
+    rows = await cursor.fetchall()
+    if len(rows) != len(claim.ids):
         raise ClaimLost
-    return claim.kind == "settle" or not row[0]
+    return claim.kind == "settle" or not rows[0][0]
 
 
 async def finish(conn: Connection, claim: Claim, counts: Counts) -> bool:
-    """Marks the chunk done, in the transaction of its effects. Raises `ClaimLost` when the lease is not ours any more.
+    """Marks what was claimed as done, in the transaction of its effects. Raises `ClaimLost` when the lease is not ours any more.
 
-    Returns whether another chunk waits for its claim, whose end will be later than ours and the time to ask for the job's.
+    The counts, which are of all chunks together, are told with the first. Returns whether another chunk waits for its claim,
+    whose end will be later than ours and the time to ask for the job's.
     """
+    if claim.followers:
+        cursor = await conn.execute(
+            """
+            UPDATE chunks
+            SET state = 'done', finished_at = clock_timestamp(), counted_with = %(seq)s
+            WHERE id = ANY(%(followers)s) AND lease = %(lease)s AND state || '' = 'running'
+            """,
+            {"followers": claim.followers, "lease": claim.lease, "seq": claim.seq},
+        )
+        if cursor.rowcount != len(claim.followers):
+            raise ClaimLost
     cursor = await conn.execute(
         """
         UPDATE chunks
@@ -250,16 +300,16 @@ async def finish(conn: Connection, claim: Claim, counts: Counts) -> bool:
 
 
 async def drop(conn: Connection, claim: Claim) -> None:
-    """Ends a chunk whose job was stopped before its work began. Raises `ClaimLost` like `finish`."""
+    """Ends what was claimed of a job that was stopped before the work began. Raises `ClaimLost` like `finish`."""
     cursor = await conn.execute(
         """
         UPDATE chunks
         SET state = 'cancelled', finished_at = clock_timestamp()
-        WHERE id = %(id)s AND lease = %(lease)s AND state || '' = 'running'
+        WHERE id = ANY(%(ids)s) AND lease = %(lease)s AND state || '' = 'running'
         """,
-        {"id": claim.id, "lease": claim.lease},
+        {"ids": claim.ids, "lease": claim.lease},
     )
-    if cursor.rowcount != 1:
+    if cursor.rowcount != len(claim.ids):
         raise ClaimLost
 
 
@@ -269,7 +319,8 @@ async def give_back(
     """Returns a claim in a transaction of its own; the new state, or None when the claim was lost or had been finished.
 
     Without an accident (a worker that stops) the attempt is not counted. With one the chunk rests for `delay_seconds`, and
-    fails once it has been claimed `attempts_max` times. A worker that can still do this costs the chunk no crash.
+    fails once it has been claimed `attempts_max` times. A worker that can still do this costs the chunk no crash. Chunks that
+    were claimed together have the same number of attempts; from now on each goes its own way.
     """
     cursor = await conn.execute(
         """
@@ -279,11 +330,11 @@ async def give_back(
             attempt = attempt - CASE WHEN %(accident)s::text IS NULL THEN 1 ELSE 0 END,
             not_before = clock_timestamp() + %(delay)s * interval '1 second',
             accident = coalesce(%(accident)s, accident)
-        WHERE id = %(id)s AND lease = %(lease)s AND state || '' = 'running'
+        WHERE id = ANY(%(ids)s) AND lease = %(lease)s AND state || '' = 'running'
         RETURNING state
         """,
         {
-            "id": claim.id,
+            "ids": claim.ids,
             "lease": claim.lease,
             "accident": accident,
             "is_last": accident is not None and claim.attempt >= attempts_max,

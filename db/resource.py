@@ -4,7 +4,7 @@ A fourth resource is one new file in `db/resources/`, one line in its registry a
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from functools import cached_property
 from typing import Annotated, Any, Literal, LiteralString, NamedTuple, get_args, get_type_hints
@@ -67,7 +67,7 @@ class RecordError(msgspec.Struct, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """One chunk, read and checked by itself: its sound records and the errors of the others.
+    """Chunks, read and checked by themselves: their sound records and the errors of the others.
 
     `records`, `numbers` and `lines` run in parallel and in the order of the file. `suspects` are references of
     records that were refused already: each becomes an error as well if its parent turns out to be missing.
@@ -78,6 +78,13 @@ class Parsed:
     lines: Sequence[int] = ()
     errors: list[RecordError] = field(default_factory=list)
     suspects: list[RecordError] = field(default_factory=list)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Parsed"]) -> "Parsed":
+        """All of the parts, which are in the order of the file, as one."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(*([item for part in parts for item in getattr(part, each.name)] for each in fields(cls)))
 
 
 def foreign_key_message(resource: "Resource", field: str) -> str:

@@ -48,6 +48,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # records a chunk, and its bytes at most
     batch_size: Annotated[int, Meta(ge=1, le=100_000)] = 1000
     chunk_max_bytes: Bytes = 8 * 1024 * 1024
+    # chunks of one import that a worker does together, as long as there are enough for all and their bytes are no more
+    claim_chunks_max: Annotated[int, Meta(ge=1, le=1000)] = 8
     # connections that one API process holds at most
     api_pool_size: Annotated[int, Meta(ge=1, le=1000)] = 10
 

@@ -18,6 +18,8 @@ from tests.servers import eventually
 from workers import imports as work
 
 SETTINGS = Settings()
+# no claim of a test is kept small by its bytes
+BYTES_MAX = SETTINGS.chunk_max_bytes
 
 
 # ── records ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -102,9 +104,9 @@ def _upload(data: bytes, **parameters: Any) -> uploading.Upload:
     return uploading.Upload(**{**dict.fromkeys(uploading.Upload.__struct_fields__), **usual, **known, **parameters})
 
 
-async def claim(conn: Connection, *, worker: str = "me") -> Claim:
+async def claim(conn: Connection, *, worker: str = "me", chunks_max: int = 1) -> Claim:
     """The next claim, which there has to be."""
-    claimed = await queue.claim(conn, worker=worker)
+    claimed = await queue.claim(conn, worker=worker, chunks_max=chunks_max, bytes_max=BYTES_MAX)
     assert claimed is not None
     return claimed
 
@@ -114,12 +116,17 @@ async def perform(conn: Connection, claimed: Claim, *, memory: work.Memory | Non
     return await work.perform(conn, claimed, settings=SETTINGS, memory=memory or work.Memory())
 
 
-async def run(conn: Connection, id: UUID, *, order: Sequence[int] | None = None) -> imports.Import:
-    """Works an import off, its chunks in `order` (their places, from 0), and then what that has queued; see `ended`."""
+async def run(
+    conn: Connection, id: UUID, *, order: Sequence[int] | None = None, chunks_max: int = 1
+) -> imports.Import:
+    """Works an import off, so many chunks at once, and then what that has queued; see `ended`.
+
+    `order` is that of the claims (their places, from 0), of which there may be fewer.
+    """
     claims = []
-    while claimed := await queue.claim(conn, worker="me"):
+    while claimed := await queue.claim(conn, worker="me", chunks_max=chunks_max, bytes_max=BYTES_MAX):
         claims.append(claimed)
-    for place in range(len(claims)) if order is None else order:
+    for place in range(len(claims)) if order is None else [place for place in order if place < len(claims)]:
         await perform(conn, claims[place])
         await endings.finish(conn, id)
     while claimed := await queue.claim(conn, worker="me"):

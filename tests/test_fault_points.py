@@ -26,10 +26,18 @@ SETTLE = CHUNKS + 1
 
 
 class Place(NamedTuple):
-    """Where it happens: at a point, in the work on a chunk. One worker alone takes the chunks in their order."""
+    """Where it happens: at a point, in the work on a chunk. One worker alone takes the chunks in their order.
+
+    `together`: so many chunks are claimed at once, the first of which is `seq`.
+    """
 
     point: Point
     seq: int
+    together: int = 1
+
+    @property
+    def seqs(self) -> range:
+        return range(self.seq, self.seq + self.together)
 
 
 PLACES = [
@@ -42,12 +50,16 @@ PLACES = [
     Place("before_commit", SETTLE),
     Place("after_commit", CHUNKS),
     Place("before_finish", SETTLE),
+    Place("after_claim", 1, together=3),
+    Place("mid_merge", 1, together=3),
+    Place("before_commit", 1, together=3),
+    Place("after_commit", 1, together=3),
 ]
 COMMITTED = {"after_commit", "before_finish"}
 
 
 def price(kind: str, point: Point) -> tuple[str, int, int]:
-    """State, attempts and crashes of the chunk in the end.
+    """State, attempts and crashes of the chunk in the end, and of those that were claimed with it.
 
     Before the commit it is done twice. A worker that lives on gives it back, which is no crash. Outside of the work on a chunk,
     where it could be given back, an exception that is not the database's ends the worker.
@@ -79,7 +91,7 @@ async def test_a_commit_whose_answer_is_lost(new_database, tmp_path):
                 case.file.unlink()
                 await eventually(lambda: is_done(conn, id, seq=1))
                 proxy.drop()
-                await check(conn, id, seq=1, expected=("done", 1, 0))
+                await check(conn, id, case.place, expected=("done", 1, 0))
                 assert "connection lost" in process.output
                 assert "database is back" in process.output
 
@@ -103,7 +115,7 @@ class Case:
 
 
 def new_case(kind: str, place: Place, url: str, folder: Path) -> Case:
-    case = Case(kind, place, url, folder / f"{kind}-{place.point}-{place.seq}")
+    case = Case(kind, place, url, folder / f"{kind}-{place.point}-{place.seq}-{place.together}")
     case.folder.mkdir()
     return case
 
@@ -120,13 +132,13 @@ async def survived(case: Case) -> None:
             await eventually(case.file.exists, timeout=60)
             async with healthy_worker(case.url):
                 if price(case.kind, case.place.point)[2]:
-                    await age(conn, id, case.place.seq)
-                await check(conn, id, seq=case.place.seq, expected=price(case.kind, case.place.point))
+                    await age(conn, id, case.place)
+                await check(conn, id, case.place, expected=price(case.kind, case.place.point))
                 if case.kind == "stop":
                     os.kill(int(case.file.read_text()), signal.SIGCONT)
                     await eventually(lambda: has_come_to(case, process), timeout=30)
             # what the worker did after it was back
-            await check(conn, id, seq=case.place.seq, expected=price(case.kind, case.place.point))
+            await check(conn, id, case.place, expected=price(case.kind, case.place.point))
 
 
 def has_come_to(case: Case, process: Process) -> bool:
@@ -144,14 +156,15 @@ async def queued_with_rivals(conn: pool.Connection) -> UUID:
     return await queued(conn, records, sizes=[5] * CHUNKS)
 
 
-async def check(conn: pool.Connection, id: UUID, *, seq: int, expected: tuple[str, int, int]) -> None:
+async def check(conn: pool.Connection, id: UUID, place: Place, *, expected: tuple[str, int, int]) -> None:
     """The import is completed as it has to be, and its books balance; what it took is as expected."""
     await eventually(lambda: is_final(conn, id), timeout=60)
     job = await ended(conn, id)
     assert (job.status, job.created, job.failed, job.total_records) == ("completed", 17, 3, 20)
     for number in range(1, SETTLE + 1):
         row = await chunk(conn, id, number)
-        assert (row["state"], row["attempt"], row["crashes"]) == (expected if number == seq else ("done", 1, 0)), number
+        wanted = expected if number in place.seqs else ("done", 1, 0)
+        assert (row["state"], row["attempt"], row["crashes"]) == wanted, number
 
 
 async def is_final(conn: pool.Connection, id: UUID) -> bool:
@@ -163,15 +176,15 @@ async def is_done(conn: pool.Connection, id: UUID, *, seq: int) -> bool:
     return (await chunk(conn, id, seq))["state"] == "done"
 
 
-async def age(conn: pool.Connection, id: UUID, seq: int) -> None:
-    """Lets the grace of a claim be over, once the server has freed the chunk's row: a worker that lives is not robbed."""
+async def age(conn: pool.Connection, id: UUID, place: Place) -> None:
+    """Lets the grace of a claim be over, once the server has freed the chunks' rows: a worker that lives is not robbed."""
     await conn.execute(
         """
         UPDATE chunks
         SET claimed_at = claimed_at - interval '1 hour'
-        WHERE job_id = %(id)s AND seq = %(seq)s AND state = 'running' AND lease = 1
+        WHERE job_id = %(id)s AND seq = ANY(%(seqs)s) AND state = 'running' AND lease = 1
         """,
-        {"id": id, "seq": seq},
+        {"id": id, "seqs": list(place.seqs)},
     )
 
 
@@ -187,10 +200,11 @@ async def faulty_pool(case: Case) -> AsyncIterator[Process]:
     environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
     given = settings(case.url) | {
         "worker_pool_size": 1,
+        "claim_chunks_max": case.place.together,
         "data_dir": case.folder,
         "log_format": "json",
         "fault_point": case.place.point,
-        # each point is reached once a chunk
+        # each point is reached once a claim
         "fault_number": case.place.seq,
         "fault_kind": case.kind,
         "fault_file": case.file,

@@ -115,6 +115,98 @@ async def test_a_small_job_does_not_wait_behind_a_large_one(conn):
 # ── reclaim ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.parametrize(
+    ("limits", "job", "expected"),
+    [
+        ({"chunks_max": 4}, {}, [1, 2, 3, 4]),
+        ({"chunks_max": 9}, {}, [1, 2, 3, 4, 5, 6]),
+        # what is left is shared among the workers
+        ({"chunks_max": 9, "workers": 2}, {}, [1, 2, 3]),
+        ({"chunks_max": 9, "workers": 10}, {}, [1]),
+        # of a file of 600 bytes
+        ({"chunks_max": 9, "bytes_max": 599}, {}, [1, 2, 3, 4, 5]),
+        ({"chunks_max": 9, "bytes_max": 1}, {}, [1]),
+        # nothing may be stored that a refused record before it would have stopped
+        ({"chunks_max": 9}, {"on_error": "stop"}, [1]),
+        ({"chunks_max": 9}, {"max_errors": 5}, [1]),
+        ({"chunks_max": 9}, {"max_error_rate": 0.5}, [1]),
+    ],
+)
+async def test_chunks_that_follow_come_along(conn, limits, job, expected):
+    """A claim of several takes the next ones of the same import, within its limits."""
+    await queued(conn, users(6), sizes=[1] * 6, file_bytes=600, **job)
+    await queued(conn, users(6), sizes=[1] * 6, file_bytes=600, **job)
+    claimed = await queue.claim(conn, worker="me", **{"bytes_max": factories.BYTES_MAX} | limits)
+    assert claimed is not None
+    found = await rows(conn, "SELECT id, job_id, seq, state, worker FROM chunks WHERE lease = 1 ORDER BY seq")
+    assert found == [
+        (id, claimed.job_id, seq, "running", "me") for id, seq in zip(claimed.ids, expected, strict=True)
+    ]
+
+
+async def test_chunks_that_came_along_are_done_together(conn):
+    """Their records are stored and checked as if they were one chunk, and counted with the first; errors keep their lines."""
+    id = await queued(conn, [user(1), user(2, role="nobody"), user(3), user(4), user(1)], sizes=[1, 1, 1, 1, 1])
+    done = await perform(conn, await claim(conn, chunks_max=4))
+    assert done is not None
+    assert (done.counts.created, done.counts.failed, done.is_followed) == (3, 1, True)
+    counted = await rows(conn, "SELECT seq, state, created, failed, counted_with FROM chunks ORDER BY seq")
+    assert counted == [
+        (1, "done", 3, 1, None),
+        (2, "done", 0, 0, 1),
+        (3, "done", 0, 0, 1),
+        (4, "done", 0, 0, 1),
+        (5, "pending", 0, 0, None),
+    ]
+    job = await factories.run(conn, id)
+    assert (job.created, job.failed) == (3, 2)
+    assert await factories.errors(conn, id) == [(2, "role", "invalid_enum"), (5, "email", "duplicate_in_file")]
+
+
+async def test_an_import_that_is_claimed_whole_needs_no_settling(conn):
+    """What collides within it is decided with it, however many chunks it has."""
+    id = await queued(conn, [user(1), user(2), user(1, name="again")], sizes=[1, 1, 1], mode="upsert")
+    await perform(conn, await claim(conn, chunks_max=3))
+    assert (await finished(conn, id)).created == 2
+    assert (await ended(conn, id)).skipped == 1
+    assert await rows(conn, "SELECT seq FROM chunks WHERE kind = 'settle'") == []
+
+
+async def test_chunks_that_came_along_are_lost_together_and_taken_over_singly(conn, other):
+    """Once one of them was taken over, none of the work counts; after a dead worker each is done by itself."""
+    id = await queued(conn, users(4), sizes=[1] * 4)
+    lost = await claim(conn, chunks_max=3)
+    await pass_time(conn, GRACE_SECONDS)
+    heirs = [await reclaimed(other)]
+    with pytest.raises(ClaimLost):
+        async with conn.transaction():
+            await factories.stored_user(conn, 1)
+            await queue.finish(conn, lost, Counts(created=3))
+    with pytest.raises(ClaimLost):
+        await queue.fence(conn, lost)
+    assert await rows(conn, "SELECT FROM users") == []
+    # only what is still its own is given back
+    assert await give_back(conn, lost, accident="late") == "pending"
+    found = await rows(conn, "SELECT seq, state, attempt, crashes FROM chunks ORDER BY seq")
+    assert found == [(1, "running", 2, 1), (2, "pending", 1, 0), (3, "pending", 1, 0), (4, "pending", 0, 0)]
+    while claimed := await queue.claim(conn, worker="me", chunks_max=9, bytes_max=factories.BYTES_MAX):
+        assert not claimed.followers
+        heirs.append(claimed)
+    for heir in heirs:
+        await perform(conn, heir)
+    await finished(conn, id)
+    assert (await ended(conn, id)).created == 4
+
+
+async def test_chunks_of_a_stopped_job_are_dropped_together(conn):
+    id = await queued(conn, users(3), sizes=[1] * 3)
+    claimed = await claim(conn, chunks_max=3)
+    await cancel(conn, id)
+    assert await perform(conn, claimed) is None
+    assert await rows(conn, "SELECT DISTINCT state FROM chunks") == [("cancelled",)]
+    assert (await finished(conn, id)).status == "cancelled"
+
+
 async def test_claim_and_reclaim_pass_each_other_by(conn, other):
     """A claim takes no running chunk, a reclaim no pending one, and neither waits for the other."""
     await abandoned(conn, chunks=3)

@@ -145,12 +145,16 @@ class Queue(RuleBasedStateMachine):
     def is_stopped(self, job: UUID) -> bool:
         return self.jobs[job].is_cancelled or self.jobs[job].has_problem
 
+    def valid(self, claim: Claim) -> list[Chunk]:
+        """Those chunks of a claim that are still its own."""
+        chunks = [self.chunks[id] for id in claim.ids]
+        return [chunk for chunk in chunks if chunk.state == "running" and chunk.lease == claim.lease]
+
     def is_valid(self, claim: Claim) -> bool:
-        chunk = self.chunks[claim.id]
-        return chunk.state == "running" and chunk.lease == claim.lease
+        return len(self.valid(claim)) == len(claim.ids)
 
     def is_locked(self, id: int) -> bool:
-        return any(hand.is_open and hand.claim and hand.claim.id == id for hand in self.hands)
+        return any(hand.is_open and hand.claim and id in hand.claim.ids for hand in self.hands)
 
     def claimable(self) -> list[Chunk]:
         """The first chunk of each job whose turn it may be."""
@@ -161,6 +165,11 @@ class Queue(RuleBasedStateMachine):
                 first[job] = min(ready, key=lambda chunk: chunk.seq)
         running = {job: len(self.of(job, "running")) for job in first}
         return [chunk for job, chunk in first.items() if running[job] == min(running.values())]
+
+    def following(self, chunk: Chunk, chunks_max: int) -> list[Chunk]:
+        """The chunks that are claimed along with this one: neither has ever been claimed."""
+        fresh = [other for other in self.of(chunk.job, "pending") if other.lease == 0 and other.seq > chunk.seq]
+        return sorted(fresh, key=lambda other: other.seq)[: chunks_max - 1] if chunk.lease == 0 else []
 
     def orphan(self) -> Chunk | None:
         orphans = [chunk for id, chunk in self.chunks.items() if chunk.is_orphan and not self.is_locked(id)]
@@ -173,22 +182,24 @@ class Queue(RuleBasedStateMachine):
 
     # ── steps of a worker ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    @rule(place=places)
-    def claim(self, place: int) -> None:
+    @rule(place=places, chunks_max=st.sampled_from([1, 2, 3]))
+    def claim(self, place: int, chunks_max: int) -> None:
         if not self.idle():
             return
         hand = pick(self.idle(), place)
         claimable = self.claimable()
-        claim = self.run(queue.claim(hand.conn, worker="me"))
+        claim = self.run(queue.claim(hand.conn, worker="me", chunks_max=chunks_max, bytes_max=1 << 20))
         if claim is None:
             assert not claimable
             return
-        chunk = self.chunks[claim.id]
-        assert chunk in claimable
-        self.take(chunk)
-        chunk.state = "running"
-        chunk.attempt += 1
-        self.saw("claim")
+        chunks = [self.chunks[id] for id in claim.ids]
+        assert chunks[0] in claimable
+        assert chunks[1:] == self.following(chunks[0], chunks_max)
+        for chunk in chunks:
+            self.take(chunk)
+            chunk.state = "running"
+            chunk.attempt += 1
+        self.saw("claim" if len(chunks) == 1 else "claim of several")
         hand.claim = claim
 
     @rule(place=places, steps=st.sampled_from([0, 1, 2, 4]))
@@ -238,7 +249,8 @@ class Queue(RuleBasedStateMachine):
         if not is_wanted:
             self.run(queue.drop(hand.conn, claim))
             self.run(hand.commit())
-            self.chunks[claim.id].state = "cancelled"
+            for chunk in self.valid(claim):
+                chunk.state = "cancelled"
             self.saw("drop")
             hand.claim = None
 
@@ -249,12 +261,14 @@ class Queue(RuleBasedStateMachine):
             return
         hand, claim = pick(self.holding(), place)
         self.run(hand.begin())
+        chunks = [self.chunks[id] for id in claim.ids]
         if not self.is_valid(claim):
-            self.loses(hand, store_and_finish(hand.conn, claim))
+            self.loses(hand, store_and_finish(hand.conn, claim, chunks))
             return
-        self.run(store_and_finish(hand.conn, claim))
+        self.run(store_and_finish(hand.conn, claim, chunks))
         self.run(hand.commit())
-        self.chunks[claim.id].state = "done"
+        for chunk in chunks:
+            chunk.state = "done"
         self.saw("done")
         if not is_answered:
             self.give_back(self.holding().index((hand, claim)), None, 0)
@@ -266,21 +280,20 @@ class Queue(RuleBasedStateMachine):
             return
         hand, claim = pick(self.holding(), place)
         self.run(hand.roll_back())
-        is_valid = self.is_valid(claim)
+        own = self.valid(claim)
         state = self.run(
             queue.give_back(hand.conn, claim, accident=accident, delay_seconds=rest, attempts_max=ATTEMPTS_MAX)
         )
-        chunk = self.chunks[claim.id]
         hand.claim = None
-        if not is_valid:
+        if not own:
             assert state is None
             self.saw("given back too late")
-            return
-        chunk.state = "failed" if accident and chunk.attempt == ATTEMPTS_MAX else "pending"
-        chunk.attempt -= 0 if accident else 1
-        chunk.rest = rest
-        assert state == chunk.state
-        self.saw("given back")
+        for chunk in own:
+            chunk.state = "failed" if accident and chunk.attempt == ATTEMPTS_MAX else "pending"
+            chunk.attempt -= 0 if accident else 1
+            chunk.rest = rest
+            assert state == chunk.state
+            self.saw("given back")
 
     @rule(place=places)
     def die(self, place: int) -> None:
@@ -306,8 +319,8 @@ class Queue(RuleBasedStateMachine):
         self.run(self.conn.execute("DELETE FROM import_jobs"))
         self.run(self.conn.execute("DELETE FROM users"))
         self.new_job(chunks)
-        self.claim(0)
-        self.claim(0)
+        self.claim(0, 1)
+        self.claim(0, 2)
 
     @rule(chunks=st.integers(1, 3))
     def new_job(self, chunks: int) -> None:
@@ -401,7 +414,9 @@ class Queue(RuleBasedStateMachine):
     @invariant()
     def a_chunk_has_one_holder(self) -> None:
         """Of all who believe in a claim to a chunk, one at most has it."""
-        held = Counter(hand.claim.id for hand in self.hands if hand.claim and self.is_valid(hand.claim))
+        held = Counter(
+            (chunk.job, chunk.seq) for hand in self.hands if hand.claim for chunk in self.valid(hand.claim)
+        )
         assert not held or max(held.values()) == 1
 
     @invariant()
@@ -409,6 +424,12 @@ class Queue(RuleBasedStateMachine):
         """Each record of a done chunk is stored, once; none of any other."""
         stored = self.run(factories.rows(self.conn, "SELECT import_id, import_record FROM users"))
         assert sorted(stored) == sorted((c.job, c.seq) for c in self.chunks.values() if c.state == "done")
+
+    @invariant()
+    def counts_are_those_of_done_chunks(self) -> None:
+        """Whether each chunk has its own count, or is counted with another."""
+        counted = self.run(factories.rows(self.conn, "SELECT job_id, sum(created) FROM chunks GROUP BY job_id"))
+        assert dict(counted) == {job: len(self.of(job, "done")) for job in self.jobs}
 
     def teardown(self) -> None:
         """All workers die. One that is left, and has the time, brings every job to its end, with books that balance."""
@@ -419,7 +440,7 @@ class Queue(RuleBasedStateMachine):
             self.time_passes(LONG)
             self.reclaim(0, 0)
             if not self.holding():
-                self.claim(0)
+                self.claim(0, 1)
             if self.holding():
                 self.finish(0, is_answered=True)
             self.sweep()
@@ -431,16 +452,17 @@ def pick(several: Sequence[T], place: int) -> T:
     return several[place % len(several)]
 
 
-async def store_and_finish(conn: Connection, claim: Claim) -> None:
-    """The work on a chunk of one record, which is numbered like the chunk."""
+async def store_and_finish(conn: Connection, claim: Claim, chunks: Sequence[Chunk]) -> None:
+    """The work on the chunks of a claim, each of one record, which is numbered like its chunk."""
     await conn.execute(
         """
         INSERT INTO users (id, email, name, role, active, import_id, import_record, import_action)
-        VALUES (gen_random_uuid(), %(seq)s || '@' || gen_random_uuid(), 'name', 'reader', true, %(job)s, %(seq)s, 'created')
+        SELECT gen_random_uuid(), seq || '@' || gen_random_uuid(), 'name', 'reader', true, %(job)s, seq, 'created'
+        FROM unnest(%(seqs)s::int[]) AS seq
         """,
-        {"job": claim.job_id, "seq": claim.seq},
+        {"job": claim.job_id, "seqs": [chunk.seq for chunk in chunks]},
     )
-    await queue.finish(conn, claim, Counts(created=1))
+    await queue.finish(conn, claim, Counts(created=len(chunks)))
 
 
 async def _connect(stack: AsyncExitStack, url: str) -> Connection:
@@ -469,5 +491,6 @@ def test_the_queue_is_as_its_model(database_url):
         finally:
             runner.run(stack.aclose())
     # what the machine never came to is not proven
-    wanted = {"reclaim", "poison", "lost", "given back", "given back too late", "drop", "job failed", "job cancelled"}
+    wanted = {"claim of several", "reclaim", "poison", "lost", "drop", "job failed", "job cancelled"}
+    wanted |= {"given back", "given back too late"}
     assert wanted <= database.seen.keys(), database.seen

@@ -27,7 +27,12 @@ UNKNOWN_ID = "0192f0c1-0000-7000-8000-000000000000"
 async def shared(server_url, tmp_path_factory):
     folder = tmp_path_factory.mktemp("service")
     async with importing.service(
-        server_url, folder, worker_pool_size=WORKERS, batch_size=3, record_max_bytes=RECORD_MAX_BYTES
+        server_url,
+        folder,
+        worker_pool_size=WORKERS,
+        batch_size=3,
+        claim_chunks_max=1,
+        record_max_bytes=RECORD_MAX_BYTES,
     ) as service:
         yield service
 

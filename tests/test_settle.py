@@ -108,6 +108,8 @@ class Case(NamedTuple):
     sent: dict[int, Sent]
     sizes: list[int]
     order: list[int]
+    # chunks that are claimed at once
+    chunks_max: int
     dry_run: bool
 
     @property
@@ -136,7 +138,8 @@ def random_case(random: Random) -> Case:
     sizes = [end - start for start, end in pairwise(cuts)]
     order = list(range(len(sizes)))
     random.shuffle(order)
-    return Case(random.choice(MODES), stored, sent, sizes, order, dry_run=random.random() < 0.2)
+    chunks_max = random.choice([1, 1, 2, 3])
+    return Case(random.choice(MODES), stored, sent, sizes, order, chunks_max, dry_run=random.random() < 0.2)
 
 
 async def prepare(conn, case: Case) -> UUID:
@@ -183,7 +186,7 @@ def test_any_file_in_any_order_means_the_same(database_url):
 
         async def check(case: Case) -> None:
             id = await prepare(conn, case)
-            await run(conn, id, order=case.order)
+            await run(conn, id, order=case.order, chunks_max=case.chunks_max)
             assert await answer(conn, id) == case.answer
 
         @settings(max_examples=EXAMPLES, deadline=None, database=None)
@@ -242,7 +245,8 @@ async def test_two_workers_mean_the_same(conn, other):
 
 
 def worker(name: str) -> Worker:
-    return Worker(Settings(), name=name, stopping=asyncio.Event())
+    # for so few workers several chunks are left each
+    return Worker(Settings(worker_pool_size=2), name=name, stopping=asyncio.Event())
 
 
 async def drain(of: Worker, conn) -> None:

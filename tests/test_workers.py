@@ -273,7 +273,7 @@ async def test_workers_do_not_outlive_their_pool(service, conn, hold):
 
 async def test_an_upload_is_traced_by_its_id(service, conn):
     """The id of the request stands on the job, in each line about its chunks, in the line of its end, and in error answers."""
-    running = await service(worker_pool_size=1, batch_size=2, log_level="debug")
+    running = await service(worker_pool_size=1, batch_size=2, claim_chunks_max=1, log_level="debug")
     async with importing.connected(running) as api:
         file = USERS_HEADER + b"".join(map(user_row, range(4)))
         posted = await api.post(

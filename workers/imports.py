@@ -1,4 +1,4 @@
-"""The work on one chunk of an import: read, check, store, count, all in the transaction that also marks it done."""
+"""The work on claimed chunks of an import: read, check, store, count, all in the transaction that also marks them done."""
 
 from time import perf_counter
 from uuid import UUID
@@ -6,6 +6,8 @@ from uuid import UUID
 import msgspec
 
 from db import faults, imports, queue, settle, store
+from db.imports import Work
+from db.payload import Chunk
 from db.pool import Connection
 from db.queue import Claim, Counts
 from db.resource import Parsed
@@ -55,29 +57,19 @@ async def perform(conn: Connection, claim: Claim, *, settings: Settings, memory:
             await queue.drop(conn, claim)
             return None
         await faults.reach("after_fence", conn)
-        work, chunk = await imports.work(conn, claim)
+        work, chunks = await imports.work(conn, claim)
         resource = RESOURCES[work.resource]
-        if chunk is None:
+        if claim.kind == "settle":
             counts = await settle.settle(conn, resource, claim.job_id, work.mode, dry_run=work.dry_run)
         else:
-            parsed: Parsed = parse(
-                resource,
-                chunk,
-                format=work.format,
-                columns=work.csv_columns,
-                delimiter=work.csv_delimiter,
-                csv_safe=work.csv_safe,
-                ignore_unknown=work.unknown_fields == "ignore",
-                record_max_bytes=settings.record_max_bytes,
-            )
             stored = await store.merge(
                 conn,
                 resource,
                 claim.job_id,
-                parsed,
+                _parsed(work, chunks, settings),
                 mode=work.mode,
                 dry_run=work.dry_run,
-                is_alone=work.total_chunks == 1,
+                is_alone=work.total_chunks == len(claim.ids),
                 expected=memory.expected(claim.job_id),
             )
             counts = stored.counts
@@ -91,4 +83,24 @@ async def perform(conn: Connection, claim: Claim, *, settings: Settings, memory:
         has_budget=work.has_budget,
         is_followed=is_followed,
         seconds=perf_counter() - start,
+    )
+
+
+def _parsed(work: Work, chunks: list[Chunk], settings: Settings) -> Parsed:
+    """The chunks as one, read and checked. They are taken out of the list, lest they stay as long as their records."""
+    chunks.reverse()
+    return Parsed.joined(
+        [
+            parse(
+                RESOURCES[work.resource],
+                chunks.pop(),
+                format=work.format,
+                columns=work.csv_columns,
+                delimiter=work.csv_delimiter,
+                csv_safe=work.csv_safe,
+                ignore_unknown=work.unknown_fields == "ignore",
+                record_max_bytes=settings.record_max_bytes,
+            )
+            for _ in range(len(chunks))
+        ]
     )

@@ -68,7 +68,13 @@ class Worker:
 
     async def run_once(self, conn: Connection) -> bool:
         """Works on one chunk at most; whether there was one. Dead workers' chunks come first, lest recovery starve."""
-        claim = await self._reclaim_when_due(conn) or await queue.claim(conn, worker=self.name)
+        claim = await self._reclaim_when_due(conn) or await queue.claim(
+            conn,
+            worker=self.name,
+            chunks_max=self.settings.claim_chunks_max,
+            bytes_max=self.settings.chunk_max_bytes,
+            workers=self.settings.worker_pool_size,
+        )
         # only now: a server that takes no writes, or has no tables yet, lets us in too
         self.outage.back()
         if claim is None:
@@ -185,6 +191,7 @@ class Worker:
             "job_id": str(claim.job_id),
             "request_id": claim.request_id,
             "chunk": claim.seq,
+            "chunks": len(claim.ids),
             "lease": claim.lease,
             "worker": self.name,
         }

@@ -1,0 +1,1 @@
+ALTER TABLE chunks DROP counted_with;
