@@ -8,7 +8,7 @@ from psycopg import sql
 from db.pool import Connection
 from db.queue import Counts
 from db.resource import Resource, foreign_key_message
-from db.staging import Mode, compose, key
+from db.staging import Mode, compose
 
 
 async def mark_orphans(conn: Connection, resource: Resource, import_id: UUID) -> Counter[str]:
@@ -65,8 +65,7 @@ async def match(conn: Connection, resource: Resource, import_id: UUID, mode: Mod
             WITH found AS MATERIALIZED (
                 SELECT id, {other_key} AS key, import_id, import_action
                 FROM {table} AS other
-                WHERE id = ANY (ARRAY(SELECT id FROM {staged} AS staged))
-                    OR {other_key} = ANY (ARRAY(SELECT {key} FROM {staged} AS staged))
+                WHERE {other_meets}
                 ORDER BY id
                 {lock}
             ), matched AS (

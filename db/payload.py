@@ -1,6 +1,6 @@
 """A chunk's payload: the bytes of its records and where each of them begins."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
 Format = Literal["csv", "ndjson", "json"]
@@ -27,6 +27,11 @@ class Chunk(NamedTuple):
     def line(self, index: int) -> int:
         """The physical line where record `index` (from 0) of this chunk starts."""
         return self.first_line + (index if self.lines is None else self.lines[index])
+
+    def lines_of(self, indexes: Iterable[int]) -> list[int]:
+        """The same of several records."""
+        places = indexes if self.lines is None else map(self.lines.__getitem__, indexes)
+        return [self.first_line + place for place in places]
 
     def slices(self) -> Iterator[bytes]:
         """The bytes of each record, in order, with what separates it from the next."""

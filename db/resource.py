@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from functools import cached_property
+from itertools import chain
 from typing import Annotated, Any, Literal, LiteralString, NamedTuple, get_args, get_type_hints
 from uuid import UUID
 
@@ -84,7 +85,7 @@ class Parsed:
         """All of the parts, which are in the order of the file, as one."""
         if len(parts) == 1:
             return parts[0]
-        return cls(*([item for part in parts for item in getattr(part, each.name)] for each in fields(cls)))
+        return cls(*(list(chain.from_iterable(getattr(part, each.name) for part in parts)) for each in fields(cls)))
 
 
 def foreign_key_message(resource: "Resource", field: str) -> str:

@@ -120,13 +120,7 @@ async def _rank(conn: Connection, resource: Resource, import_id: UUID, mode: Mod
     """Makes the temporary table `rivals`: staged records, the touched rows that they collide with, and who is beaten by whom."""
     are_rivals = staging.phrase(
         resource,
-        """
-        other.import_id = %(import_id)s
-            AND (
-                other.id = ANY (ARRAY(SELECT id FROM {staged} AS staged))
-                OR {other_key} = ANY (ARRAY(SELECT {key} FROM {staged} AS staged))
-            )
-        """,
+        "other.import_id = %(import_id)s AND {other_meets}",
     )
     # from here on nobody can begin to refer to a row that we may remove
     await conn.execute(

@@ -109,7 +109,8 @@ def compose(
 def phrase(resource: Resource, statement: LiteralString, **more: sql.Composable) -> sql.Composed:
     """Fills a statement with the resource's names; `key` is of `staged`, `other_key` of a table or alias `other`.
 
-    The key of a resource without a natural key is NULL, which equals nothing.
+    The key of a resource without a natural key is NULL, which equals nothing. `other_meets` is the condition that `other` has
+    the id or the key of a staged record.
     """
     own: dict[str, sql.Composable] = {
         "table": sql.Identifier(resource.name),
@@ -117,10 +118,23 @@ def phrase(resource: Resource, statement: LiteralString, **more: sql.Composable)
         "columns": copying.names(resource.columns),
         "key": key(resource, "staged"),
         "other_key": key(resource, "other"),
+        "other_meets": _meets(resource),
         "key_name": sql.Literal(resource.key),
         "sent_key": sql.SQL("NULL::text") if resource.key is None else sql.Identifier("staged", resource.key),
     }
     return sql.SQL(statement).format(**own, **more)
+
+
+def _meets(resource: Resource) -> sql.Composable:
+    by_id, by_key = (
+        sql.SQL("{} = ANY (ARRAY(SELECT {} FROM {} AS staged))").format(found, sent, sql.Identifier(name(resource)))
+        for found, sent in (
+            (sql.Identifier("other", "id"), sql.Identifier("staged", "id")),
+            (key(resource, "other"), key(resource, "staged")),
+        )
+    )
+    # a condition on nothing would keep the planner from the index
+    return by_id if resource.key is None else sql.SQL("({} OR {})").format(by_id, by_key)
 
 
 def key(resource: Resource, alias: str) -> sql.Composable:

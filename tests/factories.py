@@ -116,9 +116,7 @@ async def perform(conn: Connection, claimed: Claim, *, memory: work.Memory | Non
     return await work.perform(conn, claimed, settings=SETTINGS, memory=memory or work.Memory())
 
 
-async def run(
-    conn: Connection, id: UUID, *, order: Sequence[int] | None = None, chunks_max: int = 1
-) -> imports.Import:
+async def run(conn: Connection, id: UUID, *, order: Sequence[int] | None = None, chunks_max: int = 1) -> imports.Import:
     """Works an import off, so many chunks at once, and then what that has queued; see `ended`.
 
     `order` is that of the claims (their places, from 0), of which there may be fewer.

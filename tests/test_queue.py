@@ -139,9 +139,7 @@ async def test_chunks_that_follow_come_along(conn, limits, job, expected):
     claimed = await queue.claim(conn, worker="me", **{"bytes_max": factories.BYTES_MAX} | limits)
     assert claimed is not None
     found = await rows(conn, "SELECT id, job_id, seq, state, worker FROM chunks WHERE lease = 1 ORDER BY seq")
-    assert found == [
-        (id, claimed.job_id, seq, "running", "me") for id, seq in zip(claimed.ids, expected, strict=True)
-    ]
+    assert found == [(id, claimed.job_id, seq, "running", "me") for id, seq in zip(claimed.ids, expected, strict=True)]
 
 
 async def test_chunks_that_came_along_are_done_together(conn):

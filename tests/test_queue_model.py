@@ -414,9 +414,7 @@ class Queue(RuleBasedStateMachine):
     @invariant()
     def a_chunk_has_one_holder(self) -> None:
         """Of all who believe in a claim to a chunk, one at most has it."""
-        held = Counter(
-            (chunk.job, chunk.seq) for hand in self.hands if hand.claim for chunk in self.valid(hand.claim)
-        )
+        held = Counter((chunk.job, chunk.seq) for hand in self.hands if hand.claim for chunk in self.valid(hand.claim))
         assert not held or max(held.values()) == 1
 
     @invariant()

@@ -14,21 +14,14 @@ from workers.refusals import Findings, Unreadable, as_text, examine, unstorable
 
 Format = Literal["csv", "ndjson", "json"]
 
-# what reading a record may end in; for the whole chunk it says only that some record is not sound
-UNSOUND = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, Unreadable)
-
 # no slug and no e-mail address that is valid is longer, so a valid key is always told whole
 KEY_CHARACTERS_MAX = 255
-
-# where one record in forty has a flaw, most blocks of so many have none
-BLOCK_RECORDS = 16
 
 
 class Reader(Protocol):
     """What a format has to offer. Structs it returns have the resource's attributes, in the resource's order."""
 
-    def whole(self, chunk: Chunk) -> list[Any]: ...
-    def many(self, texts: list[str]) -> list[Any]: ...
+    def read(self, chunk: Chunk, record_max_bytes: int) -> list[Any]: ...
     def fields(self, text: str) -> dict[str, Any]: ...
     def bare(self, raw: bytes) -> bytes: ...
 
@@ -52,7 +45,7 @@ def parse(
     `msgspec.structs.astuple`, but not always instances of `resource.record`.
     """
     reader = _reader(resource, format, tuple(columns or ()), delimiter, csv_safe, ignore_unknown)
-    records = _read(reader, chunk, record_max_bytes)
+    records = reader.read(chunk, record_max_bytes)
     flawed = _flawed(resource, records, chunk.data)
     errors: list[RecordError] = []
     suspects: list[RecordError] = []
@@ -71,7 +64,7 @@ def parse(
     return Parsed(
         records=[records[index] for index in sound] if errors else records,
         numbers=[chunk.first_record + index for index in sound],
-        lines=[chunk.line(index) for index in sound],
+        lines=chunk.lines_of(sound),
         errors=errors,
         suspects=suspects,
     )
@@ -84,39 +77,6 @@ def _reader(
     if format == "csv":
         return read_csv.Reader(resource, columns, delimiter, csv_safe=csv_safe, ignore_unknown=ignore_unknown)
     return read_json.Reader(resource, format, ignore_unknown=ignore_unknown)
-
-
-def _read(reader: Reader, chunk: Chunk, record_max_bytes: int) -> list[Any]:
-    """The struct of each record, None for one that could not be read as such."""
-    if not _may_be_too_large(chunk, record_max_bytes):
-        try:
-            return reader.whole(chunk)
-        except UNSOUND:
-            pass
-    raws = [reader.bare(raw) for raw in chunk.slices()]
-    return [
-        record
-        for start in range(0, len(raws), BLOCK_RECORDS)
-        for record in _read_block(reader, raws[start : start + BLOCK_RECORDS], record_max_bytes)
-    ]
-
-
-def _may_be_too_large(chunk: Chunk, record_max_bytes: int) -> bool:
-    """Whether a record of the chunk is larger than is allowed, as far as that shows with its line end on."""
-    if len(chunk.data) <= record_max_bytes:
-        return False
-    pieces = chunk.data.split(b"\n") if chunk.starts is None else chunk.slices()
-    return max(map(len, pieces)) > record_max_bytes
-
-
-def _read_block(reader: Reader, raws: list[bytes], record_max_bytes: int) -> list[Any]:
-    """Some records at once if all of them are sound, else one by one."""
-    if max(map(len, raws)) <= record_max_bytes:
-        try:
-            return reader.many([raw.decode() for raw in raws])
-        except UNSOUND:
-            pass
-    return [None] if len(raws) == 1 else [_read_block(reader, [raw], record_max_bytes)[0] for raw in raws]
 
 
 def _flawed(resource: Resource, records: list[Any], data: bytes) -> list[int]:

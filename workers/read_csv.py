@@ -19,6 +19,9 @@ BOOLEANS = {
     for letters in product(*zip(word, word.upper(), strict=True))
 }
 
+# where one record in forty has a flaw, most blocks of so many have none
+BLOCK_RECORDS = 16
+
 
 class Reader:
     """Reads the records of one resource below one header."""
@@ -27,7 +30,8 @@ class Reader:
         self, resource: Resource, columns: tuple[str, ...], delimiter: str, *, csv_safe: bool, ignore_unknown: bool
     ) -> None:
         hints = get_type_hints(resource.record, include_extras=True)
-        self._row = msgspec.defstruct(f"{resource.record.__name__}Row", list(hints.items()), array_like=True)
+        self._struct = msgspec.defstruct(f"{resource.record.__name__}Row", list(hints.items()), array_like=True)
+        self._structs = list[self._struct]
         self._header = columns
         self._width = len(columns)
         self._is_refused = not ignore_unknown and not ANNOTATIONS.issuperset(set(columns) - set(hints))
@@ -44,22 +48,40 @@ class Reader:
         self._booleans = [place for place, hint in enumerate(hints.values()) if _holds(hint, bool)]
         self._lists = [place for place, hint in enumerate(hints.values()) if _holds(hint, list)]
 
-    def whole(self, chunk: Chunk) -> list[Any]:
-        """All records of a chunk that has no flaw of form; raises what `many` raises when it has any."""
-        if chunk.starts is None and b'"' not in chunk.data:
-            text = chunk.data.decode().replace("\r\n", "\n")
-            return self._convert([self._split(line) for line in text.removesuffix("\n").split("\n")])
-        return self.many([self.bare(raw).decode() for raw in chunk.slices()])
+    def read(self, chunk: Chunk, record_max_bytes: int) -> list[Any]:
+        """The struct of each record, None for one that cannot be read as such or is too large."""
+        if self._is_refused:
+            return [None] * chunk.records
+        rows: list[list[Any] | None] = []
+        for text in self._texts(chunk, record_max_bytes):
+            try:
+                rows.append(None if text is None else self._cells(text))
+            except Unreadable:
+                rows.append(None)
+        readable = [row for row in rows if row is not None]
+        records = self._convert(self._arrange(readable))
+        if len(readable) == len(rows):
+            return records
+        left = iter(records)
+        return [None if row is None else next(left) for row in rows]
 
-    def many(self, texts: list[str]) -> list[Any]:
-        """Some records, each without its line end. Raises msgspec.ValidationError or Unreadable if one of them has a flaw."""
-        return self._convert([self._cells(text) for text in texts])
+    def _texts(self, chunk: Chunk, record_max_bytes: int) -> list[str | None]:
+        """Each record without its line end; None for one that is not UTF-8 or too large."""
+        if chunk.starts is None and len(chunk.data) <= record_max_bytes:
+            text = chunk.data.decode(errors="surrogateescape").replace("\r\n", "\n")
+            lines = text.removesuffix("\n").split("\n") if text else []
+            return [*lines] if _is_utf8(text) else [line if _is_utf8(line) else None for line in lines]
+        bare = map(self.bare, chunk.slices())
+        texts = [raw.decode(errors="surrogateescape") if len(raw) <= record_max_bytes else None for raw in bare]
+        return [text if text is not None and _is_utf8(text) else None for text in texts]
 
     def fields(self, text: str) -> dict[str, Any]:
         """The values of a record by the names of the resource's fields and of the other columns. Raises Unreadable."""
         cells = self._cells(text)
         (values,) = self._arrange([list(cells)])
-        return dict(zip(self._header, cells, strict=True)) | dict(zip(self._row.__struct_fields__, values, strict=True))
+        return dict(zip(self._header, cells, strict=True)) | dict(
+            zip(self._struct.__struct_fields__, values, strict=True)
+        )
 
     def bare(self, raw: bytes) -> bytes:
         """A record without its line end and the blank lines that follow it."""
@@ -70,21 +92,17 @@ class Reader:
         return raw if end < 0 else raw[:end].removesuffix(b"\r")
 
     def _cells(self, text: str) -> list[Any]:
+        """Raises Unreadable."""
         if '"' not in text:
-            return self._split(text)
-        line = text + self._delimiter
-        if not self._line.fullmatch(line):
-            raise Unreadable("malformed_row", "a quote is not closed, or stands in the middle of a cell")
-        cells = self._cell.findall(line)
-        return self._counted([quoted[1:-1].replace('""', '"') if quoted else plain or None for quoted, plain in cells])
-
-    def _split(self, line: str) -> list[Any]:
-        cells = line.split(self._delimiter)
-        if "" in cells:
-            cells = [cell or None for cell in cells]
-        return cells if len(cells) == self._width and not self._is_guarded else self._counted(cells)
-
-    def _counted(self, cells: list[Any]) -> list[Any]:
+            cells: list[Any] = text.split(self._delimiter)
+            if "" in cells:
+                cells = [cell or None for cell in cells]
+        else:
+            line = text + self._delimiter
+            if not self._line.fullmatch(line):
+                raise Unreadable("malformed_row", "a quote is not closed, or stands in the middle of a cell")
+            found = self._cell.findall(line)
+            cells = [quoted[1:-1].replace('""', '"') if quoted else plain or None for quoted, plain in found]
         if len(cells) != self._width:
             raise Unreadable("column_count_mismatch", f"{len(cells)} cells, but the header has {self._width}")
         if self._is_guarded:
@@ -92,9 +110,14 @@ class Reader:
         return cells
 
     def _convert(self, rows: list[list[Any]]) -> list[Any]:
-        if self._is_refused:
-            raise Unreadable("unknown_field", "the header has a column that the resource does not have")
-        return msgspec.convert(self._arrange(rows), list[self._row])
+        """The struct of each row, None for one that has a flaw: they are found by halving what has any."""
+        try:
+            return msgspec.convert(rows, self._structs)
+        except msgspec.ValidationError:
+            if len(rows) == 1:
+                return [None]
+        step = min(BLOCK_RECORDS, (len(rows) + 1) // 2)
+        return [record for i in range(0, len(rows), step) for record in self._convert(rows[i : i + step])]
 
     def _arrange(self, rows: list[list[Any]]) -> list[list[Any]]:
         """The cells in the order of the resource's fields; as values, where a cell's text is not the value itself."""
@@ -107,6 +130,14 @@ class Reader:
             for cells in rows:
                 cells[place] = _list(cells[place])
         return rows
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether the bytes were UTF-8 that text was decoded from, with `surrogateescape` for those that are not."""
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _list(cell: str | None) -> Any:

@@ -1,5 +1,6 @@
 """NDJSON, one object a line, and the elements of one JSON array."""
 
+from contextlib import suppress
 from typing import Any, Literal
 
 import msgspec
@@ -7,6 +8,9 @@ import msgspec
 from db.payload import Chunk
 from db.resource import Resource
 from workers.refusals import Unreadable
+
+# what reading a record may end in; for the whole chunk it says only that some record is not sound
+UNSOUND = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, Unreadable)
 
 
 class Reader:
@@ -21,8 +25,15 @@ class Reader:
         self._array = msgspec.json.Decoder(list[record])
         self._fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
-    def whole(self, chunk: Chunk) -> list[Any]:
-        """All records of a chunk that has no flaw of form; raises what `many` raises when it has any."""
+    def read(self, chunk: Chunk, record_max_bytes: int) -> list[Any]:
+        """The struct of each record, None for one that cannot be read as such or is too large."""
+        if len(chunk.data) <= record_max_bytes:
+            with suppress(*UNSOUND):
+                return self._whole(chunk)
+        return [self._single(self.bare(raw), record_max_bytes) for raw in chunk.slices()]
+
+    def _whole(self, chunk: Chunk) -> list[Any]:
+        """All records of a chunk that has no flaw; raises one of `UNSOUND` when it has any."""
         data = chunk.data
         # msgspec leaves unchecked what is in fields that it skips
         if not data.isascii():
@@ -36,9 +47,11 @@ class Reader:
             raise Unreadable("invalid_json", "not one element a record")
         return records
 
-    def many(self, texts: list[str]) -> list[Any]:
-        """Some records. Raises msgspec.DecodeError or RecursionError if one of them has a flaw."""
-        return [self._one.decode(text) for text in texts]
+    def _single(self, raw: bytes, record_max_bytes: int) -> Any:
+        try:
+            return self._one.decode(raw.decode()) if len(raw) <= record_max_bytes else None
+        except UNSOUND:
+            return None
 
     def fields(self, text: str) -> dict[str, Any]:
         """The values of an object, whatever they are; of a key that comes twice the last one. Raises Unreadable.

@@ -44,8 +44,8 @@ STAGES: tuple[tuple[str, Any, str], ...] = (
     ("begin, savepoint", psycopg.AsyncTransaction, "__aenter__"),
     ("fence", queue, "fence"),
     ("fetch the payload", db.imports, "work"),
-    ("read and check types", read_csv.Reader, "whole"),
-    ("read and check types", read_json.Reader, "whole"),
+    ("read and check types", read_csv.Reader, "read"),
+    ("read and check types", read_json.Reader, "read"),
     ("rules, and the flawed one by one", workers.imports, "parse"),
     ("straight: order, COPY's rows", store, "merge"),
     ("what is in the way", collisions, "find"),
@@ -175,7 +175,8 @@ async def _measure(opened: Scene) -> dict[str, dict[str, Spent]]:
 
 
 async def _work_through(api: Api, file: File) -> dict[str, Spent]:
-    given = settings.read(api.service.environment)
+    # it works alone, and takes as many chunks at once as it may
+    given = msgspec.structs.replace(settings.read(api.service.environment), worker_pool_size=1)
     posted = await loads.post(api, file)
     worker = Worker(given, name="stages", stopping=asyncio.Event())
     async with await pool.connect(given, name="bulk worker stages") as conn:
