@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
@@ -311,6 +312,29 @@ async def test_a_stream_that_fails_is_seen_to_be_broken(service, conn, encoding)
         metrics = (await client.get("/metrics")).text
         assert "bulk_export_streams_aborted_total 1.0" in metrics
         assert (await client.get(PATH.format("comments"))).status_code == 200
+
+
+async def test_a_stream_that_takes_too_long_is_broken_off(service, conn):
+    """A client that is slow, though never too slow, has its time: then its stream is visibly broken, and its snapshot let go."""
+    await many_articles(conn, MANY)
+    url = (await service(run=["api"], stream_seconds_max=0.5)).url
+    async with httpx.AsyncClient(base_url=url, headers={"Accept-Encoding": "identity"}) as client:
+        began = time.monotonic()
+        with pytest.raises(httpx.RemoteProtocolError, match="incomplete chunked read"):
+            async with client.stream("GET", PATH.format("articles")) as response:
+                chunks = response.aiter_raw()
+                await anext(chunks)
+                await eventually(lambda: time.monotonic() > began + 0.5)
+                async for _ in chunks:
+                    pass
+
+        async def is_let_go():
+            return not await copying(conn)
+
+        await eventually(is_let_go)
+        assert "bulk_export_streams_aborted_total 1.0" in (await client.get("/metrics")).text
+        # one that is in time is whole
+        assert (await client.get(PATH.format("users"))).text.count("\n") == 1
 
 
 async def test_packing(service, conn):
