@@ -171,14 +171,17 @@ class Queue(RuleBasedStateMachine):
         fresh = [other for other in self.of(chunk.job, "pending") if other.lease == 0 and other.seq > chunk.seq]
         return sorted(fresh, key=lambda other: other.seq)[: chunks_max - 1] if chunk.lease == 0 else []
 
-    def orphan(self) -> Chunk | None:
+    def orphans(self) -> list[Chunk]:
+        """Those that were abandoned first. There is no order among chunks of one claim."""
         orphans = [chunk for id, chunk in self.chunks.items() if chunk.is_orphan and not self.is_locked(id)]
-        return min(orphans, key=lambda chunk: (-chunk.age, chunk.claimed), default=None)
+        first = min(((-chunk.age, chunk.claimed) for chunk in orphans), default=None)
+        return [chunk for chunk in orphans if (-chunk.age, chunk.claimed) == first]
 
-    def take(self, chunk: Chunk) -> None:
+    def take(self, chunks: Sequence[Chunk]) -> None:
         self.claims += 1
-        chunk.lease += 1
-        chunk.age, chunk.claimed = 0, self.claims
+        for chunk in chunks:
+            chunk.lease += 1
+            chunk.age, chunk.claimed = 0, self.claims
 
     # ── steps of a worker ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -195,8 +198,8 @@ class Queue(RuleBasedStateMachine):
         chunks = [self.chunks[id] for id in claim.ids]
         assert chunks[0] in claimable
         assert chunks[1:] == self.following(chunks[0], chunks_max)
+        self.take(chunks)
         for chunk in chunks:
-            self.take(chunk)
             chunk.state = "running"
             chunk.attempt += 1
         self.saw("claim" if len(chunks) == 1 else "claim of several")
@@ -208,7 +211,7 @@ class Queue(RuleBasedStateMachine):
             return
         hand = pick(self.idle(), place)
         self.time_passes(steps)
-        orphan = self.orphan()
+        orphans = self.orphans()
         claim = self.run(
             queue.reclaim(
                 hand.conn,
@@ -219,11 +222,11 @@ class Queue(RuleBasedStateMachine):
             )
         )
         if claim is None:
-            assert orphan is None
+            assert not orphans
             return
-        assert orphan is not None
-        assert self.chunks[claim.id] is orphan
-        self.take(orphan)
+        orphan = self.chunks[claim.id]
+        assert orphan in orphans
+        self.take([orphan])
         orphan.crashes += 1
         if orphan.crashes == CRASHES_MAX or orphan.attempt == ATTEMPTS_MAX:
             orphan.state = "failed"
