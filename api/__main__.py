@@ -10,10 +10,10 @@ import structlog
 import uvicorn
 from litestar import Litestar
 
-from api.protocol import BoundedHttp
+from api.http.protocol import BoundedHttp
 from db import embedded, settings
 from db.settings import Settings, SettingsError
-from monitoring import logging, processes
+from monitoring import logging, multiprocess
 
 log = structlog.get_logger("api")
 
@@ -24,7 +24,7 @@ def main() -> None:
     except SettingsError as error:
         sys.exit(_complain(str(error)))
     logging.setup(config, process="api")
-    processes.join(config.metrics_path)
+    multiprocess.join(config.metrics_path)
     # only now: the metrics that it imports look for the folder that was just joined
     from api import app
 
@@ -46,7 +46,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: Litestar, config: Settings) -> None:
         self.draining: Event = app.state.draining
-        self.supervisor = processes.Supervisor(config.supervisor_pid)
+        self.supervisor = multiprocess.Supervisor(config.supervisor_pid)
         super().__init__(
             uvicorn.Config(
                 app,

@@ -9,12 +9,16 @@ from litestar import Litestar, Request
 from litestar.datastructures import State
 from litestar.di import Provide
 
-from api import errors, events, export_ends, exports, health, imports, openapi, repairs
-from api.admission import Admission
-from api.auth import Authorized
-from api.middleware import Observed
-from api.uploads import Uploads
-from db import pool
+from api import health
+from api.exports import actions, routes
+from api.http import openapi, problems, sse
+from api.http.auth import Authorized
+from api.http.middleware import Observed
+from api.imports import actions as repairs
+from api.imports import routes as imports
+from api.imports.admission import Admission
+from api.imports.uploads import Uploads
+from db.connections import pool
 from db.settings import Settings
 from monitoring.outage import Outage
 
@@ -25,9 +29,9 @@ ROUTE_HANDLERS = [
     *health.HANDLERS,
     *imports.HANDLERS,
     *repairs.HANDLERS,
-    *events.HANDLERS,
-    *exports.HANDLERS,
-    *export_ends.HANDLERS,
+    *sse.HANDLERS,
+    *routes.HANDLERS,
+    *actions.HANDLERS,
 ]
 
 
@@ -54,7 +58,7 @@ def create(settings: Settings) -> Litestar:
         state=State(given),
         dependencies={name: _from_state(name) for name in given}
         | {"request_id": Provide(_request_id, sync_to_thread=False)},
-        exception_handlers=errors.HANDLERS,
+        exception_handlers=problems.HANDLERS,
         lifespan=[_connected],
         openapi_config=openapi.config(settings),
         request_max_body_size=BODY_MAX_BYTES,
@@ -88,4 +92,4 @@ def _from_state(name: str) -> Provide:
 
 
 def _request_id(request: Request) -> str:
-    return errors.request_id(request.scope)
+    return problems.request_id(request.scope)

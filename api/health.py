@@ -15,9 +15,9 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import SkipValidation
 
 from db import health as db_health
-from db import storage
+from db.connections.pool import Pool
 from db.errors import OUTDATED, READ_ONLY, UNAVAILABLE
-from db.pool import Pool
+from db.exports import storage
 from db.settings import Settings
 from monitoring import metrics
 

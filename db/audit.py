@@ -10,8 +10,9 @@ import msgspec
 from psycopg import AsyncConnection, OperationalError
 from psycopg.rows import class_row, scalar_row
 
-from db import embedded, pool, settings
-from db.pool import Connection
+from db import embedded, settings
+from db.connections import pool
+from db.connections.pool import Connection
 from db.settings import Settings, SettingsError
 
 EXAMPLES = 3

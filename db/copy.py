@@ -6,7 +6,7 @@ from typing import Any
 
 from psycopg import sql
 
-from db.pool import Connection
+from db.connections.pool import Connection
 
 
 async def rows(

@@ -6,8 +6,8 @@ from pathlib import Path
 from psycopg.errors import FeatureNotSupported, UndefinedFunction, UndefinedTable
 from psycopg.rows import class_row
 
+from db.connections.pool import Connection
 from db.errors import READ_ONLY, MigrationsMissing
-from db.pool import Connection
 from db.resources import RESOURCES
 
 MIGRATIONS = Path(__file__).parent / "migrations"

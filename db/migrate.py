@@ -23,7 +23,8 @@ from yoyo.connections import DatabaseURI
 from yoyo.exceptions import BadMigration
 from yoyo.migrations import Migration, MigrationList, default_migration_table
 
-from db import pool, settings
+from db import settings
+from db.connections import pool
 from db.embedded import EmbeddedError
 from db.errors import RETRYABLE
 

@@ -15,7 +15,7 @@ from urllib.request import urlopen
 
 from db import settings
 from db.settings import Settings, SettingsError
-from monitoring import processes
+from monitoring import multiprocess
 
 HERE = Path(__file__).parent
 COMPOSE = ["docker", "compose", "--file", str(HERE / "docker-compose.yml")]
@@ -107,7 +107,7 @@ def _running(folder: Path) -> str | None:
     """What runs: `IN_CONTAINERS`, or the identity of a process."""
     with suppress(FileNotFoundError):
         running = (folder / "running").read_text()
-        if running == IN_CONTAINERS or processes.is_alive(running):
+        if running == IN_CONTAINERS or multiprocess.is_alive(running):
             return running
     return None
 
@@ -175,7 +175,7 @@ def _start_binary(binary: str, folder: Path, config: Path, port: int) -> None:
             # it outlives us, and the terminal
             start_new_session=True,
         )
-    identity = processes.identity_of(process.pid)
+    identity = multiprocess.identity_of(process.pid)
     (folder / "running").write_text(identity)
     deadline = time.monotonic() + READY_SECONDS
     while not _is_ready(port):
@@ -197,9 +197,9 @@ def _stop_process(identity: str) -> None:
     pid = int(identity.partition("-")[0])
     for signum in (signal.SIGTERM, signal.SIGKILL):
         deadline = time.monotonic() + STOP_SECONDS
-        if processes.is_alive(identity):
+        if multiprocess.is_alive(identity):
             os.kill(pid, signum)
-        while processes.is_alive(identity) and time.monotonic() < deadline:
+        while multiprocess.is_alive(identity) and time.monotonic() < deadline:
             time.sleep(0.05)
 
 

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from db import settings
 from db.settings import SettingsError
-from monitoring import processes
+from monitoring import multiprocess
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
         sys.exit(str(error))
     if not arguments.host.is_loopback and not given.metrics_public:
         sys.exit("--host: asks nobody for a key, so beyond loopback it needs METRICS_PUBLIC=true")
-    processes.join(given.metrics_path)
+    multiprocess.join(given.metrics_path)
     # only now: the metrics that it defines look for the folder that was just joined
     from monitoring.metrics import Machine
 

@@ -13,7 +13,7 @@ import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
 
 from db.settings import Settings
-from monitoring import seldom
+from monitoring import throttle
 
 # PostgreSQL quotes the offending row in these lines of its errors, and tracebacks quote the error
 _QUOTED_DATA = re.compile(r"^(DETAIL|CONTEXT):.*$", re.MULTILINE)
@@ -47,7 +47,7 @@ def setup(settings: Settings, *, process: Literal["api", "worker"]) -> None:
 def _of_the_pool(record: logging.LogRecord) -> bool:
     """Each attempt to connect is told in two lines, of which `monitoring.outage` makes few; the others do repeat, but seldom."""
     is_attempt = str(record.msg).startswith(("error connecting in", "reconnection attempt in"))
-    return not is_attempt and seldom.of_a_library(record)
+    return not is_attempt and throttle.of_a_library(record)
 
 
 def _shared(process: str) -> list[Processor]:

@@ -20,13 +20,13 @@ from prometheus_client.registry import Collector
 
 from db.errors import RETRYABLE
 from db.health import QueueNumbers, ServerNumbers
-from db.payload import Format
-from db.resource import Code
+from db.imports.payload import Format
 from db.resources import RESOURCES
-from monitoring import processes
+from db.resources.definition import Code
+from monitoring import multiprocess
 
-if processes.folder():
-    values.ValueClass = values.MultiProcessValue(processes.identity)
+if multiprocess.folder():
+    values.ValueClass = values.MultiProcessValue(multiprocess.identity)
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -150,10 +150,10 @@ class Machine(Collector):
     """What the processes of this machine have counted together, those that have died included."""
 
     def collect(self) -> Iterator[Metric]:
-        folder = processes.folder()
+        folder = multiprocess.folder()
         if folder is None:
             raise RuntimeError("monitoring.processes.join was not called")
-        processes.sweep(folder)
+        multiprocess.sweep(folder)
         yield from MultiProcessCollector(None, path=str(folder)).collect()
 
 

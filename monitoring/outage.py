@@ -4,7 +4,7 @@ import time
 
 import structlog
 
-from monitoring.seldom import EVERY_SECONDS
+from monitoring.throttle import EVERY_SECONDS
 
 log = structlog.get_logger(__name__)
 

@@ -8,9 +8,10 @@ import pytest
 from psycopg import AsyncConnection
 from psycopg.sql import SQL, Identifier
 
-from db import migrate, pool
+from db import migrate
+from db.connections import pool
 from db.embedded import EmbeddedError
-from tests import servers
+from tests.support import servers
 
 SERVER = pytest.StashKey[dict[str, str]]()
 TEARDOWN = pytest.StashKey[ExitStack]()

@@ -18,10 +18,10 @@ from rich.text import Text
 
 from db import embedded, migrate
 from db.embedded import EmbeddedError
-from db.imports import FINAL
+from db.imports.jobs import FINAL
 from db.migrate import MigrateError
-from tests import make_data, servers
-from tests.make_data import Fault, Made
+from tests.support import make_data, servers
+from tests.support.make_data import Fault, Made
 
 USERS, ARTICLES, COMMENTS = 50_000, 20_000, 50_000
 FAULT_RATE = 0.02

@@ -3,7 +3,7 @@
 import sys
 
 from db import settings as db_settings
-from monitoring import processes
+from monitoring import multiprocess
 
 
 def main() -> int:
@@ -12,7 +12,7 @@ def main() -> int:
     except db_settings.SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 2
-    processes.join(settings.metrics_path)
+    multiprocess.join(settings.metrics_path)
     # only now: the metrics open their files when they are imported
     from monitoring import logging
     from workers.pool import Pool

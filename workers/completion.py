@@ -4,9 +4,11 @@ from uuid import UUID
 
 import structlog
 
-from db import endings, exports, faults, queue
-from db.pool import Connection
-from db.queue import Claim
+from db import queue
+from db.connections.pool import Connection
+from db.exports import jobs
+from db.imports import completion
+from db.queue import Claim, failpoints
 from monitoring import metrics
 
 log = structlog.get_logger()
@@ -17,11 +19,11 @@ async def end_job(conn: Connection, claim: Claim, *, has_budget: bool, is_follow
 
     `is_followed`: another chunk of it waited for its claim, so whoever ends that one will ask.
     """
-    await faults.reach("before_finish", conn)
+    await failpoints.reach("before_finish", conn)
     if claim.kind == "export":
         await end_export(conn, claim.job_id)
         return
-    if has_budget and await endings.judge(conn, claim.job_id):
+    if has_budget and await completion.judge(conn, claim.job_id):
         log.warning("import stopped by its refused records", job_id=str(claim.job_id))
         is_followed = False
     if not is_followed:
@@ -29,7 +31,7 @@ async def end_job(conn: Connection, claim: Claim, *, has_budget: bool, is_follow
 
 
 async def end_import(conn: Connection, id: UUID) -> None:
-    end = await endings.finish(conn, id)
+    end = await completion.finish(conn, id)
     if end is None:
         return
     # an import may have waited for this one
@@ -55,12 +57,12 @@ async def end_import(conn: Connection, id: UUID) -> None:
 
 async def end_dependents(conn: Connection) -> None:
     """Ends the imports that wait for one that did not complete."""
-    for id in await endings.stop_dependents(conn):
+    for id in await completion.stop_dependents(conn):
         await end_import(conn, id)
 
 
 async def end_export(conn: Connection, id: UUID) -> None:
-    end = await exports.finish(conn, id)
+    end = await jobs.finish(conn, id)
     if end is None:
         return
     metrics.job_finished("export", end.resource, end.status, end.seconds)

@@ -2,8 +2,10 @@
 
 import structlog
 
-from db import export_files, export_retention, exports, storage
-from db.pool import Connection
+from db.connections.pool import Connection
+from db.exports import files as export_files
+from db.exports import jobs as exports
+from db.exports import retention, storage
 from db.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -38,19 +40,19 @@ async def sweep_parts(conn: Connection, settings: Settings) -> int:
 
 async def expire(conn: Connection, settings: Settings) -> int:
     """Closes the downloads that are older than EXPORT_RETENTION_SECONDS, and removes their files; how many."""
-    await export_retention.expire(conn, retention_seconds=settings.export_retention_seconds)
-    due = await export_retention.due(conn)
+    await retention.expire(conn, retention_seconds=settings.export_retention_seconds)
+    due = await retention.due(conn)
     for job in due:
         await storage.of(settings).remove(job.names)
-        await export_retention.removed(conn, job.id)
+        await retention.removed(conn, job.id)
     return len(due)
 
 
 async def prune(conn: Connection, settings: Settings) -> int:
     """Removes jobs without a file that are older than JOB_RETENTION_SECONDS; how many."""
-    old = await export_retention.old(conn, retention_seconds=settings.job_retention_seconds)
+    old = await retention.old(conn, retention_seconds=settings.job_retention_seconds)
     for job in old:
         # by now no worker can be left that does not know that it has lost its claim
         await storage.of(settings).remove(job.names)
-        await export_retention.delete(conn, job.id)
+        await retention.delete(conn, job.id)
     return len(old)

@@ -9,16 +9,19 @@ from time import perf_counter
 import msgspec
 import structlog
 
-from db import export, export_files, exports, packing, pool, queue, storage
+from db import compression as packing
+from db import queue
+from db.compression import Compression
+from db.connections import pool
+from db.connections.pool import Connection
 from db.errors import UNAVAILABLE
-from db.exports import Work
-from db.packing import Compression
-from db.pool import Connection
+from db.exports import copy_out, files, jobs, storage
+from db.exports.jobs import Work
+from db.exports.storage import File, Storage
 from db.queue import Claim, Counts
 from db.resources import RESOURCES
 from db.settings import Settings
-from db.storage import File, Storage
-from monitoring import seldom
+from monitoring import throttle
 
 log = structlog.get_logger(__name__)
 
@@ -60,41 +63,41 @@ async def _write(conn: Connection, claim: Claim, settings: Settings) -> Done | N
     place = storage.of(settings)
     async with conn.transaction():
         # the count and the records are of one snapshot
-        await exports.isolate(conn)
+        await jobs.isolate(conn)
         is_wanted = await queue.fence(conn, claim)
-        work = await exports.work(conn, claim)
+        work = await jobs.work(conn, claim)
         await _remove_left(place, claim, work)
         if not is_wanted:
             await queue.drop(conn, claim)
             return None
-        snapshot_at = await export.begin(conn, patience_seconds=PATIENCE_SECONDS)
+        snapshot_at = await copy_out.begin(conn, patience_seconds=PATIENCE_SECONDS)
         name = _stored_name(claim, work)
         resource, selection = RESOURCES[work.resource], work.selection
-        tally = _Tally(await export.count(conn, resource, selection))
+        tally = _Tally(await copy_out.count(conn, resource, selection))
         async with (
             _watched(claim, tally, settings),
             place.writer(
                 name,
-                media_type=export_files.media_type(work.format, work.compression),
-                called=export_files.export_name(work.resource, work.format, snapshot_at, work.compression),
+                media_type=files.media_type(work.format, work.compression),
+                called=files.export_name(work.resource, work.format, snapshot_at, work.compression),
             ) as file,
         ):
             packed = _Packed(file, work.compression)
             async with aclosing(
-                export.blocks(conn, resource, work.format, selection, csv_safe=work.csv_safe)
+                copy_out.blocks(conn, resource, work.format, selection, csv_safe=work.csv_safe)
             ) as blocks:
                 async for block in blocks:
                     await packed.write(block.data)
                     tally.records += block.records
             await packed.end()
-            described = exports.File(
+            described = jobs.File(
                 name=name,
                 bytes=packed.bytes,
                 records=tally.records,
                 sha256=packed.sha256.digest(),
                 snapshot_at=snapshot_at,
             )
-            await exports.describe(conn, claim.job_id, described)
+            await jobs.describe(conn, claim.job_id, described)
             await queue.finish(conn, claim, Counts())
             # last of all: a commit whose end is unknown must find the file, one that fails leaves a file that nobody is given
             await file.publish()
@@ -164,10 +167,10 @@ async def _watch(claim: Claim, tally: _Tally, settings: Settings, limit: asyncio
         try:
             # short-lived: a connection that rests is one that somebody else lacks
             async with await pool.connect(settings, name="bulk export watch") as conn:
-                is_stopped = await exports.tell(conn, claim, total_records=tally.total, records=tally.records)
+                is_stopped = await jobs.tell(conn, claim, total_records=tally.total, records=tally.records)
         except UNAVAILABLE as error:
             # the work goes on as long as it has a connection itself
-            seldom.warning(log, "export_not_watched", job_id=str(claim.job_id), error=type(error).__name__)
+            throttle.warning(log, "export_not_watched", job_id=str(claim.job_id), error=type(error).__name__)
         else:
             if is_stopped:
                 # ends the work, wherever it waits
@@ -176,12 +179,10 @@ async def _watch(claim: Claim, tally: _Tally, settings: Settings, limit: asyncio
 
 
 def _stored_name(claim: Claim, work: Work) -> str:
-    return export_files.stored_name(work.resource, work.format, work.compression, id=claim.job_id, lease=claim.lease)
+    return files.stored_name(work.resource, work.format, work.compression, id=claim.job_id, lease=claim.lease)
 
 
 async def _remove_left(place: Storage, claim: Claim, work: Work) -> None:
     """Removes what this claim and those before it left: none of them was committed, or there would be no claim now."""
     leases = range(1, claim.lease + 1)
-    await place.remove(
-        export_files.stored_names(work.resource, work.format, work.compression, id=claim.job_id, leases=leases)
-    )
+    await place.remove(files.stored_names(work.resource, work.format, work.compression, id=claim.job_id, leases=leases))

@@ -5,15 +5,16 @@ from uuid import UUID
 
 import msgspec
 
-from db import faults, imports, queue, settle, store
-from db.imports import Work
-from db.payload import Chunk
-from db.pool import Connection
-from db.queue import Claim, Counts
-from db.resource import Parsed
+from db import merge, queue
+from db.connections.pool import Connection
+from db.imports import jobs
+from db.imports.jobs import Work
+from db.imports.payload import Chunk
+from db.merge import Obstacles, duplicates
+from db.queue import Claim, Counts, failpoints
 from db.resources import RESOURCES
+from db.resources.definition import Parsed
 from db.settings import Settings
-from db.store import Obstacles
 from workers.parsing import parse
 
 # how many imports that met obstacles a worker remembers; forgetting one costs a vain first step
@@ -56,13 +57,13 @@ async def perform(conn: Connection, claim: Claim, *, settings: Settings, memory:
         if not await queue.fence(conn, claim):
             await queue.drop(conn, claim)
             return None
-        await faults.reach("after_fence", conn)
-        work, chunks = await imports.work(conn, claim)
+        await failpoints.reach("after_fence", conn)
+        work, chunks = await jobs.work(conn, claim)
         resource = RESOURCES[work.resource]
         if claim.kind == "settle":
-            counts = await settle.settle(conn, resource, claim.job_id, work.mode, dry_run=work.dry_run)
+            counts = await duplicates.settle(conn, resource, claim.job_id, work.mode, dry_run=work.dry_run)
         else:
-            stored = await store.merge(
+            stored = await merge.merge(
                 conn,
                 resource,
                 claim.job_id,
@@ -75,8 +76,8 @@ async def perform(conn: Connection, claim: Claim, *, settings: Settings, memory:
             counts = stored.counts
             memory.note(claim.job_id, stored.obstacles)
         is_followed = await queue.finish(conn, claim, counts)
-        await faults.reach("before_commit", conn)
-    await faults.reach("after_commit", conn)
+        await failpoints.reach("before_commit", conn)
+    await failpoints.reach("after_commit", conn)
     return Done(
         resource=work.resource,
         counts=counts,

@@ -2,26 +2,29 @@
 
 import structlog
 
-from db import endings, exports, retention, silence, uploading
-from db.pool import Connection
+from db.connections import liveness
+from db.connections.pool import Connection
+from db.exports import jobs
+from db.imports import completion, retention, uploads
 from db.settings import Settings
-from workers import ends, export_upkeep
+from workers import completion as ends
+from workers import export_upkeep
 
 log = structlog.get_logger()
 
 
 async def run_once(conn: Connection, settings: Settings) -> None:
     """Sweeps what was left behind, ends jobs whose last worker died before it could, and removes what is too old."""
-    silent = await silence.end_silent_copies(conn)
+    silent = await liveness.end_silent_copies(conn)
     if silent:
         log.warning("sessions that fell silent in mid-COPY ended", sessions=silent)
-    swept = await uploading.sweep(conn, grace_seconds=settings.upload_grace_seconds)
+    swept = await uploads.sweep(conn, grace_seconds=settings.upload_grace_seconds)
     if swept:
         log.warning("uploads swept", uploads=swept)
-    for id in await endings.unfinished(conn):
+    for id in await completion.unfinished(conn):
         await ends.end_import(conn, id)
     await ends.end_dependents(conn)
-    for id in await exports.unfinished(conn):
+    for id in await jobs.unfinished(conn):
         await ends.end_export(conn, id)
     await export_upkeep.run_once(conn, settings)
     pruned = await retention.prune(conn, retention_seconds=settings.job_retention_seconds)

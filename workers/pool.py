@@ -15,8 +15,8 @@ import uvloop
 
 from db.settings import Settings
 from monitoring import metrics
-from monitoring.processes import Supervisor
-from workers.loop import Worker
+from monitoring.multiprocess import Supervisor
+from workers.worker import Worker
 
 log = structlog.get_logger()
 

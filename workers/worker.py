@@ -7,15 +7,16 @@ from typing import Any, TypeVar
 
 import structlog
 
-from db import faults, health, pool, queue
+from db import health, queue
+from db.connections import pool
+from db.connections.pool import Connection
 from db.embedded import NotRunning
 from db.errors import OUTDATED, RETRYABLE, UNAVAILABLE, sqlstate
-from db.pool import Connection
-from db.queue import Claim
+from db.queue import Claim, failpoints
 from db.settings import Settings
 from monitoring import metrics
 from monitoring.outage import Outage, first_line
-from workers import ends, exports, imports, upkeep
+from workers import completion, exports, imports, maintenance
 
 log = structlog.get_logger()
 
@@ -80,9 +81,9 @@ class Worker:
         if claim is None:
             return False
         self.held = claim
-        await faults.reach("after_claim", conn)
+        await failpoints.reach("after_claim", conn)
         done = await self._work(conn, claim) if claim.state == "running" else None
-        await ends.end_job(
+        await completion.end_job(
             conn,
             claim,
             has_budget=done is not None and done.has_budget,
@@ -169,7 +170,7 @@ class Worker:
         """After a lost connection: the row knows whether the last commit took place; if it did, giving back does nothing."""
         if self.held is not None:
             await self._give_back(conn, self.held, accident="the connection to the database was lost")
-            await ends.end_job(conn, self.held, has_budget=True, is_followed=False)
+            await completion.end_job(conn, self.held, has_budget=True, is_followed=False)
             self.held = None
 
     async def _give_back(self, conn: Connection, claim: Claim, *, accident: str | None) -> None:
@@ -200,7 +201,7 @@ class Worker:
         now = asyncio.get_running_loop().time()
         if now >= self._upkeep_at:
             self._upkeep_at = now + self.settings.upkeep_seconds * random.uniform(0.8, 1.2)  # noqa: S311  # spreads the workers
-            await upkeep.run_once(conn, self.settings)
+            await maintenance.run_once(conn, self.settings)
 
     async def _unless_stopping(self, wait: Coroutine[Any, Any, T]) -> T | None:
         task, stopping = asyncio.create_task(wait), asyncio.create_task(self.stopping.wait())

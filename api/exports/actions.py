@@ -6,13 +6,13 @@ from litestar import Request, Response, delete, post
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath
 
-from api import answers, parameters
-from api.errors import Problem, responses
-from api.export_view import PATH, ExportView, existing, view
-from api.given import PoolHere, SettingsHere
-from api.parameters import NoParameters
-from db import export_retention, exports, storage
-from db.exports import FINAL, Finished
+from api.http import responses as answers, parameters
+from api.http.problems import Problem, responses
+from api.exports.view import PATH, ExportView, existing, view
+from api.http.dependencies import PoolHere, SettingsHere
+from api.http.parameters import NoParameters
+from db.exports import retention, jobs, storage
+from db.exports.jobs import FINAL, Finished
 from monitoring import metrics
 
 log = structlog.get_logger(__name__)
@@ -35,9 +35,9 @@ async def cancel_export(
     parameters.parse(request.query_params.multi_items(), NoParameters)
     job = await existing(db_pool, id)
     async with db_pool.connection() as conn:
-        if not await exports.cancel(conn, job.id):
+        if not await jobs.cancel(conn, job.id):
             raise Problem("already-final", f"The export is {job.status} already.")
-        end = await exports.finish(conn, job.id)
+        end = await jobs.finish(conn, job.id)
     if end is not None:
         _tell(end)
     job = await existing(db_pool, id)
@@ -61,7 +61,7 @@ async def delete_export(request: Request, id: FromPath[str], db_pool: PoolHere, 
     parameters.parse(request.query_params.multi_items(), NoParameters)
     job = await existing(db_pool, id)
     async with db_pool.connection() as conn:
-        leftover = await export_retention.close(conn, job.id)
+        leftover = await retention.close(conn, job.id)
     if leftover is None:
         raise Problem("not-final", f"The export is {job.status}; cancel it, or wait.")
     # no connection is held meanwhile: a storage may take its time
@@ -71,7 +71,7 @@ async def delete_export(request: Request, id: FromPath[str], db_pool: PoolHere, 
         log.error("export_storage_unavailable", job_id=str(job.id), error=type(error).__name__)
         raise Problem("unavailable", "The storage of the files does not answer at present.") from None
     async with db_pool.connection() as conn:
-        await export_retention.delete(conn, job.id)
+        await retention.delete(conn, job.id)
 
 
 def _tell(end: Finished) -> None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from litestar import Request, Response
 from litestar.response.base import ASGIResponse
 
-from api.errors import Problem
-from api.streaming import BlockStream
-from db.export_files import MEDIA_TYPES, export_name
-from db.storage import Storage
+from api.http.problems import Problem
+from api.http.streaming import BlockStream
+from db.exports.files import MEDIA_TYPES, export_name
+from db.exports.storage import Storage
 
 __all__ = ["MEDIA_TYPES", "Download", "answer", "export_name"]
 

@@ -7,8 +7,8 @@ from typing import TypeVar
 import structlog
 
 from db.errors import OUTDATED, UNAVAILABLE, sqlstate
-from db.pool import Connection, Pool
-from monitoring import seldom
+from db.connections.pool import Connection, Pool
+from monitoring import throttle
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +31,7 @@ async def begin(
         try:
             return await _begin(standby, start, wait_seconds=STANDBY_SECONDS_MAX)
         except (*UNAVAILABLE, *OUTDATED) as error:
-            seldom.warning(log, "standby_passed_by", error=type(error).__name__, sqlstate=sqlstate(error))
+            throttle.warning(log, "standby_passed_by", error=type(error).__name__, sqlstate=sqlstate(error))
     return await _begin(primary, start, wait_seconds=None)
 
 

@@ -12,12 +12,13 @@ from litestar.openapi.spec.media_type import OpenAPIMediaType
 from litestar.openapi.spec.schema import Schema
 from msgspec import Meta
 
-from api import answers, export_selection, parameters
-from api.errors import Fault, Problem, request_id
-from api.import_parameters import Key, idempotency_key
-from db.exports import Order
-from db.packing import Compression
-from db.payload import Format
+from api.http import responses, parameters
+from api.exports import selection
+from api.http.problems import Fault, Problem, request_id
+from api.imports.parameters import Key, idempotency_key
+from db.exports.jobs import Order
+from db.compression import Compression
+from db.imports.payload import Format
 from db.resources import RESOURCES
 
 
@@ -43,7 +44,7 @@ class OrderOperation(Operation):
     """The handler reads the body itself, to name all that is wrong with it at once."""
 
     def __post_init__(self) -> None:
-        members = answers.query_parameters(OrderParameters)
+        members = responses.query_parameters(OrderParameters)
         schema = Schema(
             type=OpenAPIType.OBJECT,
             required=[member.name for member in members if member.required],
@@ -54,9 +55,9 @@ class OrderOperation(Operation):
 
 async def read(request: Request) -> Order:
     """What the body and the query ask for. Raises `Problem` 400, 413, 415."""
-    media_type = request.headers.get("content-type", answers.JSON).partition(";")[0].strip().lower()
-    if media_type != answers.JSON:
-        raise Problem("unsupported-format", f"An export is ordered as {answers.JSON}.")
+    media_type = request.headers.get("content-type", responses.JSON).partition(";")[0].strip().lower()
+    if media_type != responses.JSON:
+        raise Problem("unsupported-format", f"An export is ordered as {responses.JSON}.")
     try:
         body = msgspec.json.decode(await request.body())
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -64,10 +65,10 @@ async def read(request: Request) -> Order:
     if not isinstance(body, dict):
         raise Problem("invalid-request", "The body is not a JSON object.")
     asked = parameters.parse([*request.query_params.multi_items(), *body.items()], OrderParameters)
-    export_selection.select(
+    selection.select(
         RESOURCES[asked.resource], filters=asked.filters or {}, fields=asked.fields, filter_prefix="filters."
     )
-    export_selection.check_csv_safe(asked.format, csv_safe=asked.csv_safe)
+    selection.check_csv_safe(asked.format, csv_safe=asked.csv_safe)
     key = idempotency_key(request)
     if key is not None and asked.idempotency_token not in (None, key):
         raise _invalid([Fault("idempotency_token", "conflicting_values", "differs from the header Idempotency-Key")])

@@ -12,14 +12,15 @@ from litestar.params import FromPath
 from litestar.response.base import ASGIResponse
 from msgspec import Meta
 
-from api import answers, export_order, files, parameters
-from api.errors import Problem, responses
-from api.export_stream import stream_export
-from api.export_view import PATH, ExportView, existing, view
-from api.given import PoolHere, SettingsHere
-from api.parameters import NoParameters
-from db import export_files, exports, storage
-from db.exports import FINAL, Export, Order
+from api.http import responses as answers, parameters
+from api.exports import request as export_order, download as files
+from api.http.problems import Problem, responses
+from api.exports.stream import stream_export
+from api.exports.view import PATH, ExportView, existing, view
+from api.http.dependencies import PoolHere, SettingsHere
+from api.http.parameters import NoParameters
+from db.exports import files as export_files, jobs as exports, storage
+from db.exports.jobs import FINAL, Export, Order
 from db.settings import Settings
 from monitoring import metrics
 

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from api.errors import Fault, Problem
-from db import selection
-from db.payload import Format
-from db.resource import Resource
-from db.selection import Selection, Unselectable
+from api.http.problems import Fault, Problem
+from db.exports import filters as selection
+from db.imports.payload import Format
+from db.resources.definition import Resource
+from db.exports.filters import Selection, Unselectable
 
 
 def select(

@@ -18,15 +18,16 @@ from litestar.params import FromPath, SkipValidation
 from litestar.response.base import ASGIResponse
 from msgspec import UNSET, Meta, UnsetType
 
-from api import answers, encoding, export_selection, files, parameters, reading
-from api.errors import Problem, responses
-from api.given import SettingsHere
-from api.streaming import BlockStream
-from db import export
-from db.payload import Format
-from db.pool import Connection, Pool
+from api.http import responses as answers, content_encoding, parameters
+from api.exports import selection as export_selection, download, replica
+from api.http.problems import Problem, responses
+from api.http.dependencies import SettingsHere
+from api.http.streaming import BlockStream
+from db.exports import copy_out
+from db.imports.payload import Format
+from db.connections.pool import Connection, Pool
 from db.resources import RESOURCES
-from db.selection import Filter, Test, filters
+from db.exports.filters import Filter, Test, filters
 from monitoring import metrics
 
 log = structlog.get_logger(__name__)
@@ -112,7 +113,7 @@ async def stream_export(
     known = filters(RESOURCES[resource])
     asked = parameters.parse(request.query_params.multi_items(), _parameters(tuple(known.values())))
     format = asked.format or _accepted(request)
-    compression = encoding.accepted(request)
+    compression = content_encoding.accepted(request)
     export_selection.check_csv_safe(format, csv_safe=asked.csv_safe)
     selection = export_selection.select(
         RESOURCES[resource],
@@ -124,24 +125,24 @@ async def stream_export(
 
     async def start(
         conn: Connection, stack: AsyncExitStack
-    ) -> tuple[datetime, export.Block | None, AsyncIterator[export.Block]]:
+    ) -> tuple[datetime, copy_out.Block | None, AsyncIterator[copy_out.Block]]:
         await stack.enter_async_context(conn.transaction())
         # the server must be more patient with us than we are with the client
-        snapshot_at = await export.begin(conn, patience_seconds=2 * settings.stall_seconds)
+        snapshot_at = await copy_out.begin(conn, patience_seconds=2 * settings.stall_seconds)
         blocks = await stack.enter_async_context(
-            aclosing(export.blocks(conn, RESOURCES[resource], format, selection, csv_safe=asked.csv_safe))
+            aclosing(copy_out.blocks(conn, RESOURCES[resource], format, selection, csv_safe=asked.csv_safe))
         )
         # what fails before the first block can still be answered as a problem
         return snapshot_at, await anext(blocks, None), blocks
 
-    (snapshot_at, first, blocks), held = await reading.begin(stream_pools, start)
+    (snapshot_at, first, blocks), held = await replica.begin(stream_pools, start)
     tally = held.enter_context(_Tally(resource, format, seconds_max=settings.stream_seconds_max))
     return BlockStream(
-        encoding.pack(tally.count(first, blocks), compression),
+        content_encoding.pack(tally.count(first, blocks), compression),
         held=held,
-        media_type=files.MEDIA_TYPES[format],
+        media_type=download.MEDIA_TYPES[format],
         headers={
-            "Content-Disposition": f'attachment; filename="{files.export_name(resource, format, snapshot_at)}"',
+            "Content-Disposition": f'attachment; filename="{download.export_name(resource, format, snapshot_at)}"',
             "Vary": "Accept, Accept-Encoding",
             "X-Snapshot-At": msgspec.to_builtins(snapshot_at),
             "Cache-Control": "no-store",
@@ -172,14 +173,14 @@ class _Tally:
         self.records = 0
         self.is_complete = False
 
-    async def count(self, first: export.Block | None, rest: AsyncIterator[export.Block]) -> AsyncIterator[bytes]:
+    async def count(self, first: copy_out.Block | None, rest: AsyncIterator[copy_out.Block]) -> AsyncIterator[bytes]:
         if first is not None:
             yield self._add(first)
             async for block in rest:
                 yield self._add(block)
         self.is_complete = True
 
-    def _add(self, block: export.Block) -> bytes:
+    def _add(self, block: copy_out.Block) -> bytes:
         # a client that is slow, though never quite too slow, must not hold its snapshot for ever: no dead row is removed then
         if time.monotonic() > self.deadline:
             raise TimeoutError("the stream took longer than STREAM_SECONDS_MAX")

@@ -6,11 +6,11 @@ from uuid import UUID
 
 import msgspec
 
-from api import answers
-from db import export_files, exports
-from db.exports import FINAL, Export
-from db.packing import Compression
-from db.pool import Pool
+from api.http import responses
+from db.exports import files, jobs
+from db.exports.jobs import FINAL, Export
+from db.compression import Compression
+from db.connections.pool import Pool
 from db.settings import Settings
 
 PATH = "/api/v1/exports"
@@ -40,7 +40,7 @@ class ExportView(msgspec.Struct, frozen=True, kw_only=True):
     kind: Literal["export"] = "export"
     resource: str
     format: str
-    status: exports.Status
+    status: jobs.Status
     filters: dict[str, Any]
     fields: list[str] | None
     csv_safe: bool
@@ -62,9 +62,9 @@ class ExportView(msgspec.Struct, frozen=True, kw_only=True):
 async def existing(pool: Pool, id: str) -> Export:
     """The export with the id in a path. Raises `Problem` 404."""
     async with pool.connection() as conn:
-        job = await exports.get(conn, answers.job_id(id, "export"))
+        job = await jobs.get(conn, responses.job_id(id, "export"))
     if job is None:
-        raise answers.unknown("export")
+        raise responses.unknown("export")
     return job
 
 
@@ -141,5 +141,5 @@ def _file_view(job: Export) -> FileView | None:
         bytes=job.file_bytes,
         records=job.file_records,
         sha256=job.file_sha256.hex(),
-        content_type=export_files.media_type(job.format, job.compression),
+        content_type=files.media_type(job.format, job.compression),
     )

@@ -5,7 +5,7 @@ import hmac
 from litestar.datastructures import Headers
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from api.errors import MEDIA_TYPE, Problem
+from api.http.problems import MEDIA_TYPE, Problem
 from db.settings import Settings
 
 # what supervisors and balancers ask, who have no key

@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator
 
 from litestar import Request
 
-from api.errors import Problem
-from db import packing
-from db.packing import Compression
+from api.http.problems import Problem
+from db import compression as packing
+from db.compression import Compression
 
 # by the names of HTTP, the best first among those that a client likes as much
 ENCODINGS: dict[str, Compression] = {"zstd": "zstd", "gzip": "gzip", "x-gzip": "gzip", "identity": "none"}

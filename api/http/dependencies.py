@@ -5,8 +5,8 @@ import asyncio
 from litestar.di import NamedDependency
 from litestar.params import SkipValidation
 
-from api.uploads import Uploads
-from db.pool import Pool
+from api.imports.uploads import Uploads
+from db.connections.pool import Pool
 from db.settings import Settings
 
 PoolHere = NamedDependency[SkipValidation[Pool]]

@@ -6,10 +6,10 @@ from typing import Any
 
 from litestar import Request
 
-from db import imports
+from db.connections.pool import Pool
 from db.errors import UNAVAILABLE
-from db.imports import FINAL, Import
-from db.pool import Pool
+from db.imports import jobs
+from db.imports.jobs import FINAL, Import
 
 WAIT_SECONDS_MAX = 30
 # longer than any sensible list of preferences, and short enough to be read by a pattern
@@ -58,7 +58,7 @@ async def until_final(
             ended, _ = await asyncio.wait(ends, timeout=min(pause, left), return_when=asyncio.FIRST_COMPLETED)
             try:
                 async with pool.connection() as conn:
-                    job = await imports.get(conn, job.id) or job
+                    job = await jobs.get(conn, job.id) or job
             except UNAVAILABLE:
                 break
             if ended:

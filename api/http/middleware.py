@@ -14,7 +14,7 @@ import structlog
 from litestar.datastructures import Headers, MutableScopeHeaders
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
-from api.errors import CLIENT_LEFT
+from api.http.problems import CLIENT_LEFT
 from db.errors import UNAVAILABLE
 from monitoring import metrics
 

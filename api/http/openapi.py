@@ -13,8 +13,8 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 
 from api import health
-from api.auth import is_public
-from api.errors import KINDS, MEDIA_TYPE, Slug
+from api.http.auth import is_public
+from api.http.problems import KINDS, MEDIA_TYPE, Slug
 from db.settings import Settings
 
 # an operation, a response, a header: parts of the document as they are written

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import inspect
 
-from api.errors import Fault, Problem
+from api.http.problems import Fault, Problem
 
 S = TypeVar("S", bound=msgspec.Struct)
 

@@ -13,7 +13,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.types import ExceptionHandlersMap, Scope
 
 from db.errors import OUTDATED, READ_ONLY, UNAVAILABLE, sqlstate
-from monitoring import seldom
+from monitoring import throttle
 
 log = structlog.get_logger(__name__)
 
@@ -203,7 +203,7 @@ def _problem(error: Exception) -> Problem:
     if isinstance(error, Problem):
         return error
     if isinstance(error, UNAVAILABLE):
-        seldom.warning(log, "database_unavailable", error=type(error).__name__, sqlstate=sqlstate(error))
+        throttle.warning(log, "database_unavailable", error=type(error).__name__, sqlstate=sqlstate(error))
         does_not = "take any writes" if isinstance(error, READ_ONLY) else "answer"
         return Problem("unavailable", f"The database does not {does_not} at present; try again in a few seconds.")
     if isinstance(error, OUTDATED):

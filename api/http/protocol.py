@@ -18,7 +18,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from api.errors import MEDIA_TYPE, Problem
+from api.http.problems import MEDIA_TYPE, Problem
 from db.settings import Settings
 
 log = structlog.get_logger(__name__)

@@ -10,8 +10,8 @@ import msgspec
 from litestar import Request, Response
 from litestar.openapi.spec import OpenAPIMediaType, Operation, Parameter, Schema
 
-from api import files
-from api.errors import Fault, Problem
+from api.exports import download
+from api.http.problems import Fault, Problem
 
 
 class Job(Protocol):
@@ -92,7 +92,7 @@ def document_file(operation: Operation, *statuses: str) -> None:
         response: Any = (operation.responses or {})[status]
         # without schemas: a part of an array is none
         response.content = {
-            media_type.partition(";")[0]: OpenAPIMediaType() for media_type in files.MEDIA_TYPES.values()
+            media_type.partition(";")[0]: OpenAPIMediaType() for media_type in download.MEDIA_TYPES.values()
         }
 
 

@@ -18,18 +18,20 @@ from litestar.params import FromPath
 from litestar.response.base import ASGIResponse
 from msgspec import Meta
 
-from api import export_view, parameters
-from api.errors import responses
-from api.given import DrainingHere, PoolHere, SettingsHere
-from api.import_view import PATH, brief, existing, view
-from api.parameters import NoParameters
-from api.streaming import BlockStream
-from db import exports, imports
+from api.exports import view as export_view
+from api.http import parameters
+from api.http.dependencies import DrainingHere, PoolHere, SettingsHere
+from api.http.parameters import NoParameters
+from api.http.problems import responses
+from api.http.streaming import BlockStream
+from api.imports.view import PATH, brief, existing, view
+from db.connections.pool import Connection, Pool
 from db.errors import UNAVAILABLE
-from db.exports import Export
-from db.imports import Import
-from db.pool import Connection, Pool
-from monitoring import seldom
+from db.exports import jobs
+from db.exports.jobs import Export
+from db.imports import jobs as imports
+from db.imports.jobs import Import
+from monitoring import throttle
 
 log = structlog.get_logger(__name__)
 
@@ -142,7 +144,7 @@ async def export_events(
     def encoded(now: Export) -> bytes:
         return msgspec.json.encode(export_view.view(settings, now))
 
-    subject = _Subject(get=exports.get, final=exports.FINAL, event_id=_export_event_id, brief=encoded, whole=whole)
+    subject = _Subject(get=jobs.get, final=jobs.FINAL, event_id=_export_event_id, brief=encoded, whole=whole)
     return _follow(request, subject, await export_view.existing(db_pool, id), db_pool, draining)
 
 
@@ -193,7 +195,7 @@ async def _looks(subject: _Subject[J], job: J, pool: Pool, draining: asyncio.Eve
             async with pool.connection() as conn:
                 now = await subject.get(conn, job.id)
         except UNAVAILABLE as error:
-            seldom.warning(log, "events_without_database", error=type(error).__name__)
+            throttle.warning(log, "events_without_database", error=type(error).__name__)
 
 
 def _event(name: str, id: str, data: bytes) -> bytes:

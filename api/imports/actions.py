@@ -17,18 +17,21 @@ from litestar.params import FromPath
 from litestar.response.base import ASGIResponse
 from msgspec import Meta
 
-from api import answers, leftovers, parameters, retry
-from api.answers import BINARY
-from api.errors import Problem, request_id, responses
-from api.given import PoolHere, SettingsHere, UploadsHere
-from api.import_view import PATH, ImportView, existing, view
-from api.parameters import NoParameters
-from db import backpressure, endings, repairs, uploading
-from db.endings import Finished
-from db.imports import FINAL
-from db.leftovers import Gone
-from db.pool import Pool
-from db.repairs import NotCommittable, Source
+from api.http import parameters
+from api.http import responses as answers
+from api.http.dependencies import PoolHere, SettingsHere, UploadsHere
+from api.http.parameters import NoParameters
+from api.http.problems import Problem, request_id, responses
+from api.http.responses import BINARY
+from api.imports import records, retry
+from api.imports.view import PATH, ImportView, existing, view
+from db.connections.pool import Pool
+from db.imports import actions, backlog, completion
+from db.imports import uploads as uploading
+from db.imports.actions import NotCommittable, Source
+from db.imports.completion import Finished
+from db.imports.jobs import FINAL
+from db.imports.records import Gone
 from db.settings import Settings
 from monitoring import metrics
 
@@ -122,7 +125,7 @@ async def retry_import(request: Request, id: FromPath[str], uploads: UploadsHere
     try:
         child, is_replay = await retry.run(uploads, parent, request_id(request.scope))
     except (Gone, uploading.Gone):
-        raise leftovers.removed() from None
+        raise records.removed() from None
     return await _child(uploads.pool, uploads.settings, child, is_replay=is_replay)
 
 
@@ -143,15 +146,15 @@ async def commit_import(request: Request, id: FromPath[str], uploads: UploadsHer
     digest = hashlib.sha256(b"commit" + dry_run.id.bytes).digest()
     try:
         async with uploads.pool.connection() as conn, conn.transaction():
-            child, is_replay = await repairs.commit(
+            child, is_replay = await actions.commit(
                 conn, dry_run.id, digest=digest, request_id=request_id(request.scope)
             )
             if not is_replay:
-                uploads.admission.check(await backpressure.load(conn))
+                uploads.admission.check(await backlog.load(conn))
     except NotCommittable as reason:
         raise Problem("not-committable", str(reason)) from None
     except Gone:
-        raise leftovers.removed() from None
+        raise records.removed() from None
     return await _child(uploads.pool, uploads.settings, child, is_replay=is_replay)
 
 
@@ -172,9 +175,9 @@ async def cancel_import(
     parameters.parse(request.query_params.multi_items(), NoParameters)
     job = await existing(db_pool, id)
     async with db_pool.connection() as conn:
-        if not await repairs.cancel(conn, job.id):
+        if not await actions.cancel(conn, job.id):
             raise Problem("already-final", "The import is final already.")
-        end = await endings.finish(conn, job.id)
+        end = await completion.finish(conn, job.id)
     if end is not None:
         _tell(end)
     job = await existing(db_pool, id)
@@ -198,19 +201,19 @@ async def delete_import(request: Request, id: FromPath[str], db_pool: PoolHere) 
     parameters.parse(request.query_params.multi_items(), NoParameters)
     job = await existing(db_pool, id)
     async with db_pool.connection() as conn, conn.transaction():
-        is_deleted = await repairs.delete(conn, job.id)
+        is_deleted = await actions.delete(conn, job.id)
     if not is_deleted:
         raise Problem("not-final", f"The import is {job.status}; cancel it, or wait.")
 
 
 async def _records(request: Request, id: str, pool: Pool, which: Literal["failed", "unprocessed"]) -> ASGIResponse:
     asked = parameters.parse(request.query_params.multi_items(), RecordParameters)
-    return await leftovers.answer(pool, await _source(pool, id), which, is_annotated=asked.annotate)
+    return await records.answer(pool, await _source(pool, id), which, is_annotated=asked.annotate)
 
 
 async def _source(pool: Pool, id: str) -> Source:
     async with pool.connection() as conn:
-        source = await repairs.source(conn, answers.job_id(id, "import"))
+        source = await actions.source(conn, answers.job_id(id, "import"))
     if source is None:
         raise answers.unknown("import")
     return source

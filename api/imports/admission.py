@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from api.errors import Problem
-from db.backpressure import Load
+from api.http.problems import Problem
+from db.imports.backlog import Load
 from db.settings import Settings
 
 # a place among the uploads is free again soon; a full queue takes a while to drain

@@ -9,8 +9,8 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
-from api.intake import ANNOTATIONS
-from db.leftovers import Note
+from api.imports.splitting.intake import ANNOTATIONS
+from db.imports.records import Note
 
 
 class Csv:

@@ -19,11 +19,11 @@ from multipart import (
     parse_options_header,
 )
 
-from api.decoding import Compression
-from api.errors import Fault, Problem
-from api.parameters import PARAMETERS_MAX
-from api.unpacking import Unpacking, too_large
-from db.payload import Format
+from api.http.parameters import PARAMETERS_MAX
+from api.http.problems import Fault, Problem
+from api.imports.decompression import Compression
+from api.imports.unpacking import Unpacking, too_large
+from db.imports.payload import Format
 from db.settings import Settings
 
 FORMATS: dict[str, Format] = {

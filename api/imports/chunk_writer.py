@@ -5,9 +5,9 @@ from types import TracebackType
 from typing import Self
 from uuid import UUID
 
-from db import uploading
-from db.payload import Chunk
-from db.pool import Pool
+from db.connections.pool import Pool
+from db.imports import uploads
+from db.imports.payload import Chunk
 
 # chunks are held back until they have so many bytes: fewer, still short transactions
 FLUSH_BYTES = 4 * 1024 * 1024
@@ -64,4 +64,4 @@ class Store:
 
     async def _append(self, id: UUID, chunks: list[Chunk], first_seq: int) -> None:
         async with self.pool.connection() as conn, conn.transaction():
-            await uploading.append(conn, id, chunks, first_seq=first_seq)
+            await uploads.append(conn, id, chunks, first_seq=first_seq)

@@ -8,13 +8,14 @@ from typing import Literal
 import msgspec
 from litestar.response.base import ASGIResponse
 
-from api import files
-from api.leftovers import download_name, removed, stream
-from db import imports, record_errors
-from db.imports import FINAL, Import
-from db.leftovers import Gone
-from db.pool import Connection, Pool
-from db.resource import RecordError
+from api.exports import download
+from api.imports.records import download_name, removed, stream
+from db.connections.pool import Connection, Pool
+from db.imports import errors as record_errors
+from db.imports import jobs
+from db.imports.jobs import FINAL, Import
+from db.imports.records import Gone
+from db.resources.definition import RecordError
 
 PAGE_ERRORS = 1000
 
@@ -33,7 +34,7 @@ async def answer(
     head = _row(RecordError.__struct_fields__) if format == "csv" else b""
     name = download_name(job.file_name, job.resource, "errors", format)
     try:
-        return await stream(_blocks(pool, job, head, write, code, field), files.MEDIA_TYPES[format], name)
+        return await stream(_blocks(pool, job, head, write, code, field), download.MEDIA_TYPES[format], name)
     except Gone:
         raise removed() from None
 
@@ -64,7 +65,7 @@ async def _is_whole(conn: Connection, job: Import) -> bool:
     """Whether all errors are still there: what has expired goes bit by bit."""
     if job.status in FINAL:
         return job.errors == await record_errors.count(conn, job.id, code=None, field=None)
-    return await imports.get(conn, job.id) is not None
+    return await jobs.get(conn, job.id) is not None
 
 
 def _csv(errors: list[RecordError]) -> bytes:

@@ -7,9 +7,9 @@ import msgspec
 from litestar import Request
 from msgspec import Meta
 
-from api.errors import Fault, Problem
-from db.payload import Format
-from db.staging import Mode
+from api.http.problems import Fault, Problem
+from db.imports.payload import Format
+from db.merge.staging import Mode
 
 # PostgreSQL has no text with the character U+0000
 STORABLE = r"^[^\x00]*\Z"

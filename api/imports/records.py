@@ -11,13 +11,14 @@ from typing import Literal, NamedTuple, TypeAlias
 import msgspec
 from litestar.response.base import ASGIResponse
 
-from api import annotate, chunking, files
-from api.errors import Problem
-from api.streaming import BlockStream
-from db import leftovers
-from db.leftovers import Gone, Note, Piece
-from db.pool import Pool
-from db.repairs import Source
+from api.exports import download
+from api.http.problems import Problem
+from api.http.streaming import BlockStream
+from api.imports import annotations, splitting
+from db.connections.pool import Pool
+from db.imports import records as leftovers
+from db.imports.actions import Source
+from db.imports.records import Gone, Note, Piece
 
 Which: TypeAlias = Literal["failed", "unprocessed", "all"]
 
@@ -65,7 +66,7 @@ async def answer(pool: Pool, source: Source, which: Which, *, is_annotated: bool
     name = download_name(source.file_name, source.resource, which, source.format)
     try:
         return await stream(
-            _blocks(pool, source, which, is_annotated=is_annotated), files.MEDIA_TYPES[source.format], name
+            _blocks(pool, source, which, is_annotated=is_annotated), download.MEDIA_TYPES[source.format], name
         )
     except Gone:
         raise removed() from None
@@ -104,7 +105,7 @@ async def _chain(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[byte
 
 async def _blocks(pool: Pool, source: Source, which: Which, *, is_annotated: bool) -> AsyncGenerator[bytes, None]:
     head, separator, tail = frame(source)
-    csv = annotate.Csv(source.csv_columns or (), source.csv_delimiter) if source.format == "csv" else None
+    csv = annotations.Csv(source.csv_columns or (), source.csv_delimiter) if source.format == "csv" else None
     if head and csv and is_annotated:
         head = csv.header(head)
     before = head
@@ -130,17 +131,19 @@ async def _notes(pool: Pool, source: Source, piece: Piece) -> dict[int, list[Not
         return await leftovers.notes(conn, source.id, first=piece.numbers[0], last=piece.numbers[-1])
 
 
-def _given_back(raw: bytes, line: int, notes: list[Note] | None, *, csv: annotate.Csv | None, source: Source) -> bytes:
+def _given_back(
+    raw: bytes, line: int, notes: list[Note] | None, *, csv: annotations.Csv | None, source: Source
+) -> bytes:
     """The record as it was; with notes, annotated.
 
     Of a record that was too large only the beginning was kept. In a JSON array that would break all others: an object which
     tells but the line stands in its place.
     """
     if source.format == "json" and not _is_element(raw):
-        return annotate.json(b"{}", line, notes) if notes is not None else b'{"_line":%d}' % line
+        return annotations.json(b"{}", line, notes) if notes is not None else b'{"_line":%d}' % line
     if notes is None:
         return raw
-    return csv.record(raw, line, notes) if csv else annotate.json(raw, line, notes)
+    return csv.record(raw, line, notes) if csv else annotations.json(raw, line, notes)
 
 
 def _is_element(raw: bytes) -> bool:
@@ -149,11 +152,11 @@ def _is_element(raw: bytes) -> bool:
         msgspec.json.decode(raw, type=msgspec.Raw)
     except (msgspec.DecodeError, RecursionError):
         size = len(raw)
-        cutter = chunking.cutter("json", batch_size=2, chunk_max_bytes=size, record_max_bytes=size)
+        cutter = splitting.cutter("json", batch_size=2, chunk_max_bytes=size, record_max_bytes=size)
         try:
             cutter.feed(b"[" + raw + b"]")
             cutter.finish()
-        except chunking.Unreadable:
+        except splitting.Unreadable:
             return False
         return cutter.records == 1
     return True

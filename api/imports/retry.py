@@ -9,13 +9,13 @@ import hashlib
 from contextlib import aclosing
 from uuid import UUID
 
-from api.cut_chunks import Chunks
-from api.leftovers import frame, pieces
-from api.storing import Store
-from api.uploads import Uploads
-from db import repairs
-from db.repairs import Source
-from db.uploading import Upload
+from api.imports.chunk_writer import Store
+from api.imports.records import frame, pieces
+from api.imports.splitting.chunk_builder import Chunks
+from api.imports.uploads import Uploads
+from db.imports import actions
+from db.imports.actions import Source
+from db.imports.uploads import Upload
 
 
 async def run(uploads: Uploads, parent: Source, request_id: str) -> tuple[UUID, bool]:
@@ -24,7 +24,7 @@ async def run(uploads: Uploads, parent: Source, request_id: str) -> tuple[UUID, 
     Raises `leftovers.Gone` and `uploading.Gone` when something was removed meanwhile, and `Problem` 429, 503.
     """
     async with uploads.pool.connection() as conn:
-        earlier = await repairs.retried_by(conn, parent)
+        earlier = await actions.retried_by(conn, parent)
     if earlier is not None:
         return earlier, True
     try:
@@ -32,7 +32,7 @@ async def run(uploads: Uploads, parent: Source, request_id: str) -> tuple[UUID, 
             async with uploads.upload(None) as id:
                 upload = await _take(uploads, parent, id, request_id)
                 async with uploads.pool.connection() as conn, conn.transaction():
-                    child = await repairs.seal_retry(conn, id, upload, parent)
+                    child = await actions.seal_retry(conn, id, upload, parent)
                 if child != id:
                     raise _ComeTooLate(child)
                 return id, False
@@ -65,7 +65,7 @@ async def _take(uploads: Uploads, parent: Source, id: UUID, request_id: str) -> 
         chunks.close()
         await store.add(chunks.take())
     sha256.update(tail)
-    return repairs.child_upload(
+    return actions.child_upload(
         parent,
         dry_run=parent.dry_run,
         file_bytes=size + len(tail),

@@ -16,18 +16,22 @@ from litestar.params import FromPath
 from litestar.response.base import ASGIResponse
 from msgspec import Meta
 
-from api import answers, error_stream, parameters, prefer
-from api.answers import BINARY
-from api.errors import responses
-from api.given import DrainingHere, PoolHere, SettingsHere, UploadsHere
-from api.import_parameters import STORABLE, ImportParameters
-from api.import_view import PATH, ImportView, brief, existing, view
-from api.parameters import NoParameters
-from api.uploads import receive
-from db import imports, record_errors
-from db.imports import FINAL
-from db.record_errors import Position
-from db.resource import Code, RecordError
+from api.http import headers as prefer
+from api.http import parameters
+from api.http import responses as answers
+from api.http.dependencies import DrainingHere, PoolHere, SettingsHere, UploadsHere
+from api.http.parameters import NoParameters
+from api.http.problems import responses
+from api.http.responses import BINARY
+from api.imports import errors as error_stream
+from api.imports.parameters import STORABLE, ImportParameters
+from api.imports.uploads import receive
+from api.imports.view import PATH, ImportView, brief, existing, view
+from db.imports import errors as record_errors
+from db.imports import jobs as imports
+from db.imports.errors import Position
+from db.imports.jobs import FINAL
+from db.resources.definition import Code, RecordError
 
 
 class ImportPage(msgspec.Struct, kw_only=True):

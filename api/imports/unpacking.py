@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from api.decoding import Compression, Undecodable, decoder
-from api.errors import Problem
+from api.http.problems import Problem
+from api.imports.decompression import Compression, Undecodable, decoder
 from db.settings import Settings
 
 # before that a packed file may unpack to any multiple of its size

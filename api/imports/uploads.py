@@ -9,22 +9,23 @@ from uuid import UUID
 import structlog
 from litestar import Request
 
-from api import parameters
-from api.admission import Admission
-from api.body import Body, File, Parameter
-from api.chunking import Unreadable
-from api.errors import Fault, Problem, request_id
-from api.import_parameters import ImportParameters, idempotency_key
-from api.intake import Intake
-from api.storing import Store
-from db import backpressure, imports, uploading
+from api.http import parameters
+from api.http.problems import Fault, Problem, request_id
+from api.imports.admission import Admission
+from api.imports.body import Body, File, Parameter
+from api.imports.chunk_writer import Store
+from api.imports.parameters import ImportParameters, idempotency_key
+from api.imports.splitting import Unreadable
+from api.imports.splitting.intake import Intake
+from db.connections.pool import Pool
 from db.errors import UNAVAILABLE
-from db.imports import Import
-from db.pool import Pool
+from db.imports import backlog, jobs
+from db.imports import uploads as uploading
+from db.imports.jobs import Import
+from db.imports.uploads import Upload
 from db.resources import RESOURCES
 from db.settings import Settings
-from db.uploading import Upload
-from monitoring import metrics, seldom
+from monitoring import metrics, throttle
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +53,7 @@ class Uploads:
         """
         async with self.pool.connection() as conn, conn.transaction():
             id = await uploading.begin(conn, token=token)
-            self.admission.check(await backpressure.load(conn))
+            self.admission.check(await backlog.load(conn))
         self._open.add(id)
         try:
             yield id
@@ -88,7 +89,7 @@ class Uploads:
                     async with self.pool.connection() as conn:
                         await uploading.touch(conn, list(self._open))
                 except Exception as error:
-                    seldom.warning(log, "uploads_not_touched", error=type(error).__name__)
+                    throttle.warning(log, "uploads_not_touched", error=type(error).__name__)
 
     async def _discard(self, id: UUID) -> None:
         try:
@@ -135,7 +136,7 @@ async def receive(request: Request, uploads: Uploads) -> tuple[Import, bool]:
     if receiver.token is not None:
         metrics.idempotency("replayed" if is_replay else "created")
     async with uploads.pool.connection() as conn:
-        job = await imports.get(conn, id)
+        job = await jobs.get(conn, id)
     if job is None:
         raise Problem("not-found", "The import was removed meanwhile.")
     return job, is_replay
@@ -245,7 +246,7 @@ class _Receiver:
         id, _ = holder
         upload = self.upload or await self._take(early, None)
         async with self.uploads.pool.connection() as conn:
-            job = await imports.get(conn, id)
+            job = await jobs.get(conn, id)
         if job is None or job.request_digest != upload.digest:
             metrics.idempotency("reused")
             raise Problem(

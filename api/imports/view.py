@@ -7,12 +7,13 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from api import answers
-from db import imports, record_errors
-from db.imports import FINAL, Import
-from db.pool import Pool
-from db.record_errors import ErrorCount
-from db.resource import RecordError
+from api.http import responses
+from db.connections.pool import Pool
+from db.imports import errors as record_errors
+from db.imports import jobs
+from db.imports.errors import ErrorCount
+from db.imports.jobs import FINAL, Import
+from db.resources.definition import RecordError
 from db.settings import Settings
 
 PATH = "/api/v1/imports"
@@ -79,9 +80,9 @@ class ImportView(msgspec.Struct, frozen=True, kw_only=True):
 async def existing(pool: Pool, id: str) -> Import:
     """The import with the id in a path. Raises `Problem` 404."""
     async with pool.connection() as conn:
-        job = await imports.get(conn, answers.job_id(id, "import"))
+        job = await jobs.get(conn, responses.job_id(id, "import"))
     if job is None:
-        raise answers.unknown("import")
+        raise responses.unknown("import")
     return job
 
 

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 
+from db.connections.liveness import Doubting
 from db.errors import READ_ONLY
-from db.silence import Doubting
 
 # how long a request waits for a connection when nobody has got one for a while: long enough for the pool to try
 AWAY_SECONDS = 1.0

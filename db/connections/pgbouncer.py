@@ -12,8 +12,8 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 from psycopg.sql import SQL, Composed, Identifier
 
-from db.silence import Doubting
-from db.watched import Watched
+from db.connections.liveness import Doubting
+from db.connections.monitored import Watched
 
 
 class Pooled(AsyncConnection[TupleRow]):

@@ -7,10 +7,10 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
 from db import embedded
-from db.pooler import Pooled, PooledDoubting, PooledWatched
+from db.connections.liveness import Doubting
+from db.connections.monitored import Watch, Watched, WatchedPool
+from db.connections.pgbouncer import Pooled, PooledDoubting, PooledWatched
 from db.settings import Settings
-from db.silence import Doubting
-from db.watched import Watch, Watched, WatchedPool
 
 Connection: TypeAlias = AsyncConnection[TupleRow]
 Pool: TypeAlias = AsyncConnectionPool[Doubting]

@@ -12,11 +12,11 @@ from psycopg import AsyncCopy, sql
 from psycopg.abc import PQGen
 from psycopg.rows import scalar_row
 
-from db import selection as selecting
-from db.payload import Format
-from db.pool import Connection
-from db.resource import Resource
-from db.selection import Selection
+from db.exports import filters as selecting
+from db.imports.payload import Format
+from db.connections.pool import Connection
+from db.resources.definition import Resource
+from db.exports.filters import Selection
 
 BLOCK_BYTES = 128 * 1024
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from datetime import datetime
 from uuid import UUID
 
-from db.packing import Compression
-from db.payload import Format
+from db.compression import Compression
+from db.imports.payload import Format
 
 MEDIA_TYPES: dict[Format, str] = {
     "ndjson": "application/x-ndjson",

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import inspect
 from psycopg import sql
 
-from db.resource import Resource
+from db.resources.definition import Resource
 
 # the values of one filter; an index is descended for each
 VALUES_MAX = 10_000

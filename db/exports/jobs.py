@@ -13,11 +13,11 @@ from psycopg.types.json import Jsonb
 from uuid_utils.compat import uuid7
 
 from db import queue
-from db.packing import Compression
-from db.payload import Format
-from db.pool import Connection
+from db.compression import Compression
+from db.imports.payload import Format
+from db.connections.pool import Connection
 from db.resources import RESOURCES
-from db.selection import Selection, select
+from db.exports.filters import Selection, select
 
 Status = Literal["pending", "processing", "completed", "failed", "cancelled", "expired"]
 FINAL = ("completed", "failed", "cancelled", "expired")

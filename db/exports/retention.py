@@ -9,10 +9,10 @@ from uuid import UUID
 import msgspec
 from psycopg.rows import class_row
 
-from db import export_files
-from db.packing import Compression
-from db.payload import Format
-from db.pool import Connection
+from db.exports import files
+from db.compression import Compression
+from db.imports.payload import Format
+from db.connections.pool import Connection
 
 # how many jobs one round looks at
 JOBS = 50
@@ -29,7 +29,7 @@ class Leftover(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def names(self) -> list[str]:
-        return export_files.stored_names(
+        return files.stored_names(
             self.resource, self.format, self.compression, id=self.id, leases=range(1, self.lease + 1)
         )
 

@@ -5,12 +5,12 @@ from uuid import UUID
 import msgspec
 from psycopg.rows import class_row, scalar_row
 
-from db import endings, uploading
-from db.imports import FINAL, Status
-from db.leftovers import Gone
-from db.payload import Format
-from db.pool import Connection
-from db.uploading import Upload
+from db.connections.pool import Connection
+from db.imports import completion, uploads
+from db.imports.jobs import FINAL, Status
+from db.imports.payload import Format
+from db.imports.records import Gone
+from db.imports.uploads import Upload
 
 # a commit copies a whole file, which may take longer than a session's statements usually may
 COPY_SECONDS_MAX = 3600
@@ -84,7 +84,7 @@ async def seal_retry(conn: Connection, id: UUID, upload: Upload, parent: Source)
     earlier = await retried_by(conn, parent)
     if earlier is not None:
         return earlier
-    await uploading.seal(conn, id, upload)
+    await uploads.seal(conn, id, upload)
     return id
 
 
@@ -103,7 +103,7 @@ async def commit(conn: Connection, id: UUID, *, digest: bytes, request_id: str |
     earlier = await _child(conn, id, dry_run=False)
     if earlier is not None:
         return earlier, True
-    child = await uploading.begin(conn, token=None)
+    child = await uploads.begin(conn, token=None)
     await _copy_file(conn, child, parent)
     upload = child_upload(
         parent,
@@ -115,7 +115,7 @@ async def commit(conn: Connection, id: UUID, *, digest: bytes, request_id: str |
         digest=digest,
         request_id=request_id,
     )
-    await uploading.seal(conn, child, upload)
+    await uploads.seal(conn, child, upload)
     return child, False
 
 
@@ -177,7 +177,7 @@ async def cancel(conn: Connection, id: UUID) -> bool:
 async def delete(conn: Connection, id: UUID) -> bool:
     """Removes a final import with its chunks, errors and payloads, not what it stored. False when it is not final."""
     # those that wait for one which did not complete must be stopped as long as it can still be seen what they wait for
-    await endings.stop_dependents(conn)
+    await completion.stop_dependents(conn)
     cursor = await conn.execute(
         "DELETE FROM import_jobs WHERE id = %(id)s AND status IN ('completed', 'failed', 'cancelled')", {"id": id}
     )

@@ -3,7 +3,7 @@
 import msgspec
 from psycopg.rows import class_row
 
-from db.pool import Connection
+from db.connections.pool import Connection
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):

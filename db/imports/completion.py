@@ -6,8 +6,8 @@ import msgspec
 from psycopg.rows import class_row, scalar_row
 
 from db import queue
-from db.imports import Outcome, Status
-from db.pool import Connection
+from db.connections.pool import Connection
+from db.imports.jobs import Outcome, Status
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,9 +7,9 @@ from uuid import UUID
 import msgspec
 from psycopg.rows import class_row
 
-from db import copying
-from db.pool import Connection
-from db.resource import Code, RecordError
+from db import copy
+from db.connections.pool import Connection
+from db.resources.definition import Code, RecordError
 
 
 class ErrorCount(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +37,7 @@ async def insert(conn: Connection, import_id: UUID, errors: Sequence[RecordError
         return
     columns = ["import_id", "record", "n", "line", "record_id", "record_key", "field", "code", "message", "value"]
     types = ["uuid", "int8", "int2", "int8", *["text"] * 6, "int8"]
-    await copying.rows(conn, "import_errors", [*columns, "duplicate_of_line"], types, _rows(import_id, errors))
+    await copy.rows(conn, "import_errors", [*columns, "duplicate_of_line"], types, _rows(import_id, errors))
 
 
 def _rows(import_id: UUID, errors: Sequence[RecordError]) -> Iterator[tuple[Any, ...]]:

@@ -8,9 +8,9 @@ import msgspec
 from psycopg.rows import class_row, kwargs_row
 
 from db import queue
-from db.payload import Chunk, Format
-from db.pool import Connection
-from db.staging import Mode
+from db.connections.pool import Connection
+from db.imports.payload import Chunk, Format
+from db.merge.staging import Mode
 
 Status = Literal["uploading", "pending", "processing", "completed", "failed", "cancelled"]
 Outcome = Literal["success", "partial", "rejected"]

@@ -6,9 +6,9 @@ from uuid import UUID
 import msgspec
 from psycopg.rows import class_row
 
-from db.payload import Chunk, Format
-from db.pool import Connection
-from db.resource import Code
+from db.connections.pool import Connection
+from db.imports.payload import Chunk, Format
+from db.resources.definition import Code
 
 
 class Gone(Exception):

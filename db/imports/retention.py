@@ -6,7 +6,7 @@ import msgspec
 from psycopg import sql
 from psycopg.rows import scalar_row
 
-from db.pool import Connection
+from db.connections.pool import Connection
 
 # how many jobs one round looks at, and how many rows of one table it removes in one transaction. A payload may have
 # megabytes, which makes a row of it dearer than any other.

@@ -7,10 +7,10 @@ import msgspec
 from psycopg.errors import ForeignKeyViolation, UniqueViolation
 from uuid_utils.compat import uuid7
 
-from db import copying, queue
-from db.imports import Status
-from db.payload import Chunk
-from db.pool import Connection
+from db import copy, queue
+from db.connections.pool import Connection
+from db.imports.jobs import Status
+from db.imports.payload import Chunk
 
 
 class Gone(Exception):
@@ -71,14 +71,14 @@ async def begin(conn: Connection, *, token: str | None) -> UUID:
 async def append(conn: Connection, id: UUID, chunks: Sequence[Chunk], *, first_seq: int) -> None:
     """Adds chunks to an upload, numbered from `first_seq`. Raises `Gone`."""
     await touch(conn, [id], or_raise=True)
-    await copying.rows(
+    await copy.rows(
         conn,
         "chunks",
         ["import_id", "seq", "first_record", "records"],
         ["uuid", "int4", "int8", "int4"],
         ((id, seq, chunk.first_record, chunk.records) for seq, chunk in enumerate(chunks, first_seq)),
     )
-    await copying.rows(
+    await copy.rows(
         conn,
         "import_payloads",
         ["import_id", "first_record", "first_line", "data", "starts", "lines"],

@@ -15,11 +15,13 @@ from uuid import UUID
 import msgspec
 from psycopg.errors import DataError, IntegrityError
 
-from db import collisions, copying, faults, matching, placing, record_errors, settle, staging
-from db.pool import Connection
-from db.queue import Counts
-from db.resource import Parsed, RecordError, Resource
-from db.staging import Mode
+from db import copy
+from db.connections.pool import Connection
+from db.imports import errors as record_errors
+from db.merge import apply, conflicts, duplicates, match, staging
+from db.merge.staging import Mode
+from db.queue import Counts, failpoints
+from db.resources.definition import Parsed, RecordError, Resource
 
 # how often a merge looks again at records that something was in the way of
 ROUNDS_MAX = 5
@@ -58,16 +60,16 @@ async def merge(
     # every mode but update stores what matches nothing
     if mode == "update" or dry_run:
         expected = "many"
-    keys = collisions.keys(resource, parsed.records)
+    keys = conflicts.keys(resource, parsed.records)
     everything = _key_order(parsed, keys)
     if not everything or (expected == "none" and await _copy_straight(conn, resource, import_id, parsed, everything)):
         return Stored(refused + Counts(created=len(everything)), expected)
 
     await staging.use_indexes(conn)
-    twins = collisions.twins(parsed.records, keys)
+    twins = conflicts.twins(parsed.records, keys)
     hindered: Collection[int] = everything
     for _ in range(0 if expected == "many" else ROUNDS_MAX):
-        found = twins | await collisions.find(conn, resource, parsed.records, keys)
+        found = twins | await conflicts.find(conn, resource, parsed.records, keys)
         expected = "some" if len(found) < len(everything) / 2 else "many"
         if expected == "many":
             break
@@ -78,37 +80,37 @@ async def merge(
     await staging.fill(conn, resource, parsed, hindered, twins=twins)
     counts = await (_rehearse if dry_run else _merge_staged)(conn, resource, import_id, mode)
     if is_alone and counts.deferred:
-        counts += await settle.settle(conn, resource, import_id, mode, dry_run=dry_run)
+        counts += await duplicates.settle(conn, resource, import_id, mode, dry_run=dry_run)
         counts.deferred = 0
     return Stored(refused + counts + Counts(created=len(everything) - len(hindered)), expected)
 
 
 async def _merge_staged(conn: Connection, resource: Resource, import_id: UUID, mode: Mode) -> Counts:
-    counts = Counts(codes=await matching.mark_orphans(conn, resource, import_id))
+    counts = Counts(codes=await match.mark_orphans(conn, resource, import_id))
     for _ in range(ROUNDS_MAX):
-        await matching.match(conn, resource, import_id, mode)
-        counts += await matching.refuse(conn, resource, import_id, mode)
-        counts.deferred += await placing.defer(conn, resource, import_id)
+        await match.match(conn, resource, import_id, mode)
+        counts += await match.refuse(conn, resource, import_id, mode)
+        counts.deferred += await apply.defer(conn, resource, import_id)
         try:
             async with conn.transaction():
-                stored = await placing.update(conn, resource, import_id)
-                stored += await placing.insert(conn, resource, import_id)
-                await faults.reach("mid_merge", conn)
+                stored = await apply.update(conn, resource, import_id)
+                stored += await apply.insert(conn, resource, import_id)
+                await failpoints.reach("mid_merge", conn)
         except (IntegrityError, DataError):
             break
         counts += stored
         # what is left met a row that was not there when we looked: look again
         if not await staging.remaining(conn, resource):
             return counts
-    return counts + await placing.store_singly(conn, resource, import_id)
+    return counts + await apply.store_singly(conn, resource, import_id)
 
 
 async def _rehearse(conn: Connection, resource: Resource, import_id: UUID, mode: Mode) -> Counts:
     """A dry run: refuses like the real run; the sound records are decided together at the end, by their keys alone."""
-    counts = Counts(codes=await matching.mark_orphans(conn, resource, import_id))
-    await matching.match(conn, resource, import_id, mode)
-    counts += await matching.refuse(conn, resource, import_id, mode)
-    return counts + Counts(deferred=await placing.defer_all(conn, resource, import_id))
+    counts = Counts(codes=await match.mark_orphans(conn, resource, import_id))
+    await match.match(conn, resource, import_id, mode)
+    counts += await match.refuse(conn, resource, import_id, mode)
+    return counts + Counts(deferred=await apply.defer_all(conn, resource, import_id))
 
 
 async def _copy_straight(
@@ -117,7 +119,7 @@ async def _copy_straight(
     """COPYs the records that have these indexes; False when one met a conflict, and then nothing of it is left."""
     try:
         async with conn.transaction():
-            await copying.rows(
+            await copy.rows(
                 conn,
                 resource.name,
                 [*resource.columns, "import_id", "import_record", "import_action"],
@@ -126,7 +128,7 @@ async def _copy_straight(
             )
     except (IntegrityError, DataError):
         return False
-    await faults.reach("mid_merge", conn)
+    await failpoints.reach("mid_merge", conn)
     return True
 
 
@@ -137,7 +139,7 @@ async def _with_missing_parents(conn: Connection, resource: Resource, parsed: Pa
     missing: set[tuple[str | None, str | None]] = set()
     for field, parent in resource.references.items():
         ids = {UUID(suspect.value) for suspect in parsed.suspects if suspect.field == field}
-        missing.update((field, str(id)) for id in await collisions.missing_parents(conn, parent, ids))
+        missing.update((field, str(id)) for id in await conflicts.missing_parents(conn, parent, ids))
     found = [suspect for suspect in parsed.suspects if (suspect.field, suspect.value) in missing]
     return sorted([*parsed.errors, *found], key=lambda error: error.record)
 

@@ -5,11 +5,11 @@ from uuid import UUID
 from psycopg import sql
 from psycopg.errors import DataError, IntegrityError
 
-from db import matching
-from db.pool import Connection
+from db.connections.pool import Connection
+from db.merge import match
+from db.merge.staging import compose, is_different, kept, remaining
 from db.queue import Counts
-from db.resource import Resource
-from db.staging import compose, is_different, kept, remaining
+from db.resources.definition import Resource
 
 
 async def update(conn: Connection, resource: Resource, import_id: UUID, *, only: int | None = None) -> Counts:
@@ -88,7 +88,7 @@ async def store_singly(conn: Connection, resource: Resource, import_id: UUID) ->
         except (IntegrityError, DataError) as error:
             stored, why = Counts(), error.diag.message_primary or type(error).__name__
         if why is not None:
-            stored = await matching.refuse_one(conn, resource, import_id, record, why=why)
+            stored = await match.refuse_one(conn, resource, import_id, record, why=why)
         counts += stored
     return counts
 

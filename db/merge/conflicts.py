@@ -10,9 +10,9 @@ from typing import Any
 
 from psycopg import sql
 
-from db.pool import Connection
-from db.resource import Resource
-from db.staging import compose
+from db.connections.pool import Connection
+from db.merge.staging import compose
+from db.resources.definition import Resource
 
 
 def keys(resource: Resource, records: Sequence[Any]) -> list[str]:

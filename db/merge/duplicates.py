@@ -14,12 +14,12 @@ from uuid import UUID
 from psycopg import sql
 from psycopg.errors import DataError, IntegrityError
 
-from db import matching, placing, staging
-from db.pool import Connection
+from db.connections.pool import Connection
+from db.merge import apply, match, staging
+from db.merge.staging import Mode
 from db.queue import Counts
-from db.resource import Resource
 from db.resources import RESOURCES
-from db.staging import Mode
+from db.resources.definition import Resource
 
 ROUNDS_MAX = 5
 
@@ -52,9 +52,9 @@ async def _attempt(conn: Connection, resource: Resource, import_id: UUID, mode: 
     """Settles, or raises for want of room for a winner; the last attempt refuses such a winner instead."""
     await _stage_deferred(conn, resource, import_id)
     # parents and rows from outside may have come and gone since the records were deferred
-    counts = Counts(codes=await matching.mark_orphans(conn, resource, import_id))
-    await matching.match(conn, resource, import_id, mode)
-    counts += await matching.refuse(conn, resource, import_id, mode)
+    counts = Counts(codes=await match.mark_orphans(conn, resource, import_id))
+    await match.match(conn, resource, import_id, mode)
+    counts += await match.refuse(conn, resource, import_id, mode)
 
     await _rank(conn, resource, import_id, mode)
     counts += await _refuse_beaten(conn, resource, import_id, mode)
@@ -62,10 +62,10 @@ async def _attempt(conn: Connection, resource: Resource, import_id: UUID, mode: 
     counts += await _count_again(conn, resource, import_id)
     await _choose(conn, resource)
     if is_last:
-        counts += await placing.store_singly(conn, resource, import_id)
+        counts += await apply.store_singly(conn, resource, import_id)
     else:
-        counts += await placing.update(conn, resource, import_id)
-        counts += await placing.insert(conn, resource, import_id)
+        counts += await apply.update(conn, resource, import_id)
+        counts += await apply.insert(conn, resource, import_id)
         if await staging.remaining(conn, resource):
             raise _Raced
     await _clear(conn, import_id)

@@ -5,10 +5,10 @@ from uuid import UUID
 
 from psycopg import sql
 
-from db.pool import Connection
+from db.connections.pool import Connection
+from db.merge.staging import Mode, compose
 from db.queue import Counts
-from db.resource import Resource, foreign_key_message
-from db.staging import Mode, compose
+from db.resources.definition import Resource, foreign_key_message
 
 
 async def mark_orphans(conn: Connection, resource: Resource, import_id: UUID) -> Counter[str]:

@@ -19,9 +19,9 @@ from zlib import crc32
 import msgspec
 from psycopg import sql
 
-from db import copying
-from db.pool import Connection
-from db.resource import Parsed, Resource
+from db import copy
+from db.connections.pool import Connection
+from db.resources.definition import Parsed, Resource
 
 Mode = Literal["insert", "skip", "upsert", "update"]
 
@@ -52,7 +52,7 @@ async def fill(
         (*msgspec.structs.astuple(parsed.records[i]), parsed.numbers[i], parsed.lines[i], i in twins, False, True)
         for i in indexes
     )
-    await copying.rows(
+    await copy.rows(
         conn, name(resource), columns, [*resource.column_types, "int8", "int8", "bool", "bool", "bool"], rows
     )
 
@@ -115,7 +115,7 @@ def phrase(resource: Resource, statement: LiteralString, **more: sql.Composable)
     own: dict[str, sql.Composable] = {
         "table": sql.Identifier(resource.name),
         "staged": sql.Identifier(name(resource)),
-        "columns": copying.names(resource.columns),
+        "columns": copy.names(resource.columns),
         "key": key(resource, "staged"),
         "other_key": key(resource, "other"),
         "other_meets": _meets(resource),

@@ -17,7 +17,7 @@ from uuid import UUID
 import msgspec
 from psycopg.rows import class_row
 
-from db.pool import Connection
+from db.connections.pool import Connection
 
 CHANNEL = "bulk_work"
 

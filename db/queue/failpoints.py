@@ -6,7 +6,7 @@ Nothing but a call of `install` arms them, and nothing in the service calls it: 
 from collections.abc import Awaitable, Callable
 from typing import Literal, TypeAlias
 
-from db.pool import Connection
+from db.connections.pool import Connection
 
 Point = Literal[
     # the claim is committed, the chunk's row not yet locked

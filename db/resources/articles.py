@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 import msgspec
 from msgspec import Meta
 
-from db.resource import FieldError, Resource, Time
+from db.resources.definition import FieldError, Resource, Time
 
 SLUG = r"^[a-z0-9]+(?:-[a-z0-9]+)*\Z"
 

@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 import msgspec
 from msgspec import Meta
 
-from db.resource import NOT_BLANK, FieldError, Resource, Time
+from db.resources.definition import NOT_BLANK, FieldError, Resource, Time
 
 COMMENT_ID = r"^(?:cm_)?[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}\Z"
 BODY_WORDS_MAX = 500

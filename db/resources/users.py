@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 import msgspec
 from msgspec import Meta
 
-from db.resource import Resource, Time
+from db.resources.definition import Resource, Time
 
 # The address of the HTML Living Standard (4.10.5.1.5), with at least one dot in the domain. ASCII, so that
 # "without case" means the same to Python and to PostgreSQL whatever the server's locale.

@@ -15,37 +15,37 @@ import msgspec
 from rich.console import Console
 
 from tests.bench import (
+    environment,
     exports,
+    fairness,
+    file_size,
+    foreign_keys,
     imports,
     pgloader,
-    polls,
-    related,
     report,
-    scene,
-    singles,
-    sizes,
-    small,
+    single_record,
+    status_polling,
     streams,
-    tables,
+    table_size,
     tuning,
     uploads,
 )
+from tests.bench.environment import SIZES, Scene
 from tests.bench.report import Figure
-from tests.bench.scene import SIZES, Scene
 
 BENCHMARKS: dict[str, Callable[[Scene], Awaitable[list[Figure]]]] = {
     "imports": imports.run,
-    "related": related.run,
+    "related": foreign_keys.run,
     "pgloader": pgloader.run,
     "uploads": uploads.run,
-    "singles": singles.run,
-    "small": small.run,
-    "polls": polls.run,
+    "singles": single_record.run,
+    "small": fairness.run,
+    "polls": status_polling.run,
     "streams": streams.run,
     "exports": exports.run,
-    "sizes": sizes.run,
+    "sizes": file_size.run,
     "tuning": tuning.run,
-    "tables": tables.run,
+    "tables": table_size.run,
 }
 RESULTS = Path("bench-results.json")
 # what a pipe or a file gets; a terminal has a width of its own
@@ -70,12 +70,12 @@ def main() -> None:
         sys.exit(130)
 
 
-async def _run(size: scene.Size, names: list[str], console: Console) -> None:
+async def _run(size: environment.Size, names: list[str], console: Console) -> None:
     began = time.monotonic()
     started_at = datetime.now(UTC)
     figures: list[Figure] = []
-    with scene.opened(size, console) as opened:
-        head = {"size": size, "started_at": started_at, "machine": scene.machine(opened.server_url)}
+    with environment.opened(size, console) as opened:
+        head = {"size": size, "started_at": started_at, "machine": environment.machine(opened.server_url)}
         try:
             for name in names:
                 console.print(f"{name} ({time.monotonic() - began:.0f} s)", style="bold")

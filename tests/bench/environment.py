@@ -15,7 +15,7 @@ from rich.console import Console
 
 from db import embedded
 from db.embedded import binaries
-from tests import servers
+from tests.support import servers
 
 # as many as the smallest machine that is worth measuring has cores
 WORKERS = 2

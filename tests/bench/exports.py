@@ -7,14 +7,14 @@ from pathlib import Path
 
 import httpx
 
-from db import export
-from db.exports import FINAL
-from db.payload import Format
+from db.exports import copy_out
+from db.exports.filters import select
+from db.exports.jobs import FINAL
+from db.imports.payload import Format
 from db.resources.users import USERS
-from db.selection import select
-from tests.bench import files, loads
+from tests.bench import files, timed_import
+from tests.bench.environment import Scene, psql
 from tests.bench.report import Figure, number
-from tests.bench.scene import Scene, psql
 
 FORMATS: tuple[Format, ...] = ("ndjson", "csv")
 POLL_SECONDS = 0.005
@@ -22,15 +22,15 @@ POLL_SECONDS = 0.005
 
 async def run(scene: Scene) -> list[Figure]:
     copied = scene.subfolder("copied") / "users"
-    async with loads.opened(scene, "exports", worker_pool_size=1) as api:
+    async with timed_import.opened(scene, "exports", worker_pool_size=1) as api:
         database_url = api.service.environment["DATABASE_URL"]
-        loads.copied(api, files.users(scene, scene.size.records))
-        await loads.settled(api, "users")
+        timed_import.copied(api, files.users(scene, scene.size.records))
+        await timed_import.settled(api, "users")
         return [await _measure(scene, api.client, database_url, copied, format) for format in FORMATS]
 
 
 async def _measure(scene: Scene, client: httpx.AsyncClient, database_url: str, file: Path, format: Format) -> Figure:
-    statement = export.statement(USERS, format, select(USERS, filters={}))[0].as_string(None)
+    statement = copy_out.statement(USERS, format, select(USERS, filters={}))[0].as_string(None)
     ours: list[float] = []
     yardstick: list[float] = []
     for round in range(scene.size.rounds):

@@ -6,13 +6,13 @@ from pathlib import Path
 from statistics import quantiles
 
 from db import audit
-from db.imports import FINAL
-from tests import make_data
-from tests.bench import files, loads
+from db.imports.jobs import FINAL
+from tests.bench import files, timed_import
+from tests.bench.environment import Scene
 from tests.bench.files import File
 from tests.bench.report import Figure, number
-from tests.bench.scene import Scene
-from tests.importing import Api
+from tests.support import make_data
+from tests.support.api_client import Api
 
 RECORDS = 1_000
 POLL_SECONDS = 0.02
@@ -22,7 +22,7 @@ async def run(scene: Scene) -> list[Figure]:
     large = files.users(scene, scene.size.large_records)
     smalls = _smalls(scene.subfolder("small"), 2 * scene.size.smalls + 1)
     first, alone, beside = smalls[0], smalls[1 : scene.size.smalls + 1], smalls[scene.size.smalls + 1 :]
-    async with loads.opened(scene, "small") as api:
+    async with timed_import.opened(scene, "small") as api:
         # it finds connections not yet open and plans not yet made
         await _import(api, first)
         alone_ms = [await _import(api, file) for file in alone]
@@ -47,22 +47,22 @@ async def run(scene: Scene) -> list[Figure]:
 
 async def _beside(api: Api, large: File, smalls: list[File]) -> list[float]:
     """Milliseconds of each that had ended before the large one did."""
-    posted = await loads.post(api, large)
+    posted = await timed_import.post(api, large)
     samples: list[float] = []
     for file in smalls:
         taken = await _import(api, file)
         if (await api.client.get(posted.headers["location"])).json()["status"] in FINAL:
             break
         samples.append(taken)
-    await loads.check(api, await loads.final(api, posted), large)
+    await timed_import.check(api, await timed_import.final(api, posted), large)
     return samples
 
 
 async def _import(api: Api, file: File) -> float:
     """Milliseconds."""
     began = time.time()
-    posted = await loads.post(api, file)
-    job = await loads.final(api, posted, poll_seconds=POLL_SECONDS)
+    posted = await timed_import.post(api, file)
+    job = await timed_import.final(api, posted, poll_seconds=POLL_SECONDS)
     return 1000 * (datetime.fromisoformat(job["finished_at"]).timestamp() - began)
 
 

@@ -5,11 +5,11 @@ Each import has a service and a database of its own, so that nothing is left of 
 
 from functools import partial
 
-from tests.bench import files, loads, resident
+from tests.bench import files, memory, timed_import
+from tests.bench.environment import Scene
 from tests.bench.files import File
 from tests.bench.report import Figure, at_most
-from tests.bench.scene import Scene
-from tests.importing import Api
+from tests.support.api_client import Api
 
 # what "flat" means, for the cost of a record and for memory alike
 FLAT = 1.15
@@ -22,13 +22,13 @@ async def run(scene: Scene) -> list[Figure]:
     peaks: dict[str, dict[int, list[float]]] = {"the API": {}, "a worker": {}}
 
     async def measure(file: File) -> float:
-        async with loads.opened(scene, "sizes") as api:
+        async with timed_import.opened(scene, "sizes") as api:
             is_first = len(costs[file.records]) % 2 == 0
             if is_first:
                 copies[file.records].append(await _copy(api, file))
-            await loads.emptied(api, "users")
+            await timed_import.emptied(api, "users")
             forget_peaks(api)
-            cost = 1e6 * await loads.imported(api, file) / file.records
+            cost = 1e6 * await timed_import.imported(api, file) / file.records
             for process, megabytes in peaks_mb(api).items():
                 peaks[process].setdefault(file.records, []).append(megabytes)
             if not is_first:
@@ -37,30 +37,30 @@ async def run(scene: Scene) -> list[Figure]:
         return cost
 
     contenders = {f"{records:,} records": partial(measure, file) for records, file in by_size.items()}
-    await loads.rounds(scene, "files", "µs a record", contenders, scene.size.rounds_of_long)
+    await timed_import.rounds(scene, "files", "µs a record", contenders, scene.size.rounds_of_long)
     return _costs(costs, copies) + [
         figure for process, by_records in peaks.items() if by_records for figure in _memory(process, by_records)
     ]
 
 
 async def _copy(api: Api, file: File) -> float:
-    await loads.emptied(api, "users")
-    return 1e6 * loads.copied(api, file) / file.records
+    await timed_import.emptied(api, "users")
+    return 1e6 * timed_import.copied(api, file) / file.records
 
 
 def forget_peaks(api: Api) -> None:
-    if resident.IS_KNOWN and api.service.api and api.service.workers:
+    if memory.IS_KNOWN and api.service.api and api.service.workers:
         for pid in (api.service.api.pid, *api.service.workers.children()):
-            resident.forget_peak(pid)
+            memory.forget_peak(pid)
 
 
 def peaks_mb(api: Api) -> dict[str, float]:
     """The most that the API has had, and the most that any worker has; nothing where that is not known."""
-    if not resident.IS_KNOWN or not api.service.api or not api.service.workers:
+    if not memory.IS_KNOWN or not api.service.api or not api.service.workers:
         return {}
     return {
-        "the API": resident.peak_mb(api.service.api.pid),
-        "a worker": max(resident.peak_mb(pid) for pid in api.service.workers.children()),
+        "the API": memory.peak_mb(api.service.api.pid),
+        "a worker": max(memory.peak_mb(pid) for pid in api.service.workers.children()),
     }
 
 

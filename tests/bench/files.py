@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from tests import make_data
-from tests.bench.scene import Scene
-from tests.make_data import Fault, Made
+from tests.bench.environment import Scene
+from tests.support import make_data
+from tests.support.make_data import Fault, Made
 
 FAULT_RATE = 0.025
 BLOCK_BYTES = 256 * 1024

@@ -6,11 +6,11 @@ The parents were loaded by `\copy`, vacuumed and analysed, for both alike: the l
 from collections.abc import Callable
 from functools import partial
 
-from tests.bench import files, loads
+from tests.bench import files, timed_import
+from tests.bench.environment import Scene
 from tests.bench.files import File
 from tests.bench.report import Figure, at_least
-from tests.bench.scene import Scene
-from tests.importing import Api
+from tests.support.api_client import Api
 
 
 async def run(scene: Scene) -> list[Figure]:
@@ -20,31 +20,31 @@ async def run(scene: Scene) -> list[Figure]:
         files.articles(scene, records),
         files.comments(scene, records),
     )
-    async with loads.opened(scene, "related") as api:
-        loads.copied(api, users)
-        await loads.settled(api, "users")
+    async with timed_import.opened(scene, "related") as api:
+        timed_import.copied(api, users)
+        await timed_import.settled(api, "users")
         figures = await _measure(scene, api, articles)
-        await loads.emptied(api, "articles")
-        loads.copied(api, articles)
-        await loads.settled(api, "articles")
+        await timed_import.emptied(api, "articles")
+        timed_import.copied(api, articles)
+        await timed_import.settled(api, "articles")
         return figures + await _measure(scene, api, comments)
 
 
 async def _measure(scene: Scene, api: Api, file: File) -> list[Figure]:
     async def copy() -> float:
-        await loads.emptied(api, file.resource)
-        return file.records / loads.copied(api, file)
+        await timed_import.emptied(api, file.resource)
+        return file.records / timed_import.copied(api, file)
 
     async def import_(as_posted: Callable[[File], File]) -> float:
-        await loads.emptied(api, file.resource)
-        return file.records / await loads.imported(api, as_posted(file))
+        await timed_import.emptied(api, file.resource)
+        return file.records / await timed_import.imported(api, as_posted(file))
 
     contenders = {
         r"\copy": copy,
         "CSV": partial(import_, lambda file: file),
         "NDJSON": partial(import_, files.as_ndjson),
     }
-    rates = await loads.rounds(scene, file.resource, "records/s", contenders, scene.size.rounds)
+    rates = await timed_import.rounds(scene, file.resource, "records/s", contenders, scene.size.rounds)
     return [
         Figure(
             name=f"import of {file.records:,} {file.resource} as {format}",

@@ -1,37 +1,37 @@
 r"""Users by HTTP until the import is completed (clean, dirty, and there already), against `\copy` of the clean file."""
 
-from tests.bench import files, loads
+from tests.bench import files, timed_import
+from tests.bench.environment import Scene
 from tests.bench.files import FAULT_RATE
 from tests.bench.report import Figure, Target, at_least
-from tests.bench.scene import Scene
 
 
 async def run(scene: Scene) -> list[Figure]:
     records = scene.size.records
     clean = files.users(scene, records)
     dirty = files.users(scene, records, fault_rate=FAULT_RATE)
-    async with loads.opened(scene, "imports") as api:
+    async with timed_import.opened(scene, "imports") as api:
 
         async def copy() -> float:
-            await loads.emptied(api, "users")
-            return records / loads.copied(api, clean)
+            await timed_import.emptied(api, "users")
+            return records / timed_import.copied(api, clean)
 
         async def import_clean() -> float:
-            await loads.emptied(api, "users")
-            return records / await loads.imported(api, clean)
+            await timed_import.emptied(api, "users")
+            return records / await timed_import.imported(api, clean)
 
         async def import_dirty() -> float:
-            await loads.emptied(api, "users")
-            return records / await loads.imported(api, dirty)
+            await timed_import.emptied(api, "users")
+            return records / await timed_import.imported(api, dirty)
 
         async def import_again() -> float:
-            await loads.emptied(api, "users")
-            loads.copied(api, clean)
-            await loads.settled(api, "users")
-            return records / await loads.imported(api, clean, mode="upsert", stored="unchanged")
+            await timed_import.emptied(api, "users")
+            timed_import.copied(api, clean)
+            await timed_import.settled(api, "users")
+            return records / await timed_import.imported(api, clean, mode="upsert", stored="unchanged")
 
         contenders = {r"\copy": copy, "clean": import_clean, "dirty": import_dirty, "upsert": import_again}
-        rates = await loads.rounds(scene, "users", "records/s", contenders, scene.size.rounds)
+        rates = await timed_import.rounds(scene, "users", "records/s", contenders, scene.size.rounds)
 
     def figure(name: str, contender: str, target: Target) -> Figure:
         return Figure(

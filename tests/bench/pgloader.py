@@ -14,12 +14,12 @@ from pathlib import Path
 from psycopg.conninfo import conninfo_to_dict
 
 from db.resources.users import USERS
-from tests.bench import files, loads
+from tests.bench import files, timed_import
+from tests.bench.environment import Scene
 from tests.bench.files import FAULT_RATE, File
 from tests.bench.report import Figure, at_least
-from tests.bench.scene import Scene
-from tests.importing import Api
-from tests.make_data import Fault
+from tests.support.api_client import Api
+from tests.support.make_data import Fault
 
 UNREADABLE: tuple[Fault, ...] = ((None, "malformed_row"),)
 ROUNDS = 1
@@ -33,24 +33,24 @@ async def run(scene: Scene) -> list[Figure]:
     clean = files.users(scene, records)
     dirty = files.users(scene, records, fault_rate=FAULT_RATE, without=UNREADABLE)
     folder = scene.subfolder("pgloader")
-    async with loads.opened(scene, "beside-pgloader") as api:
+    async with timed_import.opened(scene, "beside-pgloader") as api:
 
         async def measure(file: File, load: Callable[[], float]) -> float:
-            await loads.emptied(api, "users")
+            await timed_import.emptied(api, "users")
             seconds = load()
             stored = await api.value("SELECT count(*) FROM users")
             assert stored >= records - file.faults.total(), f"pgloader stored {stored:,} of {records:,} records"
             return records / seconds
 
         async def import_(file: File) -> float:
-            await loads.emptied(api, "users")
-            return records / await loads.imported(api, file)
+            await timed_import.emptied(api, "users")
+            return records / await timed_import.imported(api, file)
 
         contenders = {}
         for name, file in (("clean", clean), ("dirty", dirty)):
             contenders[name] = partial(import_, file)
             contenders[f"pgloader {name}"] = partial(measure, file, partial(_load, api, file, folder))
-        rates = await loads.rounds(scene, "pgloader", "records/s", contenders, ROUNDS)
+        rates = await timed_import.rounds(scene, "pgloader", "records/s", contenders, ROUNDS)
     return [
         Figure(
             name=f"import of {records:,} users ({name}), rates of so small a file",

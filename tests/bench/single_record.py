@@ -8,11 +8,11 @@ import httpx
 import psycopg
 
 from db import audit
-from db.imports import FINAL
-from tests import importing
-from tests.bench import loads
+from db.imports.jobs import FINAL
+from tests.bench import timed_import
+from tests.bench.environment import Scene
 from tests.bench.report import Figure, at_most
-from tests.bench.scene import Scene
+from tests.support import api_client
 
 POLL_SECONDS = 0.002
 # milliseconds, by percentile
@@ -20,7 +20,7 @@ TARGETS = {50: 25, 99: 100}
 
 
 async def run(scene: Scene) -> list[Figure]:
-    async with loads.opened(scene, "singles") as api:
+    async with timed_import.opened(scene, "singles") as api:
         # the first ones find connections not yet open and plans not yet made
         for n in range(5):
             await _import(api.client, -n)
@@ -47,7 +47,7 @@ async def _import(client: httpx.AsyncClient, n: int) -> float:
     """Milliseconds."""
     user = {"email": f"single{n}@example.org", "name": "Ada", "role": "reader", "active": True}
     began = time.monotonic()
-    posted = await client.post(importing.PATH, json={"resource": "users", "records": [user]})
+    posted = await client.post(api_client.PATH, json={"resource": "users", "records": [user]})
     assert posted.status_code == 202, posted.text
     job = posted.json()
     while job["status"] not in FINAL:

@@ -23,17 +23,21 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-import db.imports
+import db.imports.jobs
 import workers.imports
-from db import collisions, matching, placing, pool, queue, record_errors, settings, settle, staging, store
-from tests import importing
-from tests.bench import files, loads, scene
+from db import merge, queue, settings
+from db.connections import pool
+from db.imports import errors
+from db.merge import apply, conflicts, duplicates, match, staging
+from tests.bench import environment, files, timed_import
+from tests.bench.environment import Scene
 from tests.bench.files import FAULT_RATE, File
-from tests.bench.scene import Scene
-from tests.importing import Api
-from workers import ends, read_csv, read_json
-from workers.loop import Worker
+from tests.support import api_client
+from tests.support.api_client import Api
+from workers import completion
+from workers.parsing import csv_reader, json_reader
 from workers.pool import spare_the_collector
+from workers.worker import Worker
 
 WIDTH = 180
 
@@ -43,26 +47,26 @@ STAGES: tuple[tuple[str, Any, str], ...] = (
     ("claim", queue, "claim"),
     ("begin, savepoint", psycopg.AsyncTransaction, "__aenter__"),
     ("fence", queue, "fence"),
-    ("fetch the payload", db.imports, "work"),
-    ("read and check types", read_csv.Reader, "read"),
-    ("read and check types", read_json.Reader, "read"),
+    ("fetch the payload", db.imports.jobs, "work"),
+    ("read and check types", csv_reader.Reader, "read"),
+    ("read and check types", json_reader.Reader, "read"),
     ("rules, and the flawed one by one", workers.imports, "parse"),
-    ("straight: order, COPY's rows", store, "merge"),
-    ("what is in the way", collisions, "find"),
+    ("straight: order, COPY's rows", merge, "merge"),
+    ("what is in the way", conflicts, "find"),
     ("end of a COPY", psycopg.AsyncCopy, "__aexit__"),
     ("staged: COPY's rows", staging, "fill"),
-    ("staged: missing parents", matching, "mark_orphans"),
-    ("staged: match", matching, "match"),
-    ("staged: refuse", matching, "refuse"),
-    ("staged: defer", placing, "defer"),
-    ("staged: update", placing, "update"),
-    ("staged: insert", placing, "insert"),
+    ("staged: missing parents", match, "mark_orphans"),
+    ("staged: match", match, "match"),
+    ("staged: refuse", match, "refuse"),
+    ("staged: defer", apply, "defer"),
+    ("staged: update", apply, "update"),
+    ("staged: insert", apply, "insert"),
     ("staged: is anything left", staging, "remaining"),
-    ("settle", settle, "settle"),
-    ("write the errors", record_errors, "insert"),
+    ("settle", duplicates, "settle"),
+    ("write the errors", errors, "insert"),
     ("finish", queue, "finish"),
     ("commit, savepoint's end", psycopg.AsyncTransaction, "__aexit__"),
-    ("is the job done", ends, "end_job"),
+    ("is the job done", completion, "end_job"),
     ("the loop, and all else", Worker, "run_once"),
 )
 LABELS = tuple(dict.fromkeys(label for label, _, _ in STAGES))
@@ -159,25 +163,25 @@ async def _measure(opened: Scene) -> dict[str, dict[str, Spent]]:
         "comments": files.comments(opened, records, fault_rate=FAULT_RATE),
     }
     found: dict[str, dict[str, Spent]] = {}
-    async with loads.opened(opened, "stages", run=["api"]) as api:
+    async with timed_import.opened(opened, "stages", run=["api"]) as api:
         # a case finds the tables before its own loaded by psql: its records' parents
         for resource, file in clean.items():
             as_posted = file if resource == "users" else files.as_ndjson(file)
             for title, posted in ((f"{resource}, clean", as_posted), (f"{resource}, dirty", dirty[resource])):
-                await loads.emptied(api, resource)
+                await timed_import.emptied(api, resource)
                 found[title] = await _work_through(api, posted)
                 opened.tell(f"{title} ({posted.format}): {_total(found[title]).wall:.1f} µs a record")
-            await loads.emptied(api, resource)
-            seconds = loads.copied(api, file)
+            await timed_import.emptied(api, resource)
+            seconds = timed_import.copied(api, file)
             found[f"{resource}, clean"][r"psql \copy"] = Spent(1e6 * seconds / file.records)
-            await loads.settled(api, resource)
+            await timed_import.settled(api, resource)
     return found
 
 
 async def _work_through(api: Api, file: File) -> dict[str, Spent]:
     # it works alone, and takes as many chunks at once as it may
     given = msgspec.structs.replace(settings.read(api.service.environment), worker_pool_size=1)
-    posted = await loads.post(api, file)
+    posted = await timed_import.post(api, file)
     worker = Worker(given, name="stages", stopping=asyncio.Event())
     async with await pool.connect(given, name="bulk worker stages") as conn:
         clock = Clock(conn.info.backend_pid)
@@ -185,8 +189,8 @@ async def _work_through(api: Api, file: File) -> dict[str, Spent]:
             while await worker.run_once(conn):
                 pass
         clock.close()
-    job = (await api.get(posted.headers["location"].removeprefix(importing.PATH))).json()
-    await loads.check(api, job, file)
+    job = (await api.get(posted.headers["location"].removeprefix(api_client.PATH))).json()
+    await timed_import.check(api, job, file)
     return {label: Spent(*(1e6 * part / file.records for part in spent)) for label, spent in clock.spent.items()}
 
 
@@ -215,10 +219,10 @@ def _cell(spent: Spent) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.stages", description="a worker's time by stage")
     parser.add_argument("--records", type=int, default=100_000, help="of each file")
-    size = msgspec.structs.replace(scene.SIZES["quick"], records=parser.parse_args().records)
+    size = msgspec.structs.replace(environment.SIZES["quick"], records=parser.parse_args().records)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
-    with scene.opened(size, console) as opened:
+    with environment.opened(size, console) as opened:
         spare_the_collector()
         table = _table(uvloop.run(_measure(opened)))
         console.print("\nµs a record: by the clock · of the worker's CPU · of its PostgreSQL process' CPU")

@@ -8,12 +8,12 @@ from urllib.parse import urlsplit
 
 import psycopg
 
-from tests import servers
-from tests.bench import files, loads
+from tests.bench import files, timed_import
+from tests.bench.environment import WORKERS, Scene
 from tests.bench.report import Figure
-from tests.bench.scene import WORKERS, Scene
-from tests.importing import Api
-from tests.servers import Service
+from tests.support import servers
+from tests.support.api_client import Api
+from tests.support.servers import Service
 
 CLIENTS = 4
 # small chunks, so that there are many of them
@@ -24,14 +24,14 @@ async def run(scene: Scene) -> list[Figure]:
     """Of an import that waits, whose counters are sums over its chunks, and of the same one when it is final."""
     file = files.users(scene, scene.size.tried_records)
     chunks = file.records // BATCH_SIZE
-    async with loads.opened(scene, "polls", run=["api"], batch_size=BATCH_SIZE) as api:
-        posted = await loads.post(api, file)
+    async with timed_import.opened(scene, "polls", run=["api"], batch_size=BATCH_SIZE) as api:
+        posted = await timed_import.post(api, file)
         address, database_url = posted.headers["location"], api.service.environment["DATABASE_URL"]
         waiting = await _measure(scene, api, address, f"waits, {chunks} chunks")
         async with servers.service(
             scene.subfolder("polls-workers"), database_url, run=["workers"], worker_pool_size=WORKERS
         ):
-            await loads.check(api, await loads.final(api, posted), file)
+            await timed_import.check(api, await timed_import.final(api, posted), file)
         return [waiting, await _measure(scene, api, address, f"is final, {chunks} chunks")]
 
 
@@ -41,7 +41,9 @@ async def _measure(scene: Scene, api: Api, address: str, title: str) -> Figure:
         "HTTP": partial(_rate, scene.size.polls, partial(_get, api.service, address)),
         "SELECT": partial(_rate, scene.size.polls, partial(_select, api.service, id)),
     }
-    rates = await loads.rounds(scene, f"status of an import that {title}", "a second", contenders, scene.size.rounds)
+    rates = await timed_import.rounds(
+        scene, f"status of an import that {title}", "a second", contenders, scene.size.rounds
+    )
     return Figure(
         name=f"status of an import that {title}",
         unit="polls/s",

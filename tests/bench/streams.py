@@ -8,14 +8,14 @@ from urllib.parse import urlsplit
 
 import psycopg
 
-from db import export
-from db.payload import Format
+from db.exports import copy_out
+from db.exports.filters import select
+from db.imports.payload import Format
 from db.resources.users import USERS
-from db.selection import select
-from tests.bench import files, loads, resident
+from tests.bench import files, memory, timed_import
+from tests.bench.environment import Scene, psql
 from tests.bench.report import Figure, at_least, at_most, number
-from tests.bench.scene import Scene, psql
-from tests.servers import Service
+from tests.support.servers import Service
 
 FORMATS: tuple[Format, ...] = ("ndjson", "csv")
 READ_BYTES = 256 * 1024
@@ -28,11 +28,11 @@ SLOW_LIMIT_MB = 30
 
 
 async def run(scene: Scene) -> list[Figure]:
-    async with loads.opened(scene, "streams", run=["api"]) as api:
+    async with timed_import.opened(scene, "streams", run=["api"]) as api:
         service = api.service
         database_url = service.environment["DATABASE_URL"]
-        loads.copied(api, files.users(scene, scene.size.records))
-        await loads.settled(api, "users")
+        timed_import.copied(api, files.users(scene, scene.size.records))
+        await timed_import.settled(api, "users")
         figures = [await _measure(scene, service, database_url, format) for format in FORMATS]
         _enlarge(scene, database_url)
         figures += [await _first_bytes(scene, service, format) for format in FORMATS]
@@ -40,7 +40,7 @@ async def run(scene: Scene) -> list[Figure]:
 
 
 async def _measure(scene: Scene, service: Service, database_url: str, format: Format) -> Figure:
-    statement = export.statement(USERS, format, select(USERS, filters={}))[0].as_string(None)
+    statement = copy_out.statement(USERS, format, select(USERS, filters={}))[0].as_string(None)
     await _check_same(service, database_url, format, statement)
     ours: list[float] = []
     yardstick: list[float] = []
@@ -111,11 +111,11 @@ async def _first_bytes(scene: Scene, service: Service, format: Format) -> Figure
 
 async def _slow_client(scene: Scene, service: Service) -> list[Figure]:
     """What the API's memory grows by while a client takes 1 MB a second."""
-    if not resident.IS_KNOWN or service.api is None:
+    if not memory.IS_KNOWN or service.api is None:
         scene.tell("slow client skipped: it needs /proc")
         return []
-    before = resident.now_mb(service.api.pid)
-    resident.forget_peak(service.api.pid)
+    before = memory.now_mb(service.api.pid)
+    memory.forget_peak(service.api.pid)
     connection = await _Client.open(service, "ndjson")
     began = time.monotonic()
     taken = 0
@@ -125,7 +125,7 @@ async def _slow_client(scene: Scene, service: Service) -> list[Figure]:
             break
         taken += len(data)
         await asyncio.sleep(max(0.0, taken / SLOW_BYTES_A_SECOND - seconds))
-    most = resident.peak_mb(service.api.pid)
+    most = memory.peak_mb(service.api.pid)
     connection.writer.close()
     scene.tell(f"slow client: {taken / 1e6:.0f} MB in {seconds:.0f} s, resident {before:.0f} → {most:.0f} MB")
     return [

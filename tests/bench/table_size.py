@@ -1,29 +1,29 @@
 r"""The same file into tables of different sizes, and `\copy` of it into the same: what a record costs as the table grows."""
 
-from tests.bench import files, loads
+from tests.bench import files, timed_import
+from tests.bench.environment import Scene
 from tests.bench.report import Figure
-from tests.bench.scene import Scene
-from tests.importing import Api
+from tests.support.api_client import Api
 
 
 async def run(scene: Scene) -> list[Figure]:
     file = files.users(scene, scene.size.tried_records)
     figures: list[Figure] = []
-    async with loads.opened(scene, "tables") as api:
+    async with timed_import.opened(scene, "tables") as api:
         for rows in scene.size.table_rows:
             await _fill(api, rows)
 
             async def copy() -> float:
                 await _prepare(api)
-                return 1e6 * loads.copied(api, file) / file.records
+                return 1e6 * timed_import.copied(api, file) / file.records
 
             async def import_() -> float:
                 await _prepare(api)
-                return 1e6 * await loads.imported(api, file) / file.records
+                return 1e6 * await timed_import.imported(api, file) / file.records
 
             title = f"table of {rows:,} rows"
             contenders = {r"\copy": copy, "import": import_}
-            costs = await loads.rounds(scene, title, "µs a record", contenders, scene.size.rounds_of_long)
+            costs = await timed_import.rounds(scene, title, "µs a record", contenders, scene.size.rounds_of_long)
             figures.append(
                 Figure(
                     name=f"cost of a record, {title}",
@@ -38,7 +38,7 @@ async def run(scene: Scene) -> list[Figure]:
 
 async def _fill(api: Api, rows: int) -> None:
     """Users whose keys lie among those of the file and are none of them."""
-    await loads.emptied(api, "users")
+    await timed_import.emptied(api, "users")
     await api.conn.execute(
         """
         INSERT INTO users (email, name, role, active)
@@ -54,4 +54,4 @@ async def _prepare(api: Api) -> None:
     await api.conn.execute("DELETE FROM users WHERE name <> 'Filler'")
     await api.conn.execute("DELETE FROM import_jobs")
     await api.conn.execute("REINDEX TABLE users")
-    await loads.settled(api, "users")
+    await timed_import.settled(api, "users")

@@ -11,14 +11,14 @@ import httpx
 from psycopg.sql import SQL, Identifier
 
 from db import audit
-from db.imports import FINAL
+from db.imports.jobs import FINAL
 from db.settings import Settings
-from tests import importing
+from tests.bench.environment import WORKERS, Scene, psql
 from tests.bench.files import File
 from tests.bench.report import number
-from tests.bench.scene import WORKERS, Scene, psql
-from tests.importing import Api
-from tests.servers import Service, eventually
+from tests.support import api_client
+from tests.support.api_client import Api
+from tests.support.servers import Service, eventually
 
 POLL_SECONDS = 0.1
 START_SECONDS = 30
@@ -29,7 +29,7 @@ async def opened(scene: Scene, name: str, **settings: Any) -> AsyncIterator[Api]
     """A service on a database of its own, all of its workers connected, and a client; `settings` as for `servers.service`."""
     settings = {"worker_pool_size": WORKERS} | settings
     async with (
-        importing.service(scene.server_url, scene.subfolder(name), **settings) as service,
+        api_client.service(scene.server_url, scene.subfolder(name), **settings) as service,
         connected(service) as api,
     ):
         yield api
@@ -38,7 +38,7 @@ async def opened(scene: Scene, name: str, **settings: Any) -> AsyncIterator[Api]
 @asynccontextmanager
 async def connected(service: Service) -> AsyncIterator[Api]:
     """A client of a service of which all workers are there."""
-    async with importing.connected(service, timeout=600) as api:
+    async with api_client.connected(service, timeout=600) as api:
         if service.workers:
             size = int(service.environment.get("WORKER_POOL_SIZE", Settings().worker_pool_size))
             await eventually(lambda: _has_workers(api, size), START_SECONDS)
@@ -93,7 +93,7 @@ async def imported(api: Api, file: File, *, mode: str = "insert", stored: str = 
 
 async def post(api: Api, file: File, *, mode: str = "insert") -> httpx.Response:
     posted = await api.client.post(
-        importing.PATH,
+        api_client.PATH,
         params={"resource": file.resource, "format": file.format, "mode": mode},
         content=file.blocks(),
     )

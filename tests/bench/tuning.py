@@ -3,9 +3,9 @@
 from functools import partial
 from typing import Any
 
-from tests.bench import files, loads
+from tests.bench import files, timed_import
+from tests.bench.environment import WORKERS, Scene
 from tests.bench.report import Figure, at_least
-from tests.bench.scene import WORKERS, Scene
 
 BATCH_SIZE = 1_000
 USUAL = f"{WORKERS} workers, BATCH_SIZE {BATCH_SIZE:,}"
@@ -17,15 +17,15 @@ async def run(scene: Scene) -> list[Figure]:
     file = files.users(scene, scene.size.tried_records)
 
     async def measure(**settings: Any) -> float:
-        async with loads.opened(scene, "tuning", **settings) as api:
-            await loads.emptied(api, "users")
-            return file.records / await loads.imported(api, file)
+        async with timed_import.opened(scene, "tuning", **settings) as api:
+            await timed_import.emptied(api, "users")
+            return file.records / await timed_import.imported(api, file)
 
     changed = {f"{count} worker{'s' * (count > 1)}": {"worker_pool_size": count} for count in WORKER_COUNTS}
     changed |= {f"BATCH_SIZE {size:,}": {"batch_size": size} for size in BATCH_SIZES}
     tried = {USUAL: {"worker_pool_size": WORKERS, "batch_size": BATCH_SIZE}} | changed
     contenders = {name: partial(measure, **settings) for name, settings in tried.items()}
-    rates = await loads.rounds(scene, "settings", "records/s", contenders, scene.size.rounds_of_long)
+    rates = await timed_import.rounds(scene, "settings", "records/s", contenders, scene.size.rounds_of_long)
     return [
         Figure(
             name=f"import of {file.records:,} users, {name}",

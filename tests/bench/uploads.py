@@ -11,11 +11,11 @@ from typing import NamedTuple
 import psycopg
 
 from db.resources.users import USERS
-from tests import importing, make_data
-from tests.bench import loads, resident
+from tests.bench import memory, timed_import
+from tests.bench.environment import Scene
 from tests.bench.report import Figure, at_most
-from tests.bench.scene import Scene
-from tests.importing import Api
+from tests.support import api_client, make_data
+from tests.support.api_client import Api
 
 FORMATS = ("csv", "ndjson")
 BLOCK_RECORDS = 2_000
@@ -50,22 +50,22 @@ async def _measure(scene: Scene, format: str) -> list[Figure]:
     """Of each format to an API that has had no other. The database is dropped, and the jobs with it."""
     payload = _payload(format, scene.size.upload_bytes)
     added_mb: list[float] = []
-    async with loads.opened(scene, f"uploads-{format}", run=["api"]) as api:
+    async with timed_import.opened(scene, f"uploads-{format}", run=["api"]) as api:
         await api.conn.execute("CREATE TABLE raw (data bytea STORAGE EXTERNAL)")
 
         async def post() -> float:
-            await loads.emptied(api, "raw")
+            await timed_import.emptied(api, "raw")
             before = _watch(api)
             rate = payload.megabytes / await _post(api, format, payload)
             if before is not None and api.service.api is not None:
-                added_mb.append(resident.peak_mb(api.service.api.pid) - before)
+                added_mb.append(memory.peak_mb(api.service.api.pid) - before)
             return rate
 
         async def copy() -> float:
-            await loads.emptied(api, "raw")
+            await timed_import.emptied(api, "raw")
             return payload.megabytes / _copy(api.service.environment["DATABASE_URL"], payload)
 
-        rates = await loads.rounds(
+        rates = await timed_import.rounds(
             scene, f"upload of {format}", "MB/s", {"COPY": copy, "POST": post}, scene.size.rounds_of_long
         )
     figures = [
@@ -92,17 +92,17 @@ async def _measure(scene: Scene, format: str) -> list[Figure]:
 
 def _watch(api: Api) -> float | None:
     """What the API has now, in MB; from now on its peak counts."""
-    if not resident.IS_KNOWN or api.service.api is None:
+    if not memory.IS_KNOWN or api.service.api is None:
         return None
-    resident.forget_peak(api.service.api.pid)
-    return resident.now_mb(api.service.api.pid)
+    memory.forget_peak(api.service.api.pid)
+    return memory.now_mb(api.service.api.pid)
 
 
 async def _post(api: Api, format: str, payload: _Payload) -> float:
     """Seconds."""
     began = time.monotonic()
     posted = await api.client.post(
-        importing.PATH, params={"resource": "users", "format": format}, content=payload.body()
+        api_client.PATH, params={"resource": "users", "format": format}, content=payload.body()
     )
     seconds = time.monotonic() - began
     assert posted.status_code == 202, posted.text

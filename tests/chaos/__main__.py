@@ -21,11 +21,11 @@ from typing import Any
 
 from rich.console import Console
 
-from tests import servers
-from tests.bench import scene
+from tests.bench import environment
 from tests.chaos import matrix, report, scenarios, server
 from tests.chaos.load import Size
 from tests.chaos.scenarios import SCENARIOS, Result, Scenario
+from tests.support import servers
 
 RESULTS = Path("chaos-results.json")
 SIZE = Size(records=10_000, articles=10_000, lanes=3)
@@ -65,7 +65,11 @@ async def _run(console: Console, chosen: Sequence[Scenario], *, seed: str, with_
         console.print(f"  {line}", style="dim", markup=False)
 
     with servers.open_folder() as folder, server.running(folder, options=POSTGRES) as postgres:
-        head = {"seed": seed, "started_at": started_at, "machine": scene.machine(postgres.url) | {"workers": WORKERS}}
+        head = {
+            "seed": seed,
+            "started_at": started_at,
+            "machine": environment.machine(postgres.url) | {"workers": WORKERS},
+        }
         for number, scenario in enumerate(chosen):
             console.print(scenario.name, style="bold")
             place = folder / f"scenario-{number}"

@@ -9,9 +9,9 @@ from uuid import UUID
 from psycopg import AsyncConnection
 
 from db import audit
+from tests.chaos.environment import Stage
 from tests.chaos.load import Load
-from tests.chaos.stage import Stage
-from tests.servers import eventually
+from tests.support.servers import eventually
 
 # until the sweep has found what dead processes left
 IDLE_SECONDS = 60

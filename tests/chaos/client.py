@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 
-from db.imports import FINAL
-from tests.importing import PATH
+from db.imports.jobs import FINAL
+from tests.support.api_client import PATH
 
 # a request that has found no answer for so long never will
 PATIENCE_SECONDS = 120

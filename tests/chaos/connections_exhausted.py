@@ -6,9 +6,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import psycopg
 
-from tests.chaos import disturb
+from tests.chaos import faults
+from tests.chaos.environment import Stage
 from tests.chaos.load import Load
-from tests.chaos.stage import Stage
 
 KILLS = 2
 FILLS = 100
@@ -26,7 +26,7 @@ async def happen(stage: Stage, load: Load) -> list[str]:
         taken = await _fill(stage, held)
         stage.disturbances["connection limit reached"] += 1
         for _ in range(KILLS):
-            await disturb.kill(stage)
+            await faults.kill(stage)
             # what becomes free is gone before the worker's successor asks for it
             for _ in range(FILLS):
                 taken += await _fill(stage, held)

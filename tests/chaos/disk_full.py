@@ -5,8 +5,8 @@ import time
 
 from tests.chaos import disk
 from tests.chaos.client import Unexpected
+from tests.chaos.environment import Stage
 from tests.chaos.load import Load
-from tests.chaos.stage import Stage
 
 REASONS = ("No space left on device", "File too large")
 WAIT_SECONDS = 30

@@ -16,11 +16,11 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow, dict_row
 
-from tests import importing
 from tests.chaos.client import Client
 from tests.chaos.recovery import Recoveries
 from tests.chaos.server import Server
-from tests.servers import Process, Service, eventually
+from tests.support import api_client
+from tests.support.servers import Process, Service, eventually
 
 # longer than PostgreSQL is ever away
 PATIENCE_SECONDS = 60
@@ -162,7 +162,7 @@ async def opened(
     """`folder` is made for it. `settings` are those of the service, and `run`, which says what of it is started."""
     await asyncio.to_thread(folder.mkdir)
     async with (
-        importing.service(server.url, folder, **settings) as service,
+        api_client.service(server.url, folder, **settings) as service,
         httpx.AsyncClient(base_url=service.url, timeout=REQUEST_SECONDS) as http,
     ):
         stage = Stage(server, service, Client(http), seed=seed, tell=tell)

@@ -4,7 +4,7 @@ import hashlib
 from typing import Any, Self
 
 from tests.chaos.client import Unexpected
-from tests.chaos.stage import Stage
+from tests.chaos.environment import Stage
 
 FORMATS = ("ndjson", "csv")
 # as it is: what arrives is what is compared

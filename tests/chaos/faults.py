@@ -10,8 +10,8 @@ from typing import TypeAlias
 
 from psycopg.rows import DictRow
 
-from tests.chaos.stage import Stage
-from tests.servers import eventually
+from tests.chaos.environment import Stage
+from tests.support.servers import eventually
 
 Disturbance: TypeAlias = Callable[[Stage], Awaitable[None]]
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Self
 
-from tests import make_data
-from tests.make_data import Made
+from tests.support import make_data
+from tests.support.make_data import Made
 
 CSV, NDJSON = "text/csv", "application/x-ndjson"
 FAULT_RATE = 0.03

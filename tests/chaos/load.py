@@ -10,12 +10,12 @@ from typing import Any
 import httpx
 import msgspec
 
-from tests import make_data
 from tests.chaos import files
 from tests.chaos.client import Unexpected
-from tests.chaos.exported import References
+from tests.chaos.environment import Stage
+from tests.chaos.export_checks import References
 from tests.chaos.files import File, World
-from tests.chaos.stage import Stage
+from tests.support import make_data
 
 KINDS = {"clean": files.clean, "faulty": files.faulty, "twins": files.twins, "upsert": files.upsert}
 AUTHORS = 500

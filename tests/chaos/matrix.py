@@ -15,11 +15,11 @@ from typing import Any
 
 import msgspec
 
-from tests.chaos import connections, disturb, files, stage, verdict
+from tests.chaos import checks, connections_exhausted, environment, faults, files
+from tests.chaos.environment import Stage
 from tests.chaos.files import File
 from tests.chaos.load import Load, Size
 from tests.chaos.server import Server
-from tests.chaos.stage import Stage
 
 OTHERS: dict[str, dict[str, float]] = {
     "PostgreSQL restart": {"Procrastinate": 0.0, "Oban": 0.0, "River": 1.01, "pgmq": 0.0},
@@ -58,10 +58,10 @@ async def run(server: Server, folder: Path, *, seed: str, tell: Callable[[str], 
     for number, (name, happening) in enumerate(HAPPENINGS.items()):
         async with AsyncExitStack() as held:
             if name == IDLE:
-                await held.enter_async_context(connections.idle(server.url, IDLE_CONNECTIONS))
+                await held.enter_async_context(connections_exhausted.idle(server.url, IDLE_CONNECTIONS))
             place = folder / f"row-{number}"
             scene = await held.enter_async_context(
-                stage.opened(server, place, seed=f"{seed} {name}", tell=tell, **settings)
+                environment.opened(server, place, seed=f"{seed} {name}", tell=tell, **settings)
             )
             done, wrong = await _perform(scene, happening, load)
         rows.append(
@@ -78,7 +78,7 @@ async def run(server: Server, folder: Path, *, seed: str, tell: Callable[[str], 
     return rows
 
 
-async def _perform(scene: Stage, happening: disturb.Disturbance, load: list[File]) -> tuple[int, list[str]]:
+async def _perform(scene: Stage, happening: faults.Disturbance, load: list[File]) -> tuple[int, list[str]]:
     """The records that were done within the window, and what was wrong when all were done."""
     audited = Load(scene, Size(records=0, articles=0, lanes=0))
     began = time.time()
@@ -103,7 +103,7 @@ async def _perform(scene: Stage, happening: disturb.Disturbance, load: list[File
         """,
         end=began + WINDOW_SECONDS,
     )
-    return done, await verdict.found(scene, audited)
+    return done, await checks.found(scene, audited)
 
 
 # ── the happenings ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -113,21 +113,21 @@ async def _nothing(scene: Stage) -> None:
     del scene
 
 
-async def _once(scene: Stage, *, happening: disturb.Disturbance) -> None:
+async def _once(scene: Stage, *, happening: faults.Disturbance) -> None:
     await asyncio.sleep(EARLY_SECONDS)
     await happening(scene)
 
 
-async def _on_and_on(scene: Stage, *, happening: disturb.Disturbance, pause_seconds: float) -> None:
-    await disturb.series(scene, [happening], seconds=WINDOW_SECONDS, pause_seconds=pause_seconds)
+async def _on_and_on(scene: Stage, *, happening: faults.Disturbance, pause_seconds: float) -> None:
+    await faults.series(scene, [happening], seconds=WINDOW_SECONDS, pause_seconds=pause_seconds)
 
 
 IDLE = f"{IDLE_CONNECTIONS} idle connections"
-HAPPENINGS: dict[str, disturb.Disturbance] = {
+HAPPENINGS: dict[str, faults.Disturbance] = {
     "undisturbed": _nothing,
-    "PostgreSQL restart": partial(_once, happening=disturb.restart_postgres),
-    "terminated backends": partial(_on_and_on, happening=disturb.end_session, pause_seconds=SESSION_PAUSE_SECONDS),
+    "PostgreSQL restart": partial(_once, happening=faults.restart_postgres),
+    "terminated backends": partial(_on_and_on, happening=faults.end_session, pause_seconds=SESSION_PAUSE_SECONDS),
     IDLE: _nothing,
-    "SIGKILL with restart": partial(_once, happening=partial(disturb.kill_pool, away_seconds=POOL_AWAY_SECONDS)),
-    "repeated SIGKILL": partial(_on_and_on, happening=disturb.kill, pause_seconds=KILL_PAUSE_SECONDS),
+    "SIGKILL with restart": partial(_once, happening=partial(faults.kill_pool, away_seconds=POOL_AWAY_SECONDS)),
+    "repeated SIGKILL": partial(_on_and_on, happening=faults.kill, pause_seconds=KILL_PAUSE_SECONDS),
 }

@@ -9,7 +9,7 @@ import msgspec
 from rich import box
 from rich.table import Table
 
-from tests.chaos.stage import Stage
+from tests.chaos.environment import Stage
 
 SAMPLES_MIN = 6
 # a third of the time

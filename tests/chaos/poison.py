@@ -8,8 +8,8 @@ from contextlib import suppress
 
 from tests.chaos import files
 from tests.chaos.client import Unexpected
+from tests.chaos.environment import Stage
 from tests.chaos.load import Load
-from tests.chaos.stage import Stage
 
 NAME = "Poison"
 SECONDS_MAX = 150

@@ -9,13 +9,13 @@ from typing import Any
 
 import msgspec
 
-from tests.chaos import connections, disturb, exports_disk, poison, stage, uploads, verdict
+from tests.chaos import checks, connections_exhausted, disk_full, environment, faults, poison, uploads
 from tests.chaos.client import Unexpected
+from tests.chaos.environment import Stage
 from tests.chaos.load import Load, Size
 from tests.chaos.recovery import Sample
 from tests.chaos.server import Server
-from tests.chaos.stage import Stage
-from tests.servers import eventually
+from tests.support.servers import eventually
 
 # what a scenario does beside the load; the ids of the jobs of which chunks may fail
 Happening = Callable[[Stage, Load], Awaitable[list[str]]]
@@ -56,7 +56,7 @@ async def perform(
 ) -> Result:
     """Runs a scenario to its end, and audits what is left. `settings` are the service's for all scenarios."""
     began = asyncio.get_running_loop().time()
-    async with stage.opened(
+    async with environment.opened(
         server, folder, seed=f"{seed} {scenario.name}", tell=tell, **{**settings, **scenario.settings}
     ) as scene:
         load = Load(scene, size)
@@ -68,7 +68,7 @@ async def perform(
             except Unexpected as error:
                 load.wrong.append(str(error))
                 broken = []
-        wrong = await verdict.found(scene, load, broken=broken)
+        wrong = await checks.found(scene, load, broken=broken)
         async with await scene.connect() as conn:
             samples = await scene.recoveries.samples(conn)
         if wrong:
@@ -94,9 +94,9 @@ async def perform(
 # ── the happenings ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _series(*choices: disturb.Disturbance, seconds: float, pause_seconds: float) -> Happening:
+def _series(*choices: faults.Disturbance, seconds: float, pause_seconds: float) -> Happening:
     async def happen(scene: Stage, load: Load) -> list[str]:
-        await disturb.series(scene, list(choices), seconds=seconds, pause_seconds=pause_seconds)
+        await faults.series(scene, list(choices), seconds=seconds, pause_seconds=pause_seconds)
         return []
 
     return happen
@@ -106,10 +106,10 @@ def storm(*, seconds: float) -> Happening:
     """All at once, and an immediate restart of PostgreSQL in the middle."""
 
     async def happen(scene: Stage, load: Load) -> list[str]:
-        choices = [disturb.kill, disturb.terminate, disturb.end_session]
-        await disturb.series(scene, choices, seconds=seconds / 2, pause_seconds=0.5)
-        await disturb.restart_postgres(scene)
-        await disturb.series(scene, choices, seconds=seconds / 2, pause_seconds=0.5)
+        choices = [faults.kill, faults.terminate, faults.end_session]
+        await faults.series(scene, choices, seconds=seconds / 2, pause_seconds=0.5)
+        await faults.restart_postgres(scene)
+        await faults.series(scene, choices, seconds=seconds / 2, pause_seconds=0.5)
         return []
 
     return happen
@@ -118,19 +118,19 @@ def storm(*, seconds: float) -> Happening:
 SCENARIOS = [
     Scenario(
         name="workers get KILL, TERM, STOP and CONT",
-        happening=_series(disturb.kill, disturb.terminate, disturb.freeze, seconds=25, pause_seconds=1.0),
+        happening=_series(faults.kill, faults.terminate, faults.freeze, seconds=25, pause_seconds=1.0),
     ),
     Scenario(
         name="sessions are terminated",
-        happening=_series(disturb.end_session, seconds=20, pause_seconds=0.3),
+        happening=_series(faults.end_session, seconds=20, pause_seconds=0.3),
     ),
     Scenario(
         name="PostgreSQL restarts immediately",
-        happening=_series(disturb.restart_postgres, seconds=20, pause_seconds=6.0),
+        happening=_series(faults.restart_postgres, seconds=20, pause_seconds=6.0),
     ),
     Scenario(
         name="PostgreSQL is away for 20 s",
-        happening=_series(partial(disturb.away, seconds=20.0), seconds=1, pause_seconds=8.0),
+        happening=_series(partial(faults.away, seconds=20.0), seconds=1, pause_seconds=8.0),
     ),
     Scenario(name="all of it at once", happening=storm(seconds=20)),
     Scenario(name="a chunk is poison", happening=poison.happen, pause_seconds=4.0),
@@ -142,10 +142,10 @@ SCENARIOS = [
     ),
     Scenario(
         name="the disk of EXPORT_DIR is full",
-        happening=exports_disk.happen,
+        happening=disk_full.happen,
         # fewer than the default, after which an export is given up in seconds, not minutes
         settings={"attempts_max": 4},
         exporting=False,
     ),
-    Scenario(name="the connection limit is reached", happening=connections.happen),
+    Scenario(name="the connection limit is reached", happening=connections_exhausted.happen),
 ]

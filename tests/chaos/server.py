@@ -10,7 +10,7 @@ from pathlib import Path
 from psycopg.conninfo import conninfo_to_dict
 
 from db import embedded
-from tests.servers import eventually, postgres_bin
+from tests.support.servers import eventually, postgres_bin
 
 
 class Server:

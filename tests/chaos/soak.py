@@ -18,13 +18,14 @@ from typing import Any
 
 from rich.console import Console
 
-from tests import servers
-from tests.bench import scene
-from tests.chaos import figures, files, server, stage
-from tests.chaos.figures import Sample
+from tests.bench import environment
+from tests.chaos import environment as stage
+from tests.chaos import files, metrics, server
+from tests.chaos.environment import Stage
 from tests.chaos.files import File
 from tests.chaos.load import Load, Size
-from tests.chaos.stage import Stage
+from tests.chaos.metrics import Sample
+from tests.support import servers
 
 RESULTS = Path("soak-results.json")
 SIZE = Size(records=5_000, articles=5_000, lanes=2)
@@ -73,32 +74,32 @@ def main() -> None:
 async def _run(console: Console, seconds: float) -> bool:
     """Whether nothing has grown and nothing was wrong."""
     with servers.open_folder() as folder, server.running(folder, options={}) as postgres:
-        machine = scene.machine(postgres.url) | {"workers": SETTINGS["worker_pool_size"]}
+        machine = environment.machine(postgres.url) | {"workers": SETTINGS["worker_pool_size"]}
         async with stage.opened(postgres, folder / "soak", seed="soak", tell=console.print, **SETTINGS) as opened:
             load = Repeated(opened, SIZE)
             await load.prepare()
             async with load.running(exporting=True, pause_seconds=PAUSE_SECONDS):
                 samples = await _watch(opened, seconds)
-    found = figures.summed_up(samples)
-    console.print(figures.page(found))
+    found = metrics.summed_up(samples)
+    console.print(metrics.page(found))
     console.print(
         f"{seconds / 60:.0f} minutes: {len(load.jobs)} imports, {load.records:,} records, "
         f"{load.done['background exports']} background exports, {load.done['streams whole']} streams"
     )
     for line in load.wrong:
         console.print(line, style="red", markup=False)
-    figures.write(RESULTS, {"seconds": seconds, "machine": machine, "wrong": load.wrong}, found, samples)
+    metrics.write(RESULTS, {"seconds": seconds, "machine": machine, "wrong": load.wrong}, found, samples)
     grown = [figure.name for figure in found if figure.is_bounded and not figure.is_flat]
     if grown:
-        console.print(f"grown by more than {figures.GROWTH_MB_MAX:.0f} MB: {', '.join(grown)}", style="red")
+        console.print(f"grown by more than {metrics.GROWTH_MB_MAX:.0f} MB: {', '.join(grown)}", style="red")
     return not grown and not load.wrong
 
 
 async def _watch(opened: Stage, seconds: float) -> list[Sample]:
     began = time.monotonic()
     samples: list[Sample] = []
-    while (now := time.monotonic() - began) < seconds or len(samples) < figures.SAMPLES_MIN:
-        samples.append(Sample(at=now, values=await figures.sample(opened)))
+    while (now := time.monotonic() - began) < seconds or len(samples) < metrics.SAMPLES_MIN:
+        samples.append(Sample(at=now, values=await metrics.sample(opened)))
         await asyncio.sleep(SAMPLE_SECONDS)
     return samples
 

@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator, Callable
 
 import httpx
 
-from tests.chaos import disturb, files
+from tests.chaos import faults, files
 from tests.chaos.client import Unexpected
+from tests.chaos.environment import Stage
 from tests.chaos.files import File
 from tests.chaos.load import Load
-from tests.chaos.stage import Stage
-from tests.importing import PATH
+from tests.support.api_client import PATH
 
 KILLS = 4
 PAUSE_SECONDS = 2.5
@@ -27,7 +27,7 @@ async def happen(stage: Stage, load: Load) -> list[str]:
     try:
         for _ in range(KILLS):
             await asyncio.sleep(PAUSE_SECONDS * stage.random.uniform(0.7, 1.3))
-            await disturb.kill_api(stage)
+            await faults.kill_api(stage)
         over.set()
         await asyncio.gather(*lanes, forsaken)
     finally:

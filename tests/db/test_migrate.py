@@ -9,8 +9,8 @@ import psycopg
 import pytest
 
 from db import migrate
-from tests import servers
-from tests.servers import eventually
+from tests.support import servers
+from tests.support.servers import eventually
 
 SCHEMA = {
     "columns": """

@@ -8,10 +8,13 @@ from uuid import UUID, uuid4
 import pytest
 from psycopg.rows import dict_row
 
-from db import endings, exports, pool, queue, repairs
+from db import queue
+from db.connections import pool
+from db.exports import jobs
+from db.imports import actions, completion
 from db.settings import Settings
-from tests.factories import claim, perform, queued, run, stored_user, user, users
-from tests.servers import ROOT, eventually
+from tests.support.factories import claim, perform, queued, run, stored_user, user, users
+from tests.support.servers import ROOT, eventually
 
 README = ROOT / "db" / "README.md"
 IMPORT = "SELECT * FROM import_progress WHERE id = %(id)s"
@@ -68,7 +71,7 @@ async def test_why_an_import_is_not_finished(conn, database_url):
     await conn.execute("UPDATE chunks SET not_before = NULL")
     await perform(conn, await claim(conn))
     assert await because(conn, id) == "nothing is left to do; its end is about to be written"
-    await endings.finish(conn, id)
+    await completion.finish(conn, id)
     assert await because(conn, id) is None
 
 
@@ -84,10 +87,10 @@ async def test_why_an_import_waits_or_was_stopped(conn):
     assert await because(conn, first) == "Too many records were refused: 1 records were refused, at most 0 may be"
     third = await queued(conn, users(1))
     claimed = await claim(conn)
-    assert await repairs.cancel(conn, third)
+    assert await actions.cancel(conn, third)
     assert await because(conn, third) == "it is being cancelled; 1 chunks that were begun are still worked on"
     await perform(conn, claimed)
-    await endings.finish(conn, third)
+    await completion.finish(conn, third)
     assert await because(conn, third) == "it was cancelled"
 
 
@@ -124,16 +127,16 @@ async def test_which_worker_holds_what_since_when(conn, other, database_url):
 
 async def test_how_far_an_export_is(conn, database_url):
     """What the worker tells on the way is seen, and why an export does not begin."""
-    order = exports.Order(
+    order = jobs.Order(
         resource="users", format="csv", compression="none", idempotency_token=None, digest=b"", request_id=None
     )
-    id = await exports.create(conn, order)
+    id = await jobs.create(conn, order)
     assert id is not None
     assert (await row(conn, EXPORT, id))["because"] == "no worker is connected"
     async with worker(database_url, "host:1:1"):
         assert (await row(conn, EXPORT, id))["because"] == "it waits for its turn; 1 workers are connected"
         claimed = await claim(conn, worker="host:1:1")
-        await exports.tell(conn, claimed, total_records=200, records=50)
+        await jobs.tell(conn, claimed, total_records=200, records=50)
         told = await row(conn, EXPORT, id)
         assert (told["because"], told["percent"], told["worker"]) == ("a worker writes it", 25, "host:1:1")
         assert told["time_left"].total_seconds() > 0

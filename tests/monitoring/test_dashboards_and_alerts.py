@@ -24,9 +24,9 @@ from api import health
 from db.settings import Settings
 from monitoring import __main__ as starter
 from monitoring import metrics  # noqa: F401  defines what the registry tells
-from tests import importing, servers
-from tests.importing import USERS_HEADER, user_row
-from tests.servers import ROOT, eventually
+from tests.support import api_client, servers
+from tests.support.api_client import USERS_HEADER, user_row
+from tests.support.servers import ROOT, eventually
 
 HERE = ROOT / "monitoring"
 DASHBOARDS = sorted((HERE / "grafana" / "dashboards").glob("*.json"))
@@ -139,7 +139,7 @@ def test_grafana_finds_the_dashboards():
 async def running(server_url, tmp_path_factory):
     """A service and, where there is one, a Prometheus that scrapes it, with an import and both kinds of exports behind them."""
     folder = tmp_path_factory.mktemp("service")
-    async with importing.service(server_url, folder, worker_pool_size=2, batch_size=100, api_keys="key") as service:
+    async with api_client.service(server_url, folder, worker_pool_size=2, batch_size=100, api_keys="key") as service:
         headers = {"Authorization": "Bearer key"}
         async with httpx.AsyncClient(base_url=service.url, headers=headers, timeout=30) as client:
             prometheus = _Prometheus(folder, service) if shutil.which("prometheus") else None
@@ -157,7 +157,7 @@ async def running(server_url, tmp_path_factory):
 async def _work(client: httpx.AsyncClient) -> None:
     file = USERS_HEADER + b"".join(user_row(n) for n in range(1000)) + b"no address,X,king,true\n"
     posted = await client.post(
-        importing.PATH,
+        api_client.PATH,
         content=file,
         params={"resource": "users"},
         headers={"Content-Type": "text/csv", "Idempotency-Key": "once"},

@@ -6,8 +6,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests import importing
-from tests.importing import PATH
+from tests.support import api_client
+from tests.support.api_client import PATH
 
 KEY = "k-5ecret-of-the-c1ient"
 FORGED = '\x1b[31mred\x07\r\n{"event": "forged"}'
@@ -24,14 +24,14 @@ gr4ce@example.org,Forbidden,reader,true
 @pytest.fixture(params=["json", "console"])
 async def service(request, server_url, tmp_path):
     settings = {"api_keys": KEY, "log_level": "debug", "log_format": request.param, "worker_pool_size": 2}
-    async with importing.service(server_url, tmp_path, **settings) as started:
+    async with api_client.service(server_url, tmp_path, **settings) as started:
         yield started
 
 
 async def use(service) -> None:
     """All that is done with records, among it what the database itself refuses."""
     async with (
-        importing.connected(service) as api,
+        api_client.connected(service) as api,
         httpx.AsyncClient(base_url=service.url, headers={"X-API-Key": KEY}) as client,
     ):
         await api.conn.execute("ALTER TABLE users ADD CHECK (name <> 'Forbidden')")

@@ -10,10 +10,11 @@ import psycopg
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
-from db import health, pool
+from db import health
+from db.connections import pool
 from db.settings import Settings
 from monitoring import metrics  # noqa: F401  defines what the registry tells
-from tests.servers import Process, eventually
+from tests.support.servers import Process, eventually
 
 COUNTED = {
     *("http_requests", "http_request_duration_seconds", "http_requests_in_progress"),

@@ -11,9 +11,9 @@ import psycopg
 from psycopg.rows import TupleRow
 
 from db import audit, migrate
-from db.imports import FINAL
-from tests import servers
-from tests.servers import Service, eventually
+from db.imports.jobs import FINAL
+from tests.support import servers
+from tests.support.servers import Service, eventually
 
 PATH = "/api/v1/imports"
 USERS_HEADER = b"email,name,role,active\n"

@@ -12,9 +12,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from db import faults
-from db.faults import Point
-from db.pool import Connection
+from db.connections.pool import Connection
+from db.queue import failpoints
+from db.queue.failpoints import Point
 from workers.__main__ import main
 
 
@@ -60,7 +60,7 @@ class Fault:
 
 def install(environ: Mapping[str, str]) -> None:
     point, number, kind = (environ[f"FAULT_{name}"] for name in ("POINT", "NUMBER", "KIND"))
-    faults.install(Fault(point, int(number), kind, Path(environ["FAULT_FILE"])))
+    failpoints.install(Fault(point, int(number), kind, Path(environ["FAULT_FILE"])))
 
 
 if __name__ == "__main__":

@@ -9,12 +9,13 @@ from uuid import UUID, uuid4
 
 from psycopg.rows import dict_row
 
-from db import audit, endings, imports, queue, uploading
-from db.payload import Chunk
-from db.pool import Connection
+from db import audit, queue
+from db.connections.pool import Connection
+from db.imports import completion, jobs, uploads
+from db.imports.payload import Chunk
 from db.queue import Claim
 from db.settings import Settings
-from tests.servers import eventually
+from tests.support.servers import eventually
 from workers import imports as work
 
 SETTINGS = Settings()
@@ -90,18 +91,18 @@ async def queued(
     ]
     upload = _upload(b"".join(lines), total_records=len(records), total_chunks=len(chunks), **parameters)
     async with conn.transaction():
-        id = await uploading.begin(conn, token=None)
-        await uploading.append(conn, id, chunks, first_seq=1)
-        await uploading.seal(conn, id, upload)
+        id = await uploads.begin(conn, token=None)
+        await uploads.append(conn, id, chunks, first_seq=1)
+        await uploads.seal(conn, id, upload)
     return id
 
 
-def _upload(data: bytes, **parameters: Any) -> uploading.Upload:
+def _upload(data: bytes, **parameters: Any) -> uploads.Upload:
     digest = sha256(data).digest()
     usual: dict[str, Any] = {"resource": "users", "mode": "insert", "dry_run": False, "on_error": "continue"}
     usual |= {"unknown_fields": "error", "format": "ndjson", "csv_delimiter": ",", "csv_safe": False}
     known = {"file_bytes": len(data), "file_sha256": digest, "digest": digest}
-    return uploading.Upload(**{**dict.fromkeys(uploading.Upload.__struct_fields__), **usual, **known, **parameters})
+    return uploads.Upload(**{**dict.fromkeys(uploads.Upload.__struct_fields__), **usual, **known, **parameters})
 
 
 async def claim(conn: Connection, *, worker: str = "me", chunks_max: int = 1) -> Claim:
@@ -116,7 +117,7 @@ async def perform(conn: Connection, claimed: Claim, *, memory: work.Memory | Non
     return await work.perform(conn, claimed, settings=SETTINGS, memory=memory or work.Memory())
 
 
-async def run(conn: Connection, id: UUID, *, order: Sequence[int] | None = None, chunks_max: int = 1) -> imports.Import:
+async def run(conn: Connection, id: UUID, *, order: Sequence[int] | None = None, chunks_max: int = 1) -> jobs.Import:
     """Works an import off, so many chunks at once, and then what that has queued; see `ended`.
 
     `order` is that of the claims (their places, from 0), of which there may be fewer.
@@ -126,10 +127,10 @@ async def run(conn: Connection, id: UUID, *, order: Sequence[int] | None = None,
         claims.append(claimed)
     for place in range(len(claims)) if order is None else [place for place in order if place < len(claims)]:
         await perform(conn, claims[place])
-        await endings.finish(conn, id)
+        await completion.finish(conn, id)
     while claimed := await queue.claim(conn, worker="me"):
         await perform(conn, claimed)
-        await endings.finish(conn, id)
+        await completion.finish(conn, id)
     return await ended(conn, id)
 
 
@@ -185,9 +186,9 @@ async def those_blocked(by: Connection) -> set[str]:
 # ── the books ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def ended(conn: Connection, id: UUID) -> imports.Import:
+async def ended(conn: Connection, id: UUID) -> jobs.Import:
     """The import, which has to be final with balanced books."""
-    job = await imports.get(conn, id)
+    job = await jobs.get(conn, id)
     assert job is not None
     assert job.finished_at is not None, job
     assert await audit.violations(conn, import_id=id, strict=True) == []

@@ -15,8 +15,8 @@ from pathlib import Path
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from db import embedded
-from tests import servers
-from tests.servers import ROOT, START_SECONDS, eventually
+from tests.support import servers
+from tests.support.servers import ROOT, START_SECONDS, eventually
 
 PROGRAM = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 WHY_NOT = "no pgbouncer is installed; on Debian: apt install pgbouncer"

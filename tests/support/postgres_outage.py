@@ -10,8 +10,8 @@ import httpx
 import psycopg
 
 from db import embedded
-from tests import servers
-from tests.servers import Process, eventually
+from tests.support import servers
+from tests.support.servers import Process, eventually
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from psycopg.sql import SQL, Identifier
 
 from db import embedded
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 START_SECONDS = 20
 STOP_SECONDS = 10
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests import servers
 from tests.chaos import scenarios, server
 from tests.chaos.load import Size
 from tests.chaos.scenarios import Scenario
+from tests.support import servers
 
 # small files and chunks, and a short grace: the disturbances are the same, what is hit is done again sooner
 SIZE = Size(records=2_000, articles=2_000, lanes=2)

@@ -12,11 +12,11 @@ import psycopg
 import pytest
 
 from db import audit, migrate
-from tests import outages, servers
-from tests.factories import user
-from tests.importing import PATH, USERS_HEADER, user_row
-from tests.outages import Server, finished, is_ready, running, told
-from tests.servers import Process, eventually
+from tests.support import postgres_outage, servers
+from tests.support.api_client import PATH, USERS_HEADER, user_row
+from tests.support.factories import user
+from tests.support.postgres_outage import Server, finished, is_ready, running, told
+from tests.support.servers import Process, eventually
 
 ID = "0192f0c1-0000-7000-8000-000000000000"
 FILE = USERS_HEADER + b"".join(user_row(n) for n in range(100))
@@ -39,7 +39,7 @@ REQUESTS = [
 
 @pytest.fixture(scope="module")
 def empty_server() -> Iterator[Server]:
-    with outages.server() as server:
+    with postgres_outage.server() as server:
         yield server
 
 
@@ -133,7 +133,7 @@ def cpu_seconds(pid: int) -> float:
 
 def assert_it_is_told_once(process: Process, *, voices: int) -> None:
     """One line for each reason: the server says goodbye, then it is not there any more."""
-    complaints = [line for line in outages.lines(process) if line["level"] in ("warning", "error")]
+    complaints = [line for line in postgres_outage.lines(process) if line["level"] in ("warning", "error")]
     reasons = {(line["event"], line.get("error"), line.get("worker")) for line in complaints}
     assert len(complaints) == len(reasons), complaints
     assert voices <= len(told(process, "database is away")) <= 3 * voices

@@ -8,10 +8,10 @@ import httpx
 import pytest
 
 from db import migrate
-from tests import outages
-from tests.importing import PATH, USERS_HEADER, user_row
-from tests.outages import Server, finished, is_ready, running, told
-from tests.servers import Process, Service, database_url, eventually
+from tests.support import postgres_outage
+from tests.support.api_client import PATH, USERS_HEADER, user_row
+from tests.support.postgres_outage import Server, finished, is_ready, running, told
+from tests.support.servers import Process, Service, database_url, eventually
 
 UPLOAD = {
     "content": USERS_HEADER + user_row(1),
@@ -41,7 +41,7 @@ REFUSALS = {
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with outages.server() as server:
+    with postgres_outage.server() as server:
         # not a superuser, to whom a limit is none
         server.execute("CREATE ROLE app LOGIN PASSWORD 'secret'", "CREATE DATABASE app OWNER app")
         migrate.up(url(server))
@@ -64,7 +64,7 @@ async def is_told(service: Service, client: httpx.AsyncClient, reason: str) -> N
     for process in (service.api, service.workers):
 
         def says_why(process: Process = process) -> bool:
-            return any(reason in str(line.get("error")) for line in outages.lines(process))
+            return any(reason in str(line.get("error")) for line in postgres_outage.lines(process))
 
         await eventually(says_why)
         assert len(told(process, "database is away")) <= 8

@@ -12,8 +12,8 @@ import psycopg
 import pytest
 
 from db import embedded
-from tests import servers
-from tests.servers import eventually
+from tests.support import servers
+from tests.support.servers import eventually
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from db import embedded
-from tests import servers
-from tests.servers import ROOT, eventually
+from tests.support import servers
+from tests.support.servers import ROOT, eventually
 
 
 @dataclass

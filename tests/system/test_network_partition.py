@@ -8,14 +8,14 @@ from uuid import UUID
 import httpx
 import pytest
 
-from db import faults
+from db.queue import failpoints
 from db.settings import Settings
-from tests import factories, servers
-from tests.factories import chunk, queued, rows, users
-from tests.fault_proxy import FaultProxy, fault_proxy
-from tests.importing import PATH
-from tests.servers import eventually
-from workers.loop import Worker
+from tests.support import factories, servers
+from tests.support.api_client import PATH
+from tests.support.factories import chunk, queued, rows, users
+from tests.support.fault_proxy import FaultProxy, fault_proxy
+from tests.support.servers import eventually
+from workers.worker import Worker
 
 # whoever is cut off doubts after 3 s, asks twice in vain for 3 s each, and tries to come back at least every 5 s
 BACK_SECONDS = 30
@@ -31,16 +31,16 @@ async def proxy(database_url: str) -> AsyncIterator[FaultProxy]:
 def at_point() -> Iterator[Callable]:
     """`at_point("mid_merge", act)`: the first worker of this process to reach the point does `act`."""
 
-    def install(wanted: faults.Point, act: Callable[[], None]) -> None:
-        async def fault(point: faults.Point, _: object) -> None:
+    def install(wanted: failpoints.Point, act: Callable[[], None]) -> None:
+        async def fault(point: failpoints.Point, _: object) -> None:
             if point == wanted:
-                faults.install(None)
+                failpoints.install(None)
                 act()
 
-        faults.install(fault)
+        failpoints.install(fault)
 
     yield install
-    faults.install(None)
+    failpoints.install(None)
 
 
 @asynccontextmanager

@@ -8,19 +8,19 @@ import httpx
 import pytest
 from psycopg import AsyncConnection
 
-from tests import bouncer, importing, servers
-from tests.factories import chunk, queued, user, users
-from tests.importing import USERS_HEADER, user_row
-from tests.servers import eventually
-from tests.test_workers import HELD, ended, hold, stuck  # noqa: F401  hold is a fixture
+from tests.support import api_client, pgbouncer, servers
+from tests.support.api_client import USERS_HEADER, user_row
+from tests.support.factories import chunk, queued, user, users
+from tests.support.servers import eventually
+from tests.workers.test_pool import HELD, ended, hold, stuck  # noqa: F401  hold is a fixture
 
-pytestmark = pytest.mark.skipif(bouncer.PROGRAM is None, reason=bouncer.WHY_NOT)
+pytestmark = pytest.mark.skipif(pgbouncer.PROGRAM is None, reason=pgbouncer.WHY_NOT)
 
 EXPORTS = "/api/v1/exports"
 
 
 @asynccontextmanager
-async def service(through: bouncer.Bouncer, folder, database_url: str, **settings):
+async def service(through: pgbouncer.Bouncer, folder, database_url: str, **settings):
     """The service with all of its connections through the pooler."""
     given = {"database_pooler": "transaction", "worker_pool_size": 2, "poll_seconds": 0.2, **settings}
     async with servers.service(folder, through.url(database_url), **given) as started:
@@ -29,7 +29,7 @@ async def service(through: bouncer.Bouncer, folder, database_url: str, **setting
 
 @pytest.fixture
 async def through(server_url):
-    with bouncer.prepared(server_url) as prepared:
+    with pgbouncer.prepared(server_url) as prepared:
         await prepared.start()
         yield prepared
 
@@ -42,7 +42,7 @@ async def test_imports_exports_and_streams_pass_through(through, tmp_path, datab
         httpx.AsyncClient(base_url=running.url, timeout=30) as client,
         await AsyncConnection.connect(database_url, autocommit=True) as conn,
     ):
-        api = importing.Api(running, client, conn)
+        api = api_client.Api(running, client, conn)
         job = await api.finished(await api.post(file, type="text/csv", params={"resource": "users"}))
         assert job["counts"]["created"] == 2000
         streamed = await client.get(f"{EXPORTS}/users/stream", params={"format": "ndjson"})

@@ -14,11 +14,11 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from db import embedded, migrate
+from db.connections.pool import Connection
 from db.embedded import binaries
-from db.pool import Connection
-from tests import servers
-from tests.servers import eventually
-from tests.test_export_stream import PATH, many_articles
+from tests.api.exports.test_stream import PATH, many_articles
+from tests.support import servers
+from tests.support.servers import eventually
 
 # the recovery waits for nobody; and nothing of the primary's own making gets in the way of a test
 OPTIONS = servers.FAST | {"max_standby_streaming_delay": "0", "hot_standby_feedback": "off", "autovacuum": "off"}

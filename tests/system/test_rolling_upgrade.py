@@ -9,12 +9,12 @@ import psycopg
 import pytest
 
 from db import migrate
-from tests import importing, servers
-from tests.factories import queued, rows, users
-from tests.importing import USERS_HEADER, user_row
-from tests.servers import eventually
-from tests.test_migrate import start_migrator
-from tests.test_workers import ended
+from tests.db.test_migrate import start_migrator
+from tests.support import api_client, servers
+from tests.support.api_client import USERS_HEADER, user_row
+from tests.support.factories import queued, rows, users
+from tests.support.servers import eventually
+from tests.workers.test_pool import ended
 
 # What a later version may do to the tables that are in use: expand them.
 FUTURE = {
@@ -154,7 +154,7 @@ async def test_processes_that_start_too_early_wait(empty_database_url, tmp_path,
 async def post(client: httpx.AsyncClient) -> httpx.Response:
     file = USERS_HEADER + user_row(1)
     return await client.post(
-        importing.PATH, content=file, params={"resource": "users"}, headers={"Content-Type": "text/csv"}
+        api_client.PATH, content=file, params={"resource": "users"}, headers={"Content-Type": "text/csv"}
     )
 
 

@@ -11,10 +11,10 @@ import httpx
 import pytest
 from psycopg.sql import SQL, Identifier
 
-from tests import importing
-from tests.factories import user
-from tests.importing import PATH, USERS_HEADER
-from tests.servers import Process, Service, eventually
+from tests.support import api_client
+from tests.support.api_client import PATH, USERS_HEADER
+from tests.support.factories import user
+from tests.support.servers import Process, Service, eventually
 
 # longer than any test lasts: what ends sooner was not waited for
 LONG_SECONDS = 60
@@ -112,7 +112,7 @@ def assert_nothing_unusual(process: Process) -> None:
 async def test_a_second_signal_stops_the_api_at_once(service, conn, again):
     """Whatever it has begun. What is left of an upload is swept, as after any crash."""
     started = await service(run=["api"], stop_seconds=LONG_SECONDS)
-    async with importing.connected(started) as api:
+    async with api_client.connected(started) as api:
         posting = asyncio.create_task(api.post(trickle(), type="text/csv", params={"resource": "users"}))
         await eventually(lambda: api.value("SELECT count(*) FROM import_jobs WHERE status = 'uploading'"))
         started.api.send(signal.SIGTERM)

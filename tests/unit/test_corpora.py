@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import pytest
 import pytest_asyncio
 
-from api.chunking import Unreadable, cutter
+from api.imports.splitting import Unreadable, cutter
 from db.resources import RESOURCES
-from tests import importing
+from tests.support import api_client
 from workers.parsing import parse
 
 ARTICLES = RESOURCES["articles"]
@@ -379,14 +379,14 @@ def test_an_ignored_member_is_json_too(name, value, outcome):
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared(server_url, tmp_path_factory):
     folder: Path = tmp_path_factory.mktemp("service")
-    async with importing.service(server_url, folder, worker_pool_size=2, batch_size=7) as service:
+    async with api_client.service(server_url, folder, worker_pool_size=2, batch_size=7) as service:
         yield service
 
 
 @pytest.fixture
 async def api(shared):
     """A service that knows the author of the articles."""
-    async with importing.connected(shared) as api:
+    async with api_client.connected(shared) as api:
         author = {"id": AUTHOR, "email": "a@example.org", "name": "A", "role": "author", "active": True}
         await api.finished(await api.post(json={"resource": "users", "records": [author]}))
         yield api

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from api.decoding import BLOCK_BYTES, Undecodable, decoder, zstd
+from api.imports.decompression import BLOCK_BYTES, Undecodable, decoder, zstd
 
 PACK = {"gzip": gzip.compress, "zstd": zstd.compress}
 TEXT = b"".join(b"%d,%d\n" % (n, n * n) for n in range(2000))

@@ -6,8 +6,8 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from api import parameters
-from api.errors import Problem
+from api.http import parameters
+from api.http.problems import Problem
 
 
 class Asked(msgspec.Struct, kw_only=True):

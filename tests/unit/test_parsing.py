@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from db.payload import Chunk
-from db.resource import Parsed, Resource
+from db.imports.payload import Chunk
 from db.resources import RESOURCES
+from db.resources.definition import Parsed, Resource
 from workers.parsing import parse
 
 USERS, ARTICLES, COMMENTS = RESOURCES["users"], RESOURCES["articles"], RESOURCES["comments"]

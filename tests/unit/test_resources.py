@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from db.resource import foreign_key_message
 from db.resources import RESOURCES
 from db.resources.comments import Comment
+from db.resources.definition import foreign_key_message
 from db.resources.users import User
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from api.chunking import Unreadable, cutter, sniff
+from api.imports.splitting import Unreadable, cutter, sniff
 
 LIMITS: dict[str, Any] = {"batch_size": 1000, "chunk_max_bytes": 1 << 20, "record_max_bytes": 1 << 16}
 RECORD_MAX = LIMITS["record_max_bytes"]

@@ -13,13 +13,14 @@ from uuid import UUID
 import pytest
 from psycopg import AsyncConnection
 
-from db import imports, pool
-from db.faults import Point
+from db.connections import pool
+from db.imports import jobs
+from db.queue.failpoints import Point
 from db.settings import Settings
-from tests.factories import chunk, ended, queued, user, users
-from tests.fault_proxy import fault_proxy
-from tests.servers import Process, eventually
-from workers.loop import Worker
+from tests.support.factories import chunk, ended, queued, user, users
+from tests.support.fault_proxy import fault_proxy
+from tests.support.servers import Process, eventually
+from workers.worker import Worker
 
 CHUNKS = 4
 SETTLE = CHUNKS + 1
@@ -168,7 +169,7 @@ async def check(conn: pool.Connection, id: UUID, place: Place, *, expected: tupl
 
 
 async def is_final(conn: pool.Connection, id: UUID) -> bool:
-    job = await imports.get(conn, id)
+    job = await jobs.get(conn, id)
     return job is not None and job.finished_at is not None
 
 
@@ -210,7 +211,7 @@ async def faulty_pool(case: Case) -> AsyncIterator[Process]:
         "fault_file": case.file,
     }
     environment |= {name.upper(): str(value) for name, value in given.items()}
-    process = Process("tests.faulty_worker", environment, case.folder / "log")
+    process = Process("tests.support.crashing_worker", environment, case.folder / "log")
     try:
         yield process
     except AssertionError as error:

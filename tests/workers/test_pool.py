@@ -11,13 +11,14 @@ from uuid import UUID
 import pytest
 from psycopg import AsyncConnection
 
-from db import imports, pool
+from db.connections import pool
+from db.imports import jobs
 from db.settings import Settings
-from tests import factories, importing
-from tests.factories import chunk, queued, rows, user, users
-from tests.importing import USERS_HEADER, user_row
-from tests.servers import Process, eventually
-from workers.loop import Worker
+from tests.support import api_client, factories
+from tests.support.api_client import USERS_HEADER, user_row
+from tests.support.factories import chunk, queued, rows, user, users
+from tests.support.servers import Process, eventually
+from workers.worker import Worker
 
 # chunks whose workers wait for the test; a name is one advisory lock
 HELD, HELD_TOO = "1", "2"
@@ -72,11 +73,11 @@ async def stuck(conn, id: UUID, seq: int, *, attempt: int = 1, timeout: float = 
     return await eventually(pid, timeout)
 
 
-async def ended(conn, id: UUID, *, timeout: float = 20) -> imports.Import:  # noqa: ASYNC109  it fails, not cancels
+async def ended(conn, id: UUID, *, timeout: float = 20) -> jobs.Import:  # noqa: ASYNC109  it fails, not cancels
     """The import when it is final, with its books checked."""
 
     async def is_final() -> bool:
-        job = await imports.get(conn, id)
+        job = await jobs.get(conn, id)
         return job is not None and job.finished_at is not None
 
     await eventually(is_final, timeout)
@@ -274,7 +275,7 @@ async def test_workers_do_not_outlive_their_pool(service, conn, hold):
 async def test_an_upload_is_traced_by_its_id(service, conn):
     """The id of the request stands on the job, in each line about its chunks, in the line of its end, and in error answers."""
     running = await service(worker_pool_size=1, batch_size=2, claim_chunks_max=1, log_level="debug")
-    async with importing.connected(running) as api:
+    async with api_client.connected(running) as api:
         file = USERS_HEADER + b"".join(map(user_row, range(4)))
         posted = await api.post(
             file, type="text/csv", params={"resource": "users"}, headers={"X-Request-Id": "trace-1"}

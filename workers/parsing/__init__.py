@@ -7,10 +7,10 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from db.payload import Chunk
-from db.resource import FieldError, Parsed, RecordError, Resource, foreign_key_message
-from workers import read_csv, read_json
-from workers.refusals import Findings, Unreadable, as_text, examine, unstorable
+from db.imports.payload import Chunk
+from db.resources.definition import FieldError, Parsed, RecordError, Resource, foreign_key_message
+from workers.parsing import csv_reader, json_reader
+from workers.parsing.validation import Findings, Unreadable, as_text, examine, unstorable
 
 Format = Literal["csv", "ndjson", "json"]
 
@@ -75,8 +75,8 @@ def _reader(
     resource: Resource, format: Format, columns: tuple[str, ...], delimiter: str, csv_safe: bool, ignore_unknown: bool
 ) -> Reader:
     if format == "csv":
-        return read_csv.Reader(resource, columns, delimiter, csv_safe=csv_safe, ignore_unknown=ignore_unknown)
-    return read_json.Reader(resource, format, ignore_unknown=ignore_unknown)
+        return csv_reader.Reader(resource, columns, delimiter, csv_safe=csv_safe, ignore_unknown=ignore_unknown)
+    return json_reader.Reader(resource, format, ignore_unknown=ignore_unknown)
 
 
 def _flawed(resource: Resource, records: list[Any], data: bytes) -> list[int]:

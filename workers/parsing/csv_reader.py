@@ -9,9 +9,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from db.payload import Chunk
-from db.resource import Resource
-from workers.refusals import ANNOTATIONS, Unreadable
+from db.imports.payload import Chunk
+from db.resources.definition import Resource
+from workers.parsing.validation import ANNOTATIONS, Unreadable
 
 BOOLEANS = {
     "".join(letters): value

@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from db.payload import Chunk
-from db.resource import Resource
-from workers.refusals import Unreadable
+from db.imports.payload import Chunk
+from db.resources.definition import Resource
+from workers.parsing.validation import Unreadable
 
 # what reading a record may end in; for the whole chunk it says only that some record is not sound
 UNSOUND = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, Unreadable)

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 
 import msgspec
 
-from db.resource import NOT_BLANK, Code, FieldError, Resource
+from db.resources.definition import NOT_BLANK, Code, FieldError, Resource
 
 # the columns of an annotated error file; a record may carry them, and they mean nothing
 ANNOTATIONS = frozenset(("_line", "_errors"))

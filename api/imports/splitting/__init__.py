@@ -5,10 +5,10 @@ A cutter holds one chunk and one record at most, and its chunks do not depend on
 
 from typing import Literal, TypeAlias
 
-from api.cut_chunks import Chunks, Unreadable
-from api.cut_json import JsonArray
-from api.cut_lines import Csv, Lines
-from db.payload import Chunk
+from api.imports.splitting.chunk_builder import Chunks, Unreadable
+from api.imports.splitting.json_array import JsonArray
+from api.imports.splitting.lines import Csv, Lines
+from db.imports.payload import Chunk
 
 __all__ = ["Cutter", "Format", "Unreadable", "cutter", "sniff"]
 

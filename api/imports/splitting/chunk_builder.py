@@ -2,7 +2,7 @@
 
 from itertools import accumulate
 
-from db.payload import Chunk
+from db.imports.payload import Chunk
 
 
 class Unreadable(Exception):

@@ -6,13 +6,13 @@ from typing import Any
 
 import msgspec
 
-from api import chunking
-from api.body import HEAD_MAX_BYTES
-from api.chunking import Cutter
-from api.errors import Fault, Problem
-from api.unpacking import too_large
-from db.payload import Chunk, Format
-from db.resource import Resource
+from api.http.problems import Fault, Problem
+from api.imports import splitting
+from api.imports.body import HEAD_MAX_BYTES
+from api.imports.splitting import Cutter
+from api.imports.unpacking import too_large
+from db.imports.payload import Chunk, Format
+from db.resources.definition import Resource
 from db.settings import Settings
 
 # columns that come from an annotated file of refused records
@@ -40,11 +40,11 @@ class Intake:
         if self._cutter is not None:
             return self._cutter.feed(block)
         self._head += block
-        found = chunking.sniff(self._head)
+        found = splitting.sniff(self._head)
         if found is None and len(self._head) < HEAD_MAX_BYTES:
             return []
         self.format = self.format or found or "csv"
-        self._cutter = chunking.cutter(
+        self._cutter = splitting.cutter(
             self.format,
             batch_size=self.settings.batch_size,
             chunk_max_bytes=self.settings.chunk_max_bytes,

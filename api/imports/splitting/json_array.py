@@ -8,7 +8,7 @@ Most elements are flat objects, which one match finds. Any other is followed bra
 import re
 from enum import Enum, auto
 
-from api.cut_chunks import Chunks, Unreadable
+from api.imports.splitting.chunk_builder import Chunks, Unreadable
 
 _SPACE = re.compile(rb"[ \t\r\n]*+")
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'

@@ -10,7 +10,7 @@ however many quotes are astray no byte is read more than a few times.
 import csv
 import re
 
-from api.cut_chunks import Chunks, Unreadable
+from api.imports.splitting.chunk_builder import Chunks, Unreadable
 
 # far more than any resource has
 COLUMNS_MAX = 1000

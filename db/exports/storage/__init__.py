@@ -9,8 +9,8 @@ from typing import Protocol
 from obstore.exceptions import BaseError
 
 from db.settings import Settings
-from db.storage.bucket import Bucket
-from db.storage.folder import Folder
+from db.exports.storage.bucket import Bucket
+from db.exports.storage.folder import Folder
 
 # What a storage raises when it is away, full, or refuses us; a FileNotFoundError, for a file that is not there, is one of them.
 ERRORS: tuple[type[Exception], ...] = (OSError, BaseError)

@@ -12,16 +12,17 @@ import psycopg
 import pytest
 from moto.server import ThreadedMotoServer
 
-from db import exports, queue
+from db.exports import jobs
+from db import queue
 from db.settings import Settings
-from db.storage.bucket import BLOCK_BYTES, PART_BYTES
-from tests.servers import eventually
-from tests.test_export_stream import PATH as STREAM
-from tests.test_export_stream import many_articles
-from tests.test_exports import MANY, PATH, completed, create, stall, write
+from db.exports.storage.bucket import BLOCK_BYTES, PART_BYTES
+from tests.support.servers import eventually
+from tests.api.exports.test_stream import PATH as STREAM
+from tests.api.exports.test_stream import many_articles
+from tests.api.exports.test_jobs import MANY, PATH, completed, create, stall, write
 from workers import export_upkeep
 from workers import exports as work
-from workers.loop import Worker
+from workers.worker import Worker
 
 KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "aws_region": "us-east-1"}
 
@@ -185,7 +186,7 @@ async def test_nothing_to_export(conn, bucket):
     async with conn.transaction():
         await create(conn, "comments")
     await Worker(settings(bucket), name="w", stopping=asyncio.Event()).run_once(conn)
-    [job] = await exports.newest(conn, status="completed", resource=None, before=None, limit=1)
+    [job] = await jobs.newest(conn, status="completed", resource=None, before=None, limit=1)
     assert bucket.names() == [f"some/exports/{job.file_name}"]
     assert bucket.client.head_object(Bucket=bucket.name, Key=bucket.names()[0])["ContentLength"] == 0
 

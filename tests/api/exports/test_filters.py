@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from psycopg import AsyncConnection
 from psycopg.sql import SQL
 
-from db import export
+from db.exports import copy_out
 from db.resources import RESOURCES
-from db.selection import Unselectable, filters, select
-from tests.servers import eventually
-from tests.test_export_stream import PATH, exported
+from db.exports.filters import Unselectable, filters, select
+from tests.support.servers import eventually
+from tests.api.exports.test_stream import PATH, exported
 
 ORDERS = "/api/v1/exports"
 EXAMPLES = 100
@@ -153,7 +153,7 @@ async def test_filters_choose(conn):
     for resource, words, chosen in CHOSEN:
         text, records = await exported(conn, resource, "ndjson", filters=words)
         assert (words, numbers(text), records) == (words, chosen, len(chosen))
-        assert await export.count(conn, RESOURCES[resource], select(RESOURCES[resource], filters=words)) == records
+        assert await copy_out.count(conn, RESOURCES[resource], select(RESOURCES[resource], filters=words)) == records
 
 
 def test_what_cannot_be_read_is_refused():
@@ -362,9 +362,9 @@ async def test_a_whole_table_is_not_sorted(conn, many, resource):
 
 async def planned(conn, resource, selection):
     """The plan of an export, with the settings that it makes for itself."""
-    query, values = export.query(RESOURCES[resource], "csv", selection)
+    query, values = copy_out.query(RESOURCES[resource], "csv", selection)
     async with conn.transaction():
-        async for _ in export.blocks(conn, RESOURCES[resource], "csv", msgspec.structs.replace(selection, limit=1)):
+        async for _ in copy_out.blocks(conn, RESOURCES[resource], "csv", msgspec.structs.replace(selection, limit=1)):
             pass
         cursor = await conn.execute(SQL("EXPLAIN {}").format(query), values)
         return "\n".join([line async for (line,) in cursor])

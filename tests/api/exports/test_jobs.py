@@ -16,16 +16,17 @@ import psycopg
 import pytest
 from psycopg.sql import SQL, Literal
 
-from db import export_retention, exports, queue
-from db.packing import Compression
+from db.exports import retention, jobs
+from db import queue
+from db.compression import Compression
 from db.settings import Settings
-from tests.servers import eventually
-from tests.test_events import Events
-from tests.test_export_stream import PATH as STREAM
-from tests.test_export_stream import many_articles
+from tests.support.servers import eventually
+from tests.api.imports.test_sse_and_wait import Events
+from tests.api.exports.test_stream import PATH as STREAM
+from tests.api.exports.test_stream import many_articles
 from workers import export_upkeep
 from workers import exports as work
-from workers.loop import Worker
+from workers.worker import Worker
 
 if sys.version_info >= (3, 14):
     from compression.zstd import decompress as unzstd
@@ -38,7 +39,7 @@ MANY = 4_000
 
 
 def order(resource="articles", key=None, compression: Compression = "none"):
-    return exports.Order(
+    return jobs.Order(
         resource=resource,
         format="ndjson",
         compression=compression,
@@ -50,16 +51,16 @@ def order(resource="articles", key=None, compression: Compression = "none"):
 
 async def create(conn, resource="articles", compression: Compression = "none") -> UUID:
     async with conn.transaction():
-        id = await exports.create(conn, order(resource, compression=compression))
+        id = await jobs.create(conn, order(resource, compression=compression))
     assert id is not None
     return id
 
 
-async def write(conn, settings: Settings) -> exports.Export:
+async def write(conn, settings: Settings) -> jobs.Export:
     """A completed export, its file in the folder of `settings`."""
     id = await create(conn)
     await Worker(settings, name="w", stopping=asyncio.Event()).run_once(conn)
-    job = await exports.get(conn, id)
+    job = await jobs.get(conn, id)
     assert job is not None
     assert job.status == "completed"
     return job
@@ -233,7 +234,7 @@ async def test_one_key_one_export(service, conn):
 async def test_the_second_of_two_orders_waits_for_the_first(conn, other):
     """Two transactions with one token: the later waits, and has no job of its own once the first has committed."""
     async with conn.transaction():
-        assert await exports.create(conn, order(key="k"))
+        assert await jobs.create(conn, order(key="k"))
         second = asyncio.create_task(create_or_not(other))
 
         async def is_blocked():
@@ -252,7 +253,7 @@ def token(value):
 
 async def create_or_not(conn):
     async with conn.transaction():
-        return await exports.create(conn, order(key="k"))
+        return await jobs.create(conn, order(key="k"))
 
 
 async def test_what_is_not_supported_is_refused(service):
@@ -341,11 +342,11 @@ async def test_a_lost_claim_leaves_no_file(conn, other, tmp_path):
     done = await work.perform(other, again, settings=settings)
     assert done is not None
     assert done.records == MANY
-    end = await exports.finish(other, id)
+    end = await jobs.finish(other, id)
     assert end is not None
     assert (end.status, end.bytes) == ("completed", done.bytes)
     assert names(settings) == [f"articles-{id}-2.ndjson"]
-    assert await exports.finish(other, id) is None
+    assert await jobs.finish(other, id) is None
 
 
 async def test_a_claim_that_was_taken_over_writes_nothing(conn, tmp_path):
@@ -383,11 +384,11 @@ async def test_a_job_whose_worker_died_after_its_commit_is_found(conn, tmp_path)
     id = await create(conn)
     claim = await queue.claim(conn, worker="first")
     assert claim is not None
-    assert await exports.unfinished(conn) == []
+    assert await jobs.unfinished(conn) == []
     await work.perform(conn, claim, settings=Settings(export_dir=str(tmp_path)))
-    assert await exports.unfinished(conn) == [id]
-    await exports.finish(conn, id)
-    assert await exports.unfinished(conn) == []
+    assert await jobs.unfinished(conn) == [id]
+    await jobs.finish(conn, id)
+    assert await jobs.unfinished(conn) == []
 
 
 async def test_an_export_that_cannot_be_written_fails(conn, tmp_path):
@@ -397,13 +398,13 @@ async def test_an_export_that_cannot_be_written_fails(conn, tmp_path):
     id = await create(conn)
     worker = Worker(settings, name="w", stopping=asyncio.Event())
     await worker.run_once(conn)
-    job = await exports.get(conn, id)
+    job = await jobs.get(conn, id)
     assert job is not None
     assert job.status == "processing"
     assert await (await conn.execute("SELECT state, attempt FROM chunks")).fetchone() == ("pending", 1)
     await conn.execute("UPDATE chunks SET not_before = NULL")
     await worker.run_once(conn)
-    job = await exports.get(conn, id)
+    job = await jobs.get(conn, id)
     assert job is not None
     assert job.status == "failed"
     assert job.problem is not None
@@ -498,10 +499,10 @@ async def test_an_export_that_was_not_begun_is_cancelled(service, conn):
     assert await queue.claim(conn, worker="w") is None
 
     id = await create(conn)
-    assert await exports.cancel(conn, id)
+    assert await jobs.cancel(conn, id)
     assert await queue.claim(conn, worker="w") is None
-    assert await exports.unfinished(conn) == [id]
-    end = await exports.finish(conn, id)
+    assert await jobs.unfinished(conn) == [id]
+    end = await jobs.finish(conn, id)
     assert end is not None
     assert end.status == "cancelled"
 
@@ -516,13 +517,13 @@ async def test_a_cancel_at_the_last_moment(conn, other, tmp_path):
     await stall(other)
     working = asyncio.create_task(work.perform(conn, claim, settings=settings))
     await eventually(lambda: list(tmp_path.glob(".*.part")))
-    assert await exports.cancel(other, id)
+    assert await jobs.cancel(other, id)
     await other.execute("SELECT pg_advisory_unlock(1)")
     with pytest.raises(psycopg.errors.SerializationFailure):
         await working
     assert names(settings) == []
     assert await work.perform(conn, claim, settings=settings) is None
-    end = await exports.finish(conn, id)
+    end = await jobs.finish(conn, id)
     assert end is not None
     assert end.status == "cancelled"
 
@@ -583,7 +584,7 @@ async def test_old_jobs_go(conn, tmp_path):
     await age(900)
     assert await export_upkeep.prune(conn, settings) == 1
     assert names(settings) == [young.file_name]
-    assert {job.id for job in await exports.newest(conn, status=None, resource=None, before=None, limit=9)} == {
+    assert {job.id for job in await jobs.newest(conn, status=None, resource=None, before=None, limit=9)} == {
         young.id,
         waiting,
     }
@@ -596,11 +597,11 @@ async def test_upkeep_bears_a_storage_that_is_away(conn, tmp_path):
     (tmp_path / "exports").rename(tmp_path / "elsewhere")
     (tmp_path / "exports").touch()
     await export_upkeep.run_once(conn, settings)
-    assert [leftover.id for leftover in await export_retention.due(conn)] == [job.id]
+    assert [leftover.id for leftover in await retention.due(conn)] == [job.id]
     (tmp_path / "exports").unlink()
     (tmp_path / "elsewhere").rename(tmp_path / "exports")
     await export_upkeep.run_once(conn, settings)
-    assert await export_retention.due(conn) == []
+    assert await retention.due(conn) == []
     assert names(settings) == []
 
 

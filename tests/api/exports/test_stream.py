@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
-from db import export
+from db.exports import copy_out
 from db.resources import RESOURCES
-from db.selection import select
-from tests.servers import eventually
+from db.exports.filters import select
+from tests.support.servers import eventually
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -97,9 +97,9 @@ async def exported(conn, resource, format, *, csv_safe=False, **selected):
     """The export, and how many records it is said to have; `selected` is as for `selection.select`."""
     selection = select(RESOURCES[resource], **{"filters": {}} | selected)
     async with conn.transaction():
-        await export.begin(conn, patience_seconds=10)
+        await copy_out.begin(conn, patience_seconds=10)
         blocks = [
-            block async for block in export.blocks(conn, RESOURCES[resource], format, selection, csv_safe=csv_safe)
+            block async for block in copy_out.blocks(conn, RESOURCES[resource], format, selection, csv_safe=csv_safe)
         ]
     return b"".join(block.data for block in blocks).decode(), sum(block.records for block in blocks)
 
@@ -191,7 +191,7 @@ async def test_many_blocks(conn, format):
     """An export of many blocks is joined without a seam, whole, in the order of the ids."""
     await many_articles(conn, 100)
     text, records = await exported(conn, "articles", format)
-    assert len(text) > 4 * export.BLOCK_BYTES
+    assert len(text) > 4 * copy_out.BLOCK_BYTES
     match format:
         case "csv":
             ids = [line.split(",")[0] for line in text.splitlines()[1:]]

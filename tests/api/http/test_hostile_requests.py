@@ -8,10 +8,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests import importing
-from tests.bad_inputs import CASES, KEY, Case
-from tests.importing import Api
-from tests.servers import Service
+from tests.api.http.hostile import CASES, KEY, Case
+from tests.support import api_client
+from tests.support.api_client import Api
+from tests.support.servers import Service
 
 AT_ONCE = 8
 # what a case may take, on a machine that does much else
@@ -94,7 +94,7 @@ async def test_each_is_refused_and_nothing_stays(server_url, tmp_path, record_pr
     """Every bad input is answered 4xx with a document that names what is wrong, and leaves no job, memory or traceback."""
     settings = {"api_keys": KEY.decode() + ", 0ther-key", "log_level": "debug", "unpack_ratio_max": 20}
     settings |= {"upload_max_bytes": 20_000_000, "keep_alive_seconds": 1}
-    async with importing.service(server_url, tmp_path, run=["api"], **settings) as service:
+    async with api_client.service(server_url, tmp_path, run=["api"], **settings) as service:
         assert service.api
         # once before, so that what is made once is there
         await asyncio.gather(*(complaint(service, cases[-1]) for cases in CASES.values()))
@@ -103,7 +103,7 @@ async def test_each_is_refused_and_nothing_stays(server_url, tmp_path, record_pr
         assert not complaints, "\n".join(complaints)
         assert service.api.exit_code is None
         grown = resident_bytes(service.api.pid) - before
-        async with importing.connected(service) as api:
+        async with api_client.connected(service) as api:
             assert await left_behind(api) == 0
         log = service.api.output
         for word in ("Traceback", '"level": "error"', KEY.decode(), "0ther-key", "a@example.org"):
@@ -121,8 +121,8 @@ async def test_each_is_refused_and_nothing_stays(server_url, tmp_path, record_pr
 async def test_positions_that_no_page_gave(server_url, tmp_path):
     """A cursor of our own making is refused, or leads to an empty page: never further than that."""
     async with (
-        importing.service(server_url, tmp_path, run=["api"]) as service,
-        importing.connected(service) as api,
+        api_client.service(server_url, tmp_path, run=["api"]) as service,
+        api_client.connected(service) as api,
     ):
         posted = await api.post(b"email,name,role,active\n", type="text/csv", params={"resource": "users"})
         for position in (
@@ -148,5 +148,5 @@ async def test_positions_that_no_page_gave(server_url, tmp_path):
 async def left_behind(api: Api) -> int:
     async with httpx.AsyncClient(base_url=api.service.url, headers=HEADERS) as client:
         assert (await client.get("/live")).status_code == 200
-        assert (await client.get(importing.PATH)).json() == {"imports": [], "next_cursor": None}
+        assert (await client.get(api_client.PATH)).json() == {"imports": [], "next_cursor": None}
     return 0 if await api.has_nothing() else 1

@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager
 import pytest
 import pytest_asyncio
 
-from tests import importing
-from tests.importing import PATH, USERS_HEADER, Api
-from tests.servers import Service, eventually
+from tests.support import api_client
+from tests.support.api_client import PATH, USERS_HEADER, Api
+from tests.support.servers import Service, eventually
 
 HEAD_SECONDS = 0.5
 STALL_SECONDS = 1
@@ -36,13 +36,13 @@ async def shared(server_url, tmp_path_factory):
         "connections_max": CONNECTIONS_MAX,
     }
     folder = tmp_path_factory.mktemp("service")
-    async with importing.service(server_url, folder, run=["api"], **limits) as service:
+    async with api_client.service(server_url, folder, run=["api"], **limits) as service:
         yield service
 
 
 @pytest.fixture
 async def api(shared) -> AsyncIterator[Api]:
-    async with importing.connected(shared) as api:
+    async with api_client.connected(shared) as api:
         yield api
         await eventually(api.has_nothing)
 

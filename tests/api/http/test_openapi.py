@@ -22,9 +22,9 @@ from schemathesis.specs.openapi.checks import (
 
 from api import app
 from db.settings import Settings
-from tests import importing
-from tests.importing import PATH, USERS_HEADER, user_object, user_row
-from tests.servers import eventually
+from tests.support import api_client
+from tests.support.api_client import PATH, USERS_HEADER, user_object, user_row
+from tests.support.servers import eventually
 
 EXAMPLES = 20
 REQUEST_SECONDS = 10
@@ -78,7 +78,7 @@ async def running(server_url, tmp_path_factory):
     """A service that has something to show: an import with errors, a dry run, an export, all of them final."""
     folder = tmp_path_factory.mktemp("service")
     async with (
-        importing.service(server_url, folder, worker_pool_size=1, batch_size=2) as service,
+        api_client.service(server_url, folder, worker_pool_size=1, batch_size=2) as service,
         httpx.AsyncClient(base_url=service.url, timeout=REQUEST_SECONDS) as client,
     ):
         file = USERS_HEADER + b"".join(map(user_row, range(5))) + b"no e-mail,B,reader,true\n"

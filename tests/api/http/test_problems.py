@@ -13,10 +13,11 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 from litestar.response import Stream
 
-from api import app, parameters
+from api import app
 from api.__main__ import Server
-from api.errors import Fault, Problem
-from db.pool import Pool
+from api.http import parameters
+from api.http.problems import Fault, Problem
+from db.connections.pool import Pool
 from db.settings import Settings
 
 

@@ -12,9 +12,9 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from tests import importing
-from tests.importing import PATH, USERS_HEADER, user_row
-from tests.servers import eventually
+from tests.support import api_client
+from tests.support.api_client import PATH, USERS_HEADER, user_row
+from tests.support.servers import eventually
 
 RECORDS = 20
 WORKERS = 2
@@ -26,7 +26,7 @@ UNKNOWN_ID = "0192f0c1-0000-7000-8000-000000000000"
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared(server_url, tmp_path_factory):
     folder = tmp_path_factory.mktemp("service")
-    async with importing.service(
+    async with api_client.service(
         server_url,
         folder,
         worker_pool_size=WORKERS,
@@ -39,21 +39,21 @@ async def shared(server_url, tmp_path_factory):
 
 @pytest.fixture
 async def api(shared):
-    async with importing.connected(shared) as api:
+    async with api_client.connected(shared) as api:
         yield api
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def idle(server_url, tmp_path_factory):
     folder = tmp_path_factory.mktemp("idle")
-    async with importing.service(server_url, folder, run=["api"], batch_size=3) as service:
+    async with api_client.service(server_url, folder, run=["api"], batch_size=3) as service:
         yield service
 
 
 @pytest.fixture
 async def waiting(idle):
     """An API without workers: nothing moves by itself."""
-    async with importing.connected(idle) as api:
+    async with api_client.connected(idle) as api:
         yield api
 
 

@@ -10,9 +10,9 @@ import pytest_asyncio
 
 from api import app
 from db.settings import Settings
-from tests import importing
-from tests.importing import PATH, USERS_HEADER, user_row
-from tests.servers import eventually
+from tests.support import api_client
+from tests.support.api_client import PATH, USERS_HEADER, user_row
+from tests.support.servers import eventually
 
 JOBS_MAX = 6
 BYTES_MAX = 800
@@ -26,13 +26,13 @@ async def shared(server_url, tmp_path_factory):
     """An API with narrow limits and without workers: what is in the queue stays there."""
     limits = {"queue_jobs_max": JOBS_MAX, "queue_bytes_max": BYTES_MAX, "uploads_max": UPLOADS_MAX}
     folder = tmp_path_factory.mktemp("service")
-    async with importing.service(server_url, folder, run=["api"], **limits) as service:
+    async with api_client.service(server_url, folder, run=["api"], **limits) as service:
         yield service
 
 
 @pytest.fixture
 async def api(shared):
-    async with importing.connected(shared) as api:
+    async with api_client.connected(shared) as api:
         yield api
 
 
@@ -189,8 +189,8 @@ async def test_a_hundred_slow_uploads(server_url, tmp_path):
     """While a hundred clients trickle, no transaction is open for them, nor a connection each; in the end all have their jobs."""
     count, records = 100, 20
     async with (
-        importing.service(server_url, tmp_path, worker_pool_size=1, batch_size=5) as service,
-        importing.connected(service) as api,
+        api_client.service(server_url, tmp_path, worker_pool_size=1, batch_size=5) as service,
+        api_client.connected(service) as api,
         AsyncExitStack() as stack,
     ):
 

@@ -5,9 +5,9 @@ import gzip
 import pytest
 import pytest_asyncio
 
-from api.decoding import zstd
-from tests import importing
-from tests.importing import USERS_HEADER, user_object, user_row
+from api.imports.decompression import zstd
+from tests.support import api_client
+from tests.support.api_client import USERS_HEADER, user_object, user_row
 
 TYPES = {"csv": "text/csv", "ndjson": "application/x-ndjson", "json": "application/json"}
 
@@ -190,7 +190,7 @@ def named(value: object) -> str | None:
 async def shared(server_url, tmp_path_factory):
     folder = tmp_path_factory.mktemp("service")
     # several chunks for most files
-    async with importing.service(server_url, folder, worker_pool_size=2, batch_size=2) as service:
+    async with api_client.service(server_url, folder, worker_pool_size=2, batch_size=2) as service:
         yield service
 
 
@@ -198,7 +198,7 @@ async def shared(server_url, tmp_path_factory):
 async def api(shared):
     """Whatever a test sends, the same processes are there afterwards."""
     workers = shared.workers.children()
-    async with importing.connected(shared) as api:
+    async with api_client.connected(shared) as api:
         yield api
         assert (await api.client.get("/live")).status_code == 200
     assert shared.workers.children() == workers

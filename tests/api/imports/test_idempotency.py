@@ -6,9 +6,9 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from tests import importing
-from tests.importing import USERS_HEADER, user_object, user_row
-from tests.servers import eventually
+from tests.support import api_client
+from tests.support.api_client import USERS_HEADER, user_object, user_row
+from tests.support.servers import eventually
 
 USERS = USERS_HEADER + user_row(1)
 TOKEN = {"idempotency_token": "key"}
@@ -19,13 +19,13 @@ ROUNDS = 10
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared(server_url, tmp_path_factory):
     folder = tmp_path_factory.mktemp("service")
-    async with importing.service(server_url, folder, worker_pool_size=1) as service:
+    async with api_client.service(server_url, folder, worker_pool_size=1) as service:
         yield service
 
 
 @pytest.fixture
 async def api(shared):
-    async with importing.connected(shared) as api:
+    async with api_client.connected(shared) as api:
         yield api
 
 

@@ -5,12 +5,13 @@ from uuid import UUID
 
 import pytest
 
-from db import imports, queue, uploading
-from tests import factories, importing
-from tests.factories import claim, ended, errors, perform, queued, rows, run, stored_user, user, users
-from tests.importing import USERS_HEADER, user_row
-from tests.servers import eventually
-from workers import ends
+from db import queue
+from db.imports import jobs, uploads
+from tests.support import api_client, factories
+from tests.support.api_client import USERS_HEADER, user_row
+from tests.support.factories import claim, ended, errors, perform, queued, rows, run, stored_user, user, users
+from tests.support.servers import eventually
+from workers import completion
 
 COUNTERS = ("created", "updated", "unchanged", "skipped", "failed", "errors")
 
@@ -19,11 +20,11 @@ def bad(number: int) -> dict[str, object]:
     return user(number, role="manager")
 
 
-async def work_off(conn, id: UUID) -> imports.Import:
+async def work_off(conn, id: UUID) -> jobs.Import:
     """Works chunk by chunk like a worker, which looks at the error budget after each."""
     while claimed := await queue.claim(conn, worker="me"):
         done = await perform(conn, claimed)
-        await ends.end_job(conn, claimed, has_budget=done is not None and done.has_budget, is_followed=False)
+        await completion.end_job(conn, claimed, has_budget=done is not None and done.has_budget, is_followed=False)
     return await ended(conn, id)
 
 
@@ -122,7 +123,7 @@ async def test_an_import_waits_for_another(conn):
     assert await queue.claim(conn, worker="me") is None
     for c in claims:
         await perform(conn, c)
-        await ends.end_job(conn, c, has_budget=False, is_followed=False)
+        await completion.end_job(conn, c, has_budget=False, is_followed=False)
     assert (await claim(conn)).job_id == second
 
 
@@ -142,7 +143,7 @@ async def test_who_waits_for_a_failure_fails(conn):
 
 async def test_waiting_for_nothing_is_refused(conn):
     """An id that no import has cannot be waited for."""
-    with pytest.raises(uploading.AfterUnknown):
+    with pytest.raises(uploads.AfterUnknown):
         await queued(conn, users(1), after_id=UUID(int=5))
 
 
@@ -152,17 +153,17 @@ async def test_waiting_for_nothing_is_refused(conn):
 async def test_three_files_in_any_order_of_arrival(service, conn):
     """Users, articles and comments posted at once: each waits for what it refers to."""
     running = await service(worker_pool_size=2, batch_size=2)
-    async with importing.connected(running) as api:
+    async with api_client.connected(running) as api:
         ids = [UUID(int=n) for n in range(1, 5)]
         people = "".join(f"{id},u{id.int}@example.org,U,reader,true\n" for id in ids)
         posts = [factories.article(id, id.int, id=str(UUID(int=100 + id.int))) for id in ids]
         words = [factories.comment(UUID(int=100 + id.int), id) for id in ids]
         first = await api.post("id," + USERS_HEADER.decode() + people, type="text/csv", params={"resource": "users"})
         second = await api.client.post(
-            importing.PATH, json={"resource": "articles", "records": posts, "after": first.json()["id"]}
+            api_client.PATH, json={"resource": "articles", "records": posts, "after": first.json()["id"]}
         )
         third = await api.client.post(
-            importing.PATH, json={"resource": "comments", "records": words, "after": second.json()["id"]}
+            api_client.PATH, json={"resource": "comments", "records": words, "after": second.json()["id"]}
         )
         for answer in (first, second, third):
             job = await api.finished(answer)
@@ -173,7 +174,7 @@ async def test_three_files_in_any_order_of_arrival(service, conn):
 async def test_a_small_import_does_not_wait_for_a_large_one(service, conn):
     """A one-record import that is posted behind a large one ends long before it, and the large one still ends."""
     running = await service(worker_pool_size=1, batch_size=100)
-    async with importing.connected(running) as api:
+    async with api_client.connected(running) as api:
         large = await api.post(
             USERS_HEADER + b"".join(map(user_row, range(30_000))), type="text/csv", params={"resource": "users"}
         )

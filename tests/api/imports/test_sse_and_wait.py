@@ -8,12 +8,14 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from db import endings, pool, queue
+from db import queue
+from db.connections import pool
+from db.imports import completion
 from db.settings import Settings
-from tests import importing
-from tests.factories import perform
-from tests.importing import PATH, USERS_HEADER, user_row
-from tests.servers import eventually
+from tests.support import api_client
+from tests.support.api_client import PATH, USERS_HEADER, user_row
+from tests.support.factories import perform
+from tests.support.servers import eventually
 
 USERS = USERS_HEADER + b"".join(user_row(n) for n in range(4)) + b"?,Name,reader,true\n"
 UNKNOWN_ID = "0192f0c1-0000-7000-8000-000000000000"
@@ -23,13 +25,13 @@ UNKNOWN_ID = "0192f0c1-0000-7000-8000-000000000000"
 async def shared(server_url, tmp_path_factory):
     """An API without workers: an import moves when the test moves it."""
     folder = tmp_path_factory.mktemp("service")
-    async with importing.service(server_url, folder, run=["api"], batch_size=1) as service:
+    async with api_client.service(server_url, folder, run=["api"], batch_size=1) as service:
         yield service
 
 
 @pytest.fixture
 async def api(shared):
-    async with importing.connected(shared) as api:
+    async with api_client.connected(shared) as api:
         yield api
 
 
@@ -51,7 +53,7 @@ async def work(conn, chunks: int) -> None:
         claim = await queue.claim(conn, worker="test")
         assert claim is not None
         await perform(conn, claim)
-        await endings.finish(conn, claim.job_id)
+        await completion.finish(conn, claim.job_id)
 
 
 class Events:
@@ -232,7 +234,7 @@ async def test_a_waiting_client_that_leaves(api):
 
 async def test_followers_of_a_process_that_stops(server_url, tmp_path):
     """Streams end cleanly and waiting clients get their job as it is, so that the process can stop in time."""
-    async with importing.service(server_url, tmp_path, run=["api"]) as service, importing.connected(service) as api:
+    async with api_client.service(server_url, tmp_path, run=["api"]) as service, api_client.connected(service) as api:
         id = (await post(api)).json()["id"]
         async with events(api, id) as stream:
             assert (await stream.next())["event"] == "progress"

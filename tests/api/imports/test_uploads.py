@@ -12,9 +12,9 @@ import psycopg
 import pytest
 from psycopg.sql import SQL, Identifier, Literal
 
-from tests import importing
-from tests.importing import USERS_HEADER, Api, user_row
-from tests.servers import Service, eventually
+from tests.support import api_client
+from tests.support.api_client import USERS_HEADER, Api, user_row
+from tests.support.servers import Service, eventually
 
 # more than the API holds back before it stores, so that chunks lie in the database in mid-upload
 HALF = USERS_HEADER + b"".join(user_row(n) for n in range(120_000))
@@ -36,7 +36,7 @@ class Client:
         head = b'--edge\r\nContent-Disposition: form-data; name="file"; filename="u.csv"\r\n\r\n'
         type = "multipart/form-data; boundary=edge" if self.multipart else "text/csv"
         self.writer.write(
-            f"POST {importing.PATH}?resource=users HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n"
+            f"POST {api_client.PATH}?resource=users HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n"
             f"Idempotency-Key: key\r\nContent-Type: {type}\r\n\r\n".encode()
         )
         body = head + part if self.multipart else part
@@ -53,7 +53,7 @@ class Client:
 
 @pytest.fixture
 async def api(service) -> AsyncIterator[Api]:
-    async with importing.connected(await service(**GRACE)) as api:
+    async with api_client.connected(await service(**GRACE)) as api:
         yield api
 
 
@@ -73,7 +73,7 @@ async def test_a_client_that_leaves(service):
     """Its job and its chunks go with it at once, however it leaves, and its key is free again."""
     # without workers nobody sweeps: what goes was taken away by the API
     started = await service(run=["api"])
-    async with importing.connected(started) as api:
+    async with api_client.connected(started) as api:
         for multipart in (False, True):
             for politely in (True, False):
                 client = Client(started, multipart=multipart)
@@ -103,13 +103,13 @@ async def test_an_api_process_that_is_killed(api, service):
     api.service.api.send(signal.SIGKILL)
     await eventually(api.has_nothing)
     await client.leave(politely=True)
-    async with importing.connected(another) as second:
+    async with api_client.connected(another) as second:
         await post_again(second)
 
 
 async def test_an_upload_that_breaks_off_while_the_database_is_away(service, server_url):
     """When the database is back the upload is removed and its key free, long before the sweep would come to it."""
-    async with importing.connected(await service(worker_pool_size=1)) as api:
+    async with api_client.connected(await service(worker_pool_size=1)) as api:
         client = Client(api.service, multipart=False)
         await client.send(HALF)
         await eventually(lambda: stored_chunks(api), timeout=20)
@@ -141,7 +141,7 @@ async def test_an_api_process_that_is_told_to_stop(service):
     """It gives a slow upload some time, then tells the client to come back, and takes away what there is of it."""
     started = await service(run=["api"], stop_seconds=1)
     client = Client(started, multipart=False)
-    async with importing.connected(started) as api:
+    async with api_client.connected(started) as api:
         await client.send(HALF)
         await eventually(lambda: stored_chunks(api))
         started.api.send(signal.SIGTERM)

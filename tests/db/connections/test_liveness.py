@@ -7,10 +7,10 @@ import psycopg
 import pytest
 from psycopg.sql import SQL, Identifier
 
-from db import pool, silence
+from db.connections import liveness, pool
 from db.settings import Settings
-from tests.fault_proxy import FaultProxy, fault_proxy
-from tests.servers import eventually
+from tests.support.fault_proxy import FaultProxy, fault_proxy
+from tests.support.servers import eventually
 
 
 @pytest.fixture
@@ -23,9 +23,9 @@ async def proxy(database_url):
 async def line(request, proxy, monkeypatch):
     """A connection through the proxy that doubts soon."""
     proxy.gives_numbers = getattr(request, "param", False)
-    monkeypatch.setattr(silence, "DOUBT_SECONDS", 0.2)
-    monkeypatch.setattr(silence, "PAUSE_SECONDS", 0.1)
-    monkeypatch.setattr(silence, "ASK_SECONDS", 5)
+    monkeypatch.setattr(liveness, "DOUBT_SECONDS", 0.2)
+    monkeypatch.setattr(liveness, "PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(liveness, "ASK_SECONDS", 5)
     async with await pool.connect(Settings(database_url=proxy.url), name="doubtful") as conn:
         yield conn
 
@@ -53,7 +53,7 @@ async def test_a_server_that_waits_for_us_is_given_up(line, proxy):
 
 async def test_a_server_that_cannot_be_asked_is_given_up(line, proxy, monkeypatch):
     """When nobody answers on a second connection either, the first is not waited for."""
-    monkeypatch.setattr(silence, "ASK_SECONDS", 0.5)
+    monkeypatch.setattr(liveness, "ASK_SECONDS", 0.5)
     proxy.black_hole()
     start = time.monotonic()
     with pytest.raises(psycopg.OperationalError):
@@ -99,7 +99,7 @@ async def write(line, *, megabytes: int, begun: asyncio.Event) -> None:
 async def asked(proxy: FaultProxy) -> None:
     """Waits until the server has been asked about the line more often than it takes to give it up."""
     carried = proxy.carried
-    await eventually(lambda: proxy.carried > carried + 2 * silence.BAD_ANSWERS, timeout=30)
+    await eventually(lambda: proxy.carried > carried + 2 * liveness.BAD_ANSWERS, timeout=30)
 
 
 async def test_a_server_that_lets_nobody_in_is_there(line, proxy, other, server_url):
@@ -116,7 +116,7 @@ async def test_a_server_that_lets_nobody_in_is_there(line, proxy, other, server_
 
 async def test_a_copy_that_waits_in_vain_is_ended(conn, database_url, monkeypatch):
     """No limit of the server's own ends a COPY whose client has stopped; the upkeep does, and the chunk's row is free."""
-    monkeypatch.setattr(silence, "WORKER_COPY_SECONDS", 0.2)
+    monkeypatch.setattr(liveness, "WORKER_COPY_SECONDS", 0.2)
     async with (
         await pool.connect(Settings(database_url=database_url), name="bulk worker stopped") as stopped,
         await pool.connect(Settings(database_url=database_url), name="bulk worker idle") as idle,
@@ -127,6 +127,6 @@ async def test_a_copy_that_waits_in_vain_is_ended(conn, database_url, monkeypatc
                 await stopped.execute("SELECT pg_advisory_xact_lock(1)")
                 async with stopped.cursor().copy("COPY t FROM STDIN") as copy:
                     await copy.write("x\n")
-                    await eventually(lambda: silence.end_silent_copies(conn))
+                    await eventually(lambda: liveness.end_silent_copies(conn))
                     await conn.execute("SELECT pg_advisory_lock(1)")
         await idle.execute("SELECT 1")

@@ -5,17 +5,18 @@ import asyncio
 import pytest
 from psycopg import AsyncConnection
 
-from db import migrate, pool
-from db.pooler import PooledDoubting
-from tests import bouncer
-from tests.factories import rows
+from db import migrate
+from db.connections import pool
+from db.connections.pgbouncer import PooledDoubting
+from tests.db.merge.test_duplicates import *  # noqa: F403
 
 # these run here on the connections below, which go through the pooler
-from tests.test_merge import *  # noqa: F403
-from tests.test_queue import *  # noqa: F403
-from tests.test_settle import *  # noqa: F403
+from tests.db.merge.test_merge import *  # noqa: F403
+from tests.db.queue.test_claims import *  # noqa: F403
+from tests.support import pgbouncer
+from tests.support.factories import rows
 
-pytestmark = pytest.mark.skipif(bouncer.PROGRAM is None, reason=bouncer.WHY_NOT)
+pytestmark = pytest.mark.skipif(pgbouncer.PROGRAM is None, reason=pgbouncer.WHY_NOT)
 
 # it has a direct connection of its own, and is long
 del test_any_file_in_any_order_means_the_same  # noqa: F821
@@ -23,7 +24,7 @@ del test_any_file_in_any_order_means_the_same  # noqa: F821
 
 @pytest.fixture(scope="module")
 def through(server_url):
-    with bouncer.prepared(server_url) as prepared:
+    with pgbouncer.prepared(server_url) as prepared:
         asyncio.run(prepared.start())
         yield prepared
 

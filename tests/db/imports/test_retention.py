@@ -6,9 +6,10 @@ import httpx
 import pytest
 from psycopg.sql import SQL, Identifier
 
-from db import audit, imports, retention, uploading
-from tests.factories import claim, perform, queued, rows, run, user, users
-from tests.servers import eventually
+from db import audit
+from db.imports import jobs, retention, uploads
+from tests.support.factories import claim, perform, queued, rows, run, user, users
+from tests.support.servers import eventually
 
 DAY_SECONDS = 24 * 3600
 
@@ -49,7 +50,7 @@ async def test_old_imports_go_and_their_records_stay(conn):
     await age(conn, old, 1.01)
     await age(conn, young, 0.99)
     assert await prune(conn) == retention.Pruned(jobs=1, rows=1 + 2 + 2)
-    assert await imports.get(conn, old) is None
+    assert await jobs.get(conn, old) is None
     assert await left(conn, old) == [0, 0, 0, 0]
     assert await left(conn, young) == [1, 0, 1, 1]
     assert await rows(conn, "SELECT email FROM users WHERE import_id = %(id)s", id=old)
@@ -62,7 +63,7 @@ async def test_what_is_not_final_never_goes(conn):
     working = await queued(conn, users(2, first=3), sizes=[1, 1])
     await claim(conn)
     await perform(conn, await claim(conn))
-    await uploading.begin(conn, token=None)
+    await uploads.begin(conn, token=None)
     await conn.execute(
         """
         UPDATE import_jobs
@@ -83,7 +84,7 @@ async def test_an_import_that_is_waited_for_is_kept(conn):
     assert await prune(conn) == retention.Pruned()
     await run(conn, then)
     assert (await prune(conn)).jobs == 1
-    assert await imports.get(conn, then) is not None
+    assert await jobs.get(conn, then) is not None
 
 
 async def test_a_large_import_goes_bit_by_bit(conn):

@@ -14,12 +14,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg import AsyncConnection
 
-from db import endings, pool
+from db.connections import pool
+from db.imports import completion
 from db.settings import Settings
-from tests import factories
-from tests.factories import blocked, chunk, claim, errors, perform, queued, rows, run, stored_article, user, users
-from tests.servers import eventually
-from workers.loop import Worker
+from tests.support import factories
+from tests.support.factories import (
+    blocked,
+    chunk,
+    claim,
+    errors,
+    perform,
+    queued,
+    rows,
+    run,
+    stored_article,
+    user,
+    users,
+)
+from tests.support.servers import eventually
+from workers.worker import Worker
 
 EXAMPLES = int(os.environ.get("SETTLE_EXAMPLES", "100"))
 SEEDS = range(max(8, EXAMPLES // 10))
@@ -221,10 +234,10 @@ async def test_two_open_transactions_mean_the_same(conn, other):
                 await work
                 free, holder = holder, free
             await holder.execute("COMMIT")
-        await endings.finish(conn, id)
+        await completion.finish(conn, id)
         while settle := await factories.queue.claim(conn, worker="me"):
             await perform(conn, settle)
-            await endings.finish(conn, id)
+            await completion.finish(conn, id)
         assert await answer(conn, id) == case.answer, f"seed {seed}"
     assert waits
 
@@ -332,7 +345,7 @@ async def test_a_row_in_use_is_not_taken_away(conn):
     await stored_article(conn, later)
     await perform(conn, claims[0])
     await perform(conn, claims[2])
-    await endings.finish(conn, id)
+    await completion.finish(conn, id)
     job = await run(conn, id)
     assert (job.status, job.created, job.failed) == ("completed", 2, 1)
     assert await rows(conn, "SELECT record, duplicate_of_line FROM import_errors") == [(1, 2)]
@@ -346,14 +359,14 @@ async def test_settling_waits_for_who_is_just_referring(conn, other):
     claims = [await claim(conn) for _ in range(2)]
     await perform(conn, claims[1])
     await perform(conn, claims[0])
-    await endings.finish(conn, id)
+    await completion.finish(conn, id)
     settle = await claim(conn)
     async with other.transaction():
         await stored_article(other, later)
         settling = asyncio.create_task(perform(conn, settle))
         await blocked(conn, by=other)
     await settling
-    await endings.finish(conn, id)
+    await completion.finish(conn, id)
     assert (await factories.ended(conn, id)).created == 1
     assert await rows(conn, "SELECT record, duplicate_of_line FROM import_errors") == [(1, 2)]
 
@@ -366,7 +379,7 @@ async def test_a_row_from_outside_appears_before_settling(conn):
     for place in (1, 0, 2):
         await perform(conn, claims[place])
     await factories.stored_user(conn, 1)
-    await endings.finish(conn, id)
+    await completion.finish(conn, id)
     await run(conn, id)
     assert await errors(conn, id) == [(1, "email", "already_exists")]
 

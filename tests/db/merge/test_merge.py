@@ -6,9 +6,9 @@ from uuid import uuid4
 
 import pytest
 
-from db import endings
-from db.store import Obstacles
-from tests.factories import (
+from db.imports import completion
+from db.merge import Obstacles
+from tests.support.factories import (
     article,
     blocked,
     chunk,
@@ -41,7 +41,7 @@ def remembering(expected: Obstacles, *ids) -> Memory:
 
 async def finish(conn, id):
     """The import at its end, with its books checked; all its chunks have been performed."""
-    assert await endings.finish(conn, id) is not None
+    assert await completion.finish(conn, id) is not None
     return await ended(conn, id)
 
 
@@ -252,7 +252,7 @@ async def test_two_chunks_meet_over_one_address(conn, other, expected, undone):
     assert (row["created"], row["deferred"]) == ((2, 0) if undone else (1, 1))
     if undone:
         await perform(conn, one)
-    assert await endings.finish(conn, id) is None
+    assert await completion.finish(conn, id) is None
     assert (await run(conn, id)).created == 3
     assert await rows(conn, "SELECT name FROM users WHERE email = 'user1@example.com'") == [("User 1",)]
     assert await errors(conn, id) == [(3, "email", "duplicate_in_file")]

@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from psycopg import AsyncConnection
 from psycopg.sql import SQL, Identifier, Placeholder
 
-from api import chunking
-from db import pool, store
+from api.imports import splitting
+from db import merge
+from db.connections import pool
 from db.queue import Counts
 from db.resources import RESOURCES
-from tests.servers import eventually
-from tests.test_export_stream import PATH as STREAM
-from tests.test_export_stream import exported
+from tests.api.exports.test_stream import PATH as STREAM
+from tests.api.exports.test_stream import exported
+from tests.support.servers import eventually
 from workers.parsing import parse
 
 EXAMPLES = 60
@@ -194,7 +195,7 @@ async def check(conn, resource: str, records: list[dict[str, Any]], batch_size: 
 
 async def reimported(conn, resource: str, format, data: bytes, batch_size: int, *, mode, csv_safe: bool) -> Counts:
     """What an import of these bytes counts: cut, parsed and merged as by the API and a worker."""
-    cutter = chunking.cutter(format, batch_size=batch_size, delimiter=",", **LIMITS)
+    cutter = splitting.cutter(format, batch_size=batch_size, delimiter=",", **LIMITS)
     counts = Counts()
     import_id = uuid4()
     for chunk in [*cutter.feed(data), *cutter.finish()]:
@@ -209,7 +210,7 @@ async def reimported(conn, resource: str, format, data: bytes, batch_size: int, 
             record_max_bytes=LIMITS["record_max_bytes"],
         )
         assert parsed.errors == []
-        merged = await store.merge(
+        merged = await merge.merge(
             conn,
             RESOURCES[resource],
             import_id,

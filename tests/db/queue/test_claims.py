@@ -5,10 +5,12 @@ from uuid import UUID
 
 import pytest
 
-from db import endings, imports, pool, queue
+from db import queue
+from db.connections import pool
+from db.imports import completion, jobs
 from db.queue import ClaimLost, Counts
-from tests import factories
-from tests.factories import blocked, chunk, claim, ended, perform, queued, rows, user, users
+from tests.support import factories
+from tests.support.factories import blocked, chunk, claim, ended, perform, queued, rows, user, users
 
 GRACE_SECONDS = 5.0
 ATTEMPTS_MAX = 12
@@ -27,8 +29,8 @@ async def reclaimed(conn, **limits: int) -> queue.Claim:
     return claimed
 
 
-async def finished(conn, id: UUID) -> endings.Finished:
-    end = await endings.finish(conn, id)
+async def finished(conn, id: UUID) -> completion.Finished:
+    end = await completion.finish(conn, id)
     assert end is not None
     return end
 
@@ -80,7 +82,7 @@ async def test_two_claims_at_once_start_a_job_once(conn, other):
         second = asyncio.create_task(claim(other))
         await blocked(other, by=conn)
     assert (await second).seq == 2
-    job = await imports.get(conn, id)
+    job = await jobs.get(conn, id)
     assert job is not None
     assert job.status == "processing"
     assert job.started_at < (await chunk(conn, id, 2))["claimed_at"]
@@ -256,7 +258,7 @@ async def test_a_lost_claim_stores_nothing(conn, other):
     assert await give_back(conn, lost, accident="late") is None
     assert await rows(conn, "SELECT FROM users") == []
     await perform(other, heir)
-    await endings.finish(other, id)
+    await completion.finish(other, id)
     assert (await ended(conn, id)).created == 1
 
 
@@ -317,7 +319,7 @@ async def test_a_poison_chunk_fails_and_the_job_ends(conn):
     await claim(conn)
     await perform(conn, await claim(conn))
     for crash in range(1, CRASHES_MAX + 1):
-        assert await endings.finish(conn, id) is None
+        assert await completion.finish(conn, id) is None
         await pass_time(conn, 1000)
         assert (await reclaimed(conn)).state == ("failed" if crash == CRASHES_MAX else "running")
     assert (await finished(conn, id)).status == "failed"
@@ -371,7 +373,7 @@ async def test_a_job_with_work_left_does_not_end(conn, other):
     claimed = await claim(conn)
     async with conn.transaction():
         await perform(conn, claimed)
-        assert await endings.finish(other, id) is None
+        assert await completion.finish(other, id) is None
     assert (await finished(other, id)).status == "completed"
 
 
@@ -383,9 +385,9 @@ async def test_the_last_two_finish_the_job_once(conn, other):
         await perform(conn, one)
         await perform(other, two)
         # the first chunk is not committed yet
-        assert await endings.finish(other, id) is None
+        assert await completion.finish(other, id) is None
     assert (await finished(conn, id)).created == 2
-    assert await endings.finish(other, id) is None
+    assert await completion.finish(other, id) is None
     await ended(conn, id)
 
 
@@ -396,7 +398,7 @@ async def test_two_ends_at_once_are_one(conn, other):
     await perform(conn, await claim(conn))
     async with conn.transaction():
         assert (await finished(conn, id)).status == "completed"
-        second = asyncio.create_task(endings.finish(other, id))
+        second = asyncio.create_task(completion.finish(other, id))
         await blocked(other, by=conn)
     assert await second is None
     await ended(conn, id)
@@ -407,8 +409,8 @@ async def test_an_end_that_is_rolled_back_falls_to_the_other(conn, other):
     id = await queued(conn, users(1))
     await perform(conn, await claim(conn))
     async with conn.transaction(force_rollback=True):
-        assert await endings.finish(conn, id) is not None
-        second = asyncio.create_task(endings.finish(other, id))
+        assert await completion.finish(conn, id) is not None
+        second = asyncio.create_task(completion.finish(other, id))
         await blocked(other, by=conn)
     end = await second
     assert end is not None
@@ -421,8 +423,8 @@ async def test_two_workers_queue_one_settle_chunk(conn, other):
     await perform(conn, await claim(conn))
     await perform(conn, await claim(conn))
     async with conn.transaction():
-        assert await endings.finish(conn, id) is None
-        second = asyncio.create_task(endings.finish(other, id))
+        assert await completion.finish(conn, id) is None
+        second = asyncio.create_task(completion.finish(other, id))
         await blocked(other, by=conn)
     assert await second is None
     settle = await claim(conn)
@@ -436,13 +438,13 @@ async def test_two_workers_queue_one_settle_chunk(conn, other):
 async def test_the_sweep_ends_what_a_dead_worker_left(conn):
     """A job whose last worker died between its commit and the job's end is found by any worker's upkeep."""
     id = await queued(conn, users(1))
-    assert await endings.unfinished(conn) == []
+    assert await completion.unfinished(conn) == []
     claimed = await claim(conn)
-    assert await endings.unfinished(conn) == []
+    assert await completion.unfinished(conn) == []
     await perform(conn, claimed)
-    assert await endings.unfinished(conn) == [id]
-    await endings.finish(conn, id)
-    assert await endings.unfinished(conn) == []
+    assert await completion.unfinished(conn) == [id]
+    await completion.finish(conn, id)
+    assert await completion.unfinished(conn) == []
     await ended(conn, id)
 
 
@@ -475,7 +477,7 @@ async def test_a_claim_races_a_cancellation(conn, other):
         cancelling = asyncio.create_task(cancel(other, id))
         await blocked(other, by=conn)
     await cancelling
-    assert await endings.finish(other, id) is None
+    assert await completion.finish(other, id) is None
     async with conn.transaction():
         assert not await queue.fence(conn, claimed)
         await queue.drop(conn, claimed)
@@ -492,7 +494,7 @@ async def test_a_cancelled_job_is_settled_all_the_same(conn):
     await pass_time(conn, GRACE_SECONDS)
     await perform(conn, await reclaimed(conn))
     await cancel(conn, id)
-    assert await endings.finish(conn, id) is None
+    assert await completion.finish(conn, id) is None
     await perform(conn, await claim(conn))
     assert (await finished(conn, id)).status == "cancelled"
     job = await ended(conn, id)

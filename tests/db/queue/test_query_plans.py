@@ -14,9 +14,11 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection, IsolationLevel
 
-from db import backpressure, endings, health, migrate, pool, queue, uploading
+from db import health, migrate, queue
+from db.connections import pool
+from db.imports import backlog, completion, uploads
 from db.queue import Claim, Counts
-from tests import factories, servers
+from tests.support import factories, servers
 
 DONE_JOBS = 1000
 DONE_CHUNKS_A_JOB = 1000
@@ -216,11 +218,11 @@ async def test_a_million_done_chunks_cost_nothing(history):
         told += await plans.of(factories.claim(history, worker="dead", chunks_max=CLAIM_CHUNKS))
         told += await plans.of(reclaim(history))
         told += await plans.of(work_on(history, await factories.claim(history, chunks_max=CLAIM_CHUNKS)))
-        told += await plans.of(endings.finish(history, id))
-        told += await plans.of(endings.unfinished(history))
-        told += await plans.of(endings.stop_dependents(history))
-        told += await plans.of(uploading.sweep(history, grace_seconds=60))
-        told += await plans.of(backpressure.load(history))
+        told += await plans.of(completion.finish(history, id))
+        told += await plans.of(completion.unfinished(history))
+        told += await plans.of(completion.stop_dependents(history))
+        told += await plans.of(uploads.sweep(history, grace_seconds=60))
+        told += await plans.of(backlog.load(history))
     for plan in told:
         assert not plan.read_whole & {"chunks", "import_jobs"}, plan
         assert plan.indexes.isdisjoint({"chunks_job_id_seq_key", "chunks_import"}), plan
@@ -244,7 +246,7 @@ async def test_the_end_of_a_job_costs_its_own_chunks(history):
         id = await live_job(history, chunks=100)
         await work_off(history, id, chunks=99)
         await work_on(history, await factories.claim(history))
-        told = await plans.of(endings.finish(history, id))
+        told = await plans.of(completion.finish(history, id))
         assert told[-1].query.lstrip().startswith("WITH done")
         for plan in told:
             assert not plan.read_whole & {"chunks", "import_jobs"}, plan
@@ -267,8 +269,8 @@ async def test_an_old_transaction_costs_claims_only(history, history_url):
             assert dearest(await plans.of(reclaim(history))) <= FEW_BUFFERS + LIVE_CHUNKS / 5
             claim = await factories.claim(history)
             assert dearest(await plans.of(work_on(history, claim))) <= FEW_BUFFERS
-            assert dearest(await plans.of(endings.finish(history, id))) <= FEW_BUFFERS
-            assert dearest(await plans.of(endings.unfinished(history))) <= FEW_BUFFERS + LIVE_CHUNKS / 5
+            assert dearest(await plans.of(completion.finish(history, id))) <= FEW_BUFFERS
+            assert dearest(await plans.of(completion.unfinished(history))) <= FEW_BUFFERS + LIVE_CHUNKS / 5
         claimed = await plans.of(queue.claim(history, worker="me"))
         assert dearest(claimed) <= FEW_BUFFERS + LIVE_CHUNKS / 5
         assert not claimed[0].read_whole & {"chunks", "import_jobs"}

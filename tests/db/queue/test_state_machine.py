@@ -20,10 +20,11 @@ from hypothesis.stateful import (
 )
 from psycopg import AsyncConnection
 
-from db import endings, queue
-from db.pool import Connection
+from db import queue
+from db.connections.pool import Connection
+from db.imports import completion
 from db.queue import Claim, ClaimLost, Counts
-from tests import factories
+from tests.support import factories
 
 T = TypeVar("T")
 
@@ -374,7 +375,7 @@ class Queue(RuleBasedStateMachine):
 
     @rule()
     def sweep(self) -> None:
-        found = set(self.run(endings.unfinished(self.conn)))
+        found = set(self.run(completion.unfinished(self.conn)))
         assert found == {
             id
             for id, job in self.jobs.items()
@@ -384,7 +385,7 @@ class Queue(RuleBasedStateMachine):
             self.end_job(id)
 
     def end_job(self, id: UUID) -> None:
-        end = self.run(endings.finish(self.conn, id))
+        end = self.run(completion.finish(self.conn, id))
         expected = self.expected_end(id)
         assert (end.status if end else None) == expected
         if expected:

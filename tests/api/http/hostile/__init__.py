@@ -1,7 +1,7 @@
 """Everything bad that is tried on a live service, as data: by kind, what is sent, and what must be answered."""
 
-from tests.bad_inputs import access, bodies, heads, packed, parameters
-from tests.bad_inputs.case import KEY, Case
+from tests.api.http.hostile import access, bodies, heads, packed, parameters
+from tests.api.http.hostile.case import KEY, Case
 
 __all__ = ["CASES", "KEY", "Case"]
 

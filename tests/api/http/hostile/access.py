@@ -1,6 +1,6 @@
 """Requests of those who have no key, or think that they have."""
 
-from tests.bad_inputs.case import IMPORTS, KEY, USERS, Case, request
+from tests.api.http.hostile.case import IMPORTS, KEY, USERS, Case, request
 
 ASKED = b"GET " + IMPORTS
 

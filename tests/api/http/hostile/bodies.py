@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from tests.bad_inputs.case import IMPORTS, Case, Endless, chunk, chunked, post
+from tests.api.http.hostile.case import IMPORTS, Case, Endless, chunk, chunked, post
 
 MULTIPART = b"multipart/form-data; boundary=edge"
 SOUND = b"email,name,role,active\na@example.org,A,reader,true\n"

@@ -1,6 +1,6 @@
 """Requests that are none: heads without end, and bodies whose length is a matter of opinion."""
 
-from tests.bad_inputs.case import IMPORTS, KEY, USERS, Case, Endless, chunked, get, post, request, row
+from tests.api.http.hostile.case import IMPORTS, KEY, USERS, Case, Endless, chunked, get, post, request, row
 
 START = b"GET " + IMPORTS + b" HTTP/1.1\r\nHost: test\r\n"
 BEGUN = b"POST " + USERS + b" HTTP/1.1\r\nHost: test\r\nX-API-Key: " + KEY + b"\r\nContent-Type: text/csv\r\n"

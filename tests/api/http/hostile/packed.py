@@ -3,10 +3,10 @@
 import gzip
 import zlib
 
-from api.decoding import zstd
-from tests.bad_inputs.bodies import FILE, IMPORTS, MULTIPART, part
-from tests.bad_inputs.bodies import USERS as USERS_PART
-from tests.bad_inputs.case import Case, post
+from api.imports.decompression import zstd
+from tests.api.http.hostile.bodies import FILE, IMPORTS, MULTIPART, part
+from tests.api.http.hostile.bodies import USERS as USERS_PART
+from tests.api.http.hostile.case import Case, post
 
 SOUND = b"email,name,role,active\n" + b"a@example.org,A,reader,true\n" * 100
 ROW = b"a@example.org,A,reader,true\n"

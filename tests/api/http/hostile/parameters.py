@@ -3,7 +3,7 @@
 import base64
 from uuid import UUID
 
-from tests.bad_inputs.case import IMPORTS, Case, get, post, request
+from tests.api.http.hostile.case import IMPORTS, Case, get, post, request
 
 EXPORTS = b"/api/v1/exports"
 STREAM = EXPORTS + b"/users/stream"

@@ -1,0 +1,4 @@
+"""Connections to PostgreSQL: the pool, PgBouncer, half-open detection, reports of outages.
+
+It may import db.settings and db.errors.
+"""

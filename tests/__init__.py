@@ -1,0 +1,1 @@
+"""Tests by what they need: unit (nothing), db (PostgreSQL), api, workers and monitoring (the service's processes), system."""

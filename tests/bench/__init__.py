@@ -1,0 +1,1 @@
+"""`make bench`: the service beside PostgreSQL's own tools."""

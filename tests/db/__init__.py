@@ -1,0 +1,1 @@
+"""SQL on a real PostgreSQL."""

@@ -1,0 +1,1 @@
+"""What several tests share: servers, clients, factories, fault injection."""
