@@ -14,6 +14,7 @@ from api.http.protocol import BoundedHttp
 from db import embedded, settings
 from db.settings import Settings, SettingsError
 from monitoring import logging, multiprocess
+from monitoring.supervisor import Supervisor
 
 log = structlog.get_logger("api")
 
@@ -46,7 +47,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: Litestar, config: Settings) -> None:
         self.draining: Event = app.state.draining
-        self.supervisor = multiprocess.Supervisor(config.supervisor_pid)
+        self.supervisor = Supervisor(config.supervisor_pid)
         super().__init__(
             uvicorn.Config(
                 app,

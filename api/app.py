@@ -10,7 +10,7 @@ from litestar.datastructures import State
 from litestar.di import Provide
 
 from api import health
-from api.exports import actions, routes
+from api.exports import actions, routes, stream
 from api.http import openapi, problems, sse
 from api.http.auth import Authorized
 from api.http.middleware import Observed
@@ -30,6 +30,7 @@ ROUTE_HANDLERS = [
     *imports.HANDLERS,
     *repairs.HANDLERS,
     *sse.HANDLERS,
+    *stream.HANDLERS,
     *routes.HANDLERS,
     *actions.HANDLERS,
 ]

@@ -1,4 +1,4 @@
-"""Packs bytes as they come. Levels are chosen so that packing is not what a reader waits for."""
+"""Streaming gzip and zstd compressors. The levels favour speed, so that compression is not the bottleneck of a stream."""
 
 import sys
 import zlib
@@ -15,33 +15,33 @@ GZIP_LEVEL = 1
 ZSTD_LEVEL = 3
 
 
-class Packer(Protocol):
-    def pack(self, data: bytes) -> bytes:
-        """What can be said so far, perhaps nothing."""
+class Compressor(Protocol):
+    def compress(self, data: bytes) -> bytes:
+        """The output that is available so far, possibly empty."""
         ...
 
-    def end(self) -> bytes:
-        """The rest; without it a reader knows that the data is not whole."""
+    def flush(self) -> bytes:
+        """The rest of the output. Without it a decompressor reports truncated input."""
         ...
 
 
 class _Plain:
-    def pack(self, data: bytes) -> bytes:
+    def compress(self, data: bytes) -> bytes:
         return data
 
-    def end(self) -> bytes:
+    def flush(self) -> bytes:
         return b""
 
 
 class _Gzip:
     def __init__(self) -> None:
-        # without a time in its head, so that the same records are the same bytes
+        # no timestamp in the gzip header: the same records give the same bytes
         self._stream = zlib.compressobj(GZIP_LEVEL, wbits=31)
 
-    def pack(self, data: bytes) -> bytes:
+    def compress(self, data: bytes) -> bytes:
         return self._stream.compress(data)
 
-    def end(self) -> bytes:
+    def flush(self) -> bytes:
         return self._stream.flush()
 
 
@@ -49,12 +49,12 @@ class _Zstd:
     def __init__(self) -> None:
         self._stream = zstd.ZstdCompressor(level=ZSTD_LEVEL)
 
-    def pack(self, data: bytes) -> bytes:
+    def compress(self, data: bytes) -> bytes:
         return self._stream.compress(data)
 
-    def end(self) -> bytes:
+    def flush(self) -> bytes:
         return self._stream.flush()
 
 
-def packer(compression: Compression) -> Packer:
+def compressor(compression: Compression) -> Compressor:
     return {"none": _Plain, "gzip": _Gzip, "zstd": _Zstd}[compression]()

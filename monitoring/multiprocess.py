@@ -1,8 +1,8 @@
-"""The folder in which the processes of this machine add up their metrics.
+"""Multiprocess mode of prometheus_client: the folder in which the processes of this machine write their metrics.
 
-prometheus_client keeps a process's numbers in files named for the process, and a scrape sums the files. Two things go wrong
-with its own way, which is the process id alone: ids come again, so a dead process's gauges would count as present for ever;
-and nobody knows when the folder may be emptied. So the files are named for the id *and* the start time of the process.
+Each process writes files of its own, and a scrape sums them. prometheus_client names the files after the process id, which
+the system reuses: the gauges of a dead process would be counted again, and it would be unknown when the folder can be emptied.
+Here the files are named after the process id and the start time of the process.
 """
 
 import fcntl
@@ -14,14 +14,14 @@ VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def join(folder: Path) -> None:
-    """Makes this process count in `folder`. Call it before anything imports `monitoring.metrics`.
+    """Makes this process write its metrics to `folder`. Call it before `monitoring.metrics` is imported.
 
-    The files of an earlier run are removed, unless a process of that run still lives: its sums must not shrink under the
-    eyes of Prometheus, which would take that for a restart.
+    Removes the files of an earlier run, unless a process of that run is still alive: Prometheus would take a sum that gets
+    smaller for a restart.
     """
     folder.mkdir(parents=True, exist_ok=True)
     os.environ[VARIABLE] = str(folder)
-    # the api and the workers start at the same moment: one must not remove what the other has just begun
+    # the API and the workers start at the same time: one must not remove the new files of the other
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         files = list(folder.glob("*_*"))
@@ -32,39 +32,29 @@ def join(folder: Path) -> None:
 
 
 def folder() -> Path | None:
-    """The folder that this process has joined."""
+    """The folder that this process writes to; None before `join`."""
     return Path(os.environ[VARIABLE]) if VARIABLE in os.environ else None
 
 
 def identity() -> str:
-    """The name of this process: `<id>-<start time>`. Asked for at every increment, hence the cache; right after a fork too."""
+    """The name of this process: `<id>-<start time>`. Called at every increment, therefore cached by process id."""
     return identity_of(os.getpid())
 
 
 @cache
 def identity_of(pid: int) -> str:
-    """The name of another process, which lives."""
+    """The name of a running process."""
     return f"{pid}-{_started(pid)}"
 
 
 def is_alive(identity: str) -> bool:
-    """Whether the process of that name lives, and not only another one with its id."""
+    """Whether the process of this name is running, and not another one with the same id."""
     pid, _, started = identity.partition("-")
     return _started(int(pid)) == started
 
 
-class Supervisor:
-    """The process that looks after this one. None: there is none that we know of, and so none to be missed."""
-
-    def __init__(self, pid: int | None) -> None:
-        self._identity = None if pid is None else identity_of(pid)
-
-    def is_gone(self) -> bool:
-        return self._identity is not None and not is_alive(self._identity)
-
-
 def sweep(folder: Path) -> None:
-    """Removes the gauges of processes that died. Their counters stay, or the sums would shrink."""
+    """Removes the gauges of dead processes. Their counters stay, because a sum must not get smaller."""
     for path in folder.glob("gauge_live*_*.db"):
         if not _alive(path):
             path.unlink(missing_ok=True)
@@ -75,15 +65,15 @@ def _alive(path: Path) -> bool:
 
 
 def _started(pid: int) -> str | None:
-    """When `pid` started, as the kernel counts; None for a process that is gone, "" where the system does not tell."""
+    """The start time of `pid` in clock ticks; None if the process does not exist, "" if the system has no /proc."""
     try:
         os.kill(pid, 0)
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except (ProcessLookupError, PermissionError):
-        # the second is somebody else's process, and so not the one that wrote here
+        # PermissionError: a process of another user, so not the one that wrote the files
         return None
     except FileNotFoundError:
         return None if Path("/proc/self").exists() else ""
-    # the second field is the program's name in brackets, and may hold spaces
+    # the second field is the program's name in parentheses, which may contain spaces
     fields = stat.rpartition(b")")[2].split()
     return None if fields[0] == b"Z" else fields[19].decode()

@@ -6,10 +6,10 @@ import structlog
 
 from db import queue
 from db.connections.pool import Connection
-from db.exports import jobs
+from db.exports import completion as export_completion
 from db.imports import completion
 from db.queue import Claim, failpoints
-from monitoring import metrics
+from monitoring import job_events
 
 log = structlog.get_logger()
 
@@ -38,21 +38,7 @@ async def end_import(conn: Connection, id: UUID) -> None:
     await queue.notify(conn)
     if end.status != "completed":
         await end_dependents(conn)
-    metrics.job_finished("import", end.resource, end.status, end.seconds)
-    log.info(
-        "import finished",
-        job_id=str(end.id),
-        request_id=end.request_id,
-        resource=end.resource,
-        status=end.status,
-        outcome=end.outcome,
-        records=end.total_records,
-        created=end.created,
-        failed=end.failed,
-        seconds=round(end.seconds, 3),
-        records_per_second=round(end.total_records / end.seconds) if end.seconds else None,
-        failed_share=round(end.failed / end.total_records, 4) if end.total_records else 0,
-    )
+    job_events.import_finished(end)
 
 
 async def end_dependents(conn: Connection) -> None:
@@ -62,19 +48,6 @@ async def end_dependents(conn: Connection) -> None:
 
 
 async def end_export(conn: Connection, id: UUID) -> None:
-    end = await jobs.finish(conn, id)
-    if end is None:
-        return
-    metrics.job_finished("export", end.resource, end.status, end.seconds)
-    log.info(
-        "export finished",
-        job_id=str(end.id),
-        request_id=end.request_id,
-        resource=end.resource,
-        format=end.format,
-        status=end.status,
-        records=end.records,
-        bytes=end.bytes,
-        seconds=round(end.seconds, 3),
-        records_per_second=round(end.records / end.seconds) if end.records and end.seconds else None,
-    )
+    end = await export_completion.finish(conn, id)
+    if end is not None:
+        job_events.export_finished(end)

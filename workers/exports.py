@@ -1,4 +1,4 @@
-"""The work on an export: read, pack, write to a file, and describe it, all in the transaction that also marks the chunk done."""
+"""Writes the file of a claimed export, in the transaction that also marks the chunk as done."""
 
 import asyncio
 import hashlib
@@ -9,14 +9,13 @@ from time import perf_counter
 import msgspec
 import structlog
 
-from db import compression as packing
 from db import queue
-from db.compression import Compression
+from db.compression import Compression, compressor
 from db.connections import pool
 from db.connections.pool import Connection
 from db.errors import UNAVAILABLE
-from db.exports import copy_out, files, jobs, storage
-from db.exports.jobs import Work
+from db.exports import claimed, copy_out, files, storage
+from db.exports.claimed import ClaimedExport
 from db.exports.storage import File, Storage
 from db.queue import Claim, Counts
 from db.resources import RESOURCES
@@ -25,14 +24,14 @@ from monitoring import throttle
 
 log = structlog.get_logger(__name__)
 
-# how long the storage may keep the worker busy before the server takes the worker for dead
-PATIENCE_SECONDS = storage.SECONDS_MAX + 30
-# how often a worker tells how far it is, and asks whether it shall go on; one that is done sooner does neither
-WATCH_SECONDS = 1.0
+# how long a call of the storage may keep the transaction idle before the server ends it
+IDLE_SECONDS_MAX = storage.SECONDS_MAX + 30
+# how often the progress is reported and a cancellation is looked for
+REPORT_SECONDS = 1.0
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True):
-    """An export that was committed, for metrics and logs. `bytes` is before compression."""
+    """A committed export, for metrics and logs. `bytes` is the size before compression."""
 
     resource: str
     format: str
@@ -41,99 +40,104 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
-class _Stopped(Exception):
-    """The job is not wanted any more."""
+class _Cancelled(Exception):
+    """The job was cancelled while its file was written."""
 
 
 async def perform(conn: Connection, claim: Claim, *, settings: Settings) -> Done | None:
-    """Works on the claimed export in one transaction; None when its job was stopped. Raises `queue.ClaimLost`, `storage.ERRORS`.
+    """Writes the file in one transaction. Returns None if the job was cancelled. Raises `queue.ClaimLost`, `storage.ERRORS`.
 
-    The file has its last name just before the commit, and nobody is given it before the job is completed. The name tells the
-    lease: a worker that has lost its claim without knowing cannot touch the file of the one that took over.
+    The file is published just before the commit, and clients get it only when the job is completed. The file name contains the
+    lease, so a worker that has lost its claim without noticing cannot overwrite the file of its successor.
     """
     try:
         return await _write(conn, claim, settings)
-    except _Stopped:
-        # rolled back; this time the fence sees what the watch saw, and the chunk is dropped
+    except _Cancelled:
+        # rolled back; the fence of the second transaction sees the cancellation, and the chunk is dropped
         return await _write(conn, claim, settings)
 
 
 async def _write(conn: Connection, claim: Claim, settings: Settings) -> Done | None:
     start = perf_counter()
-    place = storage.of(settings)
+    store = storage.of(settings)
     async with conn.transaction():
-        # the count and the records are of one snapshot
-        await jobs.isolate(conn)
+        # one snapshot for the count and the records
+        await claimed.use_repeatable_read(conn)
         is_wanted = await queue.fence(conn, claim)
-        work = await jobs.work(conn, claim)
-        await _remove_left(place, claim, work)
+        export = await claimed.load_claimed(conn, claim)
+        await _remove_earlier_attempts(store, claim, export)
         if not is_wanted:
             await queue.drop(conn, claim)
             return None
-        snapshot_at = await copy_out.begin(conn, patience_seconds=PATIENCE_SECONDS)
-        name = _stored_name(claim, work)
-        resource, selection = RESOURCES[work.resource], work.selection
-        tally = _Tally(await copy_out.count(conn, resource, selection))
+        snapshot_at = await copy_out.begin_long_read(conn, client_timeout_seconds=IDLE_SECONDS_MAX)
+        name = files.stored_name(export.resource, export.format, export.compression, id=claim.job_id, lease=claim.lease)
+        progress = _Progress(await copy_out.count(conn, RESOURCES[export.resource], export.selection))
         async with (
-            _watched(claim, tally, settings),
-            place.writer(
+            _reported(claim, progress, settings),
+            store.writer(
                 name,
-                media_type=files.media_type(work.format, work.compression),
-                called=files.export_name(work.resource, work.format, snapshot_at, work.compression),
+                media_type=files.media_type(export.format, export.compression),
+                download_name=files.download_name(export.resource, export.format, snapshot_at, export.compression),
             ) as file,
         ):
-            packed = _Packed(file, work.compression)
-            async with aclosing(
-                copy_out.blocks(conn, resource, work.format, selection, csv_safe=work.csv_safe)
-            ) as blocks:
-                async for block in blocks:
-                    await packed.write(block.data)
-                    tally.records += block.records
-            await packed.end()
-            described = jobs.File(
+            compressed = await _copy(conn, file, export, progress)
+            description = claimed.File(
                 name=name,
-                bytes=packed.bytes,
-                records=tally.records,
-                sha256=packed.sha256.digest(),
+                bytes=compressed.bytes,
+                records=progress.records,
+                sha256=compressed.sha256.digest(),
                 snapshot_at=snapshot_at,
             )
-            await jobs.describe(conn, claim.job_id, described)
+            await claimed.store_file(conn, claim.job_id, description)
             await queue.finish(conn, claim, Counts())
-            # last of all: a commit whose end is unknown must find the file, one that fails leaves a file that nobody is given
+            # Last: if the outcome of the commit is unknown, the file must exist. If the commit fails, the file is never offered.
             await file.publish()
     return Done(
-        resource=work.resource,
-        format=work.format,
-        records=tally.records,
-        bytes=packed.bytes_before,
+        resource=export.resource,
+        format=export.format,
+        records=progress.records,
+        bytes=compressed.bytes_in,
         seconds=perf_counter() - start,
     )
 
 
-class _Tally:
-    """How far the work is: shared with the watch, which tells it."""
+async def _copy(conn: Connection, file: File, export: ClaimedExport, progress: "_Progress") -> "_CompressedFile":
+    compressed = _CompressedFile(file, export.compression)
+    blocks = copy_out.blocks(
+        conn, RESOURCES[export.resource], export.format, export.selection, csv_safe=export.csv_safe
+    )
+    async with aclosing(blocks):
+        async for block in blocks:
+            await compressed.write(block.data)
+            progress.records += block.records
+    await compressed.flush()
+    return compressed
+
+
+class _Progress:
+    """The progress of the work, shared with the task that reports it."""
 
     def __init__(self, total: int) -> None:
         self.total = total
         self.records = 0
 
 
-class _Packed:
-    """A file that is packed as it is written, and what there is to know of its bytes."""
+class _CompressedFile:
+    """Compresses a file while it is written. Computes its size and digest."""
 
     def __init__(self, file: File, compression: Compression) -> None:
         self.file = file
-        self.packer = packing.packer(compression)
-        self.bytes_before = 0
+        self._compressor = compressor(compression)
+        self.bytes_in = 0
         self.bytes = 0
         self.sha256 = hashlib.sha256()
 
     async def write(self, data: bytes) -> None:
-        self.bytes_before += len(data)
-        await self._store(self.packer.pack(data))
+        self.bytes_in += len(data)
+        await self._store(self._compressor.compress(data))
 
-    async def end(self) -> None:
-        await self._store(self.packer.end())
+    async def flush(self) -> None:
+        await self._store(self._compressor.flush())
 
     async def _store(self, data: bytes) -> None:
         if data:
@@ -143,46 +147,45 @@ class _Packed:
 
 
 @asynccontextmanager
-async def _watched(claim: Claim, tally: _Tally, settings: Settings) -> AsyncIterator[None]:
-    """Tells how far the work inside is. Ends it, by `_Stopped`, when its job is cancelled."""
+async def _reported(claim: Claim, progress: _Progress, settings: Settings) -> AsyncIterator[None]:
+    """Reports the progress of the work inside. Raises `_Cancelled` when the job is cancelled."""
     limit = asyncio.timeout(None)
     try:
         async with limit:
-            watching = asyncio.create_task(_watch(claim, tally, settings, limit))
+            reporting = asyncio.create_task(_report(claim, progress, settings, limit))
             try:
                 yield
             finally:
-                watching.cancel()
-                await asyncio.wait({watching})
+                reporting.cancel()
+                await asyncio.wait({reporting})
     except TimeoutError:
         if limit.expired():
-            raise _Stopped from None
+            raise _Cancelled from None
         raise
 
 
-async def _watch(claim: Claim, tally: _Tally, settings: Settings, limit: asyncio.Timeout) -> None:
-    """On a connection of its own: nobody sees into the transaction of the work, and the work's connection is busy."""
+async def _report(claim: Claim, progress: _Progress, settings: Settings, limit: asyncio.Timeout) -> None:
+    """Uses a second connection: the first is busy, and what its open transaction writes is not visible to others."""
     while True:
-        await asyncio.sleep(WATCH_SECONDS)
+        await asyncio.sleep(REPORT_SECONDS)
         try:
-            # short-lived: a connection that rests is one that somebody else lacks
-            async with await pool.connect(settings, name="bulk export watch") as conn:
-                is_stopped = await jobs.tell(conn, claim, total_records=tally.total, records=tally.records)
+            # opened for each report, so that no idle connection counts against the server's limit
+            async with await pool.connect(settings, name="bulk export progress") as conn:
+                is_cancelled = await claimed.report_progress(
+                    conn, claim, total_records=progress.total, records=progress.records
+                )
         except UNAVAILABLE as error:
-            # the work goes on as long as it has a connection itself
-            throttle.warning(log, "export_not_watched", job_id=str(claim.job_id), error=type(error).__name__)
+            # the work continues as long as its own connection does
+            throttle.warning(log, "export progress not reported", job_id=str(claim.job_id), error=type(error).__name__)
         else:
-            if is_stopped:
-                # ends the work, wherever it waits
+            if is_cancelled:
+                # interrupts the work at its current await
                 limit.reschedule(asyncio.get_running_loop().time())
                 return
 
 
-def _stored_name(claim: Claim, work: Work) -> str:
-    return files.stored_name(work.resource, work.format, work.compression, id=claim.job_id, lease=claim.lease)
-
-
-async def _remove_left(place: Storage, claim: Claim, work: Work) -> None:
-    """Removes what this claim and those before it left: none of them was committed, or there would be no claim now."""
+async def _remove_earlier_attempts(store: Storage, claim: Claim, export: ClaimedExport) -> None:
+    """Removes the files of this lease and the ones before. None was committed, or the chunk could not have been claimed."""
     leases = range(1, claim.lease + 1)
-    await place.remove(files.stored_names(work.resource, work.format, work.compression, id=claim.job_id, leases=leases))
+    names = files.stored_names(export.resource, export.format, export.compression, id=claim.job_id, leases=leases)
+    await store.remove(names)

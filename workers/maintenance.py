@@ -4,7 +4,7 @@ import structlog
 
 from db.connections import liveness
 from db.connections.pool import Connection
-from db.exports import jobs
+from db.exports import completion as export_completion
 from db.imports import completion, retention, uploads
 from db.settings import Settings
 from workers import completion as ends
@@ -24,7 +24,7 @@ async def run_once(conn: Connection, settings: Settings) -> None:
     for id in await completion.unfinished(conn):
         await ends.end_import(conn, id)
     await ends.end_dependents(conn)
-    for id in await jobs.unfinished(conn):
+    for id in await export_completion.unfinished(conn):
         await ends.end_export(conn, id)
     await export_upkeep.run_once(conn, settings)
     pruned = await retention.prune(conn, retention_seconds=settings.job_retention_seconds)

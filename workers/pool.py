@@ -15,7 +15,7 @@ import uvloop
 
 from db.settings import Settings
 from monitoring import metrics
-from monitoring.multiprocess import Supervisor
+from monitoring.supervisor import Supervisor
 from workers.worker import Worker
 
 log = structlog.get_logger()

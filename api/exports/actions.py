@@ -1,4 +1,4 @@
-"""The end of an export before its time: cancel, delete."""
+"""Cancel and delete an export."""
 
 import msgspec
 import structlog
@@ -6,14 +6,15 @@ from litestar import Request, Response, delete, post
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath
 
-from api.http import responses as answers, parameters
-from api.http.problems import Problem, responses
-from api.exports.view import PATH, ExportView, existing, view
+from api.exports.view import PATH, ExportView, get_or_404, view
+from api.http import parameters
+from api.http import responses as answers
 from api.http.dependencies import PoolHere, SettingsHere
 from api.http.parameters import NoParameters
-from db.exports import retention, jobs, storage
-from db.exports.jobs import FINAL, Finished
-from monitoring import metrics
+from api.http.problems import Problem, responses
+from db.exports import completion, retention, storage
+from db.exports.jobs import FINAL
+from monitoring import job_events
 
 log = structlog.get_logger(__name__)
 
@@ -24,23 +25,23 @@ log = structlog.get_logger(__name__)
     tags=["exports"],
     summary="Cancel an export",
     responses={
-        202: ResponseSpec(ExportView, description="Asked for; the job", generate_examples=False),
+        202: ResponseSpec(ExportView, description="Accepted; the export job", generate_examples=False),
         **responses("invalid-request", "not-found", "already-final", "unavailable"),
     },
 )
 async def cancel_export(
     request: Request, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere
 ) -> Response[bytes]:
-    """One that has not begun is cancelled at once; one that is being written within a second or two, and leaves no file."""
+    """A pending export is cancelled immediately; a running one within a second or two. No file remains."""
     parameters.parse(request.query_params.multi_items(), NoParameters)
-    job = await existing(db_pool, id)
+    job = await get_or_404(db_pool, id)
     async with db_pool.connection() as conn:
-        if not await jobs.cancel(conn, job.id):
-            raise Problem("already-final", f"The export is {job.status} already.")
-        end = await jobs.finish(conn, job.id)
-    if end is not None:
-        _tell(end)
-    job = await existing(db_pool, id)
+        if not await completion.cancel(conn, job.id):
+            raise Problem("already-final", f"The export is already {job.status}.")
+        finished = await completion.finish(conn, job.id)
+    if finished is not None:
+        job_events.export_finished(finished)
+    job = await get_or_404(db_pool, id)
     headers = {"Location": f"{PATH}/{job.id}"} | ({} if job.status in FINAL else {"Retry-After": "1"})
     body = msgspec.json.encode(view(settings, job))
     return Response(body, status_code=202, headers=headers, media_type=answers.JSON)
@@ -50,40 +51,28 @@ async def cancel_export(
     f"{PATH}/{{id:str}}",
     status_code=204,
     tags=["exports"],
-    summary="Remove a final export",
+    summary="Delete a final export",
     responses={
-        204: ResponseSpec(None, description="Removed"),
+        204: ResponseSpec(None, description="Deleted"),
         **responses("invalid-request", "not-found", "not-final", "unavailable"),
     },
 )
 async def delete_export(request: Request, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere) -> None:
-    """With its file. Its idempotency key is free again."""
+    """Deletes the job and its file. The idempotency key can be used again."""
     parameters.parse(request.query_params.multi_items(), NoParameters)
-    job = await existing(db_pool, id)
+    job = await get_or_404(db_pool, id)
     async with db_pool.connection() as conn:
-        leftover = await retention.close(conn, job.id)
-    if leftover is None:
-        raise Problem("not-final", f"The export is {job.status}; cancel it, or wait.")
-    # no connection is held meanwhile: a storage may take its time
+        files = await retention.expire_one(conn, job.id)
+    if files is None:
+        raise Problem("not-final", f"The export is {job.status}. Cancel it first, or wait until it is final.")
+    # without a database connection: the storage may be slow
     try:
-        await storage.of(settings).remove(leftover.names)
+        await storage.of(settings).remove(files.names)
     except storage.ERRORS as error:
-        log.error("export_storage_unavailable", job_id=str(job.id), error=type(error).__name__)
-        raise Problem("unavailable", "The storage of the files does not answer at present.") from None
+        log.error("export storage unavailable", job_id=str(job.id), error=type(error).__name__)
+        raise Problem("unavailable", "The storage of export files is not available.") from None
     async with db_pool.connection() as conn:
         await retention.delete(conn, job.id)
-
-
-def _tell(end: Finished) -> None:
-    metrics.job_finished("export", end.resource, end.status, end.seconds)
-    log.info(
-        "export cancelled before it was begun",
-        job_id=str(end.id),
-        request_id=end.request_id,
-        resource=end.resource,
-        format=end.format,
-        status=end.status,
-    )
 
 
 HANDLERS = [cancel_export, delete_export]

@@ -1,4 +1,4 @@
-"""Where a long read begins: on the hot standby if there is one, and on the primary if that cannot serve it."""
+"""Starts a long read on the hot standby, or on the primary if there is no standby or it cannot serve the read."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -6,32 +6,32 @@ from typing import TypeVar
 
 import structlog
 
-from db.errors import OUTDATED, UNAVAILABLE, sqlstate
 from db.connections.pool import Connection, Pool
+from db.errors import OUTDATED, UNAVAILABLE, sqlstate
 from monitoring import throttle
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-# a standby that is away, or has no connection free, is not waited for as the primary is
+# how long to wait for a connection to the standby before the primary is used
 STANDBY_SECONDS_MAX = 1.0
 
 
 async def begin(
     pools: Sequence[Pool], start: Callable[[Connection, AsyncExitStack], Awaitable[T]]
 ) -> tuple[T, AsyncExitStack]:
-    """What `start` returns, on a connection of the first pool that can serve it, and what is held for that until it is closed.
+    """Calls `start` with a connection of the first pool that can serve it. Returns its result and the stack to close afterwards.
 
-    The last of `pools` is the primary's. `start` should go as far as the first bytes: a standby cancels whatever gets in the
-    way of its recovery, and only before anything was sent can the read begin again, unnoticed, where that does not happen.
+    The last of `pools` is the primary's. `start` should read the first block: a standby cancels queries that conflict with its
+    recovery, and the read can move to the primary only before anything was sent to the client.
     """
     *standbys, primary = pools
     for standby in standbys:
         try:
             return await _begin(standby, start, wait_seconds=STANDBY_SECONDS_MAX)
         except (*UNAVAILABLE, *OUTDATED) as error:
-            throttle.warning(log, "standby_passed_by", error=type(error).__name__, sqlstate=sqlstate(error))
+            throttle.warning(log, "standby not used", error=type(error).__name__, sqlstate=sqlstate(error))
     return await _begin(primary, start, wait_seconds=None)
 
 

@@ -1,6 +1,7 @@
-"""What a client orders when it asks for an export to be written: the body of the POST, read and checked."""
+"""Reads and checks what a client requests: the body of POST /exports, and the filters and fields of files and streams."""
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -12,39 +13,41 @@ from litestar.openapi.spec.media_type import OpenAPIMediaType
 from litestar.openapi.spec.schema import Schema
 from msgspec import Meta
 
-from api.http import responses, parameters
-from api.exports import selection
+from api.http import parameters, responses
 from api.http.problems import Fault, Problem, request_id
 from api.imports.parameters import Key, idempotency_key
-from db.exports.jobs import Order
 from db.compression import Compression
+from db.exports import filters as export_filters
+from db.exports.filters import InvalidSelection, Selection
+from db.exports.jobs import ExportRequest
 from db.imports.payload import Format
 from db.resources import RESOURCES
+from db.resources.definition import Resource
 
 
-class OrderParameters(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """The body of an order. Defaults are left out of its digest, so that a parameter that is added later changes none."""
+class ExportParameters(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The body of POST /exports. Defaults are not part of the digest, so that a new parameter does not change old digests."""
 
     resource: Literal["users", "articles", "comments"]
     format: Format = "ndjson"
     compression: Compression = "none"
     filters: Annotated[
         dict[str, Any] | None,
-        Meta(description="The filters of the stream by their names; a list has any of its values."),
+        Meta(description="The filters of the stream, by name. A list selects records with any of its values."),
     ] = None
-    fields: Annotated[list[str] | None, Meta(description="In the order of the file; without them there are all.")] = (
-        None
-    )
-    csv_safe: Annotated[bool, Meta(description="No cell of a CSV is a formula to a spreadsheet.")] = False
+    fields: Annotated[list[str] | None, Meta(description="The fields in output order. All fields if omitted.")] = None
+    csv_safe: Annotated[
+        bool, Meta(description="Escape CSV cells so that spreadsheets do not read them as formulas.")
+    ] = False
     idempotency_token: Annotated[Key | None, Meta(description="The same as the header Idempotency-Key.")] = None
 
 
 @dataclass
-class OrderOperation(Operation):
-    """The handler reads the body itself, to name all that is wrong with it at once."""
+class CreateOperation(Operation):
+    """Documents the body. The handler reads it itself, so that one answer names everything that is wrong with it."""
 
     def __post_init__(self) -> None:
-        members = responses.query_parameters(OrderParameters)
+        members = responses.query_parameters(ExportParameters)
         schema = Schema(
             type=OpenAPIType.OBJECT,
             required=[member.name for member in members if member.required],
@@ -53,37 +56,86 @@ class OrderOperation(Operation):
         self.request_body = RequestBody(required=True, content={"application/json": OpenAPIMediaType(schema=schema)})
 
 
-async def read(request: Request) -> Order:
-    """What the body and the query ask for. Raises `Problem` 400, 413, 415."""
+async def read(request: Request) -> ExportRequest:
+    """The checked request. Raises `Problem` 400, 413, 415."""
+    requested = parameters.parse(
+        [*request.query_params.multi_items(), *(await _json_object(request)).items()], ExportParameters
+    )
+    select(
+        RESOURCES[requested.resource],
+        filters=requested.filters or {},
+        fields=requested.fields,
+        filter_prefix="filters.",
+    )
+    check_csv_safe(requested.format, csv_safe=requested.csv_safe)
+    key = idempotency_key(request)
+    if key is not None and requested.idempotency_token not in (None, key):
+        raise _invalid([Fault("idempotency_token", "conflicting_values", "differs from the header Idempotency-Key")])
+    content = msgspec.structs.replace(requested, filters=requested.filters or None, idempotency_token=None)
+    return ExportRequest(
+        resource=requested.resource,
+        format=requested.format,
+        compression=requested.compression,
+        filters=requested.filters or None,
+        fields=requested.fields,
+        csv_safe=requested.csv_safe,
+        idempotency_token=key or requested.idempotency_token,
+        digest=hashlib.sha256(msgspec.json.encode(content, order="deterministic")).digest(),
+        request_id=request_id(request.scope),
+    )
+
+
+def select(
+    resource: Resource,
+    *,
+    filters: Mapping[str, Any],
+    fields: Sequence[str] | None,
+    after: str | None = None,
+    limit: int | None = None,
+    filter_prefix: str = "",
+) -> Selection:
+    """The selection. Raises `Problem` 400 with everything that is wrong; filters are named with `filter_prefix`."""
+    try:
+        return export_filters.select(resource, filters=filters, fields=fields, after=after, limit=limit)
+    except InvalidSelection as error:
+        known = export_filters.filters(resource)
+        faults = [
+            Fault(
+                filter_prefix + invalid.name if invalid.name in filters else invalid.name,
+                "unknown_parameter" if invalid.name in filters and invalid.name not in known else "invalid_value",
+                invalid.message,
+            )
+            for invalid in error.parameters
+        ]
+        raise _invalid(faults) from None
+
+
+def check_csv_safe(format: Format, *, csv_safe: bool) -> None:
+    """Raises `Problem` 400 if csv_safe is set for another format than CSV."""
+    if csv_safe and format != "csv":
+        raise _invalid(
+            [Fault("csv_safe", "conflicting_values", f"requires the format csv, but the format is {format}")]
+        )
+
+
+async def _json_object(request: Request) -> dict[str, Any]:
     media_type = request.headers.get("content-type", responses.JSON).partition(";")[0].strip().lower()
     if media_type != responses.JSON:
-        raise Problem("unsupported-format", f"An export is ordered as {responses.JSON}.")
+        raise Problem("unsupported-format", f"The body of this request must be {responses.JSON}, not {media_type}.")
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise Problem(
+            "unsupported-format",
+            f"The body of this request must not have a Content-Encoding, but has {encoding}.",
+            headers={"Accept-Encoding": "identity"},
+        )
     try:
         body = msgspec.json.decode(await request.body())
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Problem("invalid-request", f"The body is not JSON: {error}") from None
     if not isinstance(body, dict):
         raise Problem("invalid-request", "The body is not a JSON object.")
-    asked = parameters.parse([*request.query_params.multi_items(), *body.items()], OrderParameters)
-    selection.select(
-        RESOURCES[asked.resource], filters=asked.filters or {}, fields=asked.fields, filter_prefix="filters."
-    )
-    selection.check_csv_safe(asked.format, csv_safe=asked.csv_safe)
-    key = idempotency_key(request)
-    if key is not None and asked.idempotency_token not in (None, key):
-        raise _invalid([Fault("idempotency_token", "conflicting_values", "differs from the header Idempotency-Key")])
-    content = msgspec.structs.replace(asked, filters=asked.filters or None, idempotency_token=None)
-    return Order(
-        resource=asked.resource,
-        format=asked.format,
-        compression=asked.compression,
-        filters=asked.filters or None,
-        fields=asked.fields,
-        csv_safe=asked.csv_safe,
-        idempotency_token=key or asked.idempotency_token,
-        digest=hashlib.sha256(msgspec.json.encode(content, order="deterministic")).digest(),
-        request_id=request_id(request.scope),
-    )
+    return body
 
 
 def _invalid(faults: list[Fault]) -> Problem:

@@ -1,4 +1,4 @@
-"""Exports by HTTP: order a file, look at the job, list the jobs, download the file."""
+"""Export jobs: create, list, get, download the file."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -12,15 +12,17 @@ from litestar.params import FromPath
 from litestar.response.base import ASGIResponse
 from msgspec import Meta
 
-from api.http import responses as answers, parameters
-from api.exports import request as export_order, download as files
-from api.http.problems import Problem, responses
-from api.exports.stream import stream_export
-from api.exports.view import PATH, ExportView, existing, view
+from api.exports import download
+from api.exports.download import Download
+from api.exports.request import CreateOperation, read
+from api.exports.view import PATH, ExportView, get_or_404, view
+from api.http import parameters
+from api.http import responses as answers
 from api.http.dependencies import PoolHere, SettingsHere
 from api.http.parameters import NoParameters
-from db.exports import files as export_files, jobs as exports, storage
-from db.exports.jobs import FINAL, Export, Order
+from api.http.problems import Problem, responses
+from db.exports import files, jobs, storage
+from db.exports.jobs import FINAL, Export, ExportRequest
 from db.settings import Settings
 from monitoring import metrics
 
@@ -33,7 +35,7 @@ class ExportPage(msgspec.Struct, kw_only=True):
 
 
 class ListParameters(msgspec.Struct, kw_only=True):
-    status: exports.Status | None = None
+    status: jobs.Status | None = None
     resource: Literal["users", "articles", "comments"] | None = None
     limit: Annotated[int, Meta(ge=1, le=100)] = 20
     cursor: str | None = None
@@ -54,30 +56,32 @@ class DownloadOperation(Operation):
 @post(
     PATH,
     status_code=202,
-    operation_class=export_order.OrderOperation,
+    operation_class=CreateOperation,
     tags=["exports"],
-    summary="Order a file",
+    summary="Create an export",
     responses={
-        202: ResponseSpec(ExportView, description="Taken in; the job", generate_examples=False),
-        200: ResponseSpec(ExportView, description="The same order came before; its job", generate_examples=False),
+        202: ResponseSpec(ExportView, description="Accepted; the export job", generate_examples=False),
+        200: ResponseSpec(
+            ExportView, description="A repeated request; the existing export job", generate_examples=False
+        ),
         **responses(
             "invalid-request", "payload-too-large", "unsupported-format", "idempotency-key-reused", "unavailable"
         ),
     },
 )
 async def create_export(request: Request, db_pool: PoolHere, settings: SettingsHere) -> Response[bytes]:
-    """A worker writes the file. One idempotency key makes one job, for as long as the job is kept."""
-    order = await export_order.read(request)
+    """A worker writes the file. Requests with the same idempotency key create one job, as long as that job exists."""
+    requested = await read(request)
     async with db_pool.connection() as conn:
         async with conn.transaction():
-            id = await exports.create(conn, order)
+            id = await jobs.create(conn, requested)
         if id is None:
-            job = await exports.by_token(conn, order.idempotency_token or "")
+            job = await jobs.by_token(conn, requested.idempotency_token or "")
         else:
-            job = await exports.get(conn, id)
+            job = await jobs.get(conn, id)
     if job is None:
-        raise Problem("not-found", "The export was removed meanwhile.")
-    _check_replay(order, job, is_replay=id is None)
+        raise Problem("not-found", "The export was deleted meanwhile.")
+    _check_replay(requested, job, is_replay=id is None)
     headers = {"Location": f"{PATH}/{job.id}"}
     if job.status not in FINAL:
         headers["Retry-After"] = "1"
@@ -102,31 +106,31 @@ async def create_export(request: Request, db_pool: PoolHere, settings: SettingsH
     },
 )
 async def list_exports(request: Request, db_pool: PoolHere, settings: SettingsHere) -> Response[bytes]:
-    asked = parameters.parse(request.query_params.multi_items(), ListParameters)
+    requested = parameters.parse(request.query_params.multi_items(), ListParameters)
     async with db_pool.connection() as conn:
-        found = await exports.newest(
+        newest = await jobs.newest(
             conn,
-            status=asked.status,
-            resource=asked.resource,
-            before=answers.id_cursor(asked.cursor),
-            limit=asked.limit + 1,
+            status=requested.status,
+            resource=requested.resource,
+            before=answers.id_cursor(requested.cursor),
+            limit=requested.limit + 1,
         )
-    return answers.jobs(request, "exports", found, asked.limit, lambda job: view(settings, job))
+    return answers.jobs(request, "exports", newest, requested.limit, lambda job: view(settings, job))
 
 
 @get(
     f"{PATH}/{{id:str}}",
     tags=["exports"],
-    summary="An export as it is now",
+    summary="Get an export",
     responses={
         200: ResponseSpec(ExportView, description="The job", generate_examples=False),
-        304: ResponseSpec(None, description="As the client knows it"),
+        304: ResponseSpec(None, description="Not modified"),
         **responses("invalid-request", "not-found", "unavailable"),
     },
 )
 async def get_export(request: Request, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere) -> Response[bytes]:
     parameters.parse(request.query_params.multi_items(), NoParameters)
-    job = await existing(db_pool, id)
+    job = await get_or_404(db_pool, id)
     return answers.job(request, view(settings, job), is_final=job.status in FINAL)
 
 
@@ -134,16 +138,16 @@ async def get_export(request: Request, id: FromPath[str], db_pool: PoolHere, set
     f"{PATH}/{{id:str}}/download",
     operation_class=DownloadOperation,
     tags=["exports"],
-    summary="The file of a completed export",
+    summary="Download the file of an export",
     responses={
         200: ResponseSpec(
             bytes, description="The file", media_type="application/octet-stream", generate_examples=False
         ),
         206: ResponseSpec(
-            bytes, description="The range asked for", media_type="application/octet-stream", generate_examples=False
+            bytes, description="The requested range", media_type="application/octet-stream", generate_examples=False
         ),
-        304: ResponseSpec(None, description="As the client knows it"),
-        307: ResponseSpec(None, description="The file is in a bucket: at `Location`, for ten minutes"),
+        304: ResponseSpec(None, description="Not modified"),
+        307: ResponseSpec(None, description="The file is in a bucket; `Location` is valid for ten minutes"),
         **responses(
             "invalid-request",
             "not-found",
@@ -157,34 +161,34 @@ async def get_export(request: Request, id: FromPath[str], db_pool: PoolHere, set
 async def download_export(
     request: Request, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere
 ) -> ASGIResponse:
-    """Takes one Range, and If-Range with the ETag, so that a download that broke can go on."""
+    """Supports a single Range, and If-Range with the ETag, to resume an interrupted download."""
     parameters.parse(request.query_params.multi_items(), NoParameters)
-    job = await existing(db_pool, id)
-    download = _download(job, settings)
+    job = await get_or_404(db_pool, id)
+    file = _file(job, settings)
     try:
-        return await files.answer(request, download, may_redirect=settings.export_download == "redirect")
+        return await download.respond(request, file, may_redirect=settings.export_download == "redirect")
     except FileNotFoundError:
-        log.error("export_file_missing", job_id=str(job.id), file=job.file_name)
-        raise Problem("not-found", "The file of this export is not where it was stored, or is not whole.") from None
+        log.error("export file missing", job_id=str(job.id), file=job.file_name)
+        raise Problem("not-found", "The file of this export is missing or incomplete.") from None
     except storage.ERRORS as error:
-        log.error("export_storage_unavailable", job_id=str(job.id), error=type(error).__name__)
-        raise Problem("unavailable", "The storage of the files does not answer at present.") from None
+        log.error("export storage unavailable", job_id=str(job.id), error=type(error).__name__)
+        raise Problem("unavailable", "The storage of export files is not available.") from None
 
 
-def _check_replay(order: Order, job: Export, *, is_replay: bool) -> None:
-    """Counts how the idempotency key was used. Raises `Problem` 422 when it is another order's."""
-    if order.idempotency_token is None:
+def _check_replay(requested: ExportRequest, job: Export, *, is_replay: bool) -> None:
+    """Counts the use of the idempotency key. Raises `Problem` 422 if it belongs to a different request."""
+    if requested.idempotency_token is None:
         return
-    if is_replay and job.request_digest != order.digest:
+    if is_replay and job.request_digest != requested.digest:
         metrics.idempotency("reused")
         raise Problem("idempotency-key-reused", "This idempotency key belongs to another export.")
     metrics.idempotency("replayed" if is_replay else "created")
 
 
-def _download(job: Export, settings: Settings) -> files.Download:
-    """The job's file. Raises `Problem` 409, since nobody is given a file before its job is completed, and 410."""
+def _file(job: Export, settings: Settings) -> Download:
+    """The file of a completed job. Raises `Problem` 409 before the job is completed and 410 after the file has expired."""
     if job.status == "expired":
-        raise Problem("export-expired", "The file of this export was removed; order it again.")
+        raise Problem("export-expired", "The file of this export has expired. Create a new export.")
     if (
         job.status != "completed"
         or job.file_name is None
@@ -193,14 +197,14 @@ def _download(job: Export, settings: Settings) -> files.Download:
         or job.snapshot_at is None
     ):
         raise Problem("export-not-ready", f"The export is {job.status}.")
-    return files.Download(
+    return Download(
         storage=storage.of(settings),
         key=job.file_name,
         bytes=job.file_bytes,
         sha256=job.file_sha256,
-        media_type=export_files.media_type(job.format, job.compression),
-        name=export_files.export_name(job.resource, job.format, job.snapshot_at, job.compression),
+        media_type=files.media_type(job.format, job.compression),
+        name=files.download_name(job.resource, job.format, job.snapshot_at, job.compression),
     )
 
 
-HANDLERS = [stream_export, create_export, list_exports, get_export, download_export]
+HANDLERS = [create_export, list_exports, get_export, download_export]

@@ -1,4 +1,4 @@
-"""A resource streamed as the database reads it: one snapshot, memory of one block, whole or visibly broken."""
+"""GET /exports/{resource}/stream: streams the output of one COPY to the client, one block in memory at a time."""
 
 import time
 from collections.abc import AsyncIterator
@@ -18,21 +18,23 @@ from litestar.params import FromPath, SkipValidation
 from litestar.response.base import ASGIResponse
 from msgspec import UNSET, Meta, UnsetType
 
-from api.http import responses as answers, content_encoding, parameters
-from api.exports import selection as export_selection, download, replica
-from api.http.problems import Problem, responses
+from api.exports import replica
+from api.exports.request import check_csv_safe, select
+from api.http import content_encoding, parameters
+from api.http import responses as answers
 from api.http.dependencies import SettingsHere
+from api.http.problems import Problem, responses
 from api.http.streaming import BlockStream
-from db.exports import copy_out
-from db.imports.payload import Format
 from db.connections.pool import Connection, Pool
-from db.resources import RESOURCES
+from db.exports import copy_out, files
 from db.exports.filters import Filter, Test, filters
+from db.imports.payload import Format
+from db.resources import RESOURCES
 from monitoring import metrics
 
 log = structlog.get_logger(__name__)
 
-# what a client may accept, and which format that is; the first is for those who accept anything
+# the acceptable media types and their formats; the first is the default for */*
 ACCEPTABLE: dict[str, Format] = {
     "application/x-ndjson": "ndjson",
     "application/ndjson": "ndjson",
@@ -44,30 +46,33 @@ ACCEPTABLE: dict[str, Format] = {
 
 class StreamParameters(msgspec.Struct, kw_only=True):
     format: Annotated[
-        Format | None, Meta(description="Without it the header Accept tells; ndjson when that takes anything.")
+        Format | None, Meta(description="Default: the format from the header Accept; ndjson if it accepts any.")
     ] = None
     fields: Annotated[
         str | None,
-        Meta(description="Separated by commas, in the order in which they are written; all of them without it."),
+        Meta(description="Comma-separated, in output order. All fields if omitted."),
     ] = None
-    limit: Annotated[Annotated[int, Meta(ge=1, le=2**63 - 1)] | None, Meta(description="So many records at most.")] = (
-        None
-    )
+    limit: Annotated[
+        Annotated[int, Meta(ge=1, le=2**63 - 1)] | None, Meta(description="The maximum number of records.")
+    ] = None
     after: Annotated[
-        str | None, Meta(description="An id, perhaps the last of an earlier stream: goes on behind it.")
+        str | None,
+        Meta(
+            description="An id. Only records with a greater id are returned, for example to resume after the last one received."
+        ),
     ] = None
     csv_safe: Annotated[
         bool,
         Meta(
-            description="For csv: an apostrophe goes before a text that a spreadsheet would take for a formula, or that begins "
-            "with an apostrophe. An import with csv_safe=true takes them away."
+            description="Only for csv: puts an apostrophe before texts that a spreadsheet would read as a formula, and before "
+            "texts that begin with an apostrophe. An import with csv_safe=true removes it."
         ),
     ] = False
 
 
 FILTERS: dict[Test, str] = {
-    "any_of": "Any of these values, separated by commas.",
-    "holds": "Has any of these, separated by commas.",
+    "any_of": "Comma-separated; selects records with any of these values.",
+    "overlaps": "Comma-separated; selects records that contain any of these values.",
     "from": "At this time or later.",
     "before": "Before this time.",
 }
@@ -75,7 +80,7 @@ FILTERS: dict[Test, str] = {
 
 @dataclass
 class StreamOperation(Operation):
-    """Any resource may be in the path, so the filters of all are told."""
+    """The path parameter may be any resource, so the filters of all resources are documented."""
 
     def __post_init__(self) -> None:
         of_all: dict[str, Filter] = {}
@@ -93,7 +98,7 @@ class StreamOperation(Operation):
     "/api/v1/exports/{resource:str}/stream",
     operation_class=StreamOperation,
     tags=["exports"],
-    summary="Stream all records of a resource",
+    summary="Stream the records of a resource",
     responses={
         200: ResponseSpec(
             bytes, description="The records, in order of id", media_type="application/x-ndjson", generate_examples=False
@@ -107,42 +112,42 @@ async def stream_export(
     stream_pools: NamedDependency[SkipValidation[list[Pool]]],
     settings: SettingsHere,
 ) -> ASGIResponse:
-    """One snapshot, of the time in X-Snapshot-At. A transfer that ends without an error is whole."""
+    """One snapshot, taken at the time in X-Snapshot-At. A transfer that ends without an error is complete."""
     if resource not in RESOURCES:
-        raise Problem("not-found", f"There is no such resource; there are {', '.join(RESOURCES)}.")
+        raise Problem("not-found", f"No such resource. The resources are {', '.join(RESOURCES)}.")
     known = filters(RESOURCES[resource])
-    asked = parameters.parse(request.query_params.multi_items(), _parameters(tuple(known.values())))
-    format = asked.format or _accepted(request)
+    requested = parameters.parse(request.query_params.multi_items(), _parameters(tuple(known.values())))
+    format = requested.format or _accepted(request)
     compression = content_encoding.accepted(request)
-    export_selection.check_csv_safe(format, csv_safe=asked.csv_safe)
-    selection = export_selection.select(
+    check_csv_safe(format, csv_safe=requested.csv_safe)
+    selection = select(
         RESOURCES[resource],
-        filters={name: getattr(asked, name) for name in known if getattr(asked, name) is not UNSET},
-        fields=None if asked.fields is None else asked.fields.split(","),
-        after=asked.after,
-        limit=asked.limit,
+        filters={name: getattr(requested, name) for name in known if getattr(requested, name) is not UNSET},
+        fields=None if requested.fields is None else requested.fields.split(","),
+        after=requested.after,
+        limit=requested.limit,
     )
 
     async def start(
         conn: Connection, stack: AsyncExitStack
     ) -> tuple[datetime, copy_out.Block | None, AsyncIterator[copy_out.Block]]:
         await stack.enter_async_context(conn.transaction())
-        # the server must be more patient with us than we are with the client
-        snapshot_at = await copy_out.begin(conn, patience_seconds=2 * settings.stall_seconds)
+        # longer than the limit for the client, so that the stalled client is disconnected first
+        snapshot_at = await copy_out.begin_long_read(conn, client_timeout_seconds=2 * settings.stall_seconds)
         blocks = await stack.enter_async_context(
-            aclosing(copy_out.blocks(conn, RESOURCES[resource], format, selection, csv_safe=asked.csv_safe))
+            aclosing(copy_out.blocks(conn, RESOURCES[resource], format, selection, csv_safe=requested.csv_safe))
         )
-        # what fails before the first block can still be answered as a problem
+        # an error before the first block can still be reported as a problem document
         return snapshot_at, await anext(blocks, None), blocks
 
     (snapshot_at, first, blocks), held = await replica.begin(stream_pools, start)
-    tally = held.enter_context(_Tally(resource, format, seconds_max=settings.stream_seconds_max))
+    count = held.enter_context(_StreamCount(resource, format, seconds_max=settings.stream_seconds_max))
     return BlockStream(
-        content_encoding.pack(tally.count(first, blocks), compression),
+        content_encoding.pack(count.counted(first, blocks), compression),
         held=held,
-        media_type=download.MEDIA_TYPES[format],
+        media_type=files.MEDIA_TYPES[format],
         headers={
-            "Content-Disposition": f'attachment; filename="{download.export_name(resource, format, snapshot_at)}"',
+            "Content-Disposition": f'attachment; filename="{files.download_name(resource, format, snapshot_at)}"',
             "Vary": "Accept, Accept-Encoding",
             "X-Snapshot-At": msgspec.to_builtins(snapshot_at),
             "Cache-Control": "no-store",
@@ -154,17 +159,17 @@ async def stream_export(
 
 @cache
 def _parameters(known: tuple[Filter, ...]) -> type[StreamParameters]:
-    """The parameters of every stream and these filters."""
-    # unset, not None: a tag may be the word null
+    """The common parameters and these filters as one struct."""
+    # UNSET and not None, because msgspec converts the text "null" to None
     fields = [(f.name, Annotated[str | UnsetType, Meta(description=FILTERS[f.test])], UNSET) for f in known]
     return cast(
         type[StreamParameters],
-        msgspec.defstruct("KnownParameters", fields, bases=(StreamParameters,), kw_only=True),
+        msgspec.defstruct("ResourceStreamParameters", fields, bases=(StreamParameters,), kw_only=True),
     )
 
 
-class _Tally:
-    """Counts what a stream sends, and, when it is left, whether that was all."""
+class _StreamCount:
+    """Counts the records of a stream, and on exit logs a stream that did not reach its end. Enforces the time limit."""
 
     def __init__(self, resource: str, format: Format, *, seconds_max: float) -> None:
         self.deadline = time.monotonic() + seconds_max
@@ -173,7 +178,7 @@ class _Tally:
         self.records = 0
         self.is_complete = False
 
-    async def count(self, first: copy_out.Block | None, rest: AsyncIterator[copy_out.Block]) -> AsyncIterator[bytes]:
+    async def counted(self, first: copy_out.Block | None, rest: AsyncIterator[copy_out.Block]) -> AsyncIterator[bytes]:
         if first is not None:
             yield self._add(first)
             async for block in rest:
@@ -181,7 +186,7 @@ class _Tally:
         self.is_complete = True
 
     def _add(self, block: copy_out.Block) -> bytes:
-        # a client that is slow, though never quite too slow, must not hold its snapshot for ever: no dead row is removed then
+        # vacuum cannot remove dead rows while the snapshot is held, so a slow client must not hold it for an unlimited time
         if time.monotonic() > self.deadline:
             raise TimeoutError("the stream took longer than STREAM_SECONDS_MAX")
         self.records += block.records
@@ -194,12 +199,15 @@ class _Tally:
     def __exit__(self, *_: object) -> None:
         if not self.is_complete:
             metrics.stream_aborted()
-            log.warning("export_stream_aborted", resource=self.resource, format=self.format, records=self.records)
+            log.warning("export stream aborted", resource=self.resource, format=self.format, records=self.records)
 
 
 def _accepted(request: Request) -> Format:
-    """The format that the client would rather have. Raises `Problem` 406."""
+    """The format that the client prefers. Raises `Problem` 406."""
     match = request.accept.best_match(list(ACCEPTABLE))
     if match is None:
-        raise Problem("not-acceptable", f"There are {', '.join(ACCEPTABLE)}.")
+        raise Problem("not-acceptable", f"The available media types are {', '.join(ACCEPTABLE)}.")
     return ACCEPTABLE[match]
+
+
+HANDLERS = [stream_export]

@@ -1,4 +1,4 @@
-"""An export as clients see it."""
+"""The JSON representation of an export job."""
 
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -7,17 +7,17 @@ from uuid import UUID
 import msgspec
 
 from api.http import responses
-from db.exports import files, jobs
-from db.exports.jobs import FINAL, Export
 from db.compression import Compression
 from db.connections.pool import Pool
+from db.exports import files, jobs
+from db.exports.jobs import FINAL, Export
 from db.settings import Settings
 
 PATH = "/api/v1/exports"
 
 
-class FileView(msgspec.Struct, frozen=True, kw_only=True):
-    """The file as it is stored, once it is whole."""
+class ExportFile(msgspec.Struct, frozen=True, kw_only=True):
+    """The complete file, as stored."""
 
     bytes: int
     records: int
@@ -25,8 +25,8 @@ class FileView(msgspec.Struct, frozen=True, kw_only=True):
     content_type: str
 
 
-class ProgressView(msgspec.Struct, frozen=True, kw_only=True):
-    """0 before the work begins, 100 once the file is whole; null where nothing can be said."""
+class ExportProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """Percent is 0 while the export is pending and 100 when the file is complete. Null means unknown."""
 
     percent: float | None
     records_per_second: float | None
@@ -34,7 +34,7 @@ class ProgressView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExportView(msgspec.Struct, frozen=True, kw_only=True):
-    """An export as clients see it. What only the finished work tells is null until then. `expires_at` is the file's end."""
+    """An export job. `file` and `snapshot_at` are null until the file is complete. The file is removed at `expires_at`."""
 
     id: UUID
     kind: Literal["export"] = "export"
@@ -48,8 +48,8 @@ class ExportView(msgspec.Struct, frozen=True, kw_only=True):
     snapshot_at: datetime | None
     total_records: int | None
     exported_records: int | None
-    progress: ProgressView
-    file: FileView | None
+    progress: ExportProgress
+    file: ExportFile | None
     download_url: str | None
     problem: dict[str, Any] | None
     created_at: datetime
@@ -59,8 +59,8 @@ class ExportView(msgspec.Struct, frozen=True, kw_only=True):
     links: dict[str, str]
 
 
-async def existing(pool: Pool, id: str) -> Export:
-    """The export with the id in a path. Raises `Problem` 404."""
+async def get_or_404(pool: Pool, id: str) -> Export:
+    """The export with the id from the path. Raises `Problem` 404."""
     async with pool.connection() as conn:
         job = await jobs.get(conn, responses.job_id(id, "export"))
     if job is None:
@@ -84,7 +84,7 @@ def view(settings: Settings, job: Export) -> ExportView:
         total_records=job.total_records,
         exported_records=0 if job.status == "pending" else job.exported_records,
         progress=_progress(job),
-        file=_file_view(job),
+        file=_file(job),
         download_url=f"{self}/download" if is_done else None,
         problem=job.problem,
         created_at=job.created_at,
@@ -96,7 +96,7 @@ def view(settings: Settings, job: Export) -> ExportView:
 
 
 def _links(job: Export) -> dict[str, str]:
-    """Where all of the export is found, and what can be done with it now."""
+    """The resources of the export and the actions that are possible in its state."""
     self = f"{PATH}/{job.id}"
     links = {"self": self, "events": f"{self}/events"}
     if job.status == "completed":
@@ -106,7 +106,7 @@ def _links(job: Export) -> dict[str, str]:
     return links
 
 
-def _progress(job: Export) -> ProgressView:
+def _progress(job: Export) -> ExportProgress:
     if job.file_sha256 is not None:
         percent = 100.0
     elif job.status == "pending":
@@ -120,7 +120,7 @@ def _progress(job: Export) -> ProgressView:
         rate = job.exported_records / ((job.finished_at or job.now) - job.started_at).total_seconds()
         if job.finished_at is None and job.total_records is not None:
             eta = (job.total_records - job.exported_records) / rate
-    return ProgressView(
+    return ExportProgress(
         percent=None if percent is None else round(percent, 2),
         records_per_second=None if rate is None else round(rate, 1),
         eta_seconds=None if eta is None else round(eta, 1),
@@ -133,11 +133,11 @@ def _expires_at(settings: Settings, job: Export) -> datetime | None:
     return job.finished_at + timedelta(seconds=settings.export_retention_seconds)
 
 
-def _file_view(job: Export) -> FileView | None:
-    """Stays to be seen when the file has gone."""
+def _file(job: Export) -> ExportFile | None:
+    """Also returned after the file has expired."""
     if job.finished_at is None or job.file_bytes is None or job.file_records is None or job.file_sha256 is None:
         return None
-    return FileView(
+    return ExportFile(
         bytes=job.file_bytes,
         records=job.file_records,
         sha256=job.file_sha256.hex(),

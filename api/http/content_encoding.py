@@ -5,8 +5,7 @@ from collections.abc import AsyncIterator
 from litestar import Request
 
 from api.http.problems import Problem
-from db import compression as packing
-from db.compression import Compression
+from db.compression import Compression, compressor
 
 # by the names of HTTP, the best first among those that a client likes as much
 ENCODINGS: dict[str, Compression] = {"zstd": "zstd", "gzip": "gzip", "x-gzip": "gzip", "identity": "none"}
@@ -33,11 +32,11 @@ def accepted(request: Request) -> Compression:
 
 async def pack(blocks: AsyncIterator[bytes], compression: Compression) -> AsyncIterator[bytes]:
     """The blocks packed as one stream. Its end comes only after theirs: what breaks half way cannot be unpacked to an end."""
-    packer = packing.packer(compression)
+    stream = compressor(compression)
     async for block in blocks:
-        if data := packer.pack(block):
+        if data := stream.compress(block):
             yield data
-    if data := packer.end():
+    if data := stream.flush():
         yield data
 
 

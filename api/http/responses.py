@@ -10,8 +10,8 @@ import msgspec
 from litestar import Request, Response
 from litestar.openapi.spec import OpenAPIMediaType, Operation, Parameter, Schema
 
-from api.exports import download
 from api.http.problems import Fault, Problem
+from db.exports.files import MEDIA_TYPES
 
 
 class Job(Protocol):
@@ -91,9 +91,7 @@ def document_file(operation: Operation, *statuses: str) -> None:
     for status in statuses:
         response: Any = (operation.responses or {})[status]
         # without schemas: a part of an array is none
-        response.content = {
-            media_type.partition(";")[0]: OpenAPIMediaType() for media_type in download.MEDIA_TYPES.values()
-        }
+        response.content = {media_type.partition(";")[0]: OpenAPIMediaType() for media_type in MEDIA_TYPES.values()}
 
 
 def query_parameters(of: type[msgspec.Struct]) -> list[Parameter]:

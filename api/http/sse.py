@@ -145,7 +145,7 @@ async def export_events(
         return msgspec.json.encode(export_view.view(settings, now))
 
     subject = _Subject(get=jobs.get, final=jobs.FINAL, event_id=_export_event_id, brief=encoded, whole=whole)
-    return _follow(request, subject, await export_view.existing(db_pool, id), db_pool, draining)
+    return _follow(request, subject, await export_view.get_or_404(db_pool, id), db_pool, draining)
 
 
 def _follow(request: Request, subject: _Subject[J], job: J, pool: Pool, draining: asyncio.Event) -> ASGIResponse:

@@ -8,9 +8,9 @@ from typing import Literal
 import msgspec
 from litestar.response.base import ASGIResponse
 
-from api.exports import download
 from api.imports.records import download_name, removed, stream
 from db.connections.pool import Connection, Pool
+from db.exports.files import MEDIA_TYPES
 from db.imports import errors as record_errors
 from db.imports import jobs
 from db.imports.jobs import FINAL, Import
@@ -34,7 +34,7 @@ async def answer(
     head = _row(RecordError.__struct_fields__) if format == "csv" else b""
     name = download_name(job.file_name, job.resource, "errors", format)
     try:
-        return await stream(_blocks(pool, job, head, write, code, field), download.MEDIA_TYPES[format], name)
+        return await stream(_blocks(pool, job, head, write, code, field), MEDIA_TYPES[format], name)
     except Gone:
         raise removed() from None
 

@@ -11,11 +11,11 @@ from typing import Literal, NamedTuple, TypeAlias
 import msgspec
 from litestar.response.base import ASGIResponse
 
-from api.exports import download
 from api.http.problems import Problem
 from api.http.streaming import BlockStream
 from api.imports import annotations, splitting
 from db.connections.pool import Pool
+from db.exports.files import MEDIA_TYPES
 from db.imports import records as leftovers
 from db.imports.actions import Source
 from db.imports.records import Gone, Note, Piece
@@ -65,9 +65,7 @@ async def answer(pool: Pool, source: Source, which: Which, *, is_annotated: bool
     """Streams the file. Raises `Problem` 404 when the records were removed."""
     name = download_name(source.file_name, source.resource, which, source.format)
     try:
-        return await stream(
-            _blocks(pool, source, which, is_annotated=is_annotated), download.MEDIA_TYPES[source.format], name
-        )
+        return await stream(_blocks(pool, source, which, is_annotated=is_annotated), MEDIA_TYPES[source.format], name)
     except Gone:
         raise removed() from None
 

@@ -1,4 +1,4 @@
-"""What the file of an export is: its names, in the storage and with the client, and its media type."""
+"""Names and media types of export files."""
 
 import re
 from collections.abc import Iterable
@@ -13,35 +13,35 @@ MEDIA_TYPES: dict[Format, str] = {
     "csv": "text/csv; charset=utf-8",
     "json": "application/json",
 }
-# the file is what it is: a packed one is not said to be CSV that happens to be encoded, or clients would store it unpacked
-PACKED_MEDIA_TYPES: dict[Compression, str] = {"gzip": "application/gzip", "zstd": "application/zstd"}
+# A compressed file has the compression's media type and no Content-Encoding, so that clients do not decompress it on download.
+COMPRESSED_MEDIA_TYPES: dict[Compression, str] = {"gzip": "application/gzip", "zstd": "application/zstd"}
 _ENDINGS: dict[Compression, str] = {"none": "", "gzip": ".gz", "zstd": ".zst"}
 
 _STORED = re.compile(r"[a-z]+-([0-9a-f-]{36})-([0-9]+)\.[a-z.]+")
 
 
 def media_type(format: Format, compression: Compression) -> str:
-    return PACKED_MEDIA_TYPES.get(compression, MEDIA_TYPES[format])
+    return COMPRESSED_MEDIA_TYPES.get(compression, MEDIA_TYPES[format])
 
 
-def export_name(resource: str, format: Format, snapshot_at: datetime, compression: Compression = "none") -> str:
-    """What an export is called on the client's disk."""
+def download_name(resource: str, format: Format, snapshot_at: datetime, compression: Compression = "none") -> str:
+    """The file name that a client is offered."""
     return f"{resource}-{snapshot_at:%Y%m%dT%H%M%SZ}.{format}{_ENDINGS[compression]}"
 
 
 def stored_name(resource: str, format: Format, compression: Compression, *, id: UUID, lease: int) -> str:
-    """What the file is called in the storage: each claim has a name of its own."""
+    """The file name in the storage. It contains the lease, so that two claims of one export never write the same file."""
     return f"{resource}-{id}-{lease}.{format}{_ENDINGS[compression]}"
 
 
 def stored_names(
     resource: str, format: Format, compression: Compression, *, id: UUID, leases: Iterable[int]
 ) -> list[str]:
-    """What any of these claims may have left."""
+    """The names of the files that these leases may have written."""
     return [stored_name(resource, format, compression, id=id, lease=lease) for lease in leases]
 
 
 def claim_of(name: str) -> tuple[UUID, int] | None:
-    """The export and the lease that a stored name tells; None for what is not ours."""
+    """The (export id, lease) pair of a stored name; None if the service did not create the file."""
     match = _STORED.fullmatch(name)
     return None if match is None else (UUID(match[1]), int(match[2]))

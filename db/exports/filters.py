@@ -1,11 +1,13 @@
-"""What of a resource an export has: which records, and which of their fields. It all derives from the resource.
+"""The filters and fields of an export, derived from the definition of the resource.
 
-Words of a client go in, values of PostgreSQL's types come out; what cannot be read is named, never passed by. An export that
-is filtered wrongly would be one of too many records, and nobody would notice.
+Converts the client's values to PostgreSQL values. A filter that is unknown or invalid is an error and never ignored: the export
+would silently contain too many records.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cache
+from itertools import islice
 from typing import Any, Literal, LiteralString, NamedTuple, get_type_hints
 
 import msgspec
@@ -14,23 +16,25 @@ from psycopg import sql
 
 from db.resources.definition import Resource
 
-# the values of one filter; an index is descended for each
+# the values of one filter; each costs an index lookup
 VALUES_MAX = 10_000
+# The filters of one request that are checked. No resource has so many, so a request with more has an unknown one among these.
+FILTERS_MAX = 50
 
-Test = Literal["any_of", "holds", "from", "before"]
+Test = Literal["any_of", "overlaps", "from", "before"]
 
 _TESTS: dict[Test, LiteralString] = {
     "any_of": "{column} = ANY({value}::{type}[])",
-    "holds": "{column} && {value}::{type}",
+    "overlaps": "{column} && {value}::{type}",
     "from": "{column} >= {value}::{type}",
     "before": "{column} < {value}::{type}",
 }
 
 
 class Filter(NamedTuple):
-    """One parameter by which records are chosen, and what it asks of its column.
+    """A query parameter and the condition that it puts on a column.
 
-    A list of values for `any_of` and for `holds` (lists that have any of them), one for `from` (or later) and `before`.
+    `any_of` and `overlaps` take a list of values; `from` (inclusive) and `before` (exclusive) take one.
     """
 
     name: str
@@ -44,7 +48,7 @@ class Condition(NamedTuple):
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
-    """`fields` in the order in which they are written; `after` is the id behind which the records begin."""
+    """`fields` are in output order. Only records with an id greater than `after` are selected."""
 
     fields: tuple[str, ...]
     conditions: tuple[Condition, ...] = ()
@@ -52,27 +56,26 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
     limit: int | None = None
 
 
-class Refusal(NamedTuple):
-    """A name that a client gave, and what is wrong with it or with its value."""
+class InvalidParameter(NamedTuple):
+    """A parameter's name and what is wrong with it."""
 
     name: str
     message: str
 
 
-class Unselectable(Exception):
-    """Nothing can be selected by these words; `refusals` has everything that is wrong with them."""
+class InvalidSelection(Exception):
+    """The filters or fields are not valid. `parameters` lists every problem."""
 
-    def __init__(self, refusals: Sequence[Refusal]) -> None:
-        super().__init__("; ".join(f"{refusal.name} {refusal.message}" for refusal in refusals))
-        self.refusals = refusals
+    def __init__(self, parameters: Sequence[InvalidParameter]) -> None:
+        super().__init__("; ".join(f"{parameter.name} {parameter.message}" for parameter in parameters))
+        self.parameters = parameters
 
 
 @cache
 def filters(resource: Resource) -> Mapping[str, Filter]:
-    """The filters of a resource by their names: `tag` of `tags`, `created_after` and `created_before` of `created_at`."""
+    """The filters of a resource by name. `tags` has the filter `tag`; `created_at` has `created_after` and `created_before`."""
     types = dict(zip(resource.columns, resource.column_types, strict=True))
-    found = [filter for column in resource.filtered_by for filter in _of_column(column, types[column])]
-    return {filter.name: filter for filter in found}
+    return {filter.name: filter for column in resource.filtered_by for filter in _column_filters(column, types[column])}
 
 
 def select(
@@ -83,32 +86,33 @@ def select(
     after: str | None = None,
     limit: int | None = None,
 ) -> Selection:
-    """What a client asked for, in its words. Raises `Unselectable`.
+    """Converts a client's parameters. Raises `InvalidSelection`.
 
-    The value of a filter is text, in which commas separate values, or a list that is taken as it is, or a boolean.
-    Without `fields` there are all of them.
+    The value of a filter is a text with comma-separated values, or a list, or a boolean. Without `fields`, all are selected.
     """
-    refusals: list[Refusal] = []
+    invalid: list[InvalidParameter] = []
     conditions: list[Condition] = []
-    for name, given in filters.items():
+    for name, value in islice(filters.items(), FILTERS_MAX):
         try:
-            conditions.append(_condition(resource, name, given))
+            conditions.append(_condition(resource, name, value))
         except ValueError as error:
-            refusals.append(Refusal(name, str(error)))
-    refusals += _field_refusals(resource, fields)
-    place = None
+            invalid.append(InvalidParameter(name, str(error)))
+    invalid += _invalid_fields(resource, fields)
+    after_id = None
     if after is not None:
         try:
-            place = _value(resource, "id", after)
+            after_id = _value(resource, "id", after)
         except ValueError as error:
-            refusals.append(Refusal("after", str(error)))
-    if refusals:
-        raise Unselectable(refusals)
-    return Selection(fields=tuple(fields or resource.columns), conditions=tuple(conditions), after=place, limit=limit)
+            invalid.append(InvalidParameter("after", str(error)))
+    if invalid:
+        raise InvalidSelection(invalid)
+    return Selection(
+        fields=tuple(fields or resource.columns), conditions=tuple(conditions), after=after_id, limit=limit
+    )
 
 
 def where(resource: Resource, selection: Selection) -> tuple[sql.Composed, dict[str, Any]]:
-    """The clause WHERE with placeholders, empty when all records are wanted, and the values to bind to them."""
+    """The WHERE clause, empty if all records are selected, and the values of its placeholders."""
     types = dict(zip(resource.columns, resource.column_types, strict=True))
     clauses: list[sql.Composed] = []
     values: dict[str, Any] = {}
@@ -129,81 +133,90 @@ def where(resource: Resource, selection: Selection) -> tuple[sql.Composed, dict[
     return sql.Composed([sql.SQL("WHERE "), sql.SQL(" AND ").join(clauses)]), values
 
 
-def _of_column(column: str, type: str) -> Iterator[Filter]:
+def _column_filters(column: str, type: str) -> Iterator[Filter]:
     if type == "timestamptz":
         stem = column.removesuffix("_at")
         yield Filter(f"{stem}_after", column, "from")
         yield Filter(f"{stem}_before", column, "before")
     elif type == "text[]":
-        yield Filter(column.removesuffix("s"), column, "holds")
+        yield Filter(column.removesuffix("s"), column, "overlaps")
     else:
         yield Filter(column, column, "any_of")
 
 
 def _comparable(resource: Resource, column: str) -> sql.Composable:
-    """The column; of the natural key the expression that its index is of."""
+    """The column, or for the natural key the expression of its index."""
     if column == resource.key:
         return sql.SQL(resource.key_sql).format(sql.Identifier(resource.name))
     return sql.Identifier(resource.name, column)
 
 
-def _condition(resource: Resource, name: str, given: Any) -> Condition:
-    """Raises ValueError, which says what is wrong."""
+def _condition(resource: Resource, name: str, value: Any) -> Condition:
+    """Raises ValueError with the text for the client."""
     filter = filters(resource).get(name)
     if filter is None:
-        raise ValueError(f"is not a filter of {resource.name}; there are {', '.join(filters(resource))}")
+        raise ValueError(f"is not a filter of {resource.name}; the filters are {', '.join(filters(resource))}")
     if filter.test in ("from", "before"):
-        return Condition(filter, _value(resource, filter.column, given))
-    items = _items(given)
+        return Condition(filter, _value(resource, filter.column, value))
+    items = _items(value)
     values = [_value(resource, filter.column, item) for item in items]
     if filter.column == resource.key:
         values = [resource.key_of(value) for value in values]
     return Condition(filter, values)
 
 
-def _items(given: Any) -> list[Any]:
-    items = given.split(",") if isinstance(given, str) else given if isinstance(given, list) else [given]
-    # an empty value is hardly ever meant; a list can ask for the empty text
-    if not items or (isinstance(given, str) and "" in items):
+def _items(value: Any) -> list[Any]:
+    items = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [value]
+    # an empty value in a text is most likely a mistake; a list can contain the empty text
+    if not items or (isinstance(value, str) and "" in items):
         raise ValueError("must not have an empty value")
     if len(items) > VALUES_MAX:
         raise ValueError(f"must not have more than {VALUES_MAX} values")
     return items
 
 
-def _value(resource: Resource, column: str, given: Any) -> Any:
-    """A value that a record could have in this column. Raises ValueError."""
+def _value(resource: Resource, column: str, value: Any) -> Any:
+    """`value` converted to the type of the column. Raises ValueError."""
     hint = _hints(resource)[column]
-    if isinstance(given, str) and hint is bool:
-        given = {"true": True, "false": False}.get(given.lower())
+    if isinstance(value, str) and hint is bool:
+        value = {"true": True, "false": False}.get(value.lower())
     try:
-        if given is None or (isinstance(given, str) and "\0" in given):
+        if value is None or (isinstance(value, str) and "\0" in value):
             raise msgspec.ValidationError
-        return msgspec.convert(given, hint)
+        converted = msgspec.convert(value, hint)
     except msgspec.ValidationError:
-        raise ValueError(_wanted(hint)) from None
+        raise ValueError(_expected(hint)) from None
+    return _utc(converted) if isinstance(converted, datetime) else converted
+
+
+def _utc(time: datetime) -> datetime:
+    """PostgreSQL refuses literals with offsets of 16 hours and more, so all times are converted. Raises ValueError."""
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("must be a time that is within the years 1 to 9999 in UTC") from None
 
 
 @cache
 def _hints(resource: Resource) -> Mapping[str, Any]:
-    """The type of one value of each column."""
+    """The type of each column's values; for an array, of its elements."""
     hints = get_type_hints(resource.record, include_extras=True)
     types = dict(zip(resource.columns, resource.column_types, strict=True))
     return {column: str if types[column] == "text[]" else hint for column, hint in hints.items()}
 
 
-def _wanted(hint: Any) -> str:
-    """What is expected, in words of a client."""
-    wanted = inspect.type_info(hint)
-    if isinstance(wanted, inspect.UnionType):
-        wanted = next(one for one in wanted.types if not isinstance(one, inspect.NoneType))
+def _expected(hint: Any) -> str:
+    """The error message that names the expected type."""
+    expected = inspect.type_info(hint)
+    if isinstance(expected, inspect.UnionType):
+        expected = next(one for one in expected.types if not isinstance(one, inspect.NoneType))
     title = None
-    if isinstance(wanted, inspect.Metadata):
-        title = (wanted.extra_json_schema or {}).get("title")
-        wanted = wanted.type
-    match wanted:
+    if isinstance(expected, inspect.Metadata):
+        title = (expected.extra_json_schema or {}).get("title")
+        expected = expected.type
+    match expected:
         case inspect.LiteralType():
-            return f"must be one of: {', '.join(str(value) for value in wanted.values)}"
+            return f"must be one of: {', '.join(str(value) for value in expected.values)}"
         case inspect.UUIDType():
             return "must be a UUID"
         case inspect.BoolType():
@@ -214,13 +227,18 @@ def _wanted(hint: Any) -> str:
             return f"must be a valid {title}" if title else "must be text without the character U+0000"
 
 
-def _field_refusals(resource: Resource, fields: Sequence[str] | None) -> Iterator[Refusal]:
+def _invalid_fields(resource: Resource, fields: Sequence[str] | None) -> Iterator[InvalidParameter]:
     if fields is None:
         return
     if not fields:
-        yield Refusal("fields", "must name a field")
+        yield InvalidParameter("fields", "must name a field")
+    if len(fields) > len(resource.columns):
+        yield InvalidParameter("fields", f"must not name more than {len(resource.columns)} fields")
+        return
     for field in dict.fromkeys(fields):
         if field not in resource.columns:
-            yield Refusal("fields", f"must not have {field!r}; {resource.name} have {', '.join(resource.columns)}")
+            yield InvalidParameter(
+                "fields", f"must not have {field!r}; {resource.name} have {', '.join(resource.columns)}"
+            )
         elif fields.count(field) > 1:
-            yield Refusal("fields", f"must not have {field} twice")
+            yield InvalidParameter("fields", f"must not have {field} twice")

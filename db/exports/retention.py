@@ -1,7 +1,7 @@
-"""The end of the files of exports, and later of the jobs: what is due, and that it is done.
+"""Retention of exports: first the file expires, later the job is deleted.
 
-A file goes in two steps, since no transaction holds a storage: first the job says that the file is not to be had any more, then
-the file is removed. What dies in between is done again.
+The storage is not part of the transaction, so a file is removed in two steps: the job becomes `expired`, then the file is
+deleted and its name cleared. A crash in between leaves the name set, and the next round repeats the second step.
 """
 
 from uuid import UUID
@@ -9,17 +9,17 @@ from uuid import UUID
 import msgspec
 from psycopg.rows import class_row
 
-from db.exports import files
 from db.compression import Compression
-from db.imports.payload import Format
 from db.connections.pool import Connection
+from db.exports import files
+from db.imports.payload import Format
 
-# how many jobs one round looks at
-JOBS = 50
+# jobs handled in one round of maintenance
+JOBS_MAX = 50
 
 
-class Leftover(msgspec.Struct, frozen=True, kw_only=True):
-    """A final job of which there may be files: one for each claim, of which at most one was ever whole."""
+class ExpiredFiles(msgspec.Struct, frozen=True, kw_only=True):
+    """The files that a final job may have in the storage: one for each of its leases, at most one of them complete."""
 
     id: UUID
     resource: str
@@ -34,7 +34,7 @@ class Leftover(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-# the columns of Leftover
+# the columns of ExpiredFiles
 _SELECT = """
     SELECT export_jobs.id, resource, format, compression, lease
     FROM export_jobs
@@ -43,7 +43,7 @@ _SELECT = """
 
 
 async def expire(conn: Connection, *, retention_seconds: float) -> int:
-    """Closes the downloads of exports that were completed longer ago; how many. Their files are then due."""
+    """Marks exports as expired that were completed more than `retention_seconds` ago. Returns their number."""
     cursor = await conn.execute(
         """
         UPDATE export_jobs
@@ -57,9 +57,9 @@ async def expire(conn: Connection, *, retention_seconds: float) -> int:
     return cursor.rowcount
 
 
-async def due(conn: Connection) -> list[Leftover]:
-    """Expired exports whose file has not been removed yet, so far as is known."""
-    cursor = conn.cursor(row_factory=class_row(Leftover))
+async def expired(conn: Connection) -> list[ExpiredFiles]:
+    """Expired exports whose file has not been marked as removed."""
+    cursor = conn.cursor(row_factory=class_row(ExpiredFiles))
     await cursor.execute(
         _SELECT
         + """
@@ -67,19 +67,19 @@ async def due(conn: Connection) -> list[Leftover]:
         ORDER BY export_jobs.finished_at
         LIMIT %(limit)s
         """,
-        {"limit": JOBS},
+        {"limit": JOBS_MAX},
     )
     return await cursor.fetchall()
 
 
-async def removed(conn: Connection, id: UUID) -> None:
-    """The file of an expired export is gone."""
+async def file_removed(conn: Connection, id: UUID) -> None:
+    """Records that the file of an expired export has been deleted from the storage."""
     await conn.execute("UPDATE export_jobs SET file_name = NULL WHERE id = %(id)s AND status = 'expired'", {"id": id})
 
 
-async def old(conn: Connection, *, retention_seconds: float) -> list[Leftover]:
-    """Jobs without a file that have been final for longer. What a lost worker may have left of them is to be removed first."""
-    cursor = conn.cursor(row_factory=class_row(Leftover))
+async def old(conn: Connection, *, retention_seconds: float) -> list[ExpiredFiles]:
+    """Final jobs older than `retention_seconds` whose file is gone. Remove what crashed workers left before `delete`."""
+    cursor = conn.cursor(row_factory=class_row(ExpiredFiles))
     await cursor.execute(
         _SELECT
         + """
@@ -89,17 +89,17 @@ async def old(conn: Connection, *, retention_seconds: float) -> list[Leftover]:
         ORDER BY export_jobs.finished_at
         LIMIT %(limit)s
         """,
-        {"retention": retention_seconds, "limit": JOBS},
+        {"retention": retention_seconds, "limit": JOBS_MAX},
     )
     return await cursor.fetchall()
 
 
-async def close(conn: Connection, id: UUID) -> Leftover | None:
-    """Closes the download of one final export; what there may be of it, or None if there is no such export."""
+async def expire_one(conn: Connection, id: UUID) -> ExpiredFiles | None:
+    """Ends the download of one final export. Returns the files to remove, or None if there is no such final export."""
     await conn.execute(
         "UPDATE export_jobs SET status = 'expired' WHERE id = %(id)s AND status = 'completed'", {"id": id}
     )
-    cursor = conn.cursor(row_factory=class_row(Leftover))
+    cursor = conn.cursor(row_factory=class_row(ExpiredFiles))
     await cursor.execute(
         _SELECT + "WHERE export_jobs.id = %(id)s AND status IN ('failed', 'cancelled', 'expired')", {"id": id}
     )
@@ -107,7 +107,7 @@ async def close(conn: Connection, id: UUID) -> Leftover | None:
 
 
 async def delete(conn: Connection, id: UUID) -> bool:
-    """Removes a final job whose file is gone; whether there was one. Its idempotency token is free again."""
+    """Deletes a final job after its file was removed; returns whether it existed. Its idempotency token can be used again."""
     cursor = await conn.execute(
         "DELETE FROM export_jobs WHERE id = %(id)s AND status IN ('failed', 'cancelled', 'expired')", {"id": id}
     )

@@ -4,7 +4,7 @@ The held row lock is the lease. A claim is a short transaction of its own; the w
 chunk's row (the fence) and last marks it done. A running chunk whose row is not locked belongs to a dead worker.
 
 Everything here assumes READ COMMITTED, PostgreSQL's default, and PostgreSQL's clock. Only the work on an export is done in
-REPEATABLE READ; see `db.exports.isolate`.
+REPEATABLE READ; see `db.exports.claimed.use_repeatable_read`.
 
 Where a chunk is asked for by its id, `state || '' = 'running'` keeps the planner from chunks_running. That index looks the
 cheaper one, being small, but as long as some old transaction stays open it is full of entries of chunks done since.

@@ -10,6 +10,7 @@ from psycopg.rows import dict_row
 
 from db import queue
 from db.connections import pool
+from db.exports import claimed as claimed_export
 from db.exports import jobs
 from db.imports import actions, completion
 from db.settings import Settings
@@ -127,7 +128,7 @@ async def test_which_worker_holds_what_since_when(conn, other, database_url):
 
 async def test_how_far_an_export_is(conn, database_url):
     """What the worker tells on the way is seen, and why an export does not begin."""
-    order = jobs.Order(
+    order = jobs.ExportRequest(
         resource="users", format="csv", compression="none", idempotency_token=None, digest=b"", request_id=None
     )
     id = await jobs.create(conn, order)
@@ -136,7 +137,7 @@ async def test_how_far_an_export_is(conn, database_url):
     async with worker(database_url, "host:1:1"):
         assert (await row(conn, EXPORT, id))["because"] == "it waits for its turn; 1 workers are connected"
         claimed = await claim(conn, worker="host:1:1")
-        await jobs.tell(conn, claimed, total_records=200, records=50)
+        await claimed_export.report_progress(conn, claimed, total_records=200, records=50)
         told = await row(conn, EXPORT, id)
         assert (told["because"], told["percent"], told["worker"]) == ("a worker writes it", 25, "host:1:1")
         assert told["time_left"].total_seconds() > 0

@@ -1,4 +1,4 @@
-"""Where the files of exports are: a folder of this machine, or a bucket that many machines share. EXPORT_DIR says which."""
+"""Storage of export files: a local folder or an S3 bucket, selected by EXPORT_DIR."""
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager
@@ -8,62 +8,62 @@ from typing import Protocol
 
 from obstore.exceptions import BaseError
 
-from db.settings import Settings
 from db.exports.storage.bucket import Bucket
 from db.exports.storage.folder import Folder
+from db.settings import Settings
 
-# What a storage raises when it is away, full, or refuses us; a FileNotFoundError, for a file that is not there, is one of them.
+# Raised when the storage is unavailable, full, or refuses access; includes FileNotFoundError for a missing file.
 ERRORS: tuple[type[Exception], ...] = (OSError, BaseError)
 
-# the longest that one call may take, with all that is tried again meanwhile
+# the maximum duration of one call, retries included
 SECONDS_MAX = 90
 
 
 class File(Protocol):
-    """A file being written, which nobody can read before it is published."""
+    """A file that is being written. It cannot be read before it is published."""
 
     async def write(self, data: bytes) -> None: ...
 
     async def publish(self) -> None:
-        """Makes the file appear, whole, for good. Nothing can be written after that."""
+        """Makes the complete file visible and durable. Nothing can be written afterwards."""
         ...
 
 
 class Storage(Protocol):
-    """Files by their names. All of it may raise `ERRORS`."""
+    """Files by name. Every method may raise `ERRORS`."""
 
-    def writer(self, name: str, *, media_type: str, called: str) -> AbstractAsyncContextManager[File]:
-        """A new file; one that is left before it was published leaves nothing. `called`: its name on a client's disk."""
+    def writer(self, name: str, *, media_type: str, download_name: str) -> AbstractAsyncContextManager[File]:
+        """A new file. Leaving the context before `publish` removes it. `download_name` is the name offered to clients."""
         ...
 
     def reader(self, name: str, part: range, *, size: int) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        """The bytes `part` of a file. Raises `FileNotFoundError` before the first of them, also when it has not `size` bytes."""
+        """The bytes `part` of a file. Raises `FileNotFoundError` on entry if the file is missing or its size is not `size`."""
         ...
 
-    async def address(self, name: str, *, size: int) -> str | None:
-        """Where anybody may fetch the file for a few minutes, if there is such a place. Raises `FileNotFoundError` likewise."""
+    async def presigned_url(self, name: str, *, size: int) -> str | None:
+        """A URL of the file that is valid for some minutes, if the storage has such. Raises `FileNotFoundError` as `reader`."""
         ...
 
     async def remove(self, names: Iterable[str]) -> None:
-        """Removes these files, and what was begun under these names, as far as they are there."""
+        """Removes these files and their unpublished parts. Missing files are ignored."""
         ...
 
     async def unfinished(self) -> list[str]:
-        """The names of the files that were begun and, as far as this storage can tell, not published."""
+        """The names of files that were begun but not published, as far as the storage can list them."""
         ...
 
     async def discard(self, names: Iterable[str]) -> None:
-        """Removes what was begun under these names. A file that has been published meanwhile stays."""
+        """Removes the unpublished parts of these names. A file that was published meanwhile stays."""
         ...
 
     async def check(self) -> None:
-        """Returns when a file could be written now."""
+        """Returns if a file can be written now, else raises."""
         ...
 
 
 @cache
 def of(settings: Settings) -> Storage:
-    """The storage that EXPORT_DIR names. Each process needs its own: connections do not outlive a fork."""
+    """The storage named by EXPORT_DIR. Call it after a fork: connections cannot be shared between processes."""
     if settings.export_dir.startswith("s3://"):
         return Bucket(settings.export_dir)
     return Folder(Path(settings.export_dir).resolve())

@@ -1,8 +1,8 @@
-"""Files in a bucket of S3, or of anything that speaks like it.
+"""Storage in a bucket of S3 or a compatible service.
 
-Credentials, region and endpoint are the usual AWS_* variables, which obstore reads by itself. A file is one multipart upload,
-so that it appears at once or not at all. What a killed process leaves of one can neither be read nor listed as a file; a
-lifecycle rule of the bucket (AbortIncompleteMultipartUpload) clears it away.
+obstore reads credentials, region and endpoint from the AWS_* variables. A file is one multipart upload, which becomes visible
+when it is completed. The parts of a killed process cannot be read or listed as a file; a lifecycle rule of the bucket
+(AbortIncompleteMultipartUpload) removes them.
 """
 
 import asyncio
@@ -14,24 +14,24 @@ from typing import Any
 import obstore
 from obstore.store import S3Store
 
-# a bucket takes 10,000 parts a file, so this bounds the file at 160 GB; the memory of one upload is three of them
+# S3 allows 10,000 parts per file, so the largest file is 160 GB; an upload holds three parts in memory
 PART_BYTES = 16 * 1024 * 1024
 PARTS_AT_ONCE = 2
-# a download that is streamed through holds one of these
+# a download through the API holds one block in memory
 BLOCK_BYTES = 4 * 1024 * 1024
 
-# each request has so long; what failed for a passing reason is tried again within the second limit
+# the limit of one request, and the limit of one call with its retries
 REQUEST_SECONDS_MAX = 30
 RETRY_SECONDS_MAX = 60
 RETRIES_MAX = 4
-ADDRESS_SECONDS = 600
+PRESIGNED_URL_SECONDS = 600
 
-# beneath this nothing is ever stored, so that listing it is the cheapest question that proves address, credentials and bucket
-_NOTHING = ".ready"
+# No file has this prefix. Listing it is the cheapest request that checks endpoint, credentials and bucket.
+_EMPTY_PREFIX = ".ready"
 
 
 class _Abandoned(Exception):
-    """Ends an upload in such a way that the bucket forgets its parts."""
+    """Aborts the multipart upload."""
 
 
 class Bucket:
@@ -40,7 +40,7 @@ class Bucket:
     def __init__(self, url: str) -> None:
         self.store = S3Store.from_url(
             url,
-            # plain http is for the endpoint's address to choose, not to be forbidden a second time
+            # AWS_ENDPOINT_URL decides between http and https
             client_options={
                 "timeout": timedelta(seconds=REQUEST_SECONDS_MAX),
                 "connect_timeout": timedelta(seconds=5),
@@ -50,12 +50,12 @@ class Bucket:
         )
 
     @asynccontextmanager
-    async def writer(self, name: str, *, media_type: str, called: str) -> AsyncIterator["_Upload"]:
-        # told now, for whoever fetches the file from the bucket itself
+    async def writer(self, name: str, *, media_type: str, download_name: str) -> AsyncIterator["_Upload"]:
+        # sent with the upload, for clients that download from the bucket directly
         upload = _Upload(
             self.store,
             name,
-            {"Content-Type": media_type, "Content-Disposition": f'attachment; filename="{called}"'},
+            {"Content-Type": media_type, "Content-Disposition": f'attachment; filename="{download_name}"'},
         )
         try:
             yield upload
@@ -67,9 +67,9 @@ class Bucket:
         await self._check_size(name, size)
         yield self._blocks(name, part)
 
-    async def address(self, name: str, *, size: int) -> str | None:
+    async def presigned_url(self, name: str, *, size: int) -> str | None:
         await self._check_size(name, size)
-        return await obstore.sign_async(self.store, "GET", name, timedelta(seconds=ADDRESS_SECONDS))
+        return await obstore.sign_async(self.store, "GET", name, timedelta(seconds=PRESIGNED_URL_SECONDS))
 
     async def remove(self, names: Iterable[str]) -> None:
         if names := list(names):
@@ -82,7 +82,7 @@ class Bucket:
         del names
 
     async def check(self) -> None:
-        async for _ in self.store.list(_NOTHING):
+        async for _ in self.store.list(_EMPTY_PREFIX):
             return
 
     async def _check_size(self, name: str, size: int) -> None:
@@ -90,23 +90,23 @@ class Bucket:
             raise FileNotFoundError(name)
 
     async def _blocks(self, name: str, part: range) -> AsyncIterator[bytes]:
-        # one request a block: a single one for all would have to end in time however slowly the client reads
+        # One request per block: a single request for the whole range would time out with a slow client.
         for start in range(part.start, part.stop, BLOCK_BYTES):
             end = min(start + BLOCK_BYTES, part.stop)
             yield bytes(await obstore.get_range_async(self.store, name, start=start, end=end))
 
 
 class _Upload:
-    """Hands what is written on to one upload. That is never cancelled, which would leave its parts in the bucket."""
+    """Passes blocks to one multipart upload. The upload is never cancelled, which would leave its parts in the bucket."""
 
     def __init__(self, store: S3Store, name: str, attributes: dict[str, Any]) -> None:
         self._blocks: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=1)
-        self._is_whole = False
+        self._is_complete = False
         self._upload = asyncio.ensure_future(
             obstore.put_async(
                 store,
                 name,
-                self._handed_on(),
+                self._queued_blocks(),
                 attributes=attributes,
                 use_multipart=True,
                 chunk_size=PART_BYTES,
@@ -115,36 +115,36 @@ class _Upload:
         )
 
     async def write(self, data: bytes) -> None:
-        await self._hand_on(data)
+        await self._put(data)
 
     async def publish(self) -> None:
-        self._is_whole = True
-        await self._hand_on(None)
+        self._is_complete = True
+        await self._put(None)
         await asyncio.shield(self._upload)
 
     async def close(self) -> None:
-        """Waits for the upload's end, and makes it one without a file unless it was published."""
+        """Waits for the upload to end. Aborts it unless `publish` was called."""
         if not self._upload.done():
-            self._is_whole = False
+            self._is_complete = False
             with suppress(asyncio.QueueEmpty):
                 self._blocks.get_nowait()
             self._blocks.put_nowait(None)
         await asyncio.wait({self._upload})
         if not self._upload.cancelled():
-            # whoever wrote or published was told already
+            # marks the exception as retrieved: `write` or `publish` has raised it
             self._upload.exception()
 
-    async def _hand_on(self, block: bytes | None) -> None:
-        handing = asyncio.ensure_future(self._blocks.put(block))
+    async def _put(self, block: bytes | None) -> None:
+        putting = asyncio.ensure_future(self._blocks.put(block))
         try:
-            await asyncio.wait({handing, self._upload}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({putting, self._upload}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            handing.cancel()
+            putting.cancel()
         if self._upload.done():
             self._upload.result()
 
-    async def _handed_on(self) -> AsyncIterator[bytes]:
+    async def _queued_blocks(self) -> AsyncIterator[bytes]:
         while (block := await self._blocks.get()) is not None:
             yield block
-        if not self._is_whole:
+        if not self._is_complete:
             raise _Abandoned

@@ -1,4 +1,4 @@
-"""Files in a folder of this machine, or of a network that several mount alike."""
+"""Storage in a local folder, or in a network folder that all machines mount at the same path."""
 
 import asyncio
 import os
@@ -9,20 +9,20 @@ from io import BufferedReader
 from pathlib import Path
 
 BLOCK_BYTES = 256 * 1024
-# The system is made to write after so many bytes, lest it have all to write at the end.
+# fsync after this many bytes, so that `publish` does not have to write the whole file
 SYNC_BYTES = 64 * 1024 * 1024
 
 
 class Folder:
-    """A file has its last name when it is whole; until then it is a hidden part."""
+    """A file is written as `.NAME.part` and renamed when it is complete."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @asynccontextmanager
-    async def writer(self, name: str, *, media_type: str, called: str) -> AsyncIterator["_Part"]:
-        # a file has no place for what it is, and what it is called elsewhere
-        del media_type, called
+    async def writer(self, name: str, *, media_type: str, download_name: str) -> AsyncIterator["_Part"]:
+        # a file system stores neither
+        del media_type, download_name
         self.path.mkdir(parents=True, exist_ok=True)
         part = _Part(self._part(name), self.path / name)
         try:
@@ -36,7 +36,7 @@ class Folder:
         with await asyncio.to_thread(_open, self.path / name, part.start, size) as file:
             yield _blocks(file, len(part))
 
-    async def address(self, name: str, *, size: int) -> str | None:
+    async def presigned_url(self, name: str, *, size: int) -> str | None:
         del name, size
 
     async def remove(self, names: Iterable[str]) -> None:
@@ -53,32 +53,32 @@ class Folder:
             self._part(name).unlink(missing_ok=True)
 
     async def check(self) -> None:
-        await asyncio.to_thread(_write_something, self.path)
+        await asyncio.to_thread(_write_temporary_file, self.path)
 
     def _part(self, name: str) -> Path:
         return self.path / f".{name}.part"
 
 
 class _Part:
-    def __init__(self, path: Path, last_path: Path) -> None:
+    def __init__(self, path: Path, final_path: Path) -> None:
         self.path = path
-        self.last_path = last_path
+        self.final_path = final_path
         self._unsynced = 0
         self._file = path.open("wb", buffering=0)
 
     async def write(self, data: bytes) -> None:
-        left = memoryview(data)
-        while left:
-            # an unbuffered file may take less than it is given
-            left = left[self._file.write(left) :]
+        remaining = memoryview(data)
+        while remaining:
+            # an unbuffered write may write less than requested
+            remaining = remaining[self._file.write(remaining) :]
         self._unsynced += len(data)
         if self._unsynced >= SYNC_BYTES:
             await self._sync()
 
     async def publish(self) -> None:
-        """Also after the machine has lost its power the file is there, and whole."""
+        """fsyncs file and folder, so that the complete file also survives a power failure."""
         await self._sync()
-        self.path.rename(self.last_path)
+        self.path.rename(self.final_path)
         folder = os.open(self.path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -89,7 +89,7 @@ class _Part:
         self._file.close()
 
     async def _sync(self) -> None:
-        # a slow disk must not keep the process from noticing that the work is not wanted any more
+        # in a thread, so that the process notices a cancellation during a slow fsync
         await asyncio.to_thread(os.fsync, self._file.fileno())
         self._unsynced = 0
 
@@ -106,13 +106,13 @@ async def _blocks(file: BufferedReader, size: int) -> AsyncIterator[bytes]:
     while size:
         block = await asyncio.to_thread(file.read, min(size, BLOCK_BYTES))
         if not block:
-            raise EOFError("the file ends before its end")
+            raise EOFError("the file is shorter than its recorded size")
         size -= len(block)
         yield block
 
 
-def _write_something(path: Path) -> None:
-    """Permissions alone do not tell whether a file can be written: a full or read-only disk has the same."""
+def _write_temporary_file(path: Path) -> None:
+    """Writes a file: permissions alone do not detect a full or read-only disk."""
     path.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=path) as file:
         file.write(b"x")

@@ -12,14 +12,14 @@ import psycopg
 import pytest
 from moto.server import ThreadedMotoServer
 
-from db.exports import jobs
 from db import queue
-from db.settings import Settings
+from db.exports import jobs
 from db.exports.storage.bucket import BLOCK_BYTES, PART_BYTES
-from tests.support.servers import eventually
+from db.settings import Settings
+from tests.api.exports.test_jobs import MANY, PATH, completed, create, stall, write
 from tests.api.exports.test_stream import PATH as STREAM
 from tests.api.exports.test_stream import many_articles
-from tests.api.exports.test_jobs import MANY, PATH, completed, create, stall, write
+from tests.support.servers import eventually
 from workers import export_upkeep
 from workers import exports as work
 from workers.worker import Worker

@@ -12,10 +12,10 @@ from psycopg import AsyncConnection
 from psycopg.sql import SQL
 
 from db.exports import copy_out
+from db.exports.filters import FILTERS_MAX, InvalidSelection, filters, select
 from db.resources import RESOURCES
-from db.exports.filters import Unselectable, filters, select
-from tests.support.servers import eventually
 from tests.api.exports.test_stream import PATH, exported
+from tests.support.servers import eventually
 
 ORDERS = "/api/v1/exports"
 EXAMPLES = 100
@@ -63,7 +63,9 @@ CHOSEN = [
     ("users", {"created_after": "2026-01-02T00:00:00Z"}, [2, 3]),
     ("users", {"created_before": "2026-01-02T01:00:00+01:00"}, [1]),
     ("users", {"updated_after": "2026-02-02T00:00:00.000001Z"}, [3]),
-    ("users", {"updated_before": "0001-01-01T00:00:00+14:00"}, []),
+    ("users", {"updated_before": "0001-01-02T00:00:00+23:59"}, []),
+    ("users", {"created_after": "2026-01-02T23:59:00+23:59"}, [2, 3]),
+    ("users", {"created_before": "2026-01-01T08:00:00-16:00"}, [1]),
     ("users", {"created_after": "2026-01-02T00:00:00Z", "created_before": "2026-01-03T00:00:00Z"}, [2]),
     ("users", {"role": "admin,author", "active": "false"}, [2]),
     ("users", {"role": "admin", "active": "false"}, []),
@@ -105,11 +107,21 @@ REFUSED = [
     ),
     ("users", {"created_after": "2026-01-01T00:00:00"}, "created_after must be a time with its zone"),
     ("users", {"created_after": ""}, "created_after must be a time with its zone"),
+    (
+        "users",
+        {"created_after": "0001-01-01T00:00:00+23:59"},
+        "created_after must be a time that is within the years 1 to 9999",
+    ),
+    (
+        "users",
+        {"created_after": "9999-12-31T23:59:59-00:01"},
+        "created_after must be a time that is within the years 1 to 9999",
+    ),
     ("users", {"created_after": 1767225600}, "created_after must be a time with its zone"),
     (
         "users",
         {"status": "draft"},
-        "status is not a filter of users; there are id, email, role, active, created_after,",
+        "status is not a filter of users; the filters are id, email, role, active, created_after,",
     ),
     ("users", {"name": "A"}, "name is not a filter of users"),
     ("articles", {"slug": "No Slug"}, "slug must be a valid kebab-case slug"),
@@ -159,13 +171,23 @@ async def test_filters_choose(conn):
 def test_what_cannot_be_read_is_refused():
     """A filter that is not known, or a value that no record can have, is named; it never chooses all or nothing in silence."""
     for resource, words, message in REFUSED:
-        with pytest.raises(Unselectable) as refused:
+        with pytest.raises(InvalidSelection) as refused:
             select(RESOURCES[resource], filters=words)
         assert str(refused.value).startswith(message)
-    with pytest.raises(Unselectable) as refused:
+    with pytest.raises(InvalidSelection) as refused:
         select(RESOURCES["users"], filters={"role": "", "nothing": "x"}, fields=["id", "id", "tags"], after="x")
-    names = [name for name, _ in refused.value.refusals]
+    names = [name for name, _ in refused.value.parameters]
     assert names == ["role", "nothing", "fields", "fields", "after"]
+
+
+def test_long_lists_are_refused_in_one_message():
+    """The number of messages is bounded by the resource, not by the number of names that a client sends."""
+    many = [f"field-{number}" for number in range(60_000)]
+    with pytest.raises(InvalidSelection) as refused:
+        select(RESOURCES["users"], filters=dict.fromkeys(many, "x"), fields=many)
+    fields = [message for name, message in refused.value.parameters if name == "fields"]
+    assert fields == [f"must not name more than {len(RESOURCES['users'].columns)} fields"]
+    assert len(refused.value.parameters) <= FILTERS_MAX + 1
 
 
 def test_any_text_is_but_a_value(database_url):

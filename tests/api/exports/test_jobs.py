@@ -16,14 +16,14 @@ import psycopg
 import pytest
 from psycopg.sql import SQL, Literal
 
-from db.exports import retention, jobs
 from db import queue
 from db.compression import Compression
+from db.exports import completion, jobs, retention
 from db.settings import Settings
-from tests.support.servers import eventually
-from tests.api.imports.test_sse_and_wait import Events
 from tests.api.exports.test_stream import PATH as STREAM
 from tests.api.exports.test_stream import many_articles
+from tests.api.imports.test_sse_and_wait import Events
+from tests.support.servers import eventually
 from workers import export_upkeep
 from workers import exports as work
 from workers.worker import Worker
@@ -39,7 +39,7 @@ MANY = 4_000
 
 
 def order(resource="articles", key=None, compression: Compression = "none"):
-    return jobs.Order(
+    return jobs.ExportRequest(
         resource=resource,
         format="ndjson",
         compression=compression,
@@ -342,11 +342,11 @@ async def test_a_lost_claim_leaves_no_file(conn, other, tmp_path):
     done = await work.perform(other, again, settings=settings)
     assert done is not None
     assert done.records == MANY
-    end = await jobs.finish(other, id)
+    end = await completion.finish(other, id)
     assert end is not None
     assert (end.status, end.bytes) == ("completed", done.bytes)
     assert names(settings) == [f"articles-{id}-2.ndjson"]
-    assert await jobs.finish(other, id) is None
+    assert await completion.finish(other, id) is None
 
 
 async def test_a_claim_that_was_taken_over_writes_nothing(conn, tmp_path):
@@ -384,11 +384,11 @@ async def test_a_job_whose_worker_died_after_its_commit_is_found(conn, tmp_path)
     id = await create(conn)
     claim = await queue.claim(conn, worker="first")
     assert claim is not None
-    assert await jobs.unfinished(conn) == []
+    assert await completion.unfinished(conn) == []
     await work.perform(conn, claim, settings=Settings(export_dir=str(tmp_path)))
-    assert await jobs.unfinished(conn) == [id]
-    await jobs.finish(conn, id)
-    assert await jobs.unfinished(conn) == []
+    assert await completion.unfinished(conn) == [id]
+    await completion.finish(conn, id)
+    assert await completion.unfinished(conn) == []
 
 
 async def test_an_export_that_cannot_be_written_fails(conn, tmp_path):
@@ -409,7 +409,7 @@ async def test_an_export_that_cannot_be_written_fails(conn, tmp_path):
     assert job.status == "failed"
     assert job.problem is not None
     assert job.problem["type"] == "/problems/export-failed"
-    assert "begun 2 times" in job.problem["detail"]
+    assert "All 2 attempts failed" in job.problem["detail"]
     assert job.problem["detail"].endswith(": NotADirectoryError: Not a directory")
 
 
@@ -499,10 +499,10 @@ async def test_an_export_that_was_not_begun_is_cancelled(service, conn):
     assert await queue.claim(conn, worker="w") is None
 
     id = await create(conn)
-    assert await jobs.cancel(conn, id)
+    assert await completion.cancel(conn, id)
     assert await queue.claim(conn, worker="w") is None
-    assert await jobs.unfinished(conn) == [id]
-    end = await jobs.finish(conn, id)
+    assert await completion.unfinished(conn) == [id]
+    end = await completion.finish(conn, id)
     assert end is not None
     assert end.status == "cancelled"
 
@@ -517,13 +517,13 @@ async def test_a_cancel_at_the_last_moment(conn, other, tmp_path):
     await stall(other)
     working = asyncio.create_task(work.perform(conn, claim, settings=settings))
     await eventually(lambda: list(tmp_path.glob(".*.part")))
-    assert await jobs.cancel(other, id)
+    assert await completion.cancel(other, id)
     await other.execute("SELECT pg_advisory_unlock(1)")
     with pytest.raises(psycopg.errors.SerializationFailure):
         await working
     assert names(settings) == []
     assert await work.perform(conn, claim, settings=settings) is None
-    end = await jobs.finish(conn, id)
+    end = await completion.finish(conn, id)
     assert end is not None
     assert end.status == "cancelled"
 
@@ -597,11 +597,11 @@ async def test_upkeep_bears_a_storage_that_is_away(conn, tmp_path):
     (tmp_path / "exports").rename(tmp_path / "elsewhere")
     (tmp_path / "exports").touch()
     await export_upkeep.run_once(conn, settings)
-    assert [leftover.id for leftover in await retention.due(conn)] == [job.id]
+    assert [leftover.id for leftover in await retention.expired(conn)] == [job.id]
     (tmp_path / "exports").unlink()
     (tmp_path / "elsewhere").rename(tmp_path / "exports")
     await export_upkeep.run_once(conn, settings)
-    assert await retention.due(conn) == []
+    assert await retention.expired(conn) == []
     assert names(settings) == []
 
 

@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from db.exports import copy_out
-from db.resources import RESOURCES
 from db.exports.filters import select
+from db.resources import RESOURCES
 from tests.support.servers import eventually
 
 if sys.version_info >= (3, 14):
@@ -97,7 +97,7 @@ async def exported(conn, resource, format, *, csv_safe=False, **selected):
     """The export, and how many records it is said to have; `selected` is as for `selection.select`."""
     selection = select(RESOURCES[resource], **{"filters": {}} | selected)
     async with conn.transaction():
-        await copy_out.begin(conn, patience_seconds=10)
+        await copy_out.begin_long_read(conn, client_timeout_seconds=10)
         blocks = [
             block async for block in copy_out.blocks(conn, RESOURCES[resource], format, selection, csv_safe=csv_safe)
         ]
