@@ -1,0 +1,50 @@
+"""Chromium, driven by Playwright: the installed browser, never a downloaded one."""
+
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from playwright.async_api import Browser, async_playwright
+
+ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+def executable() -> str:
+    """The path of the installed Chromium. Skips the test when there is none."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("needs Chromium: apt install chromium")
+    return path
+
+
+@asynccontextmanager
+async def launch(*arguments: str) -> AsyncIterator[Browser]:
+    """A headless browser, with more command line `arguments` if any, for instance `--host-resolver-rules=…`.
+
+    One context of it (`browser.new_context()`) is a fresh profile; start one browser and open contexts where several are needed.
+    """
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=executable(), args=[*ARGUMENTS, *arguments])
+        try:
+            yield browser
+        finally:
+            await browser.close()
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    """A browser of the test's own. A starting browser takes about half a second.
+
+    It lives in the test's event loop, so it cannot be shared by a session whose tests have a loop each.
+    """
+    async with launch() as started:
+        yield started
