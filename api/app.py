@@ -11,6 +11,7 @@ from litestar.di import Provide
 
 from api import health
 from api.exports import actions, routes, stream
+from api.exports.admission import StreamAdmission
 from api.http import openapi, problems, sse
 from api.http.auth import Authorized
 from api.http.middleware import Observed
@@ -43,12 +44,16 @@ def create(settings: Settings) -> Litestar:
     Raises `db.embedded.NotRunning` when the database is the embedded one and that was never started.
     """
     draining = asyncio.Event()
-    db_pool = pool.create(settings, name="bulk api", watch=Outage())
-    standby = pool.create_standby(settings, name="bulk api", watch=Outage("standby"))
+    outage = Outage()
+    db_pool = pool.create(settings, name="bulk api", watch=outage)
+    # the same outage as that of the first pool, so that it is logged once
+    primary_streams = pool.create_for_streams(settings, name="bulk api streams", watch=outage)
+    standby = pool.create_standby(settings, name="bulk api streams", watch=Outage("standby"))
     given = {
         "db_pool": db_pool,
         # where streaming exports read, in the order of preference
-        "stream_pools": [standby, db_pool] if standby else [db_pool],
+        "stream_pools": [standby, primary_streams] if standby else [primary_streams],
+        "stream_admission": StreamAdmission(settings),
         "settings": settings,
         "draining": draining,
         "probe": health.Probe(db_pool, settings, draining),
@@ -74,14 +79,15 @@ def create(settings: Settings) -> Litestar:
 @asynccontextmanager
 async def _connected(app: Litestar) -> AsyncIterator[None]:
     # without waiting: a database that is away is a matter of readiness, not of starting
-    for db_pool in app.state.stream_pools:
+    pools = [app.state.db_pool, *app.state.stream_pools]
+    for db_pool in pools:
         await db_pool.open(wait=False)
     alive = asyncio.create_task(app.state.uploads.keep_alive())
     try:
         yield
     finally:
         alive.cancel()
-        for db_pool in app.state.stream_pools:
+        for db_pool in pools:
             await db_pool.close(timeout=1)
 
 

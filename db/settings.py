@@ -52,6 +52,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     claim_chunks_max: Annotated[int, Meta(ge=1, le=1000)] = 8
     # connections that one API process holds at most
     api_pool_size: Annotated[int, Meta(ge=1, le=1000)] = 10
+    # streaming exports of one API process at once; each has a database connection beside those of API_POOL_SIZE
+    streams_max: Annotated[int, Meta(ge=1, le=1000)] = 10
+    # export jobs that are not final; beyond it a new one is answered 429
+    export_jobs_max: Count = 100
+    # workers of one pool that write exports at once; unset: all but one, which is left for imports
+    export_workers_max: Annotated[int, Meta(ge=1, le=1000)] | None = None
 
     # limits on what a client sends
     upload_max_bytes: Bytes = 10 * 1024**3
@@ -101,6 +107,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def keys(self) -> tuple[str, ...]:
         return tuple(key for key in (part.strip() for part in self.api_keys.split(",")) if key)
+
+    @property
+    def export_workers(self) -> int:
+        """The number of workers of the pool that take exports: at least one, and never all of several."""
+        return max(1, min(self.export_workers_max or self.worker_pool_size, self.worker_pool_size - 1))
 
     @property
     def data_path(self) -> Path:

@@ -136,7 +136,8 @@ async def _work(settings: Settings, number: int, parent: int) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     metrics.worker_started()
     orphaned = asyncio.create_task(_stop_when_orphaned(parent, stopping))
-    await Worker(settings, name=f"{socket.gethostname()}:{os.getpid()}:{number}", stopping=stopping).run()
+    name = f"{socket.gethostname()}:{os.getpid()}:{number}"
+    await Worker(settings, name=name, stopping=stopping, takes_exports=number <= settings.export_workers).run()
     orphaned.cancel()
 
 

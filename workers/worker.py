@@ -33,8 +33,10 @@ REST_SECONDS_MAX = 60.0
 class Worker:
     """What one worker keeps between two chunks. `stopping` is set from outside, once."""
 
-    def __init__(self, settings: Settings, *, name: str, stopping: asyncio.Event) -> None:
+    def __init__(self, settings: Settings, *, name: str, stopping: asyncio.Event, takes_exports: bool = True) -> None:
         self.settings = settings
+        # false for the workers of a pool that are reserved for imports
+        self.takes_exports = takes_exports
         self.name = name
         self.stopping = stopping
         self.outage = Outage(worker=name)
@@ -75,6 +77,7 @@ class Worker:
             chunks_max=self.settings.claim_chunks_max,
             bytes_max=self.settings.chunk_max_bytes,
             workers=self.settings.worker_pool_size,
+            takes_exports=self.takes_exports,
         )
         # only now: a server that takes no writes, or has no tables yet, lets us in too
         self.outage.back()
@@ -102,6 +105,7 @@ class Worker:
             grace_seconds=self.settings.claim_grace_seconds,
             attempts_max=self.settings.attempts_max,
             crashes_max=self.settings.crashes_max,
+            takes_exports=self.takes_exports,
         )
         if claim is None:
             self._reclaim_at = now + RECLAIM_SECONDS

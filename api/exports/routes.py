@@ -13,6 +13,7 @@ from litestar.response.base import ASGIResponse
 from msgspec import Meta
 
 from api.exports import download
+from api.exports.admission import check_jobs
 from api.exports.download import Download
 from api.exports.request import CreateOperation, read
 from api.exports.view import PATH, ExportView, get_or_404, view
@@ -65,7 +66,12 @@ class DownloadOperation(Operation):
             ExportView, description="A repeated request; the existing export job", generate_examples=False
         ),
         **responses(
-            "invalid-request", "payload-too-large", "unsupported-format", "idempotency-key-reused", "unavailable"
+            "invalid-request",
+            "payload-too-large",
+            "unsupported-format",
+            "idempotency-key-reused",
+            "too-many-requests",
+            "unavailable",
         ),
     },
 )
@@ -75,6 +81,9 @@ async def create_export(request: Request, db_pool: PoolHere, settings: SettingsH
     async with db_pool.connection() as conn:
         async with conn.transaction():
             id = await jobs.create(conn, requested)
+            if id is not None:
+                # raised within the transaction, which also removes the new job
+                check_jobs(settings, await jobs.live(conn))
         if id is None:
             job = await jobs.by_token(conn, requested.idempotency_token or "")
         else:

@@ -19,6 +19,7 @@ from litestar.response.base import ASGIResponse
 from msgspec import UNSET, Meta, UnsetType
 
 from api.exports import replica
+from api.exports.admission import StreamAdmission
 from api.exports.request import check_csv_safe, select
 from api.http import content_encoding, parameters
 from api.http import responses as answers
@@ -103,13 +104,14 @@ class StreamOperation(Operation):
         200: ResponseSpec(
             bytes, description="The records, in order of id", media_type="application/x-ndjson", generate_examples=False
         ),
-        **responses("invalid-request", "not-found", "not-acceptable", "unavailable"),
+        **responses("invalid-request", "not-found", "not-acceptable", "too-many-requests", "unavailable"),
     },
 )
 async def stream_export(
     request: Request,
     resource: FromPath[str],
     stream_pools: NamedDependency[SkipValidation[list[Pool]]],
+    stream_admission: NamedDependency[SkipValidation[StreamAdmission]],
     settings: SettingsHere,
 ) -> ASGIResponse:
     """One snapshot, taken at the time in X-Snapshot-At. A transfer that ends without an error is complete."""
@@ -140,7 +142,11 @@ async def stream_export(
         # an error before the first block can still be reported as a problem document
         return snapshot_at, await anext(blocks, None), blocks
 
-    (snapshot_at, first, blocks), held = await replica.begin(stream_pools, start)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(stream_admission.stream())
+        (snapshot_at, first, blocks), read = await replica.begin(stream_pools, start)
+        await stack.enter_async_context(read)
+        held = stack.pop_all()
     count = held.enter_context(_StreamCount(resource, format, seconds_max=settings.stream_seconds_max))
     return BlockStream(
         content_encoding.pack(count.counted(first, blocks), compression),

@@ -57,24 +57,31 @@ async def connect(settings: Settings, *, name: str) -> Connection:
 
 def create(settings: Settings, *, name: str, watch: Watch) -> Pool:
     """The pool of an API process, not yet open."""
-    return _pool(conninfo(settings), settings, name=name, watch=watch)
+    return _pool(conninfo(settings), settings, name=name, watch=watch, size_min=1, size_max=settings.api_pool_size)
+
+
+def create_for_streams(settings: Settings, *, name: str, watch: Watch) -> Pool:
+    """A pool of its own for streaming exports, so that slow readers cannot use up the connections of other requests."""
+    return _pool(conninfo(settings), settings, name=name, watch=watch, size_min=0, size_max=settings.streams_max)
 
 
 def create_standby(settings: Settings, *, name: str, watch: Watch) -> Pool | None:
-    """A second one of the same size, to the hot standby; None when there is none."""
+    """The pool for streaming exports from the hot standby; None if there is no standby."""
     url = settings.database_replica_url
-    return None if url is None else _pool(url, settings, name=name, watch=watch)
+    if url is None:
+        return None
+    return _pool(url, settings, name=name, watch=watch, size_min=0, size_max=settings.streams_max)
 
 
-def _pool(url: str, settings: Settings, *, name: str, watch: Watch) -> Pool:
+def _pool(url: str, settings: Settings, *, name: str, watch: Watch, size_min: int, size_max: int) -> Pool:
     pool = WatchedPool(
         url,
         connection_class=PooledWatched if settings.database_pooler == "transaction" else Watched,
         kwargs={"autocommit": True, "application_name": name, "watch": watch, **LINE},
         configure=configure,
         check=Doubting.check,
-        min_size=1,
-        max_size=settings.api_pool_size,
+        min_size=size_min,
+        max_size=size_max,
         timeout=CONNECT_SECONDS,
         # the pool gives up at once and is asked again by the next request: its own doubling delays would add to an outage
         reconnect_timeout=3,

@@ -68,7 +68,13 @@ class Counts(msgspec.Struct, kw_only=True):
 
 
 async def claim(
-    conn: Connection, *, worker: str, chunks_max: int = 1, bytes_max: int = 0, workers: int = 1
+    conn: Connection,
+    *,
+    worker: str,
+    chunks_max: int = 1,
+    bytes_max: int = 0,
+    workers: int = 1,
+    takes_exports: bool = True,
 ) -> Claim | None:
     """Claims the next chunk of the job that has the fewest running, so that a small job never waits behind a large one.
 
@@ -79,6 +85,8 @@ async def claim(
     and no more than is left for each of `workers` (guided self-scheduling; Polychronopoulos and Kuck, 1987). Only those that
     nobody has ever claimed: whatever once came to grief is done by itself. Nor those of an import that may be stopped by its
     refused records, of which as few as possible are to be stored after the last one.
+
+    With `takes_exports` false, exports are left to other workers, so that long exports never occupy all workers of a pool.
 
     The claim of an import's chunk does not wait for the disk. If the server crashes before it is there, the chunk is pending
     again, and its number may be given out a second time; then two workers may mean the same claim, and the row's lock and
@@ -101,7 +109,7 @@ async def claim(
             UNION ALL
             SELECT id, cancel_requested_at IS NOT NULL OR problem IS NOT NULL
             FROM export_jobs
-            WHERE status IN ('pending', 'processing')
+            WHERE status IN ('pending', 'processing') AND %(takes_exports)s
         ), busy AS (
             SELECT job_id, count(*) AS running
             FROM chunks
@@ -175,13 +183,25 @@ async def claim(
         FROM claimed
         JOIN next ON next.id = claimed.id
         """,
-        {"worker": worker, "chunks_max": chunks_max, "bytes_max": bytes_max, "workers": workers},
+        {
+            "worker": worker,
+            "chunks_max": chunks_max,
+            "bytes_max": bytes_max,
+            "workers": workers,
+            "takes_exports": takes_exports,
+        },
     )
     return await cursor.fetchone()
 
 
 async def reclaim(
-    conn: Connection, *, worker: str, grace_seconds: float, attempts_max: int, crashes_max: int
+    conn: Connection,
+    *,
+    worker: str,
+    grace_seconds: float,
+    attempts_max: int,
+    crashes_max: int,
+    takes_exports: bool = True,
 ) -> Claim | None:
     """Takes over a chunk whose worker died: claimed longer ago than the grace, its row not locked.
 
@@ -196,6 +216,7 @@ async def reclaim(
             SELECT id, crashes + 1 >= %(crashes_max)s OR attempt >= %(attempts_max)s AS is_poison
             FROM chunks
             WHERE state = 'running'
+                AND (kind <> 'export' OR %(takes_exports)s)
                 AND claimed_at < statement_timestamp() - %(grace)s * interval '1 second' * power(2, greatest(0, crashes - 1))
             ORDER BY claimed_at
             LIMIT 1
@@ -217,7 +238,13 @@ async def reclaim(
             (SELECT request_id FROM export_jobs WHERE id = chunks.export_id)
         ) AS request_id
         """,
-        {"worker": worker, "grace": grace_seconds, "attempts_max": attempts_max, "crashes_max": crashes_max},
+        {
+            "worker": worker,
+            "grace": grace_seconds,
+            "attempts_max": attempts_max,
+            "crashes_max": crashes_max,
+            "takes_exports": takes_exports,
+        },
     )
     return await cursor.fetchone()
 

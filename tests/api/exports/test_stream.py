@@ -400,7 +400,7 @@ async def test_what_fails_before_the_first_byte_is_a_problem(service, conn):
 async def test_a_client_that_leaves_frees_its_connection(service, conn):
     """When a reader leaves half way, the only connection of the pool, the very same, is there for the next request."""
     await many_articles(conn, MANY)
-    url = (await service(run=["api"], api_pool_size=1)).url
+    url = (await service(run=["api"], streams_max=1)).url
     async with httpx.AsyncClient(base_url=url) as client:
         async with client.stream("GET", PATH.format("articles")) as response:
             await anext(response.aiter_bytes())
