@@ -137,7 +137,7 @@ async def copying(conn):
         """
         SELECT pid
         FROM pg_stat_activity
-        WHERE datname = current_database() AND application_name = 'bulk api' AND state = 'active' AND query LIKE 'COPY%'
+        WHERE datname = current_database() AND application_name = 'bulk api streams' AND state = 'active' AND query LIKE 'COPY%'
         """
     )
     return [pid async for (pid,) in cursor]
