@@ -40,10 +40,11 @@ ROUTE_HANDLERS = [
 def create(settings: Settings) -> Litestar:
     """The application. Handlers may ask for what it is `given`, and for `request_id`, all by name.
 
-    `draining` is an event that is set when the process is told to stop: whoever answers without end must watch it.
+    `draining` is set when the process is told to stop, `stopping` when it has closed its listener: a handler that answers
+    without end must end its answer then.
     Raises `db.embedded.NotRunning` when the database is the embedded one and that was never started.
     """
-    draining = asyncio.Event()
+    draining, stopping = asyncio.Event(), asyncio.Event()
     outage = Outage()
     db_pool = pool.create(settings, name="bulk api", watch=outage)
     # the same outage as that of the first pool, so that it is logged once
@@ -56,8 +57,9 @@ def create(settings: Settings) -> Litestar:
         "stream_admission": StreamAdmission(settings),
         "settings": settings,
         "draining": draining,
+        "stopping": stopping,
         "probe": health.Probe(db_pool, settings, draining),
-        "uploads": Uploads(db_pool, settings, Admission(settings, draining)),
+        "uploads": Uploads(db_pool, settings, Admission(settings, stopping)),
     }
     app = Litestar(
         ROUTE_HANDLERS,

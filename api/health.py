@@ -1,4 +1,4 @@
-"""How the service is: for supervisors (`/live`), balancers (`/ready`), people (`/health`) and Prometheus (`/metrics`)."""
+"""Health endpoints: for supervisors (`/live`), balancers (`/ready`), people (`/health`) and Prometheus (`/metrics`)."""
 
 import asyncio
 import time
@@ -23,24 +23,25 @@ from monitoring import metrics
 
 T = TypeVar("T")
 
-# a probe has its answer within so long, and no question is asked again sooner than FRESH_SECONDS after the last answer
+# how long a probe waits for a check
 DEADLINE_SECONDS = 1.5
+# how long the result of a check is reused
 FRESH_SECONDS = 1.0
-# a question that has not been answered for so long is given up and asked anew: its connection may have died without a word
+# a check that takes longer is cancelled and started again: its connection may be half-open
 ABANDON_SECONDS = 10.0
 
 NO_STORE = {"Cache-Control": "no-store"}
 
 
 class Check(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One condition. `failed` makes the service unready, `warning` does not; `unknown`: it could not be looked at."""
+    """One condition. `failed` makes the service unready, `warning` does not; `unknown`: it could not be checked."""
 
     status: Literal["ok", "warning", "failed", "unknown"]
     detail: str | None = None
 
 
 class Checks(msgspec.Struct, frozen=True, kw_only=True):
-    """`workers` fails never: an upload is taken and kept without any, and is worked through when they come."""
+    """`workers` is never `failed`: without workers, uploads are accepted and stored, and processed when workers start."""
 
     database: Check
     migrations: Check
@@ -53,50 +54,50 @@ class Checks(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Readiness(msgspec.Struct, kw_only=True):
-    """Whether requests should be sent here."""
+    """Whether a balancer should send requests to this process."""
 
     status: Literal["ready", "unavailable", "draining"]
     checks: Checks
 
 
 class Health(Readiness, kw_only=True):
-    """Readiness, and what is running here for how long."""
+    """Readiness, the version, and the uptime."""
 
     version: str
     uptime_seconds: float
 
 
 class Liveness(msgspec.Struct):
-    """Said while the event loop turns."""
+    """The event loop is running."""
 
     status: Literal["live"] = "live"
 
 
-class Asked(Generic[T]):
-    """A question whose answer is kept for a moment, never asked twice at once, and not waited for beyond the deadline.
+class CachedCheck(Generic[T]):
+    """A check that is cached for FRESH_SECONDS, runs at most once concurrently, and is awaited for at most DEADLINE_SECONDS.
 
-    So probes, however many, cannot load the database; and a database that hangs does not hang the probe.
+    Any number of probes costs the database one query a second, and a database that hangs does not hang the probe.
     """
 
-    def __init__(self, ask: Callable[[], Awaitable[T]]) -> None:
-        self.ask = ask
+    def __init__(self, check: Callable[[], Awaitable[T]]) -> None:
+        self.check = check
         self.task: asyncio.Task[T] | None = None
-        self.asked_at = 0.0
-        self.answered_at = 0.0
+        self.started_at = 0.0
+        self.finished_at = 0.0
 
-    async def answer(self) -> T:
-        """Raises `TimeoutError`, or what the question raised."""
+    async def result(self) -> T:
+        """Raises `TimeoutError`, or what the check raised."""
         now = time.monotonic()
         task = self.task
-        if task is not None and not task.done() and now - self.asked_at > ABANDON_SECONDS:
+        if task is not None and not task.done() and now - self.started_at > ABANDON_SECONDS:
             task.cancel()
             task = None
-        if task is None or (task.done() and now - self.answered_at > FRESH_SECONDS):
-            self.asked_at = now
+        if task is None or (task.done() and now - self.finished_at > FRESH_SECONDS):
+            self.started_at = now
             self.task = task = asyncio.ensure_future(self._run())
-            # an error that comes after the deadline is nobody's
-            task.add_done_callback(lambda asked: asked.cancelled() or asked.exception())
-        # not wait_for: cancelling a query takes as long as the server that does not answer
+            # an exception after the deadline has no caller: retrieve it, or asyncio logs it
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        # not wait_for, which would wait for the cancellation of the query, and so for a server that does not reply
         done, _ = await asyncio.wait({task}, timeout=DEADLINE_SECONDS)
         if not done or task.cancelled():
             raise TimeoutError
@@ -104,22 +105,22 @@ class Asked(Generic[T]):
 
     async def _run(self) -> T:
         try:
-            return await self.ask()
+            return await self.check()
         finally:
-            self.answered_at = time.monotonic()
+            self.finished_at = time.monotonic()
 
 
 class Probe:
-    """What this process knows of its own condition."""
+    """The checks of this process."""
 
     def __init__(self, pool: Pool, settings: Settings, draining: asyncio.Event) -> None:
         self.pool = pool
         self.settings = settings
         self.draining = draining
         self.started = time.monotonic()
-        self.database = Asked(self._database)
-        self.storage = Asked(self._storage)
-        self.queue = Asked(self._queue)
+        self.database = CachedCheck(self._database)
+        self.storage = CachedCheck(self._storage)
+        self.queue = CachedCheck(self._queue)
 
     async def readiness(self) -> Readiness:
         (database, migrations, workers), files = await asyncio.gather(self._database_checks(), self._storage_check())
@@ -129,19 +130,19 @@ class Probe:
         return Readiness(status="ready" if checks.passed else "unavailable", checks=checks)
 
     async def numbers(self) -> tuple[db_health.QueueNumbers | None, db_health.ServerNumbers | None]:
-        """Neither when the database is away, or has no tables yet."""
+        """For /metrics: (None, None) when the database is unavailable or has no tables yet."""
         try:
-            return await self.queue.answer()
+            return await self.queue.result()
         except (TimeoutError, *UNAVAILABLE, *OUTDATED):
             return None, None
 
     async def _database_checks(self) -> tuple[Check, Check, Check]:
         try:
-            missing, workers = await self.database.answer()
+            missing, workers = await self.database.result()
         except TimeoutError:
-            return (Check("failed", "does not answer in time"), Check("unknown"), Check("unknown"))
+            return (Check("failed", "does not reply in time"), Check("unknown"), Check("unknown"))
         except READ_ONLY:
-            return (Check("failed", "takes no writes"), Check("unknown"), Check("unknown"))
+            return (Check("failed", "does not accept writes"), Check("unknown"), Check("unknown"))
         except UNAVAILABLE:
             return (Check("failed", "cannot be reached"), Check("unknown"), Check("unknown"))
         return (
@@ -152,14 +153,14 @@ class Probe:
 
     def _workers_check(self, sessions: int) -> Check:
         if self.settings.database_pooler != "none":
-            return Check("ok", "not looked for behind a pooler, whose sessions are nobody's")
-        return Check("ok") if sessions else Check("warning", "none is connected: imports and exports wait")
+            return Check("ok", "not checked: behind a pooler its sessions cannot be told apart")
+        return Check("ok") if sessions else Check("warning", "no worker is connected: imports and exports wait")
 
     async def _storage_check(self) -> Check:
         try:
-            await self.storage.answer()
+            await self.storage.result()
         except TimeoutError:
-            return Check("failed", "does not answer in time")
+            return Check("failed", "does not reply in time")
         except storage.ERRORS as error:
             return Check("failed", f"cannot be written: {getattr(error, 'strerror', None) or type(error).__name__}")
         return Check("ok")
@@ -185,22 +186,22 @@ def version() -> str:
 
 
 ProbeHere = NamedDependency[SkipValidation[Probe]]
-UNREADY = ResponseSpec(Readiness, description="Not ready, or draining; `checks` says why", generate_examples=False)
-UNHEALTHY = ResponseSpec(Health, description="Not ready, or draining; `checks` says why", generate_examples=False)
+UNREADY = ResponseSpec(Readiness, description="Not ready or draining; see `checks`", generate_examples=False)
+UNHEALTHY = ResponseSpec(Health, description="Not ready or draining; see `checks`", generate_examples=False)
 
 
-@get("/live", summary="Is the process alive", tags=["operations"])
+@get("/live", summary="Liveness: the process runs", tags=["operations"])
 async def live() -> Response[Liveness]:
     return Response(Liveness(), headers=NO_STORE)
 
 
-@get("/ready", summary="Should requests be sent here", tags=["operations"], responses={503: UNREADY})
+@get("/ready", summary="Readiness: a balancer should send requests here", tags=["operations"], responses={503: UNREADY})
 async def ready(probe: ProbeHere) -> Response[Readiness]:
     readiness = await probe.readiness()
     return Response(readiness, status_code=200 if readiness.status == "ready" else 503, headers=NO_STORE)
 
 
-@get("/health", summary="Everything about its condition", tags=["operations"], responses={503: UNHEALTHY})
+@get("/health", summary="Health: readiness, version and uptime", tags=["operations"], responses={503: UNHEALTHY})
 async def health(probe: ProbeHere) -> Response[Health]:
     readiness = await probe.readiness()
     answer = Health(
@@ -214,7 +215,7 @@ async def health(probe: ProbeHere) -> Response[Health]:
 
 @get("/metrics", name="metrics", summary="Metrics for Prometheus", tags=["operations"], media_type="text/plain")
 async def metrics_text(probe: ProbeHere) -> Response[bytes]:
-    """Answers without the database too, with what the processes counted."""
+    """Without the database, only what the processes of this machine have counted."""
     queue, server = await probe.numbers()
     stats = probe.pool.get_stats()
     pool = metrics.PoolNumbers(

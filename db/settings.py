@@ -99,7 +99,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     job_retention_seconds: Seconds = 7 * 24 * 3600.0
     # how long the file of an export is kept
     export_retention_seconds: Seconds = 24 * 3600.0
-    # how long a process that was told to stop may go on with what it has begun
+    # how long an API process that was told to stop still accepts requests, with /ready at 503, before it closes its listener
+    drain_seconds: Annotated[float, Meta(ge=0, le=3600)] = 0.0
+    # how long a process that was told to stop may go on with what it has begun; for the API after DRAIN_SECONDS
     stop_seconds: Seconds = 4.0
     # the process whose end is an order to stop: `make run` names honcho, which cannot stop us when it is killed
     supervisor_pid: Annotated[int, Meta(ge=1)] | None = None

@@ -12,4 +12,4 @@ from db.settings import Settings
 PoolHere = NamedDependency[SkipValidation[Pool]]
 SettingsHere = NamedDependency[SkipValidation[Settings]]
 UploadsHere = NamedDependency[SkipValidation[Uploads]]
-DrainingHere = NamedDependency[SkipValidation[asyncio.Event]]
+StoppingHere = NamedDependency[SkipValidation[asyncio.Event]]

@@ -42,7 +42,7 @@ def wait_seconds(request: Request) -> int | None:
 
 
 async def until_final(
-    request: Request[Any, Any, Any], pool: Pool, job: Import, *, seconds: float, draining: asyncio.Event
+    request: Request[Any, Any, Any], pool: Pool, job: Import, *, seconds: float, stopping: asyncio.Event
 ) -> Import:
     """The job when it is final; as it is after `seconds`, or when the client leaves or the process is told to stop.
 
@@ -52,7 +52,7 @@ async def until_final(
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     pause = PAUSE_SECONDS_MIN
-    ends = {asyncio.create_task(_left(request)), asyncio.create_task(draining.wait())}
+    ends = {asyncio.create_task(_left(request)), asyncio.create_task(stopping.wait())}
     try:
         while job.status not in FINAL and (left := deadline - loop.time()) > 0:
             ended, _ = await asyncio.wait(ends, timeout=min(pause, left), return_when=asyncio.FIRST_COMPLETED)

@@ -27,6 +27,9 @@ log = structlog.get_logger(__name__)
 PIPELINED_MAX = 16
 # a refused client that still sends is listened to for so long: to close at once would take its answer away from it
 LINGER_SECONDS = 2
+# after the listener has closed: how long a new connection has for its request to arrive, and an idle one
+FIRST_REQUEST_SECONDS = 1.0
+NEXT_REQUEST_SECONDS = 0.1
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -98,6 +101,17 @@ class BoundedHttp(HttpToolsProtocol):
             self._idle_bytes = 0 if self._is_moving else self._idle_bytes + len(data)
             if self._idle_bytes > self.settings.head_max_bytes:
                 self._refuse(_head_too_large(self.settings))
+
+    def shutdown(self) -> None:
+        """Called when the listener has closed: ends the connection behind its request, also one that is only arriving."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
+        elif not self._in_head:
+            # what the client has sent already is read before that, and answered
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                FIRST_REQUEST_SECONDS if self.cycle is None else NEXT_REQUEST_SECONDS, self.timeout_keep_alive_handler
+            )
 
     def pause_writing(self) -> None:
         super().pause_writing()

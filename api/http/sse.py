@@ -20,7 +20,7 @@ from msgspec import Meta
 
 from api.exports import view as export_view
 from api.http import parameters
-from api.http.dependencies import DrainingHere, PoolHere, SettingsHere
+from api.http.dependencies import PoolHere, SettingsHere, StoppingHere
 from api.http.parameters import NoParameters
 from api.http.problems import responses
 from api.http.streaming import BlockStream
@@ -107,7 +107,7 @@ class _Subject(Generic[J]):
     responses=RESPONSES,
 )
 async def import_events(
-    request: Request, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere, draining: DrainingHere
+    request: Request, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere, stopping: StoppingHere
 ) -> ASGIResponse:
     """`progress` has the import without its errors, `done` the import as it ended, with the first of them."""
     parameters.parse(request.query_params.multi_items(), NoParameters)
@@ -122,7 +122,7 @@ async def import_events(
         brief=lambda now: msgspec.json.encode(brief(settings, now)),
         whole=whole,
     )
-    return _follow(request, subject, await existing(db_pool, id), db_pool, draining)
+    return _follow(request, subject, await existing(db_pool, id), db_pool, stopping)
 
 
 @get(
@@ -133,7 +133,7 @@ async def import_events(
     responses=RESPONSES,
 )
 async def export_events(
-    request: Request, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere, draining: DrainingHere
+    request: Request, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere, stopping: StoppingHere
 ) -> ASGIResponse:
     """`progress` has the export as it is, `done` as it ended."""
     parameters.parse(request.query_params.multi_items(), NoParameters)
@@ -145,17 +145,17 @@ async def export_events(
         return msgspec.json.encode(export_view.view(settings, now))
 
     subject = _Subject(get=jobs.get, final=jobs.FINAL, event_id=_export_event_id, brief=encoded, whole=whole)
-    return _follow(request, subject, await export_view.get_or_404(db_pool, id), db_pool, draining)
+    return _follow(request, subject, await export_view.get_or_404(db_pool, id), db_pool, stopping)
 
 
-def _follow(request: Request, subject: _Subject[J], job: J, pool: Pool, draining: asyncio.Event) -> ASGIResponse:
+def _follow(request: Request, subject: _Subject[J], job: J, pool: Pool, stopping: asyncio.Event) -> ASGIResponse:
     """An event tells how things stand, not a step, so a client that comes back needs nothing that it missed: it gets the
     state at once. Only `done` is not told twice: a browser comes back for ever after the end of a stream, unless it is told 204.
     """
     if job.status in subject.final and request.headers.get("last-event-id") == subject.event_id(job):
         return ASGIResponse(status_code=204)
     return BlockStream(
-        _events(subject, job, pool, draining),
+        _events(subject, job, pool, stopping),
         held=AsyncExitStack(),
         media_type="text/event-stream",
         # the last one keeps nginx from collecting events before it passes them on
@@ -164,11 +164,11 @@ def _follow(request: Request, subject: _Subject[J], job: J, pool: Pool, draining
     )
 
 
-async def _events(subject: _Subject[J], job: J, pool: Pool, draining: asyncio.Event) -> AsyncIterator[bytes]:
+async def _events(subject: _Subject[J], job: J, pool: Pool, stopping: asyncio.Event) -> AsyncIterator[bytes]:
     """The stream ends after `done`, when the job is removed, and when the process is told to stop."""
     yield RETRY
     told, told_at = "", time.monotonic()
-    async for now in _looks(subject, job, pool, draining):
+    async for now in _looks(subject, job, pool, stopping):
         id = subject.event_id(now)
         if now.status in subject.final:
             yield _event("done", id, await subject.whole(now))
@@ -181,13 +181,13 @@ async def _events(subject: _Subject[J], job: J, pool: Pool, draining: asyncio.Ev
             told_at = time.monotonic()
 
 
-async def _looks(subject: _Subject[J], job: J, pool: Pool, draining: asyncio.Event) -> AsyncIterator[J]:
+async def _looks(subject: _Subject[J], job: J, pool: Pool, stopping: asyncio.Event) -> AsyncIterator[J]:
     """The job now, and again and again. Between two looks no connection is held; a database that is away is waited for."""
     now: J | None = job
     while now is not None:
         yield now
         try:
-            await asyncio.wait_for(draining.wait(), POLL_SECONDS)
+            await asyncio.wait_for(stopping.wait(), POLL_SECONDS)
             return
         except TimeoutError:
             pass

@@ -14,17 +14,17 @@ QUEUE_RETRY_SECONDS = 10
 
 
 class Admission:
-    """Counts the uploads of this process. `draining` is set when the process is told to stop."""
+    """Counts the uploads of this process. `stopping` is set when the process has closed its listener."""
 
-    def __init__(self, settings: Settings, draining: asyncio.Event) -> None:
+    def __init__(self, settings: Settings, stopping: asyncio.Event) -> None:
         self.settings = settings
-        self.draining = draining
+        self.stopping = stopping
         self._uploads = 0
 
     @contextmanager
     def upload(self) -> Iterator[None]:
         """One more upload. Raises `Problem`: 503 when the process is stopping, 429 when it has enough of them."""
-        if self.draining.is_set():
+        if self.stopping.is_set():
             raise Problem("unavailable", "This process is stopping and takes no more uploads; another one will.")
         if self._uploads >= self.settings.uploads_max:
             raise _full("uploads_max", self.settings.uploads_max, "uploads at once", UPLOADS_RETRY_SECONDS)

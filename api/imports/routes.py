@@ -19,7 +19,7 @@ from msgspec import Meta
 from api.http import headers as prefer
 from api.http import parameters
 from api.http import responses as answers
-from api.http.dependencies import DrainingHere, PoolHere, SettingsHere, UploadsHere
+from api.http.dependencies import PoolHere, SettingsHere, StoppingHere, UploadsHere
 from api.http.parameters import NoParameters
 from api.http.problems import responses
 from api.http.responses import BINARY
@@ -158,13 +158,13 @@ class ErrorsOperation(Operation):
         ),
     },
 )
-async def create_import(request: Request, uploads: UploadsHere, draining: DrainingHere) -> Response[bytes]:
+async def create_import(request: Request, uploads: UploadsHere, stopping: StoppingHere) -> Response[bytes]:
     """The upload counts whole or not at all. One idempotency key makes one job, for as long as the job is kept."""
     wait_seconds = prefer.wait_seconds(request)
     job, is_replay = await receive(request, uploads)
     headers = {"Location": f"{PATH}/{job.id}"}
     if wait_seconds is not None:
-        job = await prefer.until_final(request, uploads.pool, job, seconds=wait_seconds, draining=draining)
+        job = await prefer.until_final(request, uploads.pool, job, seconds=wait_seconds, stopping=stopping)
         headers["Preference-Applied"] = f"wait={wait_seconds}"
     is_done = is_replay or (wait_seconds is not None and job.status in FINAL)
     if job.status not in FINAL:

@@ -77,7 +77,7 @@ class Uploads:
                 stopping.cancel()
 
     async def _limit(self, limit: asyncio.Timeout) -> None:
-        await self.admission.draining.wait()
+        await self.admission.stopping.wait()
         limit.reschedule(asyncio.get_running_loop().time() + self.settings.stop_seconds / 2)
 
     async def keep_alive(self) -> None:

@@ -104,7 +104,7 @@ async def test_a_server_that_takes_no_writes(server, tmp_path):
             await is_told(service, client, "ReadOnlySqlTransaction")
             assert (await client.get(PATH)).status_code == 200
             answer = (await client.get("/ready")).json()
-            assert answer["checks"]["database"] == {"status": "failed", "detail": "takes no writes"}
+            assert answer["checks"]["database"] == {"status": "failed", "detail": "does not accept writes"}
         finally:
             server.execute("ALTER ROLE app RESET default_transaction_read_only")
         await eventually(lambda: is_ready(client))

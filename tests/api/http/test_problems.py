@@ -14,7 +14,7 @@ from litestar.params import FromPath, JSONBody
 from litestar.response import Stream
 
 from api import app
-from api.__main__ import Server
+from api.http.server import Server, listen
 from api.http import parameters
 from api.http.problems import Fault, Problem
 from db.connections.pool import Pool
@@ -95,11 +95,11 @@ def application(settings) -> Litestar:
 
 @pytest.fixture
 async def client(application, settings) -> AsyncIterator[httpx.AsyncClient]:
-    server = Server(application, settings)
+    server = Server(application, settings, listen(settings))
     serving = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110  uvicorn has nothing to wait for
         await asyncio.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
+    port = server.listeners[0].getsockname()[1]
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
         yield client
     server.should_exit = True

@@ -164,7 +164,7 @@ async def test_uploads_at_once(api):
 async def test_a_process_that_stops_takes_no_more_uploads(database_url):
     """While it finishes what it has begun, new uploads are told at once to go to another process."""
     application = app.create(Settings(database_url=database_url))
-    application.state.draining.set()
+    application.state.stopping.set()
     transport = httpx.ASGITransport(application)
     async with httpx.AsyncClient(transport=transport, base_url="http://stopping") as client:
         answer = await client.post(PATH, params={"resource": "users"}, content=USERS)
