@@ -14,9 +14,9 @@ from litestar.params import FromPath, JSONBody
 from litestar.response import Stream
 
 from api import app
-from api.http.server import Server, listen
 from api.http import parameters
 from api.http.problems import Fault, Problem
+from api.http.server import Server, listen
 from db.connections.pool import Pool
 from db.settings import Settings
 
