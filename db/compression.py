@@ -2,14 +2,14 @@
 
 import sys
 import zlib
-from typing import Literal, Protocol
+from typing import Protocol
+
+from db.formats import Compression
 
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
-
-Compression = Literal["none", "gzip", "zstd"]
 
 GZIP_LEVEL = 1
 ZSTD_LEVEL = 3

@@ -19,8 +19,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from db.errors import RETRYABLE
+from db.formats import Format
 from db.health import QueueNumbers, ServerNumbers
-from db.imports.payload import Format
 from db.resources import RESOURCES
 from db.resources.definition import Code
 from monitoring import multiprocess

@@ -10,13 +10,14 @@ import msgspec
 import structlog
 
 from db import queue
-from db.compression import Compression, compressor
+from db.compression import compressor
 from db.connections import pool
 from db.connections.pool import Connection
 from db.errors import UNAVAILABLE
 from db.exports import claimed, copy_out, files, storage
 from db.exports.claimed import ClaimedExport
 from db.exports.storage import File, Storage
+from db.formats import Compression
 from db.queue import Claim, Counts
 from db.resources import RESOURCES
 from db.settings import Settings

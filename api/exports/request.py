@@ -16,11 +16,10 @@ from msgspec import Meta
 from api.http import parameters, responses
 from api.http.problems import Fault, Problem, request_id
 from api.imports.parameters import Key, idempotency_key
-from db.compression import Compression
 from db.exports import filters as export_filters
 from db.exports.filters import InvalidSelection, Selection
 from db.exports.jobs import ExportRequest
-from db.imports.payload import Format
+from db.formats import Compression, Format
 from db.resources import RESOURCES
 from db.resources.definition import Resource
 

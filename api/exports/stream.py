@@ -29,7 +29,7 @@ from api.http.streaming import BlockStream
 from db.connections.pool import Connection, Pool
 from db.exports import copy_out, files
 from db.exports.filters import Filter, Test, filters
-from db.imports.payload import Format
+from db.formats import MEDIA_TYPES, Format
 from db.resources import RESOURCES
 from monitoring import metrics
 
@@ -151,7 +151,7 @@ async def stream_export(
     return BlockStream(
         content_encoding.pack(count.counted(first, blocks), compression),
         held=held,
-        media_type=files.MEDIA_TYPES[format],
+        media_type=MEDIA_TYPES[format],
         headers={
             "Content-Disposition": f'attachment; filename="{files.download_name(resource, format, snapshot_at)}"',
             "Vary": "Accept, Accept-Encoding",

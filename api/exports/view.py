@@ -7,10 +7,10 @@ from uuid import UUID
 import msgspec
 
 from api.http import responses
-from db.compression import Compression
 from db.connections.pool import Pool
 from db.exports import files, jobs
 from db.exports.jobs import FINAL, Export
+from db.formats import Compression
 from db.settings import Settings
 
 PATH = "/api/v1/exports"

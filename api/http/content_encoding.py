@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 from litestar import Request
 
 from api.http.problems import Problem
-from db.compression import Compression, compressor
+from db.compression import compressor
+from db.formats import Compression
 
 # by the names of HTTP, the best first among those that a client likes as much
 ENCODINGS: dict[str, Compression] = {"zstd": "zstd", "gzip": "gzip", "x-gzip": "gzip", "identity": "none"}

@@ -11,7 +11,7 @@ from litestar import Request, Response
 from litestar.openapi.spec import OpenAPIMediaType, Operation, Parameter, Schema
 
 from api.http.problems import Fault, Problem
-from db.exports.files import MEDIA_TYPES
+from db.formats import MEDIA_TYPES
 
 
 class Job(Protocol):

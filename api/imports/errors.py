@@ -10,7 +10,7 @@ from litestar.response.base import ASGIResponse
 
 from api.imports.records import download_name, removed, stream
 from db.connections.pool import Connection, Pool
-from db.exports.files import MEDIA_TYPES
+from db.formats import FORMULA_PREFIXES, MEDIA_TYPES
 from db.imports import errors as record_errors
 from db.imports import jobs
 from db.imports.jobs import FINAL, Import
@@ -18,9 +18,6 @@ from db.imports.records import Gone
 from db.resources.definition import RecordError
 
 PAGE_ERRORS = 1000
-
-# what makes a spreadsheet take a cell for a formula; the values come from strangers
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 async def answer(
@@ -79,4 +76,4 @@ def _row(cells: tuple[object, ...]) -> bytes:
 
 
 def _safe(cell: str) -> str:
-    return f"'{cell}" if cell.startswith(FORMULA) else cell
+    return f"'{cell}" if cell.startswith(FORMULA_PREFIXES) else cell

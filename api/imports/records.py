@@ -15,7 +15,7 @@ from api.http.problems import Problem
 from api.http.streaming import BlockStream
 from api.imports import annotations, splitting
 from db.connections.pool import Pool
-from db.exports.files import MEDIA_TYPES
+from db.formats import MEDIA_TYPES
 from db.imports import records as leftovers
 from db.imports.actions import Source
 from db.imports.records import Gone, Note, Piece

@@ -8,10 +8,9 @@ import msgspec
 from psycopg.rows import class_row
 
 from db import queue
-from db.compression import Compression
 from db.connections.pool import Connection
 from db.exports.filters import Selection, select
-from db.imports.payload import Format
+from db.formats import Compression, Format
 from db.resources import RESOURCES
 
 

@@ -15,7 +15,7 @@ from psycopg.rows import scalar_row
 from db.connections.pool import Connection
 from db.exports import filters
 from db.exports.filters import Selection
-from db.imports.payload import Format
+from db.formats import FORMULA_PREFIXES, Format
 from db.resources.definition import Resource
 
 BLOCK_BYTES = 128 * 1024
@@ -29,9 +29,8 @@ _CSV_CELLS = {
 
 # csv_safe: an apostrophe before each text that a spreadsheet would read as a formula. Texts that begin with an apostrophe get one
 # too, so that an import with csv_safe=true can remove it without ambiguity.
-_CSV_SAFE_TEXT = sql.SQL(
-    "CASE WHEN left({0}, 1) = ANY (ARRAY['=', '+', '-', '@', E'\\t', E'\\r', '''']) THEN '''' || {0} ELSE {0} END"
-)
+_CSV_SAFE_TEXT = "CASE WHEN left({cell}, 1) = ANY ({prefixes}) THEN '''' || {cell} ELSE {cell} END"
+_CSV_SAFE_PREFIXES = sql.Literal([*FORMULA_PREFIXES, "'"])
 
 # NULL is an unquoted empty cell; COPY quotes empty texts, so that the two differ.
 _CSV = sql.SQL("FORMAT csv, HEADER, NULL '', ENCODING 'UTF8'")
@@ -184,5 +183,8 @@ def _block(data: bytes, rows: int, format: Format, *, is_first: bool, is_last: b
 
 def _csv_cell(column: str, type: str, *, is_safe: bool) -> sql.Composed:
     name = sql.Identifier(column)
-    cell = _CSV_SAFE_TEXT if is_safe and type == "text" else _CSV_CELLS.get(type, sql.SQL("{}"))
-    return sql.SQL("{} AS {}").format(cell.format(name), name)
+    if is_safe and type == "text":
+        cell = sql.SQL(_CSV_SAFE_TEXT).format(cell=name, prefixes=_CSV_SAFE_PREFIXES)
+    else:
+        cell = _CSV_CELLS.get(type, sql.SQL("{}")).format(name)
+    return sql.SQL("{} AS {}").format(cell, name)

@@ -5,22 +5,15 @@ from collections.abc import Iterable
 from datetime import datetime
 from uuid import UUID
 
-from db.compression import Compression
-from db.imports.payload import Format
+from db.formats import COMPRESSED_MEDIA_TYPES, MEDIA_TYPES, Compression, Format
 
-MEDIA_TYPES: dict[Format, str] = {
-    "ndjson": "application/x-ndjson",
-    "csv": "text/csv; charset=utf-8",
-    "json": "application/json",
-}
-# A compressed file has the compression's media type and no Content-Encoding, so that clients do not decompress it on download.
-COMPRESSED_MEDIA_TYPES: dict[Compression, str] = {"gzip": "application/gzip", "zstd": "application/zstd"}
 _ENDINGS: dict[Compression, str] = {"none": "", "gzip": ".gz", "zstd": ".zst"}
 
 _STORED = re.compile(r"[a-z]+-([0-9a-f-]{36})-([0-9]+)\.[a-z.]+")
 
 
 def media_type(format: Format, compression: Compression) -> str:
+    # A compressed file has the media type of the compression and no Content-Encoding: clients must not decompress the download.
     return COMPRESSED_MEDIA_TYPES.get(compression, MEDIA_TYPES[format])
 
 

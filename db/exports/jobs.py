@@ -14,9 +14,8 @@ from psycopg.types.json import Jsonb
 from uuid_utils.compat import uuid7
 
 from db import queue
-from db.compression import Compression
 from db.connections.pool import Connection
-from db.imports.payload import Format
+from db.formats import Compression, Format
 
 Status = Literal["pending", "processing", "completed", "failed", "cancelled", "expired"]
 FINAL = ("completed", "failed", "cancelled", "expired")

@@ -9,10 +9,9 @@ from uuid import UUID
 import msgspec
 from psycopg.rows import class_row
 
-from db.compression import Compression
 from db.connections.pool import Connection
 from db.exports import files
-from db.imports.payload import Format
+from db.formats import Compression, Format
 
 # jobs handled in one round of maintenance
 JOBS_MAX = 50

@@ -10,7 +10,7 @@ import httpx
 from db.exports import copy_out
 from db.exports.filters import select
 from db.exports.jobs import FINAL
-from db.imports.payload import Format
+from db.formats import Format
 from db.resources.users import USERS
 from tests.bench import files, timed_import
 from tests.bench.environment import Scene, psql

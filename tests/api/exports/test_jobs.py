@@ -17,8 +17,8 @@ import pytest
 from psycopg.sql import SQL, Literal
 
 from db import queue
-from db.compression import Compression
 from db.exports import completion, jobs, retention
+from db.formats import Compression
 from db.settings import Settings
 from tests.api.exports.test_stream import PATH as STREAM
 from tests.api.exports.test_stream import many_articles

@@ -338,7 +338,7 @@ async def test_commit_of_an_empty_dry_run(api):
 
 async def test_all_errors_at_once(api):
     """CSV and NDJSON have every error and the same filters as the pages; no cell of the CSV is a formula."""
-    formulas = ["=1+1", "+1", "-1", "@x", "\t=x"]
+    formulas = ["=1+1", "+1", "-1", "@x", "\t=x", "\n=x", "\uff1d1+1"]
     users = "".join(f'"{formula}","{"n" * 256}",boss,true\n' for formula in formulas * 250)
     job = await api.finished(
         await api.post(USERS_HEADER + users.encode(), type="text/csv", params={"resource": "users"})
@@ -357,7 +357,12 @@ async def test_all_errors_at_once(api):
         assert [[row[name].removeprefix("'") for name in cells] for row in table] == [
             [str(error[name]) for name in cells] for error in wanted
         ]
-        assert not [cell for row in table for cell in row.values() if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
+        assert not [
+            cell
+            for row in table
+            for cell in row.values()
+            if cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d"))
+        ]
         assert next(csv.reader(io.StringIO(answer.text))) == [*errors[0]]
 
 

@@ -132,7 +132,7 @@ def test_what_is_exported_imports_again(database_url, resource):
 async def test_cells_that_are_no_formulas(conn):
     """With csv_safe no text begins with what makes a formula; its guard is an apostrophe, which an import takes away if asked."""
     await conn.execute(PARENTS)
-    titles = ["=1+1", "+1", "-1", "@a", "\ta", "\ra", "'a", "''", "a=", " =1", "1"]
+    titles = ["=1+1", "+1", "-1", "@a", "\ta", "\ra", "\na", "\uff1d1", "\uff20a", "'a", "''", "a=", " =1", "1"]
     await insert(
         conn,
         "articles",
@@ -141,7 +141,22 @@ async def test_cells_that_are_no_formulas(conn):
             for n, title in enumerate(titles)
         ],
     )
-    guarded = ["'=1+1", "'+1", "'-1", "'@a", "'\ta", "'\ra", "''a", "'''", "a=", " =1", "1"]
+    guarded = [
+        "'=1+1",
+        "'+1",
+        "'-1",
+        "'@a",
+        "'\ta",
+        "'\ra",
+        "'\na",
+        "'\uff1d1",
+        "'\uff20a",
+        "''a",
+        "'''",
+        "a=",
+        " =1",
+        "1",
+    ]
     safe, _ = await exported(conn, "articles", "csv", fields=["slug", "title", "body", "tags"], csv_safe=True)
     rows = {row["slug"]: row for row in csv.DictReader(io.StringIO(safe, newline=""))}
     assert [rows[f"a-{n}"]["title"] for n in range(len(titles))] == guarded
