@@ -1,7 +1,7 @@
 """One server and one migrated template database a session, one copy of it a test."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 
 import psycopg
 import pytest
@@ -11,7 +11,8 @@ from psycopg.sql import SQL, Identifier
 from db import migrate
 from db.connections import pool
 from db.embedded import EmbeddedError
-from tests.support import servers
+from tests.support import postgres, workers
+from tests.support.service import Service, running_service
 
 SERVER = pytest.StashKey[dict[str, str]]()
 TEARDOWN = pytest.StashKey[ExitStack]()
@@ -26,7 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     stack = config.stash[TEARDOWN] = ExitStack()
     try:
-        url = stack.enter_context(servers.postgres())
+        url = stack.enter_context(postgres.server())
         config.stash[SERVER] = {"url": url, "template": stack.enter_context(_template(url))}
     except (EmbeddedError, migrate.MigrateError, psycopg.Error) as error:
         stack.close()
@@ -93,17 +94,23 @@ async def other(database_url: str) -> AsyncIterator[pool.Connection]:
 
 @pytest.fixture
 async def service(tmp_path, database_url: str) -> AsyncIterator[Callable]:
-    """`await service(worker_pool_size=2, …)` starts the API and the workers on the test's database; see `servers.service`."""
-    started: list[servers.Service] = []
+    """`await service(worker_pool_size=2, …)` starts the API and the workers on the test's database; see `running_service`."""
+    started: list[Service] = []
     async with AsyncExitStack() as stack:
 
-        async def start(**arguments) -> servers.Service:
+        async def start(**arguments) -> Service:
             folder = tmp_path / f"service-{len(started)}"
             folder.mkdir()
-            started.append(await stack.enter_async_context(servers.service(folder, database_url, **arguments)))
+            started.append(await stack.enter_async_context(running_service(folder, database_url, **arguments)))
             return started[-1]
 
         yield start
+
+
+@pytest.fixture
+async def hold(conn, database_url: str) -> Callable[[str], AbstractAsyncContextManager[None]]:
+    """`async with hold(HELD):` stops the workers in the middle of a chunk, at the record of the user of that name."""
+    return await workers.install_hold(conn, database_url)
 
 
 @asynccontextmanager
@@ -114,17 +121,17 @@ async def _connection(url: str, name: str) -> AsyncIterator[pool.Connection]:
 
 
 def _database(server_url: str, template: str) -> Iterator[str]:
-    name = servers.create_database(server_url, template=template)
-    yield servers.database_url(server_url, name)
-    servers.drop_database(server_url, name)
+    name = postgres.create_database(server_url, template=template)
+    yield postgres.database_url(server_url, name)
+    postgres.drop_database(server_url, name)
 
 
 @contextmanager
 def _template(server_url: str) -> Iterator[str]:
     """A migrated database that nobody can change any more, so that any number of tests can copy it at once."""
-    name = servers.create_database(server_url)
-    migrate.up(servers.database_url(server_url, name))
+    name = postgres.create_database(server_url)
+    migrate.up(postgres.database_url(server_url, name))
     with psycopg.connect(server_url, autocommit=True) as conn:
         conn.execute(SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS false").format(Identifier(name)))
     yield name
-    servers.drop_database(server_url, name)
+    postgres.drop_database(server_url, name)

@@ -20,8 +20,9 @@ from db import embedded, migrate
 from db.embedded import EmbeddedError
 from db.imports.jobs import FINAL
 from db.migrate import MigrateError
-from tests.support import make_data, servers
+from tests.support import make_data, postgres
 from tests.support.make_data import Fault, Made
+from tests.support.service import running_service
 
 USERS, ARTICLES, COMMENTS = 50_000, 20_000, 50_000
 FAULT_RATE = 0.02
@@ -42,7 +43,7 @@ class Unexpected(Exception):
 def main() -> None:
     began = time.monotonic()
     try:
-        with servers.open_folder() as folder, _postgres(folder) as database_url:
+        with postgres.open_folder() as folder, _postgres(folder) as database_url:
             asyncio.run(_show(folder, database_url))
             console.print("stopping all of it …", style="dim")
     except KeyboardInterrupt:
@@ -67,7 +68,7 @@ def _postgres(folder: Path) -> Iterator[str]:
 async def _show(folder: Path, database_url: str) -> None:
     migrate.up(database_url)
     async with (
-        servers.service(folder, database_url, worker_pool_size=WORKERS) as service,
+        running_service(folder, database_url, worker_pool_size=WORKERS) as service,
         httpx.AsyncClient(base_url=service.url, timeout=30) as client,
     ):
         console.print(f"The API is at {service.url}, with {WORKERS} workers behind it.")

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from db import embedded
 from db.embedded import binaries
-from tests.support import servers
+from tests.support import postgres
 
 # as many as the smallest machine that is worth measuring has cores
 WORKERS = 2
@@ -128,7 +128,7 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
 @contextmanager
 def opened(size: Size, console: Console) -> Iterator[Scene]:
     """A server of the benchmark's own with the settings of the embedded one, which are durable; DATABASE_URL is not touched."""
-    with servers.open_folder() as folder:
+    with postgres.open_folder() as folder:
         try:
             yield Scene(size=size, folder=folder, server_url=embedded.start(folder / "server"), console=console)
         finally:

@@ -11,9 +11,8 @@ import psycopg
 from tests.bench import files, timed_import
 from tests.bench.environment import WORKERS, Scene
 from tests.bench.report import Figure
-from tests.support import servers
 from tests.support.api_client import Api
-from tests.support.servers import Service
+from tests.support.service import Service, running_service
 
 CLIENTS = 4
 # small chunks, so that there are many of them
@@ -28,7 +27,7 @@ async def run(scene: Scene) -> list[Figure]:
         posted = await timed_import.post(api, file)
         address, database_url = posted.headers["location"], api.service.environment["DATABASE_URL"]
         waiting = await _measure(scene, api, address, f"waits, {chunks} chunks")
-        async with servers.service(
+        async with running_service(
             scene.subfolder("polls-workers"), database_url, run=["workers"], worker_pool_size=WORKERS
         ):
             await timed_import.check(api, await timed_import.final(api, posted), file)

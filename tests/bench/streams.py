@@ -15,7 +15,7 @@ from db.resources.users import USERS
 from tests.bench import files, memory, timed_import
 from tests.bench.environment import Scene, psql
 from tests.bench.report import Figure, at_least, at_most, number
-from tests.support.servers import Service
+from tests.support.service import Service
 
 FORMATS: tuple[Format, ...] = ("ndjson", "csv")
 READ_BYTES = 256 * 1024

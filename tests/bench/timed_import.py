@@ -18,15 +18,15 @@ from tests.bench.files import File
 from tests.bench.report import number
 from tests.support import api_client
 from tests.support.api_client import Api
-from tests.support.servers import Service, eventually
+from tests.support.eventually import eventually
+from tests.support.service import Service
 
 POLL_SECONDS = 0.1
-START_SECONDS = 30
 
 
 @asynccontextmanager
 async def opened(scene: Scene, name: str, **settings: Any) -> AsyncIterator[Api]:
-    """A service on a database of its own, all of its workers connected, and a client; `settings` as for `servers.service`."""
+    """A service on a database of its own, all of its workers connected, and a client; `settings` as for `running_service`."""
     settings = {"worker_pool_size": WORKERS} | settings
     async with (
         api_client.service(scene.server_url, scene.subfolder(name), **settings) as service,
@@ -41,7 +41,7 @@ async def connected(service: Service) -> AsyncIterator[Api]:
     async with api_client.connected(service, timeout=600) as api:
         if service.workers:
             size = int(service.environment.get("WORKER_POOL_SIZE", Settings().worker_pool_size))
-            await eventually(lambda: _has_workers(api, size), START_SECONDS)
+            await eventually(lambda: _has_workers(api, size))
         yield api
 
 

@@ -25,7 +25,7 @@ from tests.bench import environment
 from tests.chaos import matrix, report, scenarios, server
 from tests.chaos.load import Size
 from tests.chaos.scenarios import SCENARIOS, Result, Scenario
-from tests.support import servers
+from tests.support import postgres
 
 RESULTS = Path("chaos-results.json")
 SIZE = Size(records=10_000, articles=10_000, lanes=3)
@@ -64,22 +64,22 @@ async def _run(console: Console, chosen: Sequence[Scenario], *, seed: str, with_
     def tell(line: str) -> None:
         console.print(f"  {line}", style="dim", markup=False)
 
-    with servers.open_folder() as folder, server.running(folder, options=POSTGRES) as postgres:
+    with postgres.open_folder() as folder, server.running(folder, options=POSTGRES) as database:
         head = {
             "seed": seed,
             "started_at": started_at,
-            "machine": environment.machine(postgres.url) | {"workers": WORKERS},
+            "machine": environment.machine(database.url) | {"workers": WORKERS},
         }
         for number, scenario in enumerate(chosen):
             console.print(scenario.name, style="bold")
             place = folder / f"scenario-{number}"
             results.append(
-                await scenarios.perform(scenario, postgres, place, size=SIZE, seed=seed, tell=tell, **settings)
+                await scenarios.perform(scenario, database, place, size=SIZE, seed=seed, tell=tell, **settings)
             )
             report.tell(console, results[-1])
         if with_matrix:
             console.print("completion rates", style="bold")
-            rows = await matrix.run(postgres, folder, seed=seed, tell=tell, **settings)
+            rows = await matrix.run(database, folder, seed=seed, tell=tell, **settings)
     if samples := [sample for result in results for sample in result.samples]:
         console.print(report.recoveries(samples))
     if rows:

@@ -11,7 +11,7 @@ from psycopg import AsyncConnection
 from db import audit
 from tests.chaos.environment import Stage
 from tests.chaos.load import Load
-from tests.support.servers import eventually
+from tests.support.eventually import eventually
 
 # until the sweep has found what dead processes left
 IDLE_SECONDS = 60
@@ -21,7 +21,7 @@ SHOWN_MAX = 5
 async def found(stage: Stage, load: Load, *, broken: Collection[str] = ()) -> list[str]:
     """What does not hold, a line each. The chunks of the jobs in `broken` may have failed."""
     try:
-        await eventually(stage.is_idle, timeout=IDLE_SECONDS)
+        await eventually(stage.is_idle, within=IDLE_SECONDS)
     except AssertionError:
         return [*load.wrong, *await _unfinished(stage)]
     return [
@@ -147,7 +147,7 @@ async def _files(stage: Stage) -> list[str]:
         if not _is_whole(stage.exports / row["file_name"], row["file_bytes"], row["file_sha256"])
     ]
     try:
-        await eventually(lambda: not list(stage.exports.glob(".*.part")), timeout=IDLE_SECONDS)
+        await eventually(lambda: not list(stage.exports.glob(".*.part")), within=IDLE_SECONDS)
     except AssertionError:
         complaints.append("a file that was begun was not removed")
     return complaints[:SHOWN_MAX]

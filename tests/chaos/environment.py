@@ -20,7 +20,8 @@ from tests.chaos.client import Client
 from tests.chaos.recovery import Recoveries
 from tests.chaos.server import Server
 from tests.support import api_client
-from tests.support.servers import Process, Service, eventually
+from tests.support.eventually import eventually
+from tests.support.service import Process, Service
 
 # longer than PostgreSQL is ever away
 PATIENCE_SECONDS = 60
@@ -168,7 +169,7 @@ async def opened(
         stage = Stage(server, service, Client(http), seed=seed, tell=tell)
         try:
             if service.workers:
-                await eventually(lambda: stage.workers.children(), timeout=20)
+                await eventually(lambda: stage.workers.children())
             yield stage
         finally:
             await stage.stop()

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from psycopg.rows import DictRow
 
 from tests.chaos.environment import Stage
-from tests.support.servers import eventually
+from tests.support.eventually import eventually
 
 Disturbance: TypeAlias = Callable[[Stage], Awaitable[None]]
 

@@ -15,7 +15,7 @@ from tests.chaos.environment import Stage
 from tests.chaos.load import Load, Size
 from tests.chaos.recovery import Sample
 from tests.chaos.server import Server
-from tests.support.servers import eventually
+from tests.support.eventually import eventually
 
 # what a scenario does beside the load; the ids of the jobs of which chunks may fail
 Happening = Callable[[Stage, Load], Awaitable[list[str]]]
@@ -62,7 +62,7 @@ async def perform(
         load = Load(scene, size)
         await load.prepare()
         async with load.running(exporting=scenario.exporting, pause_seconds=scenario.pause_seconds):
-            await eventually(scene.has_pending, timeout=60)
+            await eventually(scene.has_pending, within=60)
             try:
                 broken = await scenario.happening(scene, load)
             except Unexpected as error:

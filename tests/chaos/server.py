@@ -10,7 +10,8 @@ from pathlib import Path
 from psycopg.conninfo import conninfo_to_dict
 
 from db import embedded
-from tests.support.servers import eventually, postgres_bin
+from tests.support.eventually import eventually
+from tests.support.postgres import bin_dir
 
 
 class Server:
@@ -24,13 +25,13 @@ class Server:
 
     def start(self) -> None:
         """Returns when the server accepts connections, its recovery done."""
-        self.url = embedded.start(self.data_path, port=self.port, options=self.options, bin_dir=postgres_bin())
+        self.url = embedded.start(self.data_path, port=self.port, options=self.options, bin_dir=bin_dir())
         self.port = int(str(conninfo_to_dict(self.url)["port"]))
 
     async def crash(self) -> None:
         """What `pg_ctl stop -m immediate` does, which root may not call: no checkpoint, no farewell to any client."""
         os.kill(self.pid, signal.SIGQUIT)
-        await eventually(lambda: not self.is_running, timeout=30)
+        await eventually(lambda: not self.is_running)
 
     async def away(self, seconds: float) -> None:
         """Crashes, is not there for so long, and comes back, also when the wait is interrupted."""

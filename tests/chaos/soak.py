@@ -25,7 +25,7 @@ from tests.chaos.environment import Stage
 from tests.chaos.files import File
 from tests.chaos.load import Load, Size
 from tests.chaos.metrics import Sample
-from tests.support import servers
+from tests.support import postgres
 
 RESULTS = Path("soak-results.json")
 SIZE = Size(records=5_000, articles=5_000, lanes=2)
@@ -73,9 +73,9 @@ def main() -> None:
 
 async def _run(console: Console, seconds: float) -> bool:
     """Whether nothing has grown and nothing was wrong."""
-    with servers.open_folder() as folder, server.running(folder, options={}) as postgres:
-        machine = environment.machine(postgres.url) | {"workers": SETTINGS["worker_pool_size"]}
-        async with stage.opened(postgres, folder / "soak", seed="soak", tell=console.print, **SETTINGS) as opened:
+    with postgres.open_folder() as folder, server.running(folder, options={}) as database:
+        machine = environment.machine(database.url) | {"workers": SETTINGS["worker_pool_size"]}
+        async with stage.opened(database, folder / "soak", seed="soak", tell=console.print, **SETTINGS) as opened:
             load = Repeated(opened, SIZE)
             await load.prepare()
             async with load.running(exporting=True, pause_seconds=PAUSE_SECONDS):

@@ -1,16 +1,14 @@
 """The schema goes up, down and up again, whoever else does the same at the same time."""
 
 import asyncio
-import subprocess
-import sys
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from db import migrate
-from tests.support import servers
-from tests.support.servers import eventually
+from tests.support.eventually import eventually
+from tests.support.migrations import start_migrator
 
 SCHEMA = {
     "columns": """
@@ -43,11 +41,6 @@ def schema(url: str) -> dict[str, list]:
 
 def ids(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.sql") if not path.name.endswith(".rollback.sql"))
-
-
-def start_migrator(url: str, folder: Path) -> subprocess.Popen:
-    script = "import pathlib, sys; from db import migrate; migrate.up(sys.argv[1], folder=pathlib.Path(sys.argv[2]))"
-    return subprocess.Popen([sys.executable, "-c", script, url, folder], cwd=servers.ROOT)
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ from db.exports import claimed as claimed_export
 from db.exports import jobs
 from db.imports import actions, completion
 from db.settings import Settings
+from tests.support import ROOT
+from tests.support.eventually import eventually
 from tests.support.factories import claim, perform, queued, run, stored_user, user, users
-from tests.support.servers import ROOT, eventually
 
 README = ROOT / "db" / "README.md"
 IMPORT = "SELECT * FROM import_progress WHERE id = %(id)s"

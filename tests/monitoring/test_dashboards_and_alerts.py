@@ -21,12 +21,14 @@ from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
 from api import health
+from db import embedded
 from db.settings import Settings
 from monitoring import __main__ as starter
 from monitoring import metrics  # noqa: F401  defines what the registry tells
-from tests.support import api_client, servers
+from tests.support import ROOT, api_client
 from tests.support.api_client import USERS_HEADER, user_row
-from tests.support.servers import ROOT, eventually
+from tests.support.eventually import eventually
+from tests.support.service import Service, unused_port
 
 HERE = ROOT / "monitoring"
 DASHBOARDS = sorted((HERE / "grafana" / "dashboards").glob("*.json"))
@@ -146,7 +148,7 @@ async def running(server_url, tmp_path_factory):
             try:
                 if prometheus:
                     # the first scrape, so that what is counted then is seen to grow
-                    await eventually(lambda: prometheus.value('up{job="bulk"} == 1'), 30)
+                    await eventually(lambda: prometheus.value('up{job="bulk"} == 1'))
                 await _work(client)
                 yield (await client.get("/metrics")).text, prometheus
             finally:
@@ -174,18 +176,18 @@ async def _is_final(client: httpx.AsyncClient, address: str) -> None:
     async def is_final() -> bool:
         return (await client.get(address)).json()["status"] == "completed"
 
-    await eventually(is_final, 30)
+    await eventually(is_final)
 
 
 class _Prometheus:
     """The machine's own Prometheus with our configuration, but faster."""
 
-    def __init__(self, folder: Path, service: servers.Service) -> None:
+    def __init__(self, folder: Path, service: Service) -> None:
         environment = service.environment
         settings = Settings(http_port=int(environment["HTTP_PORT"]), api_keys=environment["API_KEYS"])
         config = starter.configure(settings, folder / "config") / "prometheus.yml"
         config.write_text(re.sub(r"(?<=_interval: )10s|(?<=_timeout: )5s", "1s", config.read_text()))
-        self.url = f"http://127.0.0.1:{servers._free_port()}"
+        self.url = f"http://127.0.0.1:{unused_port()}"
         with (folder / "prometheus.log").open("wb") as log:
             self.process = subprocess.Popen(
                 [
@@ -196,7 +198,7 @@ class _Prometheus:
                 ],
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                preexec_fn=servers.embedded.die_with_parent(signal.SIGTERM),
+                preexec_fn=embedded.die_with_parent(signal.SIGTERM),
             )
 
     def query(self, expression: str) -> list[dict[str, Any]]:
@@ -235,7 +237,7 @@ async def test_every_panel_shows_something(running):
     """After an import and two exports each query of each panel has series; and the counts of that import were seen to grow."""
     _, prometheus = running
     refused = 'sum(increase(bulk_record_errors_total{resource="users", code="invalid_format"}[5m]))'
-    await eventually(lambda: prometheus.value(f"{refused} > 0"), 30)
+    await eventually(lambda: prometheus.value(f"{refused} > 0"))
     assert (
         prometheus.value('sum(increase(bulk_records_total{kind="import", resource="users", result="created"}[5m]))')
         > 900
@@ -246,7 +248,7 @@ async def test_every_panel_shows_something(running):
             expression = expression.replace(variable, value)
         # a rate needs two scrapes
         try:
-            await eventually(lambda expression=expression: prometheus.query(expression), 5)
+            await eventually(lambda expression=expression: prometheus.query(expression))
         except AssertionError:
             pytest.fail(f"{name}, {title}: no series for {expression}")
 
@@ -303,7 +305,7 @@ async def test_a_machine_without_an_api_tells_of_its_workers(service, tmp_path):
     """The exporter serves what the workers beside it count, on its own port; beyond loopback only when that was allowed."""
     data_dir = tmp_path / "data"
     await service(run=["workers"], worker_pool_size=2, data_dir=data_dir)
-    port = servers._free_port()
+    port = unused_port()
 
     async def shows_both() -> bool:
         async with httpx.AsyncClient() as client:
@@ -314,7 +316,7 @@ async def test_a_machine_without_an_api_tells_of_its_workers(service, tmp_path):
 
     exporter = start_exporter(data_dir, f"--port={port}")
     try:
-        await eventually(shows_both, 20)
+        await eventually(shows_both)
     finally:
         exporter.terminate()
         exporter.communicate()
@@ -374,7 +376,7 @@ def test_without_docker_the_machines_own_prometheus_is_started(tmp_path):
     """It says what is left out and why, is started once, and is gone after the stop."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "prometheus").symlink_to(shutil.which("prometheus") or "")
-    port = servers._free_port()
+    port = unused_port()
     here = {"path": tmp_path / "bin", "port": port}
     try:
         started = monitoring("start", tmp_path, **here)

@@ -1,6 +1,5 @@
 """Probes, request ids, keys, logs and metrics, of real processes."""
 
-import json
 import os
 import re
 import signal
@@ -14,7 +13,8 @@ from db import health
 from db.connections import pool
 from db.settings import Settings
 from monitoring import metrics  # noqa: F401  defines what the registry tells
-from tests.support.servers import Process, eventually
+from tests.support.eventually import eventually
+from tests.support.service import Process
 
 COUNTED = {
     *("http_requests", "http_request_duration_seconds", "http_requests_in_progress"),
@@ -52,10 +52,6 @@ async def scrape(url: str) -> dict[str, dict[tuple[str, ...], float]]:
 
 def families(text: str) -> set[str]:
     return {family.name for family in text_string_to_metric_families(text)}
-
-
-def lines(process: Process) -> list[dict]:
-    return [json.loads(line) for line in process.output.splitlines()]
 
 
 def allow_connections(server_url: str, database_url: str, *, allow: bool) -> None:
@@ -102,7 +98,7 @@ async def test_readiness_follows_the_database(service, server_url, database_url)
     assert without.status_code == 200
     assert families(without.text) >= COUNTED
     allow_connections(server_url, database_url, allow=True)
-    await eventually(lambda: _is(status, 200), timeout=30)
+    await eventually(lambda: _is(status, 200))
 
 
 async def _is(status, wanted: int) -> bool:
@@ -140,7 +136,7 @@ async def test_a_sane_request_id_is_kept(service):
     started = await service(run=["api"])
     response = await get(f"{started.url}/nowhere", X_Request_Id="caller.id_1-2")
     assert response.headers["x-request-id"] == response.json()["request_id"] == "caller.id_1-2"
-    assert [line for line in lines(started.api) if line.get("request_id") == "caller.id_1-2"]
+    assert [line for line in started.api.log_lines() if line.get("request_id") == "caller.id_1-2"]
 
 
 async def test_an_insane_request_id_is_replaced(service):
@@ -157,7 +153,7 @@ async def test_the_log_tells_the_route_and_nothing_personal(service):
     started = await service(run=["api"])
     await get(f"{started.url}/schema/openapi.json?email=somebody@example.org")
     await get(f"{started.url}/ready")
-    (line,) = [line for line in lines(started.api) if line["event"] == "request"]
+    (line,) = [line for line in started.api.log_lines() if line["event"] == "request"]
     assert (line["method"], line["route"], line["status"]) == ("GET", "/schema/openapi.json", 200)
     assert line["bytes"] > 1000
     assert line["duration_ms"] > 0

@@ -12,8 +12,9 @@ from psycopg.rows import TupleRow
 
 from db import audit, migrate
 from db.imports.jobs import FINAL
-from tests.support import servers
-from tests.support.servers import Service, eventually
+from tests.support import postgres
+from tests.support.eventually import eventually
+from tests.support.service import Service, running_service
 
 PATH = "/api/v1/imports"
 USERS_HEADER = b"email,name,role,active\n"
@@ -44,7 +45,7 @@ class Api:
             job = (await self.client.get(address)).json()
             return job if job["status"] in FINAL else None
 
-        job = await eventually(final, timeout=30)
+        job = await eventually(final)
         await self._check_books(job)
         return job
 
@@ -88,15 +89,15 @@ class Api:
 
 @asynccontextmanager
 async def service(server_url: str, folder: Path, **arguments: Any) -> AsyncIterator[Service]:
-    """A service on a database of its own, for the tests of a module to share; `arguments` as for `servers.service`."""
-    name = servers.create_database(server_url)
-    url = servers.database_url(server_url, name)
+    """A service on a database of its own, for the tests of a module to share; `arguments` as for `running_service`."""
+    name = postgres.create_database(server_url)
+    url = postgres.database_url(server_url, name)
     try:
         migrate.up(url)
-        async with servers.service(folder, url, **arguments) as started:
+        async with running_service(folder, url, **arguments) as started:
             yield started
     finally:
-        servers.drop_database(server_url, name)
+        postgres.drop_database(server_url, name)
 
 
 @asynccontextmanager

@@ -15,7 +15,7 @@ from db.imports import completion, jobs, uploads
 from db.imports.payload import Chunk
 from db.queue import Claim
 from db.settings import Settings
-from tests.support.servers import eventually
+from tests.support.eventually import eventually
 from workers import imports as work
 
 SETTINGS = Settings()

@@ -15,8 +15,9 @@ from pathlib import Path
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from db import embedded
-from tests.support import servers
-from tests.support.servers import ROOT, START_SECONDS, eventually
+from tests.support import ROOT, postgres
+from tests.support.eventually import eventually
+from tests.support.service import unused_port
 
 PROGRAM = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 WHY_NOT = "no pgbouncer is installed; on Debian: apt install pgbouncer"
@@ -35,7 +36,7 @@ class Bouncer:
 
     async def start(self) -> None:
         self._launch()
-        await eventually(self._listens, START_SECONDS)
+        await eventually(self._listens)
 
     def _launch(self) -> None:
         user = {}
@@ -66,8 +67,8 @@ class Bouncer:
 @contextmanager
 def prepared(server_url: str, **settings: object) -> Iterator[Bouncer]:
     """One that is not started yet, and is gone at the end. `settings` go beyond db/README.md's."""
-    port = servers._free_port()
-    with servers.open_folder() as folder:
+    port = unused_port()
+    with postgres.open_folder() as folder:
         configuration = folder / "pgbouncer.ini"
         configuration.write_text(_configuration(server_url, {"listen_port": port, **settings}))
         bouncer = Bouncer(configuration, port)

@@ -1,6 +1,5 @@
 """A PostgreSQL that goes away and comes back, and what a service on it does meanwhile."""
 
-import json
 from collections.abc import Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -10,8 +9,9 @@ import httpx
 import psycopg
 
 from db import embedded
-from tests.support import servers
-from tests.support.servers import Process, eventually
+from tests.support import postgres
+from tests.support.eventually import eventually
+from tests.support.service import running_service
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Server:
     url: str
 
     def start(self) -> None:
-        assert embedded.start(self.folder, options=servers.FAST, bin_dir=servers.postgres_bin()) == self.url
+        assert embedded.start(self.folder, options=postgres.FAST, bin_dir=postgres.bin_dir()) == self.url
 
     def stop(self) -> None:
         embedded.stop(self.folder)
@@ -35,9 +35,12 @@ class Server:
 
 @contextmanager
 def server() -> Iterator[Server]:
-    with servers.open_folder() as folder:
-        yield Server(folder, embedded.start(folder, options=servers.FAST, bin_dir=servers.postgres_bin()))
-        embedded.stop(folder)
+    with postgres.open_folder() as folder:
+        url = embedded.start(folder, options=postgres.FAST, bin_dir=postgres.bin_dir())
+        try:
+            yield Server(folder, url)
+        finally:
+            embedded.stop(folder)
 
 
 @asynccontextmanager
@@ -45,19 +48,10 @@ async def running(folder: Path, url: str, **settings):
     """A service on the database of `url`, and a client of it."""
     given = {"worker_pool_size": 2, "poll_seconds": 0.2, **settings}
     async with (
-        servers.service(folder, url, **given) as service,
+        running_service(folder, url, **given) as service,
         httpx.AsyncClient(base_url=service.url, timeout=20, headers={"Accept-Encoding": "identity"}) as client,
     ):
         yield service, client
-
-
-def lines(process: Process) -> list[dict]:
-    """What it has logged. All of it must be lines of ours."""
-    return [json.loads(line) for line in process.output.splitlines(keepends=True) if line.endswith("\n")]
-
-
-def told(process: Process, event: str) -> list[dict]:
-    return [line for line in lines(process) if line["event"] == event]
 
 
 async def is_ready(client: httpx.AsyncClient) -> bool:
@@ -74,4 +68,4 @@ async def finished(client: httpx.AsyncClient, posted: httpx.Response) -> dict:
         answer = await client.get(posted.headers["location"])
         return answer.json() if answer.status_code == 200 and answer.json()["finished_at"] else None
 
-    return await eventually(final, timeout=30)
+    return await eventually(final)

@@ -5,7 +5,7 @@ import pytest
 from tests.chaos import scenarios, server
 from tests.chaos.load import Size
 from tests.chaos.scenarios import Scenario
-from tests.support import servers
+from tests.support import postgres
 
 # small files and chunks, and a short grace: the disturbances are the same, what is hit is done again sooner
 SIZE = Size(records=2_000, articles=2_000, lanes=2)
@@ -13,20 +13,20 @@ SETTINGS = {"worker_pool_size": 3, "batch_size": 100, "claim_grace_seconds": 1, 
 
 
 @pytest.fixture(scope="module")
-def postgres():
+def own_server():
     """A server that nobody else uses, since it is killed."""
-    with servers.open_folder() as folder, server.running(folder, options=servers.FAST) as started:
+    with postgres.open_folder() as folder, server.running(folder, options=postgres.FAST) as started:
         yield folder, started
 
 
 # so that a job without an end is told as such
 @pytest.mark.timeout(300)
-async def test_it_survives_everything(postgres):
+async def test_it_survives_everything(own_server):
     """Workers die, sessions end, PostgreSQL restarts at once: each record counts once, each job ends, each export is whole.
 
     What was hit is done again within ten seconds.
     """
-    folder, started = postgres
+    folder, started = own_server
     scenario = Scenario(name="storm", happening=scenarios.storm(seconds=8))
     result = await scenarios.perform(scenario, started, folder / "storm", size=SIZE, seed="1", tell=print, **SETTINGS)
     assert result.wrong == []

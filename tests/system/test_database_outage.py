@@ -12,11 +12,12 @@ import psycopg
 import pytest
 
 from db import audit, migrate
-from tests.support import postgres_outage, servers
+from tests.support import ROOT, postgres_outage
 from tests.support.api_client import PATH, USERS_HEADER, user_row
+from tests.support.eventually import eventually
 from tests.support.factories import user
-from tests.support.postgres_outage import Server, finished, is_ready, running, told
-from tests.support.servers import Process, eventually
+from tests.support.postgres_outage import Server, finished, is_ready, running
+from tests.support.service import Process
 
 ID = "0192f0c1-0000-7000-8000-000000000000"
 FILE = USERS_HEADER + b"".join(user_row(n) for n in range(100))
@@ -55,7 +56,7 @@ async def test_a_start_in_the_wrong_order(empty_server, tmp_path):
     async with running(tmp_path, empty_server.url) as (service, client):
         assert (await client.get("/live")).status_code == 200
         assert (await client.get("/ready")).status_code == 503
-        await eventually(lambda: told(service.workers, "database is away"))
+        await eventually(lambda: service.workers.logged("database is away"))
         workers = set(service.workers.children())
         empty_server.start()
 
@@ -63,12 +64,12 @@ async def test_a_start_in_the_wrong_order(empty_server, tmp_path):
             return (await client.get("/ready")).json()["checks"]["migrations"]["status"] == "failed"
 
         await eventually(misses_migrations)
-        await eventually(lambda: "MigrationsMissing" in service.workers.output, timeout=15)
+        await eventually(lambda: "MigrationsMissing" in service.workers.output)
         empty_server.stop()
         # as `make run` does it
         migrating = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "db.migrate", "up", "--wait"),
-            cwd=servers.ROOT,
+            cwd=ROOT,
             env=service.environment,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
@@ -82,7 +83,7 @@ async def test_a_start_in_the_wrong_order(empty_server, tmp_path):
             posted = await client.post(PATH, content=FILE, **UPLOAD)
             return posted if posted.status_code == 202 else None
 
-        assert (await finished(client, await eventually(accepted, timeout=15)))["status"] == "completed"
+        assert (await finished(client, await eventually(accepted)))["status"] == "completed"
         # nobody was replaced
         assert set(service.workers.children()) == workers
 
@@ -114,8 +115,8 @@ async def test_an_outage(server, tmp_path):
         await eventually(lambda: is_ready(client))
         assert (await finished(client, await client.post(PATH, content=FILE, **UPLOAD)))["status"] == "completed"
         assert service.workers.children() == workers
-        await eventually(lambda: len(told(service.workers, "database is back")) == 2)
-        assert len(told(service.api, "database is back")) == 1
+        await eventually(lambda: len(service.workers.logged("database is back")) == 2)
+        assert len(service.api.logged("database is back")) == 1
 
 
 async def all_answers(client: httpx.AsyncClient) -> list[httpx.Response]:
@@ -133,10 +134,10 @@ def cpu_seconds(pid: int) -> float:
 
 def assert_it_is_told_once(process: Process, *, voices: int) -> None:
     """One line for each reason: the server says goodbye, then it is not there any more."""
-    complaints = [line for line in postgres_outage.lines(process) if line["level"] in ("warning", "error")]
+    complaints = [line for line in process.log_lines() if line["level"] in ("warning", "error")]
     reasons = {(line["event"], line.get("error"), line.get("worker")) for line in complaints}
     assert len(complaints) == len(reasons), complaints
-    assert voices <= len(told(process, "database is away")) <= 3 * voices
+    assert voices <= len(process.logged("database is away")) <= 3 * voices
     assert "Traceback" not in process.output
 
 

@@ -10,8 +10,10 @@ import pytest
 from db import migrate
 from tests.support import postgres_outage
 from tests.support.api_client import PATH, USERS_HEADER, user_row
-from tests.support.postgres_outage import Server, finished, is_ready, running, told
-from tests.support.servers import Process, Service, database_url, eventually
+from tests.support.eventually import eventually
+from tests.support.postgres import database_url
+from tests.support.postgres_outage import Server, finished, is_ready, running
+from tests.support.service import Process, Service
 
 UPLOAD = {
     "content": USERS_HEADER + user_row(1),
@@ -64,10 +66,10 @@ async def is_told(service: Service, client: httpx.AsyncClient, reason: str) -> N
     for process in (service.api, service.workers):
 
         def says_why(process: Process = process) -> bool:
-            return any(reason in str(line.get("error")) for line in postgres_outage.lines(process))
+            return any(reason in str(line.get("error")) for line in process.log_lines())
 
         await eventually(says_why)
-        assert len(told(process, "database is away")) <= 8
+        assert len(process.logged("database is away")) <= 8
         assert "Traceback" not in process.output
         assert "secret" not in process.output
 

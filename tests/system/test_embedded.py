@@ -12,28 +12,28 @@ import psycopg
 import pytest
 
 from db import embedded
-from tests.support import servers
-from tests.support.servers import eventually
+from tests.support import ROOT, postgres
+from tests.support.eventually import eventually
 
 
 @pytest.fixture
 def data_path():
     """A DATA_DIR, whose server is stopped in the end if the test has not done so."""
-    with servers.open_folder() as folder:
+    with postgres.open_folder() as folder:
         yield folder
         with suppress(embedded.NotRunning):
             embedded.stop(folder)
 
 
 def start(data_path: Path) -> str:
-    return embedded.start(data_path, options=servers.FAST, bin_dir=servers.postgres_bin())
+    return embedded.start(data_path, options=postgres.FAST, bin_dir=postgres.bin_dir())
 
 
 def command(data_path: Path, *words: str) -> subprocess.Popen:
     environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
     return subprocess.Popen(
         [sys.executable, "-m", "db.embedded", *words],
-        cwd=servers.ROOT,
+        cwd=ROOT,
         env=environment | {"DATA_DIR": str(data_path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -190,6 +190,6 @@ def test_with_a_database_url_the_command_just_runs(data_path, server_url):
     environment = os.environ | {"DATABASE_URL": server_url, "DATA_DIR": str(data_path)}
     script = "import os, sys; sys.stdout.write(os.environ['DATABASE_URL'])"
     words = [sys.executable, "-m", "db.embedded", "run", "--", sys.executable, "-c", script]
-    done = subprocess.run(words, cwd=servers.ROOT, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == server_url
     assert list(data_path.iterdir()) == []

@@ -13,8 +13,9 @@ import httpx
 import pytest
 
 from db import embedded
-from tests.support import servers
-from tests.support.servers import ROOT, eventually
+from tests.support import ROOT, postgres
+from tests.support.eventually import eventually
+from tests.support.service import unused_port
 
 
 @dataclass
@@ -42,8 +43,8 @@ class Run:
 
 @pytest.fixture
 def run() -> Iterator[Run]:
-    with servers.open_folder() as folder:
-        port = servers._free_port()
+    with postgres.open_folder() as folder:
+        port = unused_port()
         environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
         environment |= {
             "HTTP_PORT": str(port),
@@ -89,20 +90,20 @@ def command(pid: int) -> str:
 
 async def test_what_is_killed_comes_back_or_takes_the_rest_along(run):
     """PostgreSQL is started again where it was; without honcho, which cannot stop them, API and workers stop by themselves."""
-    await eventually(run.is_ready, timeout=30)
+    await eventually(run.is_ready)
     url, killed = embedded.url(run.data_path), run.postmaster
     os.kill(killed, signal.SIGKILL)
-    await eventually(lambda: run.postmaster not in (None, killed) and is_there(run), timeout=30)
+    await eventually(lambda: run.postmaster not in (None, killed) and is_there(run))
     assert embedded.url(run.data_path) == url
-    await eventually(run.is_ready, timeout=20)
+    await eventually(run.is_ready)
     members = family(run.process.pid)
     honcho = next(pid for pid in members if "honcho --env" in command(pid) and "db.embedded" not in command(pid))
     ours = [pid for pid in family(honcho) if "-m api" in command(pid) or "-m workers" in command(pid)]
     # the API, the pool, and two workers
     assert len(ours) == 4
     os.kill(honcho, signal.SIGKILL)
-    await eventually(lambda: not [pid for pid in ours if command(pid)], timeout=15)
-    await eventually(lambda: run.process.poll() is not None, timeout=20)
+    await eventually(lambda: not [pid for pid in ours if command(pid)])
+    await eventually(lambda: run.process.poll() is not None)
     assert not is_there(run)
 
 

@@ -10,11 +10,12 @@ import pytest
 
 from db.queue import failpoints
 from db.settings import Settings
-from tests.support import factories, servers
+from tests.support import factories
 from tests.support.api_client import PATH
+from tests.support.eventually import eventually
 from tests.support.factories import chunk, queued, rows, users
 from tests.support.fault_proxy import FaultProxy, fault_proxy
-from tests.support.servers import eventually
+from tests.support.service import running_service
 from workers.worker import Worker
 
 # whoever is cut off doubts after 3 s, asks twice in vain for 3 s each, and tries to come back at least every 5 s
@@ -61,7 +62,7 @@ async def ended(conn, id: UUID):
         [(is_final,)] = await rows(conn, "SELECT finished_at IS NOT NULL FROM import_jobs WHERE id = %(id)s", id=id)
         return is_final
 
-    await eventually(is_final, timeout=BACK_SECONDS)
+    await eventually(is_final)
     return await factories.ended(conn, id)
 
 
@@ -87,11 +88,11 @@ async def test_a_worker_cut_off_in_mid_chunk(conn, database_url, proxy, at_point
     async with working(proxy.url, "far"):
         await eventually(lambda: proxy.is_black_hole)
         async with working(database_url, "near"):
-            await eventually(lambda: is_taken_over(conn, id), timeout=15)
+            await eventually(lambda: is_taken_over(conn, id))
             job = await ended(conn, id)
         assert (job.status, job.created) == ("completed", 20)
         assert [(await chunk(conn, id, seq))["crashes"] for seq in range(1, 5)] == [1, 0, 0, 0]
-        await eventually(lambda: proxy.is_left, timeout=BACK_SECONDS)
+        await eventually(lambda: proxy.is_left)
         proxy.heal()
         assert (await ended(conn, await queued(conn, users(5, first=21)))).created == 5
 
@@ -105,11 +106,11 @@ async def test_a_worker_that_waits_for_work_is_cut_off(conn, proxy):
     async with working(proxy.url, "far") as worker:
         before = await eventually(lambda: session(conn, "far"))
         proxy.black_hole()
-        await eventually(lambda: proxy.is_left, timeout=BACK_SECONDS)
+        await eventually(lambda: proxy.is_left)
         # from now on it is a notification that finds it, or nothing
         worker.settings = Settings(database_url=proxy.url, poll_seconds=600)
         proxy.heal()
-        await eventually(lambda: is_waiting(conn, "far", but=before), timeout=BACK_SECONDS)
+        await eventually(lambda: is_waiting(conn, "far", but=before))
         assert (await ended(conn, await queued(conn, users(5)))).created == 5
 
 
@@ -132,7 +133,7 @@ async def is_waiting(conn, name: str, *, but: int) -> bool:
 async def test_the_api_is_cut_off(conn, proxy, tmp_path):
     """Requests are answered 503 within seconds, also those under way; and 200 again when the network is back."""
     async with (
-        servers.service(tmp_path, proxy.url, run=["api"]) as service,
+        running_service(tmp_path, proxy.url, run=["api"]) as service,
         httpx.AsyncClient(base_url=service.url, timeout=30) as client,
     ):
         assert (await client.get(PATH)).status_code == 200
@@ -146,7 +147,7 @@ async def test_the_api_is_cut_off(conn, proxy, tmp_path):
         assert (await client.get("/live")).status_code == 200
         assert (await client.get("/ready")).status_code == 503
         proxy.heal()
-        await eventually(lambda: is_answered(client), timeout=BACK_SECONDS)
+        await eventually(lambda: is_answered(client))
 
 
 async def is_waited_for(conn) -> bool:

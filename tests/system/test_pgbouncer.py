@@ -8,11 +8,12 @@ import httpx
 import pytest
 from psycopg import AsyncConnection
 
-from tests.support import api_client, pgbouncer, servers
+from tests.support import api_client, pgbouncer
 from tests.support.api_client import USERS_HEADER, user_row
+from tests.support.eventually import eventually
 from tests.support.factories import chunk, queued, user, users
-from tests.support.servers import eventually
-from tests.workers.test_pool import HELD, ended, hold, stuck  # noqa: F401  hold is a fixture
+from tests.support.service import running_service
+from tests.support.workers import HELD, ended, stuck
 
 pytestmark = pytest.mark.skipif(pgbouncer.PROGRAM is None, reason=pgbouncer.WHY_NOT)
 
@@ -23,7 +24,7 @@ EXPORTS = "/api/v1/exports"
 async def service(through: pgbouncer.Bouncer, folder, database_url: str, **settings):
     """The service with all of its connections through the pooler."""
     given = {"database_pooler": "transaction", "worker_pool_size": 2, "poll_seconds": 0.2, **settings}
-    async with servers.service(folder, through.url(database_url), **given) as started:
+    async with running_service(folder, through.url(database_url), **given) as started:
         yield started
 
 
@@ -54,11 +55,11 @@ async def test_imports_exports_and_streams_pass_through(through, tmp_path, datab
             answer = await client.get(f"{address}/download")
             return answer.content if answer.status_code == 200 else None
 
-        assert await eventually(file_of_export, timeout=20) == streamed.content
+        assert await eventually(file_of_export) == streamed.content
         assert (await client.get("/ready")).json()["checks"]["workers"]["status"] == "ok"
 
 
-async def test_a_stopped_worker_loses_its_chunk_behind_it_too(through, tmp_path, conn, database_url, hold):  # noqa: F811
+async def test_a_stopped_worker_loses_its_chunk_behind_it_too(through, tmp_path, conn, database_url, hold):
     """The limits of each transaction end that of a worker that is silent, and another takes its chunk over."""
     async with service(through, tmp_path, database_url, run=["workers"]) as running:
         async with hold(HELD):
@@ -66,7 +67,7 @@ async def test_a_stopped_worker_loses_its_chunk_behind_it_too(through, tmp_path,
             sleeper = await stuck(conn, id, 1)
             os.kill(sleeper, signal.SIGSTOP)
         try:
-            job = await ended(conn, id, timeout=30)
+            job = await ended(conn, id)
         finally:
             os.kill(sleeper, signal.SIGCONT)
         assert (job.status, job.created) == ("completed", 1)
@@ -74,7 +75,7 @@ async def test_a_stopped_worker_loses_its_chunk_behind_it_too(through, tmp_path,
         await eventually(lambda: "database is back" in running.workers.output)
 
 
-async def test_a_restart_of_it_costs_nothing(through, tmp_path, conn, database_url, hold):  # noqa: F811
+async def test_a_restart_of_it_costs_nothing(through, tmp_path, conn, database_url, hold):
     """When the pooler is killed in the middle of a chunk the workers stay, come back with it, and every record is stored once."""
     async with service(through, tmp_path, database_url, run=["workers"]) as running:
         await eventually(lambda: len(running.workers.children()) == 2)
@@ -85,6 +86,6 @@ async def test_a_restart_of_it_costs_nothing(through, tmp_path, conn, database_u
             through.kill()
             await eventually(lambda: "database is away" in running.workers.output)
             await through.start()
-        job = await ended(conn, id, timeout=30)
+        job = await ended(conn, id)
         assert (job.status, job.created) == ("completed", 40)
         assert running.workers.children() == workers

@@ -16,12 +16,13 @@ from psycopg.conninfo import conninfo_to_dict
 from db import embedded, migrate
 from db.connections.pool import Connection
 from db.embedded import binaries
-from tests.api.exports.test_stream import PATH, many_articles
-from tests.support import servers
-from tests.support.servers import eventually
+from tests.support import postgres
+from tests.support.eventually import eventually
+from tests.support.exports import STREAM, many_articles
+from tests.support.service import running_service
 
 # the recovery waits for nobody; and nothing of the primary's own making gets in the way of a test
-OPTIONS = servers.FAST | {"max_standby_streaming_delay": "0", "hot_standby_feedback": "off", "autovacuum": "off"}
+OPTIONS = postgres.FAST | {"max_standby_streaming_delay": "0", "hot_standby_feedback": "off", "autovacuum": "off"}
 
 AUTHOR = "INSERT INTO users (email, name, role, active) VALUES (%(email)s, 'A', 'author', true)"
 
@@ -37,8 +38,8 @@ class Pair:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Pair]:
     """A server and its standby."""
-    with servers.open_folder() as first, servers.open_folder() as second:
-        bin_dir = servers.postgres_bin() or binaries.find()
+    with postgres.open_folder() as first, postgres.open_folder() as second:
+        bin_dir = postgres.bin_dir() or binaries.find()
         primary = embedded.start(first, options=OPTIONS, bin_dir=bin_dir)
         identity = binaries.identity(bin_dir, second)
         data = second / "postgres"
@@ -60,11 +61,11 @@ def cluster() -> Iterator[Pair]:
 
 @pytest.fixture
 def pair(cluster: Pair) -> Iterator[Pair]:
-    name = servers.create_database(cluster.primary)
-    pair = Pair(servers.database_url(cluster.primary, name), servers.database_url(cluster.standby, name))
+    name = postgres.create_database(cluster.primary)
+    pair = Pair(postgres.database_url(cluster.primary, name), postgres.database_url(cluster.standby, name))
     migrate.up(pair.primary)
     yield pair
-    servers.drop_database(cluster.primary, name)
+    postgres.drop_database(cluster.primary, name)
 
 
 @pytest.fixture
@@ -99,7 +100,7 @@ async def client(pair: Pair, standby: Connection, tmp_path) -> AsyncIterator[htt
     """A client of a service that has the standby."""
     del standby
     async with (
-        servers.service(tmp_path, pair.primary, run=["api"], database_replica_url=pair.standby) as service,
+        running_service(tmp_path, pair.primary, run=["api"], database_replica_url=pair.standby) as service,
         httpx.AsyncClient(base_url=service.url, timeout=20) as connected,
     ):
         yield connected
@@ -143,14 +144,14 @@ async def test_streams_are_read_from_the_standby(client, primary, standby):
     try:
         [before] = await (await primary.execute("SELECT clock_timestamp()")).fetchone() or ()
         await primary.execute(AUTHOR, {"email": "after@example.com"})
-        stream = await client.get(PATH.format("users"))
+        stream = await client.get(STREAM.format("users"))
         assert stream.text.count("\n") == 1
         assert datetime.fromisoformat(stream.headers["x-snapshot-at"]) < before
         assert (await client.post("/api/v1/exports", json={"resource": "users"})).status_code == 202
     finally:
         await standby.execute("SELECT pg_wal_replay_resume()")
     await replayed(primary, standby)
-    stream = await client.get(PATH.format("users"))
+    stream = await client.get(STREAM.format("users"))
     assert stream.text.count("\n") == 2
     assert datetime.fromisoformat(stream.headers["x-snapshot-at"]) > before
 
@@ -161,7 +162,7 @@ async def test_a_stream_that_the_recovery_cancels_is_broken(client, primary, sta
     await replayed(primary, standby)
     received = 0
     with pytest.raises(httpx.RemoteProtocolError):
-        async with client.stream("GET", PATH.format("articles")) as response:
+        async with client.stream("GET", STREAM.format("articles")) as response:
             assert response.status_code == 200
             async for block in response.aiter_bytes():
                 if not received:
@@ -171,7 +172,7 @@ async def test_a_stream_that_the_recovery_cancels_is_broken(client, primary, sta
     assert 0 < received < 3_000 * 20_000
     await cancelled(standby, "lock")
     await replayed(primary, standby)
-    assert (await client.get(PATH.format("articles"))).text == ""
+    assert (await client.get(STREAM.format("articles"))).text == ""
 
 
 async def test_a_stream_that_is_cancelled_before_its_first_byte(client, primary, standby):
@@ -195,7 +196,7 @@ async def test_a_stream_that_is_cancelled_before_its_first_byte(client, primary,
     await replayed(primary, standby)
     # this lock is the standby's alone
     await standby.execute("SELECT pg_advisory_lock(1)")
-    streaming = asyncio.create_task(client.get(PATH.format("articles")))
+    streaming = asyncio.create_task(client.get(STREAM.format("articles")))
 
     async def is_waiting():
         cursor = await standby.execute(
@@ -218,9 +219,9 @@ async def test_a_standby_that_is_away(pair, primary, tmp_path):
     await primary.execute(AUTHOR, {"email": "a@example.com"})
     away = pair.standby.replace(str(conninfo_to_dict(pair.standby)["port"]), "1")
     async with (
-        servers.service(tmp_path, pair.primary, run=["api"], database_replica_url=away) as service,
+        running_service(tmp_path, pair.primary, run=["api"], database_replica_url=away) as service,
         httpx.AsyncClient(base_url=service.url) as client,
     ):
-        stream = await client.get(PATH.format("users"))
+        stream = await client.get(STREAM.format("users"))
         assert (stream.status_code, stream.text.count("\n")) == (200, 1)
         assert (await client.get("/ready")).status_code == 200

@@ -9,12 +9,13 @@ import psycopg
 import pytest
 
 from db import migrate
-from tests.db.test_migrate import start_migrator
-from tests.support import api_client, servers
+from tests.support import api_client
 from tests.support.api_client import USERS_HEADER, user_row
+from tests.support.eventually import eventually
 from tests.support.factories import queued, rows, users
-from tests.support.servers import eventually
-from tests.workers.test_pool import ended
+from tests.support.migrations import start_migrator
+from tests.support.service import running_service
+from tests.support.workers import ended
 
 # What a later version may do to the tables that are in use: expand them.
 FUTURE = {
@@ -63,12 +64,12 @@ async def test_imports_go_on_while_the_schema_grows(service, conn, database_url,
     while migrating is None or not migrating.done():
         id = await queued(conn, users(100, first=first), sizes=[1] * 100)
         first += 100
-        await eventually(lambda job=id: rows(conn, HAS_BEGUN, id=job), timeout=30)
+        await eventually(lambda job=id: rows(conn, HAS_BEGUN, id=job))
         migrating = migrating or asyncio.create_task(asyncio.to_thread(migrate.up, database_url, folder=folder))
-        assert (await ended(conn, id, timeout=60)).created == 100
+        assert (await ended(conn, id)).created == 100
     assert await migrating == sorted(FUTURE)
     id = await queued(conn, users(100, first=first), sizes=[1] * 100)
-    assert (await ended(conn, id, timeout=60)).created == 100
+    assert (await ended(conn, id)).created == 100
     assert await rows(conn, "SELECT DISTINCT attempt, crashes, accident FROM chunks") == [(1, 0, None)]
     assert processes.children() == workers
 
@@ -87,7 +88,7 @@ async def test_a_migration_that_must_wait_stops_nobody(service, conn, other, dat
         waiting = "SELECT pid FROM pg_locks WHERE relation = 'chunks'::regclass AND NOT granted AND mode = 'AccessExclusiveLock'"
         await eventually(lambda: rows(conn, waiting))
         id = await queued(conn, users(100), sizes=[1] * 100)
-        assert (await ended(conn, id, timeout=60)).created == 100
+        assert (await ended(conn, id)).created == 100
         assert not migrating.done()
     assert await migrating == ["9001.future"]
     assert capfd.readouterr().err.count("9001.future: waiting for a lock") == 1
@@ -113,7 +114,7 @@ async def test_a_crash_leaves_a_migration_whole_or_not_at_all(conn, database_url
         await holder.execute("LOCK TABLE _yoyo_migration IN SHARE MODE")
         migrator = start_migrator(database_url, folder)
         noting = "SELECT pid FROM pg_locks WHERE relation = '_yoyo_migration'::regclass AND NOT granted"
-        await eventually(lambda: rows(conn, noting), timeout=20)
+        await eventually(lambda: rows(conn, noting))
         migrator.kill()
         migrator.wait()
     assert await asyncio.to_thread(migrate.up, database_url, folder=folder) == ["9001.future"]
@@ -129,7 +130,7 @@ async def test_processes_that_start_too_early_wait(empty_database_url, tmp_path,
         shutil.copy(migrate.FOLDER / f"{name}.sql", old)
     await asyncio.to_thread(migrate.up, empty_database_url, folder=old)
     async with (
-        servers.service(tmp_path, empty_database_url, worker_pool_size=2, poll_seconds=0.2) as running,
+        running_service(tmp_path, empty_database_url, worker_pool_size=2, poll_seconds=0.2) as running,
         httpx.AsyncClient(base_url=running.url, timeout=30) as client,
     ):
         assert running.workers
@@ -145,9 +146,9 @@ async def test_processes_that_start_too_early_wait(empty_database_url, tmp_path,
         else:
             assert (posted.status_code, posted.headers["retry-after"]) == (503, "5")
         await asyncio.to_thread(migrate.up, empty_database_url)
-        await eventually(lambda: is_ready(client), timeout=20)
+        await eventually(lambda: is_ready(client))
         posted = await post(client)
-        await eventually(lambda: is_completed(client, posted.headers["location"]), timeout=20)
+        await eventually(lambda: is_completed(client, posted.headers["location"]))
         assert running.workers.children() == workers
 
 

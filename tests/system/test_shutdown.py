@@ -17,9 +17,9 @@ from psycopg.sql import SQL, Identifier
 from tests.support import api_client
 from tests.support.api_client import PATH, USERS_HEADER
 from tests.support.balancer import balancer
+from tests.support.eventually import eventually
 from tests.support.factories import user
-from tests.support.servers import Process, Service, eventually
-from tests.support.servers import service as service_of
+from tests.support.service import Process, Service, running_service
 
 # longer than any test lasts: what ends sooner was not waited for
 LONG_SECONDS = 60
@@ -37,7 +37,7 @@ ARTICLES = """
 
 async def stopped(process: Process, *, timeout: float = 10) -> int:  # noqa: ASYNC109  it fails, not cancels
     """Its exit code."""
-    await eventually(lambda: process.exit_code is not None, timeout)
+    await eventually(lambda: process.exit_code is not None)
     assert process.exit_code is not None
     return process.exit_code
 
@@ -146,7 +146,7 @@ async def test_rolling_restarts_without_a_failed_request(tmp_path, database_url)
         async def start(number: int) -> Service:
             folder = tmp_path / f"api-{number}"
             folder.mkdir()
-            api = await stack.enter_async_context(service_of(folder, database_url, run=["api"], drain_seconds=3))
+            api = await stack.enter_async_context(running_service(folder, database_url, run=["api"], drain_seconds=3))
             front.backends[api.url] = False
             await eventually(lambda: api.url in front.ready)
             return api
@@ -269,7 +269,7 @@ async def test_workers_that_fail_are_replaced_less_and_less_often(service, power
     """A broken installation costs a few processes, and does not keep the machine busy with starting them."""
     started = await service(run=["workers"], worker_pool_size=1, database_url=powerless_url)
     begun = time.monotonic()
-    await eventually(lambda: started.workers.output.count("worker died, replacing it") == 4, timeout=20)
+    await eventually(lambda: started.workers.output.count("worker died, replacing it") == 4)
     # 0.2, 0.4 and 0.8 s
     assert time.monotonic() - begun > 1.2
     started.workers.send(signal.SIGTERM)

@@ -9,7 +9,7 @@ import pytest
 
 from db import settings
 from db.settings import Settings, SettingsError
-from tests.support.servers import ROOT
+from tests.support import ROOT
 
 
 @pytest.mark.parametrize(

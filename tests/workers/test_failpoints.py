@@ -17,9 +17,10 @@ from db.connections import pool
 from db.imports import jobs
 from db.queue.failpoints import Point
 from db.settings import Settings
+from tests.support.eventually import eventually
 from tests.support.factories import chunk, ended, queued, user, users
 from tests.support.fault_proxy import fault_proxy
-from tests.support.servers import Process, eventually
+from tests.support.service import Process
 from workers.worker import Worker
 
 CHUNKS = 4
@@ -87,7 +88,7 @@ async def test_a_commit_whose_answer_is_lost(new_database, tmp_path):
         async with connected(url) as conn:
             id = await queued_with_rivals(conn)
             async with faulty_pool(case) as process:
-                await eventually(case.file.exists, timeout=30)
+                await eventually(case.file.exists)
                 proxy.swallow_answers()
                 case.file.unlink()
                 await eventually(lambda: is_done(conn, id, seq=1))
@@ -130,14 +131,14 @@ async def survived(case: Case) -> None:
     async with connected(case.url) as conn:
         id = await queued_with_rivals(conn)
         async with faulty_pool(case) as process:
-            await eventually(case.file.exists, timeout=60)
+            await eventually(case.file.exists)
             async with healthy_worker(case.url):
                 if price(case.kind, case.place.point)[2]:
                     await age(conn, id, case.place)
                 await check(conn, id, case.place, expected=price(case.kind, case.place.point))
                 if case.kind == "stop":
                     os.kill(int(case.file.read_text()), signal.SIGCONT)
-                    await eventually(lambda: has_come_to(case, process), timeout=30)
+                    await eventually(lambda: has_come_to(case, process))
             # what the worker did after it was back
             await check(conn, id, case.place, expected=price(case.kind, case.place.point))
 
@@ -159,7 +160,7 @@ async def queued_with_rivals(conn: pool.Connection) -> UUID:
 
 async def check(conn: pool.Connection, id: UUID, place: Place, *, expected: tuple[str, int, int]) -> None:
     """The import is completed as it has to be, and its books balance; what it took is as expected."""
-    await eventually(lambda: is_final(conn, id), timeout=60)
+    await eventually(lambda: is_final(conn, id))
     job = await ended(conn, id)
     assert (job.status, job.created, job.failed, job.total_records) == ("completed", 17, 3, 20)
     for number in range(1, SETTLE + 1):

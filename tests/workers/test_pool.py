@@ -1,102 +1,20 @@
 """The worker pool, of real processes, under what befalls processes."""
 
 import asyncio
-import json
 import os
 import signal
-from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from uuid import UUID
 
 import pytest
-from psycopg import AsyncConnection
 
 from db.connections import pool
-from db.imports import jobs
 from db.settings import Settings
-from tests.support import api_client, factories
+from tests.support import api_client
 from tests.support.api_client import USERS_HEADER, user_row
+from tests.support.eventually import eventually
 from tests.support.factories import chunk, queued, rows, user, users
-from tests.support.servers import Process, eventually
+from tests.support.workers import HELD, HELD_TOO, ended, is_running, started, stuck
 from workers.worker import Worker
-
-# chunks whose workers wait for the test; a name is one advisory lock
-HELD, HELD_TOO = "1", "2"
-
-
-@pytest.fixture
-async def hold(conn, database_url):
-    """`async with hold(HELD):` makes the workers stop in the middle of a chunk at the record of that name."""
-    await conn.execute(
-        """
-        CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$
-        BEGIN
-            PERFORM pg_advisory_xact_lock_shared(NEW.name::bigint);
-            RETURN NEW;
-        END $$
-        """
-    )
-    await conn.execute(
-        """
-        CREATE TRIGGER wait BEFORE INSERT ON users
-        FOR EACH ROW WHEN (NEW.name ~ '^[0-9]+$') EXECUTE FUNCTION wait()
-        """
-    )
-
-    @asynccontextmanager
-    async def holding(name: str):
-        async with await AsyncConnection.connect(database_url, autocommit=True) as holder:
-            await holder.execute("SELECT pg_advisory_lock(%(name)s)", {"name": int(name)})
-            yield
-
-    return holding
-
-
-async def stuck(conn, id: UUID, seq: int, *, attempt: int = 1, timeout: float = 20) -> int:  # noqa: ASYNC109
-    """Waits until a worker is in the middle of this chunk, for the how-manieth time; its pid."""
-
-    async def pid() -> int | None:
-        found = await rows(
-            conn,
-            """
-            SELECT split_part(worker, ':', 2)::integer
-            FROM chunks
-            JOIN pg_stat_activity ON application_name = 'bulk worker ' || worker AND wait_event = 'advisory'
-            WHERE job_id = %(id)s AND seq = %(seq)s AND chunks.state = 'running' AND attempt = %(attempt)s
-            """,
-            id=id,
-            seq=seq,
-            attempt=attempt,
-        )
-        return found[0][0] if found else None
-
-    return await eventually(pid, timeout)
-
-
-async def ended(conn, id: UUID, *, timeout: float = 20) -> jobs.Import:  # noqa: ASYNC109  it fails, not cancels
-    """The import when it is final, with its books checked."""
-
-    async def is_final() -> bool:
-        job = await jobs.get(conn, id)
-        return job is not None and job.finished_at is not None
-
-    await eventually(is_final, timeout)
-    return await factories.ended(conn, id)
-
-
-async def started(service, *, workers: int, **settings) -> Process:
-    """A pool, all of its workers running."""
-    running = await service(run=["workers"], **{"worker_pool_size": workers, "poll_seconds": 0.2, **settings})
-    processes = running.workers
-    await eventually(lambda: len(processes.children()) == workers)
-    return processes
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process is there that is not only waiting to be asked for its exit code."""
-    with suppress(FileNotFoundError, ProcessLookupError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
 
 
 async def test_a_killed_worker_is_replaced_and_its_chunk_taken_over(service, conn, hold):
@@ -106,7 +24,7 @@ async def test_a_killed_worker_is_replaced_and_its_chunk_taken_over(service, con
         processes = await started(service, workers=2)
         victim = await stuck(conn, id, 2)
         os.kill(victim, signal.SIGKILL)
-        assert await stuck(conn, id, 2, attempt=2, timeout=10) != victim
+        assert await stuck(conn, id, 2, attempt=2) != victim
     job = await ended(conn, id)
     assert (job.status, job.created) == ("completed", 20)
     row = await chunk(conn, id, 2)
@@ -178,7 +96,7 @@ async def test_a_second_signal_ends_the_pool_at_once(service, conn, hold):
         processes.send(signal.SIGTERM)
         # another signal, because two of a kind may arrive as one
         processes.send(signal.SIGINT)
-        await eventually(lambda: processes.exit_code is not None, timeout=5)
+        await eventually(lambda: processes.exit_code is not None)
         assert processes.exit_code == 0
         assert not is_running(worker)
     assert (await chunk(conn, id))["state"] == "running"
@@ -189,7 +107,7 @@ async def test_term_during_the_start_stops_them_all(service):
     processes = (await service(run=["workers"], worker_pool_size=40, stop_seconds=8)).workers
     workers = await eventually(processes.children)
     processes.send(signal.SIGTERM)
-    await eventually(lambda: processes.exit_code is not None, timeout=20)
+    await eventually(lambda: processes.exit_code is not None)
     assert processes.exit_code == 0
     assert "did not stop in time" not in processes.output
     assert not [pid for pid in workers if is_running(pid)]
@@ -284,10 +202,11 @@ async def test_an_upload_is_traced_by_its_id(service, conn):
         assert await api.value("SELECT request_id FROM import_jobs WHERE id = %s", job["id"]) == "trace-1"
 
         def lines() -> list[tuple[str, str]]:
-            told = [
-                json.loads(line) for line in running.workers.output.splitlines(keepends=True) if line.endswith("\n")
+            return [
+                (line["event"], line["request_id"])
+                for line in running.workers.log_lines()
+                if line.get("job_id") == job["id"]
             ]
-            return [(line["event"], line["request_id"]) for line in told if line.get("job_id") == job["id"]]
 
         await eventually(lambda: lines() == [("chunk done", "trace-1")] * 2 + [("import finished", "trace-1")])
         refused = await api.get("/no-id", headers={"X-Request-Id": "trace-2"})

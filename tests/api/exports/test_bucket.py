@@ -16,13 +16,14 @@ from db import queue
 from db.exports import jobs
 from db.exports.storage.bucket import BLOCK_BYTES, PART_BYTES
 from db.settings import Settings
-from tests.api.exports.test_jobs import MANY, PATH, completed, create, stall, write
-from tests.api.exports.test_stream import PATH as STREAM
-from tests.api.exports.test_stream import many_articles
-from tests.support.servers import eventually
+from tests.support.eventually import eventually
+from tests.support.exports import EXPORTS, STREAM, completed, create, many_articles, stall, write
 from workers import export_upkeep
 from workers import exports as work
 from workers.worker import Worker
+
+# about 80 MB
+MANY = 4_000
 
 KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "aws_region": "us-east-1"}
 
@@ -78,7 +79,7 @@ async def test_a_client_is_sent_to_the_bucket(service, conn, bucket):
     await many_articles(conn, 2 * PART_BYTES // 20_000 + 100)
     url = (await service(worker_pool_size=1, **bucket.settings)).url
     async with httpx.AsyncClient(base_url=url, timeout=60) as client:
-        ordered = await client.post(PATH, json={"resource": "articles", "format": "csv"})
+        ordered = await client.post(EXPORTS, json={"resource": "articles", "format": "csv"})
         job = await completed(client, ordered.headers["location"])
         stream = await client.get(STREAM.format("articles"), params={"format": "csv"})
         sent = await client.get(job["download_url"])
@@ -102,7 +103,7 @@ async def test_a_file_is_streamed_through(service, conn, bucket):
     await many_articles(conn, 2 * BLOCK_BYTES // 20_000 + 10)
     started = await service(run=["api"], export_download="through", **bucket.settings)
     job = await write(conn, settings(bucket))
-    async with httpx.AsyncClient(base_url=f"{started.url}{PATH}/{job.id}") as client:
+    async with httpx.AsyncClient(base_url=f"{started.url}{EXPORTS}/{job.id}") as client:
         whole = await client.get("/download")
         assert whole.status_code == 200
         assert hashlib.sha256(whole.content).digest() == job.file_sha256
@@ -121,9 +122,9 @@ async def test_a_file_that_is_not_as_it_was_written_is_not_given(service, conn, 
     key = f"some/exports/{job.file_name}"
     async with httpx.AsyncClient(base_url=started.url) as client:
         bucket.client.put_object(Bucket=bucket.name, Key=key, Body=b"short")
-        assert (await client.get(f"{PATH}/{job.id}/download")).status_code == 404
+        assert (await client.get(f"{EXPORTS}/{job.id}/download")).status_code == 404
         bucket.client.delete_object(Bucket=bucket.name, Key=key)
-        assert (await client.get(f"{PATH}/{job.id}/download")).status_code == 404
+        assert (await client.get(f"{EXPORTS}/{job.id}/download")).status_code == 404
 
 
 async def test_a_lost_claim_leaves_nothing(conn, other, bucket):
@@ -155,7 +156,7 @@ async def test_a_cancelled_export_leaves_nothing(service, conn, bucket):
     await stall(conn)
     url = (await service(worker_pool_size=1, **bucket.settings)).url
     async with httpx.AsyncClient(base_url=url) as client:
-        links = (await client.post(PATH, json={"resource": "articles"})).json()["links"]
+        links = (await client.post(EXPORTS, json={"resource": "articles"})).json()["links"]
         await eventually(bucket.uploads)
         await client.post(links["cancel"])
 
@@ -196,10 +197,10 @@ async def test_what_is_over_is_removed(service, conn, bucket):
     started = await service(run=["api"], **bucket.settings)
     deleted, expired = [await write(conn, settings(bucket)) for _ in range(2)]
     async with httpx.AsyncClient(base_url=started.url) as client:
-        assert (await client.delete(f"{PATH}/{deleted.id}")).status_code == 204
+        assert (await client.delete(f"{EXPORTS}/{deleted.id}")).status_code == 204
         assert bucket.names() == [f"some/exports/{expired.file_name}"]
         assert await export_upkeep.expire(conn, settings(bucket, export_retention_seconds=1e-6)) == 1
-        assert (await client.get(f"{PATH}/{expired.id}/download")).status_code == 410
+        assert (await client.get(f"{EXPORTS}/{expired.id}/download")).status_code == 410
     assert bucket.names() == []
 
 

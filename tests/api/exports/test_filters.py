@@ -14,8 +14,8 @@ from psycopg.sql import SQL
 from db.exports import copy_out
 from db.exports.filters import FILTERS_MAX, InvalidSelection, filters, select
 from db.resources import RESOURCES
-from tests.api.exports.test_stream import PATH, exported
-from tests.support.servers import eventually
+from tests.support.eventually import eventually
+from tests.support.exports import STREAM, exported
 
 ORDERS = "/api/v1/exports"
 EXAMPLES = 100
@@ -256,7 +256,7 @@ async def test_streams_by_http(service, conn):
     async with httpx.AsyncClient(base_url=url) as client:
 
         async def get(resource, query):
-            return await client.get(PATH.format(resource) + "?" + query)
+            return await client.get(STREAM.format(resource) + "?" + query)
 
         assert numbers((await get("users", "role=admin,reader&active=true")).text) == [1, 3]
         assert numbers((await get("articles", "tag=null")).text) == [11]
@@ -301,7 +301,7 @@ async def test_files_by_http(service, conn):
 
         job = await eventually(completed)
         file = await client.get(job["download_url"], follow_redirects=True)
-        stream = await client.get(PATH.format("users") + "?format=csv&role=admin,author&fields=id,role")
+        stream = await client.get(STREAM.format("users") + "?format=csv&role=admin,author&fields=id,role")
         assert file.content == stream.content == f"id,role\n{id(1)},admin\n{id(2)},author\n".encode()
         assert {name: job[name] for name in order} == order
         assert job["total_records"] == job["file"]["records"] == 2

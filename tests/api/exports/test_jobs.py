@@ -9,21 +9,18 @@ import signal
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import httpx
 import psycopg
 import pytest
-from psycopg.sql import SQL, Literal
 
 from db import queue
 from db.exports import completion, jobs, retention
-from db.formats import Compression
 from db.settings import Settings
-from tests.api.exports.test_stream import PATH as STREAM
-from tests.api.exports.test_stream import many_articles
-from tests.api.imports.test_sse_and_wait import Events
-from tests.support.servers import eventually
+from tests.support.eventually import eventually
+from tests.support.exports import EXPORTS, STREAM, completed, create, many_articles, order, stall, write
+from tests.support.sse import Events
 from workers import export_upkeep
 from workers import exports as work
 from workers.worker import Worker
@@ -33,37 +30,8 @@ if sys.version_info >= (3, 14):
 else:
     from backports.zstd import decompress as unzstd
 
-PATH = "/api/v1/exports"
 # about 80 MB, so that there is time to get in between
 MANY = 4_000
-
-
-def order(resource="articles", key=None, compression: Compression = "none"):
-    return jobs.ExportRequest(
-        resource=resource,
-        format="ndjson",
-        compression=compression,
-        idempotency_token=key,
-        digest=b"",
-        request_id=None,
-    )
-
-
-async def create(conn, resource="articles", compression: Compression = "none") -> UUID:
-    async with conn.transaction():
-        id = await jobs.create(conn, order(resource, compression=compression))
-    assert id is not None
-    return id
-
-
-async def write(conn, settings: Settings) -> jobs.Export:
-    """A completed export, its file in the folder of `settings`."""
-    id = await create(conn)
-    await Worker(settings, name="w", stopping=asyncio.Event()).run_once(conn)
-    job = await jobs.get(conn, id)
-    assert job is not None
-    assert job.status == "completed"
-    return job
 
 
 def of(service) -> Settings:
@@ -76,25 +44,16 @@ def names(settings: Settings) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
-async def completed(client, url) -> dict:
-    async def job():
-        found = (await client.get(url)).json()
-        assert found["status"] in ("pending", "processing", "completed"), found
-        return found if found["status"] == "completed" else None
-
-    return await eventually(job, timeout=30)
-
-
 @pytest.mark.parametrize("format", ["csv", "ndjson", "json"])
 async def test_from_the_order_to_the_file(service, conn, format):
     """The file has the very bytes of the stream, and the job tells its size, records and digest."""
     await many_articles(conn, 100)
     url = (await service(worker_pool_size=1)).url
     async with httpx.AsyncClient(base_url=url) as client:
-        ordered = await client.post(PATH, json={"resource": "articles", "format": format})
+        ordered = await client.post(EXPORTS, json={"resource": "articles", "format": format})
         assert ordered.status_code == 202
         assert ordered.headers["retry-after"] == "1"
-        assert ordered.headers["location"] == f"{PATH}/{ordered.json()['id']}"
+        assert ordered.headers["location"] == f"{EXPORTS}/{ordered.json()['id']}"
         assert ordered.json()["status"] in ("pending", "processing")
 
         job = await completed(client, ordered.headers["location"])
@@ -122,7 +81,7 @@ async def test_a_packed_file(service, conn, compression, ending, unpack):
     await many_articles(conn, 100)
     url = (await service(worker_pool_size=1)).url
     async with httpx.AsyncClient(base_url=url) as client:
-        ordered = await client.post(PATH, json={"resource": "articles", "format": "csv", "compression": compression})
+        ordered = await client.post(EXPORTS, json={"resource": "articles", "format": "csv", "compression": compression})
         job = await completed(client, ordered.headers["location"])
         file = await client.get(job["download_url"])
         stream = await client.get(STREAM.format("articles"), params={"format": "csv"})
@@ -140,7 +99,7 @@ async def test_an_order_that_is_not_written_yet(service, conn):
     """A pending export shows what is known, is polled by ETag, and has no file."""
     url = (await service(run=["api"])).url
     async with httpx.AsyncClient(base_url=url) as client:
-        ordered = await client.post(PATH, json={"resource": "comments"})
+        ordered = await client.post(EXPORTS, json={"resource": "comments"})
         location = ordered.headers["location"]
         job = await client.get(location)
         assert job.json() == ordered.json()
@@ -157,8 +116,8 @@ async def test_an_order_that_is_not_written_yet(service, conn):
         early = await client.get(f"{location}/download")
         assert (early.status_code, early.json()["type"]) == (409, "/problems/export-not-ready")
         for unknown in (uuid4(), "nothing"):
-            assert (await client.get(f"{PATH}/{unknown}")).status_code == 404
-            assert (await client.get(f"{PATH}/{unknown}/download")).status_code == 404
+            assert (await client.get(f"{EXPORTS}/{unknown}")).status_code == 404
+            assert (await client.get(f"{EXPORTS}/{unknown}/download")).status_code == 404
 
 
 async def test_ranges(service, conn):
@@ -170,7 +129,7 @@ async def test_ranges(service, conn):
 
         async def get(**headers):
             names = {name.replace("_", "-"): value for name, value in headers.items()}
-            return await client.get(f"{PATH}/{job.id}/download", headers=names)
+            return await client.get(f"{EXPORTS}/{job.id}/download", headers=names)
 
         whole = await get()
         size, etag = len(whole.content), whole.headers["etag"]
@@ -203,7 +162,7 @@ async def test_a_file_that_is_not_as_it_was_written_is_not_given(service, conn):
     job = await write(conn, settings)
     os.truncate(Path(settings.export_dir) / str(job.file_name), 100)
     async with httpx.AsyncClient(base_url=started.url) as client:
-        assert (await client.get(f"{PATH}/{job.id}/download")).status_code == 404
+        assert (await client.get(f"{EXPORTS}/{job.id}/download")).status_code == 404
 
 
 async def test_one_key_one_export(service, conn):
@@ -213,7 +172,7 @@ async def test_one_key_one_export(service, conn):
 
         async def post(key, **body):
             headers = {} if key is None else {"Idempotency-Key": key}
-            response = await client.post(PATH, json=body, headers=headers)
+            response = await client.post(EXPORTS, json=body, headers=headers)
             return response.status_code, response.json().get("id"), response.headers.get("idempotent-replayed")
 
         status, id, replayed = await post("k", resource="users")
@@ -262,7 +221,7 @@ async def test_what_is_not_supported_is_refused(service):
     async with httpx.AsyncClient(base_url=url) as client:
 
         async def wrong(**body):
-            response = await client.post(PATH, json=body)
+            response = await client.post(EXPORTS, json=body)
             assert response.status_code == 400
             return [error["field"] for error in response.json()["errors"]]
 
@@ -272,9 +231,11 @@ async def test_what_is_not_supported_is_refused(service):
         assert await wrong(resource="users", limit=1) == ["limit"]
         assert await wrong(resource="import_jobs") == ["resource"]
         assert await wrong(format="xml") == ["resource", "format"]
-        assert (await client.post(PATH, json=["users"])).status_code == 400
-        assert (await client.post(PATH, content=b"{", headers={"Content-Type": "application/json"})).status_code == 400
-        assert (await client.post(PATH, data={"resource": "users"})).status_code == 415
+        assert (await client.post(EXPORTS, json=["users"])).status_code == 400
+        assert (
+            await client.post(EXPORTS, content=b"{", headers={"Content-Type": "application/json"})
+        ).status_code == 400
+        assert (await client.post(EXPORTS, data={"resource": "users"})).status_code == 415
 
 
 async def test_the_list(service, conn):
@@ -287,16 +248,16 @@ async def test_the_list(service, conn):
             page = await client.get(path)
             return [job["id"] for job in page.json()["exports"]], page
 
-        newest, page = await listed(f"{PATH}?limit=2")
+        newest, page = await listed(f"{EXPORTS}?limit=2")
         assert newest == [ids[2], ids[1]]
         oldest, last = await listed(page.links["next"]["url"])
         assert oldest == [ids[0]]
         assert last.json()["next_cursor"] is None
         assert "next" not in last.links
-        assert (await listed(f"{PATH}?resource=comments&status=pending"))[0] == [ids[1]]
-        assert (await listed(f"{PATH}?status=completed"))[0] == []
+        assert (await listed(f"{EXPORTS}?resource=comments&status=pending"))[0] == [ids[1]]
+        assert (await listed(f"{EXPORTS}?status=completed"))[0] == []
         for wrong in ("limit=101", "cursor=x", "status=uploading", "page=2"):
-            assert (await client.get(f"{PATH}?{wrong}")).status_code == 400
+            assert (await client.get(f"{EXPORTS}?{wrong}")).status_code == 400
 
 
 async def test_a_worker_killed_half_way(service, conn):
@@ -305,7 +266,7 @@ async def test_a_worker_killed_half_way(service, conn):
     started = await service(worker_pool_size=2, claim_grace_seconds=0.5)
     settings = of(started)
     async with httpx.AsyncClient(base_url=started.url, timeout=60) as client:
-        location = (await client.post(PATH, json={"resource": "articles"})).headers["location"]
+        location = (await client.post(EXPORTS, json={"resource": "articles"})).headers["location"]
         await eventually(lambda: any(is_begun(path) for path in Path(settings.export_dir).glob(".*.part")))
         [(worker,)] = await (await conn.execute("SELECT worker FROM chunks")).fetchall()
         os.kill(int(worker.split(":")[1]), signal.SIGKILL)
@@ -413,41 +374,13 @@ async def test_an_export_that_cannot_be_written_fails(conn, tmp_path):
     assert job.problem["detail"].endswith(": NotADirectoryError: Not a directory")
 
 
-async def stall(conn) -> None:
-    """Makes each export of the articles stop in the middle, until nobody holds the advisory lock 1 any more; holds it."""
-    await conn.execute("SELECT pg_advisory_lock(1)")
-    await conn.execute("ALTER TABLE articles RENAME TO stored_articles")
-    cursor = await conn.execute(
-        "SELECT id FROM stored_articles ORDER BY id OFFSET (SELECT count(*) / 2 FROM stored_articles)"
-    )
-    [middle, *_] = await cursor.fetchone() or ()
-    # in the list of columns, which a count does not look at as long as it is not volatile
-    await conn.execute(
-        """
-        CREATE FUNCTION stalled(value text) RETURNS text STABLE LANGUAGE plpgsql AS
-        $$BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN value; END$$
-        """
-    )
-    await conn.execute(
-        SQL(
-            """
-            CREATE VIEW articles AS
-            SELECT id, slug, title, body, author_id, tags, published_at,
-                CASE WHEN id = {} THEN stalled(status) ELSE status END AS status
-            FROM stored_articles
-            ORDER BY id
-            """
-        ).format(Literal(middle))
-    )
-
-
 async def test_progress_is_seen(service, conn):
     """A client sees how far the worker is, against the true total, though the worker's transaction is open."""
     await many_articles(conn, 400)
     await stall(conn)
     url = (await service(worker_pool_size=1)).url
     async with httpx.AsyncClient(base_url=url) as client:
-        location = (await client.post(PATH, json={"resource": "articles"})).headers["location"]
+        location = (await client.post(EXPORTS, json={"resource": "articles"})).headers["location"]
 
         async def half_way():
             job = (await client.get(location)).json()
@@ -470,7 +403,7 @@ async def test_a_running_export_is_cancelled(service, conn):
     await stall(conn)
     started = await service(worker_pool_size=1)
     async with httpx.AsyncClient(base_url=started.url) as client:
-        job = (await client.post(PATH, json={"resource": "articles"})).json()
+        job = (await client.post(EXPORTS, json={"resource": "articles"})).json()
         self = job["links"]["self"]
         await eventually(lambda: any(map(is_begun, Path(of(started).export_dir).glob(".*.part"))))
         cancelled = await client.post(f"{self}/cancel")
@@ -480,22 +413,22 @@ async def test_a_running_export_is_cancelled(service, conn):
         async def final():
             return (await client.get(self)).json()["status"] == "cancelled"
 
-        await eventually(final, timeout=5)
+        await eventually(final)
         assert names(of(started)) == []
         assert (await client.get(f"{self}/download")).status_code == 409
         again = await client.post(f"{self}/cancel")
         assert (again.status_code, again.json()["type"]) == (409, "/problems/already-final")
-        await completed(client, (await client.post(PATH, json={"resource": "users"})).headers["location"])
+        await completed(client, (await client.post(EXPORTS, json={"resource": "users"})).headers["location"])
 
 
 async def test_an_export_that_was_not_begun_is_cancelled(service, conn):
     """At once, and no worker ever begins it; without a worker too, and when whoever cancelled died half way."""
     url = (await service(run=["api"])).url
     async with httpx.AsyncClient(base_url=url) as client:
-        job = (await client.post(PATH, json={"resource": "users"})).json()
+        job = (await client.post(EXPORTS, json={"resource": "users"})).json()
         cancelled = await client.post(job["links"]["cancel"])
         assert (cancelled.status_code, cancelled.json()["status"]) == (202, "cancelled")
-        assert (await client.post(f"{PATH}/{uuid4()}/cancel")).status_code == 404
+        assert (await client.post(f"{EXPORTS}/{uuid4()}/cancel")).status_code == 404
     assert await queue.claim(conn, worker="w") is None
 
     id = await create(conn)
@@ -536,10 +469,10 @@ async def test_delete(service, conn):
     waiting = await create(conn)
     assert len(names(settings)) == 1
     async with httpx.AsyncClient(base_url=started.url) as client:
-        assert (await client.delete(f"{PATH}/{job.id}")).status_code == 204
-        assert (await client.get(f"{PATH}/{job.id}")).status_code == 404
-        assert (await client.delete(f"{PATH}/{job.id}")).status_code == 404
-        refused = await client.delete(f"{PATH}/{waiting}")
+        assert (await client.delete(f"{EXPORTS}/{job.id}")).status_code == 204
+        assert (await client.get(f"{EXPORTS}/{job.id}")).status_code == 404
+        assert (await client.delete(f"{EXPORTS}/{job.id}")).status_code == 404
+        refused = await client.delete(f"{EXPORTS}/{waiting}")
         assert (refused.status_code, refused.json()["type"]) == (409, "/problems/not-final")
     assert names(settings) == []
     assert await (await conn.execute("SELECT count(*) FROM chunks")).fetchone() == (1,)
@@ -549,7 +482,7 @@ async def test_files_expire(service, conn):
     """When its time is over the file is removed, and whoever asks for it is told so; the job still tells what it was."""
     started = await service(worker_pool_size=1, export_retention_seconds=0.5, upkeep_seconds=0.1)
     async with httpx.AsyncClient(base_url=started.url) as client:
-        location = (await client.post(PATH, json={"resource": "users"})).headers["location"]
+        location = (await client.post(EXPORTS, json={"resource": "users"})).headers["location"]
 
         async def expired():
             found = (await client.get(location)).json()
@@ -611,7 +544,7 @@ async def test_events(service, conn):
     await stall(conn)
     url = (await service(worker_pool_size=1)).url
     async with httpx.AsyncClient(base_url=url) as client:
-        links = (await client.post(PATH, json={"resource": "articles"})).json()["links"]
+        links = (await client.post(EXPORTS, json={"resource": "articles"})).json()["links"]
         seen = []
         async with client.stream("GET", links["events"]) as response:
             assert response.headers["content-type"] == "text/event-stream"

@@ -11,16 +11,14 @@ import httpx
 import pytest
 
 from db.exports import copy_out
-from db.exports.filters import select
-from db.resources import RESOURCES
-from tests.support.servers import eventually
+from tests.support.eventually import eventually
+from tests.support.exports import STREAM, exported, many_articles
 
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
 
-PATH = "/api/v1/exports/{}/stream"
 # about 60 MB: far more than all the buffers between the server and the client
 MANY = 3_000
 
@@ -91,33 +89,6 @@ ARTICLES_NDJSON = (
     r'"published_at":"2026-01-31T12:00:00.5+00:00"}'
     "\n"
 )
-
-
-async def exported(conn, resource, format, *, csv_safe=False, **selected):
-    """The export, and how many records it is said to have; `selected` is as for `selection.select`."""
-    selection = select(RESOURCES[resource], **{"filters": {}} | selected)
-    async with conn.transaction():
-        await copy_out.begin_long_read(conn, client_timeout_seconds=10)
-        blocks = [
-            block async for block in copy_out.blocks(conn, RESOURCES[resource], format, selection, csv_safe=csv_safe)
-        ]
-    return b"".join(block.data for block in blocks).decode(), sum(block.records for block in blocks)
-
-
-async def many_articles(conn, count):
-    """So many articles of 20 KB, which PostgreSQL packs, so that they are quickly made; and one author."""
-    await conn.execute(
-        """
-        WITH author AS (
-            INSERT INTO users (email, name, role, active) VALUES ('author@example.com', 'An Author', 'author', true)
-            RETURNING id
-        )
-        INSERT INTO articles (slug, title, body, author_id, status)
-        SELECT format('article-%%s', n), 'Title', repeat('x', 20000), author.id, 'draft'
-        FROM author, generate_series(1, %(count)s) AS n
-        """,
-        {"count": count},
-    )
 
 
 async def random_articles(conn, count):
@@ -213,7 +184,9 @@ async def test_what_is_exported_imports_again(service, conn, format):
 
         async def export_all():
             query = {"format": format}
-            return {name: (await client.get(PATH.format(name), params=query)).content for name in ("users", "articles")}
+            return {
+                name: (await client.get(STREAM.format(name), params=query)).content for name in ("users", "articles")
+            }
 
         before = await export_all()
         await conn.execute("TRUNCATE users, articles, comments")
@@ -235,7 +208,7 @@ async def test_nothing_to_export(service):
     url = (await service(run=["api"])).url
     async with httpx.AsyncClient(base_url=url) as client:
         bodies = {
-            format: (await client.get(PATH.format("comments"), params={"format": format})).text
+            format: (await client.get(STREAM.format("comments"), params={"format": format})).text
             for format in ("csv", "ndjson", "json")
         }
     assert bodies == {"csv": "id,article_id,user_id,body,created_at\n", "ndjson": "", "json": "[]"}
@@ -245,7 +218,7 @@ async def test_what_is_asked_for(service, conn):
     """The parameter decides, then Accept; what is not known is refused, not ignored."""
     await conn.execute(USERS)
     url = (await service(run=["api"])).url
-    async with httpx.AsyncClient(base_url=url + PATH.format("users")) as client:
+    async with httpx.AsyncClient(base_url=url + STREAM.format("users")) as client:
 
         async def get(accept=None, **query):
             headers = {} if accept is None else {"Accept": accept}
@@ -265,7 +238,7 @@ async def test_what_is_asked_for(service, conn):
         response = await client.get("", params={"compression": "gzip"})
         assert response.status_code == 400
         assert [error["field"] for error in response.json()["errors"]] == ["compression"]
-        assert (await client.get(url + PATH.format("export_jobs"))).status_code == 404
+        assert (await client.get(url + STREAM.format("export_jobs"))).status_code == 404
 
         response = await client.get("", params={"format": "csv"})
         assert response.text == USERS_CSV
@@ -279,7 +252,7 @@ async def test_one_snapshot(service, conn):
     """A stream shows the table as it was at the start, whatever is committed while it is read."""
     await many_articles(conn, MANY)
     url = (await service(run=["api"])).url
-    async with httpx.AsyncClient(base_url=url) as client, client.stream("GET", PATH.format("articles")) as response:
+    async with httpx.AsyncClient(base_url=url) as client, client.stream("GET", STREAM.format("articles")) as response:
         chunks = response.aiter_bytes()
         lines = (await anext(chunks)).count(b"\n")
         await conn.execute("DELETE FROM articles")
@@ -299,7 +272,7 @@ async def test_a_stream_that_fails_is_seen_to_be_broken(service, conn, encoding)
     unpacker = unpackers(encoding)
     async with httpx.AsyncClient(base_url=url, headers={"Accept-Encoding": encoding}) as client:
         with pytest.raises(httpx.RemoteProtocolError, match="incomplete chunked read"):
-            async with client.stream("GET", PATH.format("articles")) as response:
+            async with client.stream("GET", STREAM.format("articles")) as response:
                 assert response.status_code == 200
                 assert response.headers.get("content-encoding", "identity") == encoding
                 chunks = response.aiter_raw()
@@ -311,7 +284,7 @@ async def test_a_stream_that_fails_is_seen_to_be_broken(service, conn, encoding)
         assert not unpacker.eof
         metrics = (await client.get("/metrics")).text
         assert "bulk_export_streams_aborted_total 1.0" in metrics
-        assert (await client.get(PATH.format("comments"))).status_code == 200
+        assert (await client.get(STREAM.format("comments"))).status_code == 200
 
 
 async def test_a_stream_that_takes_too_long_is_broken_off(service, conn):
@@ -321,7 +294,7 @@ async def test_a_stream_that_takes_too_long_is_broken_off(service, conn):
     async with httpx.AsyncClient(base_url=url, headers={"Accept-Encoding": "identity"}) as client:
         began = time.monotonic()
         with pytest.raises(httpx.RemoteProtocolError, match="incomplete chunked read"):
-            async with client.stream("GET", PATH.format("articles")) as response:
+            async with client.stream("GET", STREAM.format("articles")) as response:
                 chunks = response.aiter_raw()
                 await anext(chunks)
                 await eventually(lambda: time.monotonic() > began + 0.5)
@@ -334,7 +307,7 @@ async def test_a_stream_that_takes_too_long_is_broken_off(service, conn):
         await eventually(is_let_go)
         assert "bulk_export_streams_aborted_total 1.0" in (await client.get("/metrics")).text
         # one that is in time is whole
-        assert (await client.get(PATH.format("users"))).text.count("\n") == 1
+        assert (await client.get(STREAM.format("users"))).text.count("\n") == 1
 
 
 async def test_packing(service, conn):
@@ -345,7 +318,7 @@ async def test_packing(service, conn):
 
         async def get(accepted):
             headers = [] if accepted is None else [("Accept-Encoding", accepted)]
-            request = client.build_request("GET", PATH.format("articles"))
+            request = client.build_request("GET", STREAM.format("articles"))
             request.headers = httpx.Headers([("Host", request.headers["host"]), *headers])
             response = await client.send(request, stream=True)
             raw = b"".join([chunk async for chunk in response.aiter_raw()])
@@ -369,7 +342,7 @@ async def test_a_slow_client_costs_no_memory(service, conn):
     before = resident_bytes(started.api)
     async with (
         httpx.AsyncClient(base_url=started.url, headers={"Accept-Encoding": "identity"}) as client,
-        client.stream("GET", PATH.format("articles")) as response,
+        client.stream("GET", STREAM.format("articles")) as response,
     ):
 
         async def is_held_up():
@@ -392,7 +365,7 @@ async def test_what_fails_before_the_first_byte_is_a_problem(service, conn):
     url = (await service(run=["api"])).url
     await conn.execute("ALTER TABLE comments RENAME COLUMN body TO text")
     async with httpx.AsyncClient(base_url=url) as client:
-        response = await client.get(PATH.format("comments"))
+        response = await client.get(STREAM.format("comments"))
     assert response.status_code == 503
     assert response.headers["content-type"] == "application/problem+json"
 
@@ -402,7 +375,7 @@ async def test_a_client_that_leaves_frees_its_connection(service, conn):
     await many_articles(conn, MANY)
     url = (await service(run=["api"], streams_max=1)).url
     async with httpx.AsyncClient(base_url=url) as client:
-        async with client.stream("GET", PATH.format("articles")) as response:
+        async with client.stream("GET", STREAM.format("articles")) as response:
             await anext(response.aiter_bytes())
             [pid] = await copying(conn)
 
@@ -410,5 +383,5 @@ async def test_a_client_that_leaves_frees_its_connection(service, conn):
             cursor = await conn.execute("SELECT state FROM pg_stat_activity WHERE pid = %(pid)s", {"pid": pid})
             return await cursor.fetchone() == ("idle",)
 
-        await eventually(is_idle, timeout=1)
-        assert (await client.get(PATH.format("comments"))).status_code == 200
+        await eventually(is_idle)
+        assert (await client.get(STREAM.format("comments"))).status_code == 200

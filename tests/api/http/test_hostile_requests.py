@@ -11,7 +11,7 @@ import pytest
 from tests.api.http.hostile import CASES, KEY, Case
 from tests.support import api_client
 from tests.support.api_client import Api
-from tests.support.servers import Service
+from tests.support.service import Service
 
 AT_ONCE = 8
 # what a case may take, on a machine that does much else

@@ -12,7 +12,8 @@ import pytest_asyncio
 
 from tests.support import api_client
 from tests.support.api_client import PATH, USERS_HEADER, Api
-from tests.support.servers import Service, eventually
+from tests.support.eventually import eventually
+from tests.support.service import Service
 
 HEAD_SECONDS = 0.5
 STALL_SECONDS = 1
@@ -142,7 +143,7 @@ async def test_many_that_say_nothing(shared, api):
                 client.send(b"GET /live HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
                 return (await client.to_the_end()).startswith(b"HTTP/1.1 200")
 
-        await eventually(served, PATIENCE_SECONDS)
+        await eventually(served)
     finally:
         for one in silent:
             one.close()
@@ -211,9 +212,9 @@ async def test_a_stream_that_nobody_reads(shared, api, many_users, behind):
         client.send(STREAM + behind)
         await client.reader.readuntil(b"\r\n\r\n")
         client.writer.transport.pause_reading()
-        await eventually(lambda: streaming(api), PATIENCE_SECONDS)
-        await eventually(lambda: not_streaming(api), PATIENCE_SECONDS)
-        await eventually(lambda: alone(api), PATIENCE_SECONDS)
+        await eventually(lambda: streaming(api))
+        await eventually(lambda: not_streaming(api))
+        await eventually(lambda: alone(api))
 
 
 @pytest.fixture
@@ -230,7 +231,7 @@ async def test_who_leaves_behind_another_request(shared, api, events):
         client.send(events + LIVE)
         await client.reader.readuntil(b"\r\n\r\n")
         assert await in_progress(api) == 2
-    await eventually(lambda: alone(api), PATIENCE_SECONDS)
+    await eventually(lambda: alone(api))
     assert "Exception in ASGI" not in shared.api.output
 
 
@@ -239,7 +240,7 @@ async def test_requests_in_a_row(shared, api, events):
     async with connection(shared) as client:
         client.send(events + LIVE * 40)
         await client.to_the_end()
-    await eventually(lambda: alone(api), PATIENCE_SECONDS)
+    await eventually(lambda: alone(api))
 
 
 async def test_who_first_sends_and_then_reads(shared):

@@ -24,7 +24,7 @@ from api import app
 from db.settings import Settings
 from tests.support import api_client
 from tests.support.api_client import PATH, USERS_HEADER, user_object, user_row
-from tests.support.servers import eventually
+from tests.support.eventually import eventually
 
 EXAMPLES = 20
 REQUEST_SECONDS = 10

@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from tests.support import api_client
 from tests.support.api_client import PATH, USERS_HEADER, user_row
-from tests.support.servers import eventually
+from tests.support.eventually import eventually
 
 RECORDS = 20
 WORKERS = 2

@@ -12,7 +12,7 @@ from api import app
 from db.settings import Settings
 from tests.support import api_client
 from tests.support.api_client import PATH, USERS_HEADER, user_row
-from tests.support.servers import eventually
+from tests.support.eventually import eventually
 
 JOBS_MAX = 6
 BYTES_MAX = 800
@@ -208,7 +208,7 @@ async def test_a_hundred_slow_uploads(server_url, tmp_path):
             assert (await api.get()).status_code == 200
         ended = await asyncio.gather(*(upload.finish() for upload in uploads))
         assert (await sessions(api))[0] <= API_POOL_SIZE
-        await eventually(api.is_idle, timeout=60)
+        await eventually(api.is_idle)
         final = [(await api.get(f"/{job['id']}")).json() for job in ended]
     assert [job["status"] for job in final] == ["completed"] * count
     created = sum(job["counts"]["created"] for job in final)

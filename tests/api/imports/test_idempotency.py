@@ -8,7 +8,7 @@ import pytest_asyncio
 
 from tests.support import api_client
 from tests.support.api_client import USERS_HEADER, user_object, user_row
-from tests.support.servers import eventually
+from tests.support.eventually import eventually
 
 USERS = USERS_HEADER + user_row(1)
 TOKEN = {"idempotency_token": "key"}

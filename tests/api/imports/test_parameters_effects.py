@@ -9,8 +9,8 @@ from db import queue
 from db.imports import jobs, uploads
 from tests.support import api_client, factories
 from tests.support.api_client import USERS_HEADER, user_row
+from tests.support.eventually import eventually
 from tests.support.factories import claim, ended, errors, perform, queued, rows, run, stored_user, user, users
-from tests.support.servers import eventually
 from workers import completion
 
 COUNTERS = ("created", "updated", "unchanged", "skipped", "failed", "errors")

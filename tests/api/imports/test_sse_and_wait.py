@@ -14,8 +14,9 @@ from db.imports import completion
 from db.settings import Settings
 from tests.support import api_client
 from tests.support.api_client import PATH, USERS_HEADER, user_row
+from tests.support.eventually import eventually
 from tests.support.factories import perform
-from tests.support.servers import eventually
+from tests.support.sse import Events
 
 USERS = USERS_HEADER + b"".join(user_row(n) for n in range(4)) + b"?,Name,reader,true\n"
 UNKNOWN_ID = "0192f0c1-0000-7000-8000-000000000000"
@@ -54,26 +55,6 @@ async def work(conn, chunks: int) -> None:
         assert claim is not None
         await perform(conn, claim)
         await completion.finish(conn, claim.job_id)
-
-
-class Events:
-    """The events of one stream, as they come."""
-
-    def __init__(self, response: httpx.Response) -> None:
-        self.response = response
-        self._lines = response.aiter_lines()
-
-    async def next(self) -> dict | None:
-        """The next event's fields, its data decoded; None at the end of the stream."""
-        fields: dict = {}
-        async with asyncio.timeout(10):
-            async for line in self._lines:
-                if not line and "data" in fields:
-                    return fields | {"data": json.loads(fields["data"])}
-                name, _, value = line.partition(": ")
-                if name:
-                    fields[name] = value
-        return None
 
 
 @asynccontextmanager

@@ -14,7 +14,8 @@ from psycopg.sql import SQL, Identifier, Literal
 
 from tests.support import api_client
 from tests.support.api_client import USERS_HEADER, Api, user_row
-from tests.support.servers import Service, eventually
+from tests.support.eventually import eventually
+from tests.support.service import Service
 
 # more than the API holds back before it stores, so that chunks lie in the database in mid-upload
 HALF = USERS_HEADER + b"".join(user_row(n) for n in range(120_000))
@@ -80,7 +81,7 @@ async def test_a_client_that_leaves(service):
                 await client.send(HALF)
                 await eventually(lambda: stored_chunks(api))
                 await client.leave(politely=politely)
-                await eventually(api.has_nothing, timeout=2)
+                await eventually(api.has_nothing)
         posted = await api.post(USERS_HEADER, type="text/csv", params={"resource": "users"}, headers=KEY)
         assert posted.status_code == 202
 
@@ -112,11 +113,11 @@ async def test_an_upload_that_breaks_off_while_the_database_is_away(service, ser
     async with api_client.connected(await service(worker_pool_size=1)) as api:
         client = Client(api.service, multipart=False)
         await client.send(HALF)
-        await eventually(lambda: stored_chunks(api), timeout=20)
+        await eventually(lambda: stored_chunks(api))
         async with refusing(server_url, await api.value("SELECT current_database()")):
             await client.leave(politely=True)
-            await eventually(lambda: "upload_not_discarded" in api.service.api.output, timeout=30)
-        await eventually(api.has_nothing, timeout=20)
+            await eventually(lambda: "upload_not_discarded" in api.service.api.output)
+        await eventually(api.has_nothing)
         await post_again(api)
 
 

@@ -9,8 +9,8 @@ from psycopg.sql import SQL, Identifier
 
 from db.connections import liveness, pool
 from db.settings import Settings
+from tests.support.eventually import eventually
 from tests.support.fault_proxy import FaultProxy, fault_proxy
-from tests.support.servers import eventually
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ async def write(line, *, megabytes: int, begun: asyncio.Event) -> None:
 async def asked(proxy: FaultProxy) -> None:
     """Waits until the server has been asked about the line more often than it takes to give it up."""
     carried = proxy.carried
-    await eventually(lambda: proxy.carried > carried + 2 * liveness.BAD_ANSWERS, timeout=30)
+    await eventually(lambda: proxy.carried > carried + 2 * liveness.BAD_ANSWERS)
 
 
 async def test_a_server_that_lets_nobody_in_is_there(line, proxy, other, server_url):

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from db import audit
+from tests.support import ROOT
 from tests.support.factories import article, claim, perform, queued, run, stored_user, user, users
-from tests.support.servers import ROOT
 
 FAULTY = [user(1), user(2, role="boss", email="?"), user(1), user(3), user(4)]
 

@@ -8,8 +8,8 @@ from psycopg.sql import SQL, Identifier
 
 from db import audit
 from db.imports import jobs, retention, uploads
+from tests.support.eventually import eventually
 from tests.support.factories import claim, perform, queued, rows, run, user, users
-from tests.support.servers import eventually
 
 DAY_SECONDS = 24 * 3600
 

@@ -18,6 +18,7 @@ from db.connections import pool
 from db.imports import completion
 from db.settings import Settings
 from tests.support import factories
+from tests.support.eventually import eventually
 from tests.support.factories import (
     blocked,
     chunk,
@@ -31,7 +32,6 @@ from tests.support.factories import (
     user,
     users,
 )
-from tests.support.servers import eventually
 from workers.worker import Worker
 
 EXAMPLES = int(os.environ.get("SETTLE_EXAMPLES", "100"))

@@ -20,9 +20,8 @@ from db import merge
 from db.connections import pool
 from db.queue import Counts
 from db.resources import RESOURCES
-from tests.api.exports.test_stream import PATH as STREAM
-from tests.api.exports.test_stream import exported
-from tests.support.servers import eventually
+from tests.support.eventually import eventually
+from tests.support.exports import STREAM, exported
 from workers.parsing import parse
 
 EXAMPLES = 60

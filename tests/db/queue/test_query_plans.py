@@ -18,7 +18,8 @@ from db import health, migrate, queue
 from db.connections import pool
 from db.imports import backlog, completion, uploads
 from db.queue import Claim, Counts
-from tests.support import factories, servers
+from tests.support import factories, postgres
+from tests.support.eventually import eventually
 
 DONE_JOBS = 1000
 DONE_CHUNKS_A_JOB = 1000
@@ -87,15 +88,15 @@ def dearest(plans: list[Plan]) -> int:
 @pytest.fixture(scope="module")
 def history_url(server_url: str) -> Iterator[str]:
     """A migrated database with a million chunks of finished imports."""
-    name = servers.create_database(server_url)
-    url = servers.database_url(server_url, name)
+    name = postgres.create_database(server_url)
+    url = postgres.database_url(server_url, name)
     migrate.up(url)
     with psycopg.connect(url, autocommit=True) as conn:
         [(is_superuser,)] = conn.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
         if is_superuser:
             _make_history(conn)
     yield url
-    servers.drop_database(server_url, name)
+    postgres.drop_database(server_url, name)
 
 
 def _make_history(conn: psycopg.Connection) -> None:
@@ -291,4 +292,4 @@ async def test_once_it_has_ended_a_claim_is_cheap_again(history, history_url):
     async def is_cheap() -> bool:
         return dearest(await plans.of(reclaim(history))) < before / 4
 
-    await servers.eventually(is_cheap)
+    await eventually(is_cheap)

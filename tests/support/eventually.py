@@ -1,0 +1,41 @@
+"""Waiting for a condition, and for a connection to break."""
+
+import asyncio
+import inspect
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+# how long any test waits for anything; TEST_PATIENCE=4 multiplies it on a machine that is slow or busy
+PATIENCE_SECONDS = 30 * float(os.environ.get("TEST_PATIENCE", "1"))
+
+
+async def eventually(condition: Callable[[], Any], *, within: float | None = None) -> Any:
+    """Returns what `condition` returns as soon as that is true; `condition` may be async.
+
+    Fails after PATIENCE_SECONDS. Give `within` seconds only where that number is what the test claims, and mark such a test
+    with `timing`.
+    """
+    seconds = PATIENCE_SECONDS if within is None else within
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if inspect.isawaitable(value):
+            value = await value
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:g} s; the last value was {value!r}")
+        await asyncio.sleep(0.02)
+
+
+def broken_off() -> pytest.RaisesExc[httpx.TransportError]:
+    """`with broken_off():` expects that a connection breaks under a request.
+
+    Whether the peer's kernel sends FIN or RST depends on what it still holds in its buffers. Both say the same.
+    """
+    return pytest.raises((httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError))

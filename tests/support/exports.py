@@ -1,0 +1,109 @@
+"""Exports for tests: articles to export, jobs in each state, a worker that stops in the middle."""
+
+import asyncio
+from uuid import UUID
+
+from psycopg.sql import SQL, Literal
+
+from db.compression import Compression
+from db.exports import copy_out, jobs
+from db.exports.filters import select
+from db.resources import RESOURCES
+from db.settings import Settings
+from tests.support.eventually import eventually
+from workers.worker import Worker
+
+EXPORTS = "/api/v1/exports"
+STREAM = "/api/v1/exports/{}/stream"
+
+
+async def many_articles(conn, count):
+    """So many articles of 20 KB, which PostgreSQL packs, so that they are quickly made; and one author."""
+    await conn.execute(
+        """
+        WITH author AS (
+            INSERT INTO users (email, name, role, active) VALUES ('author@example.com', 'An Author', 'author', true)
+            RETURNING id
+        )
+        INSERT INTO articles (slug, title, body, author_id, status)
+        SELECT format('article-%%s', n), 'Title', repeat('x', 20000), author.id, 'draft'
+        FROM author, generate_series(1, %(count)s) AS n
+        """,
+        {"count": count},
+    )
+
+
+async def exported(conn, resource, format, *, csv_safe=False, **selected):
+    """The export, and how many records it is said to have; `selected` is as for `selection.select`."""
+    selection = select(RESOURCES[resource], **{"filters": {}} | selected)
+    async with conn.transaction():
+        await copy_out.begin_long_read(conn, client_timeout_seconds=10)
+        blocks = [
+            block async for block in copy_out.blocks(conn, RESOURCES[resource], format, selection, csv_safe=csv_safe)
+        ]
+    return b"".join(block.data for block in blocks).decode(), sum(block.records for block in blocks)
+
+
+def order(resource="articles", key=None, compression: Compression = "none"):
+    return jobs.ExportRequest(
+        resource=resource,
+        format="ndjson",
+        compression=compression,
+        idempotency_token=key,
+        digest=b"",
+        request_id=None,
+    )
+
+
+async def create(conn, resource="articles", compression: Compression = "none") -> UUID:
+    async with conn.transaction():
+        id = await jobs.create(conn, order(resource, compression=compression))
+    assert id is not None
+    return id
+
+
+async def write(conn, settings: Settings) -> jobs.Export:
+    """A completed export, its file in the folder of `settings`."""
+    id = await create(conn)
+    await Worker(settings, name="w", stopping=asyncio.Event()).run_once(conn)
+    job = await jobs.get(conn, id)
+    assert job is not None
+    assert job.status == "completed"
+    return job
+
+
+async def completed(client, url) -> dict:
+    async def job():
+        found = (await client.get(url)).json()
+        assert found["status"] in ("pending", "processing", "completed"), found
+        return found if found["status"] == "completed" else None
+
+    return await eventually(job)
+
+
+async def stall(conn) -> None:
+    """Makes each export of the articles stop in the middle, until nobody holds the advisory lock 1 any more; holds it."""
+    await conn.execute("SELECT pg_advisory_lock(1)")
+    await conn.execute("ALTER TABLE articles RENAME TO stored_articles")
+    cursor = await conn.execute(
+        "SELECT id FROM stored_articles ORDER BY id OFFSET (SELECT count(*) / 2 FROM stored_articles)"
+    )
+    [middle, *_] = await cursor.fetchone() or ()
+    # in the list of columns, which a count does not look at as long as it is not volatile
+    await conn.execute(
+        """
+        CREATE FUNCTION stalled(value text) RETURNS text STABLE LANGUAGE plpgsql AS
+        $$BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN value; END$$
+        """
+    )
+    await conn.execute(
+        SQL(
+            """
+            CREATE VIEW articles AS
+            SELECT id, slug, title, body, author_id, tags, published_at,
+                CASE WHEN id = {} THEN stalled(status) ELSE status END AS status
+            FROM stored_articles
+            ORDER BY id
+            """
+        ).format(Literal(middle))
+    )

@@ -1,0 +1,82 @@
+"""A PostgreSQL server to test with, and databases on it."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+from psycopg.sql import SQL, Identifier
+
+from db import embedded
+
+# a test's data may be lost with the machine, though not with a process
+FAST = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "64MB"}
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    """The URL of a server whose user may create databases.
+
+    TEST_DATABASE_URL; else what TEST_POSTGRES says, `container` or `container:TAG`; else a server of our own, of the
+    binaries in TEST_POSTGRES_BIN if that is set.
+    """
+    kind, _, tag = os.environ.get("TEST_POSTGRES", "").partition(":")
+    if given := os.environ.get("TEST_DATABASE_URL"):
+        yield given
+    elif kind == "container":
+        # imported only here, because nothing else needs a container engine
+        from docker.errors import DockerException
+        from testcontainers.community.postgres import PostgresContainer
+
+        try:
+            # a container has 64 MB of shared memory by default, which parallel queries exceed
+            container = PostgresContainer(f"postgres:{tag or '18'}", driver=None).with_kwargs(shm_size="512m").start()
+        except DockerException as error:
+            raise embedded.EmbeddedError(f"TEST_POSTGRES={kind}: {error}") from error
+        try:
+            yield container.get_connection_url()
+        finally:
+            container.stop()
+    else:
+        with open_folder() as folder:
+            url = embedded.start(folder, options=FAST, bin_dir=bin_dir())
+            try:
+                yield url
+            finally:
+                embedded.stop(folder)
+
+
+@contextmanager
+def open_folder() -> Iterator[Path]:
+    """A scratch folder that others may enter, as the user has to that root's PostgreSQL may run as."""
+    with tempfile.TemporaryDirectory(prefix="bulk-test-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def bin_dir() -> Path | None:
+    given = os.environ.get("TEST_POSTGRES_BIN")
+    return Path(given) if given else None
+
+
+def create_database(server_url: str, *, template: str = "template1") -> str:
+    """Makes a database that is a copy of `template`, and returns its name."""
+    name = f"test_{uuid4().hex}"
+    with psycopg.connect(server_url, autocommit=True) as conn:
+        conn.execute(SQL("CREATE DATABASE {} TEMPLATE {}").format(Identifier(name), Identifier(template)))
+    return name
+
+
+def drop_database(server_url: str, name: str) -> None:
+    with psycopg.connect(server_url, autocommit=True) as conn:
+        conn.execute(SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(Identifier(name)))
+
+
+def database_url(server_url: str, name: str) -> str:
+    """`server_url` with the database `name`, still a URL."""
+    base, question, parameters = server_url.partition("?")
+    prefix, host = base.split("://", 1)
+    return f"{prefix}://{host.split('/', 1)[0]}/{name}{question}{parameters}"

@@ -1,0 +1,155 @@
+"""The service's own processes."""
+
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from db import embedded
+from tests.support import ROOT
+from tests.support.eventually import eventually
+
+# what the processes take over from the test run; all else is set by the test
+INHERITED = ("PATH", "HOME", "LANG", "TMPDIR")
+LISTENING = re.compile(r"http://127\.0\.0\.1:\d+")
+
+
+class Process:
+    """One process of the service. Its output goes to the file `log`."""
+
+    def __init__(self, module: str, environment: dict[str, str], log: Path) -> None:
+        self.module = module
+        self.log = log
+        with log.open("ab") as output:
+            self.popen = subprocess.Popen(
+                [sys.executable, "-m", module],
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=embedded.die_with_parent(signal.SIGTERM),
+            )
+
+    @property
+    def pid(self) -> int:
+        return self.popen.pid
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def log_lines(self) -> list[dict[str, Any]]:
+        """The whole lines that it has logged so far. The last one may be half written; any other has to be JSON."""
+        return [json.loads(line) for line in self.output.splitlines(keepends=True) if line.endswith("\n")]
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """The log lines of that event."""
+        return [line for line in self.log_lines() if line["event"] == event]
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs, negative if a signal ended it."""
+        return self.popen.poll()
+
+    def children(self) -> list[int]:
+        """The pids of its children: the pool's workers."""
+        try:
+            return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+        except FileNotFoundError:
+            return []
+
+    def send(self, signum: signal.Signals) -> None:
+        self.popen.send_signal(signum)
+
+    async def stop(self) -> int:
+        """Sends SIGTERM and returns the exit code. Whatever is left of its process group is killed."""
+        self.send(signal.SIGTERM)
+        try:
+            await eventually(lambda: self.exit_code is not None)
+        finally:
+            # the process is the leader of its group: this ends the children that it may have left
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+            self.popen.wait()
+        return self.popen.returncode
+
+
+@dataclass(frozen=True)
+class Service:
+    """An API process and a worker pool on one database; either may be None."""
+
+    url: str
+    folder: Path
+    environment: dict[str, str]
+    api: Process | None
+    workers: Process | None
+
+
+@asynccontextmanager
+async def running_service(
+    folder: Path, database: str, *, run: Sequence[str] = ("api", "workers"), **settings: object
+) -> AsyncIterator[Service]:
+    """Starts what `run` names, waits until the API is live, and stops it all at the end.
+
+    `settings` are fields of `Settings`: `running_service(folder, url, worker_pool_size=4, batch_size=100)`. The environment
+    of the test run has no effect on them. The kernel chooses the port unless `http_port` is given; HTTP_PORT in
+    `environment` is the chosen one, so that a process that is started again takes the same.
+    """
+    defaults = {
+        "database_url": database,
+        "data_dir": folder / "data",
+        "export_dir": folder / "exports",
+        "log_format": "json",
+        "http_port": 0,
+    }
+    environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
+    environment |= {name.upper(): str(value) for name, value in (defaults | settings).items()}
+    processes = {module: Process(module, environment, folder / f"{module}.log") for module in run}
+    try:
+        api, workers = processes.get("api"), processes.get("workers")
+        url = await eventually(lambda: live_url(api)) if api else ""
+        if api:
+            environment["HTTP_PORT"] = url.rpartition(":")[2]
+        yield Service(url, folder, environment, api, workers)
+    finally:
+        for process in processes.values():
+            await process.stop()
+
+
+async def live_url(api: Process) -> str | None:
+    """Where the API listens, once it answers there."""
+    assert api.exit_code is None, f"the API ended with {api.exit_code}:\n{api.output}"
+    if not (listening := LISTENING.search(api.output)):
+        return None
+    try:
+        async with httpx.AsyncClient(base_url=listening[0]) as client:
+            return listening[0] if (await client.get("/live")).status_code == 200 else None
+    except httpx.TransportError:
+        return None
+
+
+def unused_port() -> int:
+    """A port for a program that cannot be given port 0.
+
+    It lies below the range from which the kernel chooses, so that no other process is given it by chance.
+    """
+    while True:
+        port = random.randrange(10_000, 30_000)
+        with socket.socket() as probe:
+            # as servers do: what is left of an earlier connection does not count
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
