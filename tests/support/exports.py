@@ -15,6 +15,8 @@ from workers.worker import Worker
 
 EXPORTS = "/api/v1/exports"
 STREAM = "/api/v1/exports/{}/stream"
+# about 60 MB: far more than all the buffers between the server and the client
+MANY = 3_000
 
 
 async def many_articles(conn, count):

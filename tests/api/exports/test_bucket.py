@@ -17,13 +17,10 @@ from db.exports import jobs
 from db.exports.storage.bucket import BLOCK_BYTES, PART_BYTES
 from db.settings import Settings
 from tests.support.eventually import eventually
-from tests.support.exports import EXPORTS, STREAM, completed, create, many_articles, stall, write
+from tests.support.exports import EXPORTS, MANY, STREAM, completed, create, many_articles, stall, write
 from workers import export_upkeep
 from workers import exports as work
 from workers.worker import Worker
-
-# about 80 MB
-MANY = 4_000
 
 KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "aws_region": "us-east-1"}
 

@@ -19,7 +19,7 @@ from db import queue
 from db.exports import completion, jobs, retention
 from db.settings import Settings
 from tests.support.eventually import eventually
-from tests.support.exports import EXPORTS, STREAM, completed, create, many_articles, order, stall, write
+from tests.support.exports import EXPORTS, MANY, STREAM, completed, create, many_articles, order, stall, write
 from tests.support.sse import Events
 from workers import export_upkeep
 from workers import exports as work
@@ -29,9 +29,6 @@ if sys.version_info >= (3, 14):
     from compression.zstd import decompress as unzstd
 else:
     from backports.zstd import decompress as unzstd
-
-# about 80 MB, so that there is time to get in between
-MANY = 4_000
 
 
 def of(service) -> Settings:

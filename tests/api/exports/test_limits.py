@@ -7,10 +7,8 @@ import httpx
 from db import queue
 from db.exports import completion, jobs
 from db.settings import Settings
-from tests.api.exports.test_jobs import PATH, completed, create, stall
-from tests.api.exports.test_stream import MANY, many_articles
-from tests.api.exports.test_stream import PATH as STREAM
-from tests.support.servers import eventually
+from tests.support.eventually import eventually
+from tests.support.exports import EXPORTS, MANY, STREAM, completed, create, many_articles, stall
 
 IMPORTS = "/api/v1/imports"
 USER = b"email,name,role,active\nann@example.com,Ann,admin,true\n"
@@ -40,7 +38,7 @@ async def test_slow_readers_leave_the_connections_of_the_api_alone(service, conn
                 response = await readers.enter_async_context(client.stream("GET", STREAM.format("articles")))
                 assert response.status_code == 200
             refused(await client.get(STREAM.format("users")), "streams_max", 3)
-            for address in ("/ready", IMPORTS, PATH):
+            for address in ("/ready", IMPORTS, EXPORTS):
                 assert (await client.get(address)).status_code == 200
             assert (await post_user(client)).status_code == 202
 
@@ -64,14 +62,14 @@ async def test_a_full_queue_of_exports(service, conn):
     url = (await service(run=["api"], export_jobs_max=2)).url
     order = {"resource": "users"}
     async with httpx.AsyncClient(base_url=url) as client:
-        first = await client.post(PATH, json=order, headers={"Idempotency-Key": "first"})
-        assert [first.status_code, (await client.post(PATH, json=order)).status_code] == [202, 202]
-        refused(await client.post(PATH, json=order, headers={"Idempotency-Key": "third"}), "export_jobs_max", 2)
-        replayed = await client.post(PATH, json=order, headers={"Idempotency-Key": "first"})
+        first = await client.post(EXPORTS, json=order, headers={"Idempotency-Key": "first"})
+        assert [first.status_code, (await client.post(EXPORTS, json=order)).status_code] == [202, 202]
+        refused(await client.post(EXPORTS, json=order, headers={"Idempotency-Key": "third"}), "export_jobs_max", 2)
+        replayed = await client.post(EXPORTS, json=order, headers={"Idempotency-Key": "first"})
         assert (replayed.status_code, replayed.json()["id"]) == (200, first.json()["id"])
-        assert len((await client.get(PATH)).json()["exports"]) == 2
+        assert len((await client.get(EXPORTS)).json()["exports"]) == 2
         assert (await client.post(first.json()["links"]["cancel"])).json()["status"] == "cancelled"
-        assert (await client.post(PATH, json=order, headers={"Idempotency-Key": "third"})).status_code == 202
+        assert (await client.post(EXPORTS, json=order, headers={"Idempotency-Key": "third"})).status_code == 202
 
 
 async def test_exports_leave_a_worker_to_imports(service, conn):
@@ -80,7 +78,7 @@ async def test_exports_leave_a_worker_to_imports(service, conn):
     await stall(conn)
     url = (await service(worker_pool_size=2)).url
     async with httpx.AsyncClient(base_url=url, timeout=60) as client:
-        orders = [await client.post(PATH, json={"resource": "articles"}) for _ in range(3)]
+        orders = [await client.post(EXPORTS, json={"resource": "articles"}) for _ in range(3)]
 
         async def running() -> int:
             cursor = await conn.execute("SELECT count(*) FROM chunks WHERE kind = 'export' AND state = 'running'")

@@ -12,15 +12,12 @@ import pytest
 
 from db.exports import copy_out
 from tests.support.eventually import eventually
-from tests.support.exports import STREAM, exported, many_articles
+from tests.support.exports import MANY, STREAM, exported, many_articles
 
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
-
-# about 60 MB: far more than all the buffers between the server and the client
-MANY = 3_000
 
 ENCODINGS = ["identity", "gzip", "zstd"]
 # Accept-Encoding, and the Content-Encoding that it leads to; 200: none, 406: no answer
