@@ -35,7 +35,7 @@ ARTICLES = """
 """
 
 
-async def stopped(process: Process, *, timeout: float = 10) -> int:  # noqa: ASYNC109  it fails, not cancels
+async def stopped(process: Process) -> int:
     """Its exit code."""
     await eventually(lambda: process.exit_code is not None)
     assert process.exit_code is not None
