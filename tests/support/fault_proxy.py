@@ -19,7 +19,11 @@ WRONG_NUMBER = b"\x7f\xff\xff\xff"
 class Link:
     """One connection through the proxy. What a deaf side is sent is taken and thrown away; both sides stay open."""
 
-    def __init__(self, client: StreamWriter, server: StreamWriter, *, gives_numbers: bool) -> None:
+    def __init__(
+        self, client: StreamWriter, server: StreamWriter, *, gives_numbers: bool, answer_bytes_max: int | None
+    ) -> None:
+        # the connection is reset when the server sends more than that
+        self.answer_bytes_max = answer_bytes_max
         self.client = client
         self.server = server
         self.is_deaf = dict.fromkeys((client, server), False)
@@ -34,6 +38,11 @@ class Link:
             await self.is_open.wait()
             if self.gives_numbers and writer is self.client:
                 data = SESSION_NUMBER.sub(WRONG_NUMBER, data, count=1)
+            if self.answer_bytes_max is not None and writer is self.client:
+                self.answer_bytes_max -= len(data)
+                if self.answer_bytes_max < 0:
+                    self.reset()
+                    return
             if not self.is_deaf[writer]:
                 writer.write(data)
                 await writer.drain()
@@ -66,6 +75,8 @@ class FaultProxy:
         # how many connections it has carried so far
         self.carried = 0
         self.is_black_hole = False
+        # how many bytes of answers the next connections carry, in their order, before they are reset
+        self.answer_bytes_max: list[int] = []
         # whether it tells each client a wrong number of its session, as a pooler does
         self.gives_numbers = False
         self.port = 0
@@ -117,7 +128,8 @@ class FaultProxy:
             client.close()
             return
         server_reader, server = await asyncio.open_connection(self.target.hostname, self.target.port)
-        link = Link(client, server, gives_numbers=self.gives_numbers)
+        answer_bytes_max = self.answer_bytes_max.pop(0) if self.answer_bytes_max else None
+        link = Link(client, server, gives_numbers=self.gives_numbers, answer_bytes_max=answer_bytes_max)
         self.links.add(link)
         self.carried += 1
         with suppress(ConnectionError):

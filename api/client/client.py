@@ -1,0 +1,376 @@
+"""The client: imports, exports and their jobs."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Literal, Self
+from uuid import uuid4
+
+import httpx
+
+from api.client import download, source, sse
+from api.client.download import Compression
+from api.client.errors import BulkError, NotFound, ProblemError, WaitTimeout
+from api.client.jobs import Event, Job, Kind
+from api.client.source import Form, Records, Source
+from api.client.transport import Transport, backoff
+
+API = "/api/v1"
+IMPORTS = f"{API}/imports"
+EXPORTS = f"{API}/exports"
+
+RETRY_SECONDS = 60.0
+# a connection without an event or a comment for so long is taken for broken
+EVENT_SECONDS = 45.0
+EVENT_FAILURES_MAX = 2
+POLL_SECONDS_MIN = 0.05
+POLL_SECONDS_MAX = 1.0
+
+Progress = Callable[[int, int | None], None]
+Key = Literal["content", "random"]
+
+
+def _no_progress(_done: int, _total: int | None) -> None:
+    pass
+
+
+class Client:
+    """One service. Close it, or use it in a `with` statement.
+
+    `api_key` is sent as `Authorization: Bearer`. A request that meets a broken connection, 429 or 503 is repeated for at most
+    `retry_seconds`, honouring Retry-After. `on_retry` is called with a sentence before each pause. All methods raise
+    `ProblemError` for a request that the service refuses, and `Disconnected` when the retries end.
+
+    >>> with Client(url) as client:
+    ...     job = client.import_file([{"email": "ada@example.org", "name": "Ada", "role": "admin", "active": True}],
+    ...                              resource="users")
+    ...     job = client.wait(job.id)
+    ...     job.outcome, job.counts["created"]
+    ('success', 1)
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8080",
+        *,
+        api_key: str | None = None,
+        retry_seconds: float = RETRY_SECONDS,
+        on_retry: Callable[[str], None] | None = None,
+    ) -> None:
+        self._transport = Transport(url, api_key=api_key, retry_seconds=retry_seconds, on_retry=on_retry)
+
+    @property
+    def url(self) -> str:
+        return self._transport.url
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _type: type[BaseException] | None, _value: object, _traceback: TracebackType | None) -> None:
+        self.close()
+
+    # ── imports ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def import_file(
+        self,
+        data: str | Path | BinaryIO | Records,
+        *,
+        resource: str | None = None,
+        name: str | None = None,
+        columns: Mapping[str, str | None] | None = None,
+        key: Key | str = "content",
+        on_sent: Progress = _no_progress,
+        **parameters: object,
+    ) -> Job:
+        """Imports a path, a binary stream, or an iterable of dicts; returns the job, which is not final yet.
+
+        `parameters` are those of `POST /imports`: `mode`, `format`, `dry_run`, `max_errors`, `after`, … `columns` maps the
+        file's column names to fields, None leaves a column out. `name` is the file's name where it has none.
+        `on_sent(bytes_sent, bytes)` reports the upload; memory does not grow with the file.
+
+        `key` is the idempotency key. With "content" it is made of the service, the parameters and the file's digest: the same
+        call finds the same job, and `is_replayed` is true, for as long as the service keeps that job. With "random" each call
+        imports. Any other text is the key itself.
+
+        >>> with Client(url) as client:
+        ...     first = client.import_file("two.csv", resource="users")
+        ...     again = client.import_file("two.csv", resource="users")
+        ...     first.id == again.id, again.is_replayed
+        (True, True)
+        """
+        query = {name: _text(value) for name, value in parameters.items() if value is not None}
+        if resource is not None:
+            query["resource"] = resource
+        if columns:
+            query["columns"] = json.dumps(dict(columns), ensure_ascii=False, sort_keys=True)
+        with source.opened(data, name=name) as opened:
+            return self._post_file(opened, query, key, on_sent)
+
+    def repair(self, import_id: str, data: str | Path | BinaryIO | Records, **options: Any) -> Job:
+        """Imports mended records of an import: those of `refused(annotate=True)`, with their `_line`.
+
+        The resource, the mode and the other parameters are those of the first import, and so are the lines in its errors.
+        """
+        return self.import_file(data, repairs=import_id, **options)
+
+    def _post_file(self, opened: Source, query: dict[str, str], key: Key | str, on_sent: Progress) -> Job:
+        form = Form(opened)
+        if key == "content":
+            key = self._content_key(opened, query)
+        elif key == "random":
+            key = uuid4().hex
+        data, headers = self._transport.json(
+            "POST",
+            IMPORTS,
+            params=query,
+            headers=form.headers | {"Idempotency-Key": key},
+            content=lambda: form.blocks(lambda sent: on_sent(sent, opened.size)),
+        )
+        return Job(data, is_replayed="idempotent-replayed" in headers)
+
+    def _content_key(self, opened: Source, query: dict[str, str]) -> str:
+        parts = [self.url, opened.name, opened.sha256, sorted(query.items())]
+        return "content-" + hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def errors(self, import_id: str, *, code: str | None = None, field: str | None = None) -> Iterator[dict[str, Any]]:
+        """The errors of an import, in the order of the file, a page at a time.
+
+        >>> with Client(url) as client:
+        ...     job = client.wait(client.import_file("two.csv", resource="users").id)
+        ...     [(error["line"], error["field"], error["code"]) for error in client.errors(job.id)]
+        [(3, 'email', 'invalid_format'), (3, 'role', 'invalid_enum')]
+        """
+        query = {"limit": "1000"} | {
+            name: value for name, value in (("code", code), ("field", field)) if value is not None
+        }
+        while True:
+            page, _ = self._transport.json("GET", f"{IMPORTS}/{import_id}/errors", params=query)
+            yield from page["errors"]
+            if page["next_cursor"] is None:
+                return
+            query["cursor"] = page["next_cursor"]
+
+    def errors_file(self, import_id: str, format: Literal["csv", "ndjson"], **filters: str) -> Iterator[bytes]:
+        """All errors of an import as one file, in blocks. Raises `IncompleteDownload` when it breaks off."""
+        return download.blocks(self._transport, f"{IMPORTS}/{import_id}/errors", {"format": format, **filters})
+
+    def refused(self, import_id: str, *, annotate: bool = False) -> Iterator[bytes]:
+        """The refused records of an import as they were sent, in blocks, in the format of the file.
+
+        `annotate` puts `_line` and `_errors` before each. Raises `IncompleteDownload` when it breaks off.
+        """
+        path = f"{IMPORTS}/{import_id}/failed-records"
+        return download.blocks(self._transport, path, {"annotate": "true"} if annotate else {})
+
+    def refused_to(self, import_id: str, target: str | Path, *, annotate: bool = False) -> None:
+        """Writes the refused records to a file, which appears only when it is whole."""
+        path = f"{IMPORTS}/{import_id}/failed-records"
+        params = {"annotate": "true"} if annotate else {}
+        download.stream_to(self._transport, path, params, Path(target), lambda _size: None)
+
+    def retry(self, import_id: str) -> Job:
+        """Imports the refused and unprocessed records of a final import again, as they were sent."""
+        return self._act(import_id, "retry")
+
+    def commit(self, import_id: str) -> Job:
+        """Imports the file of a completed dry run, without sending it again."""
+        return self._act(import_id, "commit")
+
+    # ── exports ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def export_records(self, resource: str, **parameters: Any) -> Iterator[dict[str, Any]]:
+        """The records of a resource as dicts, from one snapshot. `parameters` are the filters, `fields` and `limit`.
+
+        Raises `IncompleteDownload` when the stream breaks off: an end without an exception means that nothing is missing.
+
+        >>> with Client(url) as client:
+        ...     next(client.export_records("users", email="ada@example.org"))["name"]
+        'Ada'
+        """
+        tail = b""
+        for block in self.export(resource, **parameters, format="ndjson"):
+            *lines, tail = (tail + block).split(b"\n")
+            yield from map(json.loads, lines)
+
+    def export(self, resource: str, *, compression: Compression = "none", **parameters: object) -> Iterator[bytes]:
+        """A streamed export in blocks of bytes. Raises `IncompleteDownload` when it breaks off."""
+        path = f"{EXPORTS}/{resource}/stream"
+        return download.blocks(self._transport, path, _query(parameters), compression=compression)
+
+    def export_to(
+        self,
+        target: str | Path,
+        resource: str,
+        *,
+        compression: Compression = "none",
+        on_received: Progress = _no_progress,
+        **parameters: object,
+    ) -> None:
+        """Streams an export to a file, which appears only when it is whole."""
+        path = f"{EXPORTS}/{resource}/stream"
+        download.stream_to(
+            self._transport,
+            path,
+            _query(parameters),
+            Path(target),
+            lambda size: on_received(size, None),
+            compression=compression,
+        )
+
+    def start_export(self, resource: str, *, filters: Mapping[str, Any] | None = None, **members: object) -> Job:
+        """Has a worker write an export. `members` are those of `POST /exports`: `format`, `compression`, `fields`, `csv_safe`."""
+        order = {"resource": resource, **{name: value for name, value in members.items() if value is not None}}
+        if filters:
+            order["filters"] = dict(filters)
+        body = json.dumps(order, ensure_ascii=False).encode()
+        data, headers = self._transport.json(
+            "POST",
+            EXPORTS,
+            headers={
+                "Content-Type": "application/json",
+                "Content-Length": str(len(body)),
+                "Idempotency-Key": uuid4().hex,
+            },
+            content=lambda: iter((body,)),
+        )
+        return Job(data, is_replayed="idempotent-replayed" in headers)
+
+    def download(self, export_id: str, target: str | Path, *, on_received: Progress = _no_progress) -> Job:
+        """Downloads the file of a completed export, resuming it when the connection breaks, and checks its digest."""
+        job = self.get(export_id, kind="export")
+        if not job.file:
+            raise BulkError(f"the export {job.id} is {job.status} and has no file")
+        download.resume_to(
+            self._transport,
+            f"{EXPORTS}/{job.id}/download",
+            Path(target),
+            sha256=job.file["sha256"],
+            on_received=lambda size: on_received(size, job.file["bytes"]),
+        )
+        return job
+
+    # ── jobs ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def get(self, job_id: str, *, kind: Kind | None = None) -> Job:
+        """A job as it is now; without `kind`, an import or else an export with that id."""
+        if kind != "export":
+            try:
+                return Job(self._transport.json("GET", f"{IMPORTS}/{job_id}")[0])
+            except NotFound:
+                if kind == "import":
+                    raise
+        return Job(self._transport.json("GET", f"{EXPORTS}/{job_id}")[0])
+
+    def jobs(self, kind: Kind = "import", **filters: object) -> Iterator[Job]:
+        """Jobs, newest first, a page at a time. `filters` are those of the list, such as `status` and `resource`."""
+        query = {"limit": "100", **_query(filters)}
+        path = IMPORTS if kind == "import" else EXPORTS
+        while True:
+            page, _ = self._transport.json("GET", path, params=query)
+            yield from (Job(data) for data in page[f"{kind}s"])
+            if page["next_cursor"] is None:
+                return
+            query["cursor"] = page["next_cursor"]
+
+    def watch(self, job: Job | str) -> Iterator[Event]:
+        """The job's server-sent events until it is final; the last one is `done`.
+
+        Connects again when the stream ends early. When it does so twice in a row without an event, polls the job instead.
+        """
+        job = self.get(job) if isinstance(job, str) else job
+        failures = 0
+        while failures < EVENT_FAILURES_MAX:
+            try:
+                for event in self._events(job):
+                    failures = 0
+                    yield event
+                    if event.name == "done":
+                        return
+            except httpx.TransportError:
+                pass
+            failures += 1
+            time.sleep(backoff(failures))
+        while True:
+            job = self._as_it_is(job)
+            yield Event("done" if job.is_final else "progress", job)
+            if job.is_final:
+                return
+            time.sleep(POLL_SECONDS_MAX)
+
+    def wait(self, job: Job | str, *, seconds: float | None = None) -> Job:
+        """The job when it is final. Raises `WaitTimeout` after `seconds`."""
+        job = self.get(job) if isinstance(job, str) else job
+        deadline = None if seconds is None else time.monotonic() + seconds
+        pause = POLL_SECONDS_MIN
+        while not job.is_final:
+            if deadline is not None and time.monotonic() + pause > deadline:
+                raise WaitTimeout(job.id, seconds or 0)
+            time.sleep(pause)
+            pause = min(pause * 1.5, POLL_SECONDS_MAX)
+            job = self._as_it_is(job)
+        return job
+
+    def cancel(self, job: Job | str) -> Job:
+        """Stops a job. What an import has stored stays."""
+        return self._act(job, "cancel")
+
+    def delete(self, job: Job | str) -> None:
+        """Removes a final job, with its errors and its file. Imported records stay."""
+        job = self.get(job) if isinstance(job, str) else job
+        self._transport.json("DELETE", job.path)
+
+    # ── the service ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def resources(self) -> list[dict[str, Any]]:
+        """The resources with their fields and rules."""
+        return self._transport.json("GET", f"{API}/resources")[0]["resources"]
+
+    def resource(self, name: str) -> dict[str, Any]:
+        """One resource with its fields and rules."""
+        return self._transport.json("GET", f"{API}/resources/{name}")[0]
+
+    def template(self, resource: str, format: Literal["csv", "ndjson"] = "csv") -> bytes:
+        """A header and one example record."""
+        return b"".join(download.blocks(self._transport, f"{API}/resources/{resource}/template", {"format": format}))
+
+    def health(self) -> dict[str, Any]:
+        """The answer of `/health`, also when the service is not healthy."""
+        try:
+            return self._transport.json("GET", "/health", retry_seconds=0)[0]
+        except ProblemError as error:
+            return error.document
+
+    # ── helpers ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _act(self, job: Job | str, action: str) -> Job:
+        job = self.get(job) if isinstance(job, str) else job
+        data, headers = self._transport.json("POST", f"{job.path}/{action}")
+        return Job(data, is_replayed="idempotent-replayed" in headers)
+
+    def _as_it_is(self, job: Job) -> Job:
+        return Job(self._transport.json("GET", job.path)[0])
+
+    def _events(self, job: Job) -> Iterator[Event]:
+        """The events of one connection."""
+        with self._transport.stream("GET", job.data["links"]["events"], read_seconds=EVENT_SECONDS) as response:
+            for message in sse.messages(response.iter_raw()):
+                yield Event(message.name, Job(message.data))
+
+
+def _query(parameters: Mapping[str, object]) -> dict[str, str]:
+    return {name: _text(value) for name, value in parameters.items() if value is not None}
+
+
+def _text(value: object) -> str:
+    """A parameter's value as the API reads it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple):
+        return ",".join(map(_text, value))
+    return str(value)

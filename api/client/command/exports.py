@@ -1,0 +1,114 @@
+"""`bulk export`: a stream, or a file that a worker writes."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+
+from api.client.command import failure, waiting
+from api.client.command.failure import Usage
+from api.client.command.progress import Reporter
+from api.client.command.session import Session, common
+from api.client.command.wording import bytes_text, records
+from api.client.download import Compression
+from api.client.source import format_of
+
+STDOUT = "-"
+PACKED_ENDINGS = {"gzip": ".gz", "zstd": ".zst", "none": ""}
+
+
+@click.command()
+@click.argument("resource")
+@click.option("-o", "--output", metavar="FILE|-", help="Default: RESOURCE.FORMAT here, or stdout when that is a pipe.")
+@click.option("--format", type=click.Choice(("csv", "ndjson", "json")), help="Else by the ending of FILE, else ndjson.")
+@click.option("--fields", metavar="A,B", help="These fields, in this order.")
+@click.option("--where", multiple=True, metavar="NAME=VALUE", help="A filter, such as role=admin,author.")
+@click.option("--limit", type=click.IntRange(1), help="So many records at most; not with --background.")
+@click.option("--csv-safe", is_flag=True, help="Guard CSV cells against formulas of spreadsheets.")
+@click.option("--background", is_flag=True, help="Have a worker write it; the download can be resumed.")
+@click.option("--gzip", "compression", flag_value="gzip", help="Pack it with gzip.")
+@click.option("--zstd", "compression", flag_value="zstd", help="Pack it with zstd.")
+@common
+def export(session: Session, resource: str, output: str | None, background: bool, **options: Any) -> None:
+    """Export the records of a resource. A file appears only when it is whole."""
+    compression: Compression = options["compression"] or "none"
+    format = options["format"] or (format_of(output) if output not in (None, STDOUT) else None) or "ndjson"
+    if output is None:
+        output = f"{resource}.{format}{PACKED_ENDINGS[compression]}" if sys.stdout.isatty() else STDOUT
+    filters = dict(_filter(text) for text in options["where"])
+    if background:
+        if output == STDOUT or options["limit"]:
+            raise Usage("--background needs a file, and has no --limit.", "add -o FILE, or leave out --background")
+        members = {
+            "fields": options["fields"] and options["fields"].split(","),
+            "csv_safe": options["csv_safe"] or None,
+        }
+        _in_background(session, resource, output, filters, format=format, compression=compression, **members)
+        return
+    parameters = {
+        **filters,
+        "format": format,
+        "fields": options["fields"],
+        "limit": options["limit"],
+        "csv_safe": options["csv_safe"] or None,
+    }
+    _stream(session, resource, output, compression, parameters)
+
+
+def _stream(session: Session, resource: str, output: str, compression: Compression, parameters: dict[str, Any]) -> None:
+    if output == STDOUT:
+        for block in session.client.export(resource, compression=compression, **parameters):
+            sys.stdout.buffer.write(block)
+        return
+    target = _target(output)
+    with Reporter(session) as reporter:
+        session.client.export_to(
+            target,
+            resource,
+            compression=compression,
+            on_received=lambda size, total: reporter.bytes("receiving", size, total),
+            **parameters,
+        )
+    session.say(f"{output}: {bytes_text(target.stat().st_size)}")
+
+
+def _in_background(session: Session, resource: str, output: str, filters: dict[str, str], **members: Any) -> None:
+    target = _target(output)
+    typed = {name: _typed(value) for name, value in filters.items()}
+    job = session.client.start_export(resource, filters=typed, **members)
+    waiting.started(session, job)
+    job = waiting.final(session, job)
+    if job.status != "completed":
+        detail = (job.problem or {}).get("detail", "")
+        session.err.print(f"The export {job.status}. {detail}", markup=False, style="red")
+        raise failure.Ended(failure.FAILED)
+    with Reporter(session) as reporter:
+        job = session.client.download(
+            job.id, target, on_received=lambda size, total: reporter.bytes("receiving", size, total)
+        )
+    if session.is_json:
+        session.print_json(job.data)
+    else:
+        session.say(f"{output}: {records(job.file['records'])}, {bytes_text(job.file['bytes'])}")
+
+
+def _target(output: str) -> Path:
+    target = Path(output)
+    if not target.parent.is_dir():
+        raise Usage(f"There is no folder {target.parent}.", None)
+    return target
+
+
+def _filter(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise Usage(f"--where {text!r} has no =.", "--where role=admin,author")
+    return name, value
+
+
+def _typed(value: str) -> Any:
+    """A filter as a member of a JSON order: commas make a list there, and booleans are booleans."""
+    if value in ("true", "false"):
+        return value == "true"
+    return value.split(",") if "," in value else value

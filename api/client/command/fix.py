@@ -1,0 +1,75 @@
+"""`bulk fix`: the refused records in an editor, sent back until none is left or none was changed."""
+
+import hashlib
+import tempfile
+from pathlib import Path
+
+import rich_click as click
+
+from api.client import Job
+from api.client.command import failure, report, state, waiting
+from api.client.command.failure import Usage
+from api.client.command.session import Session, common
+from api.client.command.wording import bytes_text, records
+
+EDITED_BYTES_MAX = 20_000_000
+ENDINGS = {"csv": ".csv", "ndjson": ".ndjson", "json": ".json"}
+
+
+@click.command()
+@click.argument("id", default=state.LAST)
+@common
+def fix(session: Session, id: str) -> None:
+    """Mend the refused records of an import in $EDITOR, and send them back.
+
+    What is refused again opens again. Leave the file unchanged, or empty it, to stop.
+    """
+    job = session.client.get(state.resolve(session.client.url, id, "import"), kind="import")
+    if not job.is_final:
+        raise Usage(f"The import {job.id} is still {job.status}.", f"bulk watch {job.id}")
+    if not job.failed:
+        session.say("No record was refused; there is nothing to mend.")
+        return
+    while job.failed:
+        repaired = _round(session, job)
+        if repaired is None:
+            session.say(f"Nothing was changed. {records(job.failed)} stay refused; bulk fix {job.id} continues.")
+            raise failure.Ended(failure.REFUSED_RECORDS)
+        job = repaired
+        code = report.finished(session, job, allows_refused=True)
+        if code:
+            raise failure.Ended(code)
+    session.say("Every record was taken.")
+
+
+def _round(session: Session, job: Job) -> Job | None:
+    """One round of editing: the final repair, or None when nothing was changed."""
+    with tempfile.TemporaryDirectory(prefix="bulk-fix-") as folder:
+        file = Path(folder) / f"refused{ENDINGS[job.data['format']]}"
+        session.client.refused_to(job.id, file, annotate=True)
+        if file.stat().st_size > EDITED_BYTES_MAX:
+            _hand_over(session, job, file)
+        before = _digest(file)
+        session.say(f"Refused: {records(job.failed)}; mend them and save.")
+        click.edit(filename=str(file))
+        if _digest(file) == before or not file.read_bytes().strip():
+            return None
+        sent = session.client.repair(job.id, file, name=file.name)
+    waiting.started(session, sent)
+    return waiting.final(session, sent)
+
+
+def _hand_over(session: Session, job: Job, file: Path) -> None:
+    """A file that is too large for an editor is left in the working folder."""
+    target = Path.cwd() / f"refused-{job.id}{file.suffix}"
+    target.write_bytes(file.read_bytes())
+    session.say(
+        f"The refused records are {bytes_text(target.stat().st_size)}, too much for an editor. They are in {target.name}.\n"
+        f"Mend them there, then: bulk import {target.name} --repairs {job.id}"
+    )
+    raise failure.Ended(failure.REFUSED_RECORDS)
+
+
+def _digest(file: Path) -> bytes:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").digest()

@@ -1,0 +1,80 @@
+"""A job as the service describes it."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+FINAL = frozenset({"completed", "failed", "cancelled", "expired"})
+
+Kind = Literal["import", "export"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """An import or an export as it was when the service answered; `data` is the answer itself.
+
+    `is_replayed`: the service knew the request already and answered with the job of the first one.
+    """
+
+    data: dict[str, Any]
+    is_replayed: bool = False
+
+    @property
+    def id(self) -> str:
+        return self.data["id"]
+
+    @property
+    def kind(self) -> Kind:
+        return self.data["kind"]
+
+    @property
+    def path(self) -> str:
+        """Where the job is found, below the service's address."""
+        return self.data["links"]["self"]
+
+    @property
+    def resource(self) -> str:
+        return self.data["resource"]
+
+    @property
+    def status(self) -> str:
+        return self.data["status"]
+
+    @property
+    def outcome(self) -> str | None:
+        """Of a completed import: `success`, `partial` or `rejected`."""
+        return self.data.get("outcome")
+
+    @property
+    def is_final(self) -> bool:
+        return self.status in FINAL
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Of an import: its records by what became of them; they add up to `total_records`."""
+        return self.data.get("counts") or {}
+
+    @property
+    def failed(self) -> int:
+        """The number of records that an import refused."""
+        return self.counts.get("failed", 0)
+
+    @property
+    def total_records(self) -> int | None:
+        return self.data.get("total_records")
+
+    @property
+    def file(self) -> dict[str, Any]:
+        return self.data.get("file") or {}
+
+    @property
+    def problem(self) -> dict[str, Any] | None:
+        """Why the job failed."""
+        return self.data.get("problem")
+
+
+@dataclass(frozen=True)
+class Event:
+    """A server-sent event of a job: `progress`, or `done` with the final job."""
+
+    name: str
+    job: Job

@@ -1,0 +1,86 @@
+"""A service for the client's tests, and the command as a process."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import pytest_asyncio
+
+from api.client import Client
+from tests.support import api_client
+from tests.support.servers import ROOT
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running(server_url, tmp_path_factory):
+    """The module's service, with a database of its own."""
+    folder = tmp_path_factory.mktemp("service")
+    async with api_client.service(server_url, folder, worker_pool_size=2, batch_size=100) as started:
+        yield started
+
+
+@pytest.fixture
+async def api(running):
+    """A plain HTTP client of the service and its database, with no job and no record to begin with."""
+    async with api_client.connected(running) as connected:
+        yield connected
+
+
+@pytest.fixture
+def client(api):
+    """The library, beside the service."""
+    with Client(api.service.url) as client:
+        yield client
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True)
+class Bulk:
+    """The command `bulk` as a process of its own, with a home of its own."""
+
+    environment: dict[str, str]
+
+    async def start(self, *words: str, **options) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "api.client", *words), env=self.environment, **options
+        )
+
+    async def __call__(self, *words: str, stdin: bytes = b"") -> Result:
+        process = await self.start(
+            *words, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        )
+        out, err = await process.communicate(stdin)
+        return Result(process.returncode, out.decode(), err.decode())
+
+
+@pytest.fixture
+def environment(tmp_path) -> Callable[[str], dict[str, str]]:
+    """`environment(url)`: the variables of a command that has a home of its own."""
+
+    def make(url: str) -> dict[str, str]:
+        return {
+            "PATH": os.environ["PATH"],
+            "HOME": str(tmp_path),
+            "PYTHONPATH": str(ROOT),
+            "BULK_URL": url,
+            "TERM": "xterm",
+        }
+
+    return make
+
+
+@pytest.fixture
+def bulk(api, environment) -> Bulk:
+    """The command, for the module's service."""
+    return Bulk(environment(api.service.url))

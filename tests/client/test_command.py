@@ -1,0 +1,248 @@
+"""The command `bulk` in scripts: exit codes, pipes, JSON, files, configuration."""
+
+import asyncio
+import json
+import stat
+import zipfile
+
+import pytest
+
+from api.client import zipapp
+from tests.client.conftest import Bulk
+from tests.support.api_client import USERS_HEADER, user_row
+
+TWO = b"email,name,role,active\nada@example.org,Ada,admin,true\nfoo@bar,Bo,boss,true\n"
+
+
+@pytest.fixture
+def two(tmp_path):
+    """A file with one sound record and one with two faults."""
+    path = tmp_path / "users.csv"
+    path.write_bytes(TWO)
+    return str(path)
+
+
+def users(count: int) -> bytes:
+    return USERS_HEADER + b"".join(map(user_row, range(count)))
+
+
+async def test_an_import_tells_what_was_refused(bulk, two):
+    """Counts and causes go to stdout, what to do next to stderr; refused records end with 3."""
+    result = await bulk("import", two, "-r", "users")
+    assert result.code == 3
+    assert "1   created" in result.out
+    assert "invalid_enum" in result.out
+    assert "next: bulk fix" in result.err
+
+
+async def test_all_taken_is_0(bulk):
+    """Records from stdin, all sound."""
+    result = await bulk("import", "-", "-r", "users", "--format", "csv", stdin=users(3))
+    assert (result.code, "3   created" in result.out) == (0, True), result
+    allowed = await bulk("import", "-", "-r", "users", "--allow-refused", stdin=TWO)
+    assert allowed.code == 0
+
+
+async def test_json_is_one_document(bulk, two):
+    """`--json` prints the job as the API answers it, and nothing else on stdout."""
+    result = await bulk("import", two, "-r", "users", "--json")
+    job = json.loads(result.out)
+    assert (job["status"], job["counts"]["failed"]) == ("completed", 1)
+    shown = await bulk("show", "--json")
+    assert json.loads(shown.out)["id"] == job["id"]
+    events = await bulk("watch", "--json")
+    assert [json.loads(line)["event"] for line in events.out.splitlines()] == ["done"]
+    assert events.code == 3
+
+
+async def test_quiet_says_nothing(bulk, two):
+    """`-q` leaves the exit code."""
+    result = await bulk("import", two, "-r", "users", "-q")
+    assert (result.code, result.out, result.err) == (3, "", "")
+
+
+async def test_the_same_command_finds_the_same_job(bulk, two, api):
+    """A second call imports nothing; `--key-for-retry new` imports again."""
+    first = await bulk("import", two, "-r", "users", "--json")
+    second = await bulk("import", two, "-r", "users", "--json")
+    assert json.loads(second.out)["id"] == json.loads(first.out)["id"]
+    assert "imported before" in second.err
+    third = await bulk("import", two, "-r", "users", "--key-for-retry", "new", "--json")
+    assert json.loads(third.out)["id"] != json.loads(first.out)["id"]
+    assert await api.value("SELECT count(*) FROM import_jobs") == 2
+
+
+async def test_errors_and_refused_records(bulk, two, tmp_path):
+    """As a table, as CSV, by field; refused records on stdout and in a file."""
+    await bulk("import", two, "-r", "users")
+    table = await bulk("errors")
+    assert "not a valid e-mail address" in table.out
+    only = await bulk("errors", "--field", "role", "--csv")
+    assert len(only.out.splitlines()) == 2
+    refused = await bulk("refused")
+    assert refused.out.encode() == b"email,name,role,active\nfoo@bar,Bo,boss,true\n"
+    await bulk("refused", "-o", str(tmp_path / "refused.csv"), "--annotate")
+    assert (tmp_path / "refused.csv").read_text().startswith("_line,_errors,email")
+
+
+async def test_files_of_an_import(bulk, two, tmp_path):
+    """`--refused` and `--errors` write files beside the result."""
+    result = await bulk("import", two, "-r", "users", "--refused", str(tmp_path / "r"), "--errors", str(tmp_path / "e"))
+    assert result.code == 3
+    assert b"foo@bar" in (tmp_path / "r").read_bytes()
+    assert b"invalid_enum" in (tmp_path / "e").read_bytes()
+
+
+async def test_check_then_commit(bulk, two):
+    """`--check` stores nothing; a sound file is stored by `--check-first`; a faulty one is not."""
+    checked = await bulk("import", two, "-r", "users", "--check")
+    assert (checked.code, "would be created" in checked.out) == (3, True)
+    first = await bulk("import", two, "-r", "users", "--check-first", "--key-for-retry", "new")
+    assert first.code == 3
+    assert (await bulk("export", "users", "-o", "-")).out == ""
+    sound = await bulk("import", "-", "-r", "users", "--check-first", stdin=users(5))
+    assert sound.code == 0, sound
+    assert len((await bulk("export", "users", "-o", "-")).out.splitlines()) == 5
+
+
+async def test_detach_watch_and_wait(service, environment, tmp_path):
+    """`--detach` prints the id; a wait that is over ends with 5 and says how to go on; cancelling ends with 0."""
+    started = await service(run=("api",))
+    bulk = Bulk(environment(started.url))
+    detached = await bulk("import", "-", "-r", "users", "--detach", stdin=users(1))
+    assert detached.code == 0
+    id = detached.out.strip()
+    late = await bulk("import", "-", "-r", "users", "--wait", "1s", stdin=users(1))
+    assert late.code == 5
+    assert f"bulk watch {id}" in late.err
+    assert (await bulk("cancel")).code == 0
+    assert (await bulk("watch", id)).code == 1
+
+
+async def test_exports(bulk, api, tmp_path):
+    """To stdout, to a file whose ending says the format, packed, filtered, and in the background."""
+    await bulk("import", "-", "-r", "users", stdin=users(50))
+    assert len((await bulk("export", "users")).out.splitlines()) == 50
+    files = {
+        "users.csv": [],
+        "users.ndjson.gz": ["--gzip"],
+        "background.csv": ["--background"],
+        "one.csv": ["--where", "email=user7@example.org", "--fields", "email,name"],
+    }
+    for name, options in files.items():
+        result = await bulk("export", "users", "-o", str(tmp_path / name), *options)
+        assert result.code == 0, result
+    assert (tmp_path / "users.csv").read_bytes().count(b"\n") == 51
+    assert (tmp_path / "users.ndjson.gz").read_bytes().startswith(b"\x1f\x8b")
+    assert (tmp_path / "background.csv").read_bytes() == (tmp_path / "users.csv").read_bytes()
+    assert (tmp_path / "one.csv").read_bytes() == b"email,name\nuser7@example.org,User 7\n"
+    assert (await bulk("export", "users", "--background", "-o", "-")).code == 2
+    assert (await bulk("export", "users", "--where", "shoe=44", "-o", "-")).code == 2
+
+
+async def test_a_reader_that_leaves_ends_it_silently(bulk, api):
+    """`bulk export users -o - | head -1` prints one line and no complaint."""
+    await bulk("import", "-", "-r", "users", "-q", stdin=users(20_000))
+    command = "python -m api.client export users -o - | head -n 1"
+    process = await asyncio.create_subprocess_shell(
+        command, env=bulk.environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, err = await process.communicate()
+    assert (out.count(b"\n"), err) == (1, b"")
+
+
+async def test_jobs_and_delete(bulk, two):
+    """The list has both kinds, newest first; a job that was removed is gone."""
+    await bulk("import", two, "-r", "users")
+    await bulk("export", "users", "-o", two + ".out", "--background")
+    listed = json.loads((await bulk("jobs", "--json")).out)
+    assert [job["kind"] for job in listed[:2]] == ["export", "import"]
+    assert (await bulk("jobs", "--running")).out.strip() == "No jobs."
+    assert (await bulk("delete", "last")).code == 0
+    assert (await bulk("show", listed[0]["id"])).code == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["expot"], "Did you mean 'export'"),
+        (["import"], "bulk import --help"),
+        (["import", "missing.csv", "-r", "users"], "There is no file missing.csv."),
+        (["import", "-", "-r", "users", "--mode", "merge"], "insert"),
+        (["import", "-", "-r", "users", "--wait", "soon"], "write 90s, 10m or 2h"),
+        (["import", "-", "-r", "users", "--max-errors", "some"], "write 100 or 1%"),
+        (["import", "-", "-r", "users", "--map", "name"], "--map 'Full Name=name'"),
+        (["import", "-", "-r", "shoes"], "resource"),
+        (["show", "last"], "bulk jobs"),
+        (["show", "no-such-id"], ""),
+        (["export", "users", "--where", "role"], "--where role=admin,author"),
+        (["status", "--profile", "home"], "bulk profile list"),
+    ],
+)
+async def test_wrong_use_is_one_sentence(bulk, words, says):
+    """Exit code 2, no traceback, and what to type instead."""
+    result = await bulk(*words, stdin=b"x")
+    assert result.code == 2, result
+    assert result.out == ""
+    assert says in result.err
+    assert result.err.startswith("bulk: ")
+    assert len(result.err.splitlines()) <= 2
+
+
+async def test_nothing_listens(bulk):
+    """A service that is not there is told in one sentence; scripts see 1."""
+    result = await bulk("status", "--url", "http://127.0.0.1:9")
+    assert result.code == 1
+    assert "connection refused" in result.err
+
+
+async def test_keys_and_profiles(service, environment, tmp_path):
+    """A key comes from the environment, a profile or a command, never from an argument; its file is private."""
+    started = await service(api_keys="a-key-that-is-long-enough", run=("api",))
+    without = Bulk(environment("") | {"BULK_URL": ""})
+    assert (await without("jobs", "--url", started.url)).code == 4
+    added = await without(
+        "profile", "add", "here", "--url", started.url, "--key-stdin", stdin=b"a-key-that-is-long-enough\n"
+    )
+    assert added.code == 0, added
+    file = tmp_path / ".config" / "bulk" / "config.toml"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert (await without("jobs")).code == 0
+    command = "printf a-key-that-is-long-enough"
+    await without("profile", "add", "there", "--url", started.url, "--key-command", command)
+    assert (await without("jobs", "--profile", "there")).code == 0
+    assert (await without("profile", "list")).out.splitlines() == [f"* here\t{started.url}", f"  there\t{started.url}"]
+    file.chmod(0o644)
+    refused = await without("jobs")
+    assert (refused.code, "chmod 600" in refused.err) == (2, True)
+    by_variable = Bulk(
+        environment(started.url) | {"BULK_API_KEY": "a-key-that-is-long-enough", "XDG_CONFIG_HOME": "/none"}
+    )
+    assert (await by_variable("jobs")).code == 0
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+async def test_completion(bulk, shell):
+    """Each shell gets its script."""
+    result = await bulk("completion", shell)
+    assert "_BULK_COMPLETE" in result.out
+
+
+async def test_one_file_holds_the_command(api, tmp_path, environment):
+    """The zipapp runs on a Python that has nothing installed, and imports a file."""
+    file = tmp_path / "bulk.pyz"
+    file.write_bytes(zipapp.build())
+    names = zipfile.ZipFile(file).namelist()
+    assert len(names) == len(set(names))
+    assert not [name for name in names if name.startswith(("db/", "workers/", "psycopg", "litestar"))]
+    variables = environment(api.service.url)
+    del variables["PYTHONPATH"]
+    process = await asyncio.create_subprocess_exec(
+        *("python3", "-I", str(file), "import", "-", "-r", "users", "--json"),
+        env=variables,
+        cwd=tmp_path,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await process.communicate(users(2))
+    assert json.loads(out)["counts"]["created"] == 2
