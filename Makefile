@@ -86,7 +86,7 @@ clean: ## remove the environment and the caches; the data stays
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # universal, with hashes and without addresses: one file for every platform and any index
-UV_LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --extra embedded
+UV_LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --extra server --extra embedded
 
 PIP_INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes
 
@@ -99,6 +99,9 @@ PIP_INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check --re
 .venv/installed: requirements.lock | .venv/bin/python
 	@echo "installing requirements.lock"
 	@$(PIP_INSTALL) -r requirements.lock
+	@printf '#!%s\nimport sys\nsys.path.insert(0, "%s")\nfrom api.client.command.main import main\nmain()\n' \
+		"$(CURDIR)/$(PYTHON)" "$(CURDIR)" > .venv/bin/bulk
+	@chmod +x .venv/bin/bulk
 	@touch $@
 
 .venv/installed-dev: requirements-dev.lock .venv/installed

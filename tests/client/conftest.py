@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from api.client import Client
 from tests.support import api_client
-from tests.support.servers import ROOT
+from tests.support.service import ROOT
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

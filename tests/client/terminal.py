@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tests.client.conftest import Bulk
-from tests.support.servers import eventually
+from tests.support.eventually import eventually
 
 ROWS, COLUMNS = 24, 100
 CTRL_C = b"\x03"
