@@ -12,8 +12,8 @@ from litestar.di import Provide
 from api import health
 from api.exports import actions, routes, stream
 from api.exports.admission import StreamAdmission
-from api.http import openapi, problems, sse
-from api.http.auth import Authorized
+from api.http import openapi, problems
+from api.http.auth import AccessControl
 from api.http.middleware import Observed
 from api.imports import actions as repairs
 from api.imports import routes as imports
@@ -30,7 +30,6 @@ ROUTE_HANDLERS = [
     *health.HANDLERS,
     *imports.HANDLERS,
     *repairs.HANDLERS,
-    *sse.HANDLERS,
     *stream.HANDLERS,
     *routes.HANDLERS,
     *actions.HANDLERS,
@@ -68,13 +67,13 @@ def create(settings: Settings) -> Litestar:
         | {"request_id": Provide(_request_id, sync_to_thread=False)},
         exception_handlers=problems.HANDLERS,
         lifespan=[_connected],
-        openapi_config=openapi.config(settings),
+        openapi_config=openapi.config(settings, version=health.version()),
         request_max_body_size=BODY_MAX_BYTES,
         # ours, in monitoring.logging
         logging_config=None,
     )
     # around the router, which is where the framework's own middleware does not reach
-    app.asgi_handler = Observed(Authorized(app.asgi_handler, settings), draining)
+    app.asgi_handler = Observed(AccessControl(app.asgi_handler, settings), draining)
     return app
 
 

@@ -28,6 +28,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     http_port: Annotated[int, Meta(ge=0, le=65535)] = 8080
     # comma-separated; without keys the service listens on loopback only
     api_keys: str = ""
+    # comma-separated names by which clients may call this service, besides localhost and loopback addresses; any name if unset
+    # and API_KEYS is set
+    hosts: str = ""
     # whether /metrics is answered without a key
     metrics_public: bool = False
     # unset: the embedded PostgreSQL under DATA_DIR
@@ -114,6 +117,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def export_workers(self) -> int:
         """The number of workers of the pool that take exports: at least one, and never all of several."""
         return max(1, min(self.export_workers_max or self.worker_pool_size, self.worker_pool_size - 1))
+
+    @property
+    def host_names(self) -> frozenset[str]:
+        return frozenset(name for name in (part.strip().lower() for part in self.hosts.split(",")) if name)
+
+    @property
+    def hosts_checked(self) -> bool:
+        """Whether the Host header of a request must be a known name."""
+        return bool(self.host_names) or not self.keys
 
     @property
     def data_path(self) -> Path:

@@ -41,6 +41,7 @@ http_request_duration = Histogram(
     ["method", "route"],
     buckets=_HTTP_SECONDS,
 )
+wrong_api_keys = Counter("http_wrong_api_keys", "Requests with an API key that is not one of API_KEYS.")
 http_requests_in_progress = Gauge("http_requests_in_progress", "Requests being answered.", multiprocess_mode="livesum")
 
 jobs = Counter("bulk_jobs", "Jobs that became final.", ["kind", "resource", "status"])

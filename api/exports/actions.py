@@ -1,17 +1,15 @@
 """Cancel and delete an export."""
 
-import msgspec
 import structlog
-from litestar import Request, Response, delete, post
+from litestar import Response, delete, post
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath
 
 from api.exports.view import PATH, ExportView, get_or_404, view
-from api.http import parameters
-from api.http import responses as answers
+from api.http import parameters, responses
 from api.http.dependencies import PoolHere, SettingsHere
-from api.http.parameters import NoParameters
-from api.http.problems import Problem, responses
+from api.http.headers import AnyRequest
+from api.http.problems import Problem, problem_responses
 from db.exports import completion, retention, storage
 from db.exports.jobs import FINAL
 from monitoring import job_events
@@ -26,14 +24,14 @@ log = structlog.get_logger(__name__)
     summary="Cancel an export",
     responses={
         202: ResponseSpec(ExportView, description="Accepted; the export job", generate_examples=False),
-        **responses("invalid-request", "not-found", "already-final", "unavailable"),
+        **problem_responses("invalid-request", "not-found", "already-final", "unavailable"),
     },
 )
 async def cancel_export(
-    request: Request, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere
+    request: AnyRequest, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere
 ) -> Response[bytes]:
     """A pending export is cancelled immediately; a running one within a second or two. No file remains."""
-    parameters.parse(request.query_params.multi_items(), NoParameters)
+    parameters.query(request)
     job = await get_or_404(db_pool, id)
     async with db_pool.connection() as conn:
         if not await completion.cancel(conn, job.id):
@@ -42,9 +40,7 @@ async def cancel_export(
     if finished is not None:
         job_events.export_finished(finished)
     job = await get_or_404(db_pool, id)
-    headers = {"Location": f"{PATH}/{job.id}"} | ({} if job.status in FINAL else {"Retry-After": "1"})
-    body = msgspec.json.encode(view(settings, job))
-    return Response(body, status_code=202, headers=headers, media_type=answers.JSON)
+    return responses.accepted(view(settings, job), is_final=job.status in FINAL)
 
 
 @delete(
@@ -54,12 +50,12 @@ async def cancel_export(
     summary="Delete a final export",
     responses={
         204: ResponseSpec(None, description="Deleted"),
-        **responses("invalid-request", "not-found", "not-final", "unavailable"),
+        **problem_responses("invalid-request", "not-found", "not-final", "unavailable"),
     },
 )
-async def delete_export(request: Request, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere) -> None:
+async def delete_export(request: AnyRequest, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere) -> None:
     """Deletes the job and its file. The idempotency key can be used again."""
-    parameters.parse(request.query_params.multi_items(), NoParameters)
+    parameters.query(request)
     job = await get_or_404(db_pool, id)
     async with db_pool.connection() as conn:
         files = await retention.expire_one(conn, job.id)

@@ -1,18 +1,15 @@
 """Sends a stored file: conditional requests, ranges (RFC 9110) and the digest of the file (RFC 9530)."""
 
 import base64
-import re
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from litestar import Request, Response
+from litestar import Response
 from litestar.response.base import ASGIResponse
 
-from api.http.problems import Problem
+from api.http.headers import AnyRequest, byte_range, matches_etag
 from api.http.streaming import BlockStream
 from db.exports.storage import Storage
-
-_RANGE = re.compile(r"bytes=(?P<first>\d{0,18})-(?P<last>\d{0,18})", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +25,10 @@ class Download:
 
     @property
     def etag(self) -> str:
-        return f'"{self.sha256.hex()}"'
+        return self.sha256.hex()
 
 
-async def respond(request: Request, download: Download, *, may_redirect: bool) -> ASGIResponse:
+async def respond(request: AnyRequest, download: Download, *, may_redirect: bool) -> ASGIResponse:
     """The file or the requested range of it; 304 if the client has it. Raises `Problem` 416, `FileNotFoundError`.
 
     A file whose size differs from the job's record is treated as missing. With `may_redirect` the client is redirected to the
@@ -39,19 +36,19 @@ async def respond(request: Request, download: Download, *, may_redirect: bool) -
     sends them both here and there.
     """
     headers = {
-        "ETag": download.etag,
+        "ETag": f'"{download.etag}"',
         "Accept-Ranges": "bytes",
         "Cache-Control": "private, no-cache",
         "Content-Disposition": f'attachment; filename="{download.name}"',
         "Repr-Digest": f"sha-256=:{base64.b64encode(download.sha256).decode()}:",
     }
-    if _is_cached(request, download.etag):
+    if matches_etag(request, download.etag):
         return Response(b"", status_code=304, headers=headers, media_type=download.media_type).to_asgi_response(
             None, request
         )
     if may_redirect and (url := await download.storage.presigned_url(download.key, size=download.bytes)):
         return ASGIResponse(status_code=307, headers={"Location": url, "Cache-Control": "no-store"})
-    requested = _requested_range(request, download)
+    requested = byte_range(request, download.etag, download.bytes)
     part = range(download.bytes) if requested is None else requested
     async with AsyncExitStack() as stack:
         blocks = await stack.enter_async_context(download.storage.reader(download.key, part, size=download.bytes))
@@ -66,32 +63,3 @@ async def respond(request: Request, download: Download, *, may_redirect: bool) -
         headers=headers,
         status_code=200 if requested is None else 206,
     )
-
-
-def _is_cached(request: Request, etag: str) -> bool:
-    known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
-    return etag in known or "*" in known
-
-
-def _requested_range(request: Request, download: Download) -> range | None:
-    """The range to send; None for the whole file, also for several ranges and for an If-Range of another file."""
-    whole = range(download.bytes)
-    match = _RANGE.fullmatch(request.headers.get("range", "").strip())
-    if match is None or request.headers.get("if-range", download.etag).strip() != download.etag:
-        return None
-    first, last = match["first"], match["last"]
-    if first:
-        if last and int(last) < int(first):
-            return None
-        requested = whole[int(first) : int(last) + 1 if last else None]
-    elif last:
-        requested = whole[max(0, download.bytes - int(last)) :]
-    else:
-        return None
-    if not requested:
-        raise Problem(
-            "range-not-satisfiable",
-            f"The file has {download.bytes} bytes.",
-            headers={"Content-Range": f"bytes */{download.bytes}"},
-        )
-    return requested

@@ -2,20 +2,18 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import msgspec
-from litestar import Request
-from litestar.openapi.spec import Operation, RequestBody
-from litestar.openapi.spec.enums import OpenAPIType
+from litestar.openapi.spec import RequestBody
 from litestar.openapi.spec.media_type import OpenAPIMediaType
-from litestar.openapi.spec.schema import Schema
 from msgspec import Meta
 
 from api.http import parameters, responses
-from api.http.problems import Fault, Problem, request_id
-from api.imports.parameters import Key, idempotency_key
+from api.http.headers import AnyRequest, idempotency_key
+from api.http.openapi import object_schema
+from api.http.parameters import IdempotencyToken
+from api.http.problems import Fault, Problem, invalid, invalid_request, request_id
 from db.exports import filters as export_filters
 from db.exports.filters import InvalidSelection, Selection
 from db.exports.jobs import ExportRequest
@@ -38,24 +36,17 @@ class ExportParameters(msgspec.Struct, kw_only=True, omit_defaults=True):
     csv_safe: Annotated[
         bool, Meta(description="Escape CSV cells so that spreadsheets do not read them as formulas.")
     ] = False
-    idempotency_token: Annotated[Key | None, Meta(description="The same as the header Idempotency-Key.")] = None
+    idempotency_token: Annotated[
+        IdempotencyToken | None, Meta(description="The same as the header Idempotency-Key.")
+    ] = None
 
 
-@dataclass
-class CreateOperation(Operation):
-    """Documents the body. The handler reads it itself, so that one answer names everything that is wrong with it."""
-
-    def __post_init__(self) -> None:
-        members = responses.query_parameters(ExportParameters)
-        schema = Schema(
-            type=OpenAPIType.OBJECT,
-            required=[member.name for member in members if member.required],
-            properties={member.name: member.schema for member in members if member.schema is not None},
-        )
-        self.request_body = RequestBody(required=True, content={"application/json": OpenAPIMediaType(schema=schema)})
+BODY = RequestBody(
+    required=True, content={"application/json": OpenAPIMediaType(schema=object_schema(ExportParameters))}
+)
 
 
-async def read(request: Request) -> ExportRequest:
+async def read(request: AnyRequest) -> ExportRequest:
     """The checked request. Raises `Problem` 400, 413, 415."""
     requested = parameters.parse(
         [*request.query_params.multi_items(), *(await _json_object(request)).items()], ExportParameters
@@ -67,9 +58,7 @@ async def read(request: Request) -> ExportRequest:
         filter_prefix="filters.",
     )
     check_csv_safe(requested.format, csv_safe=requested.csv_safe)
-    key = idempotency_key(request)
-    if key is not None and requested.idempotency_token not in (None, key):
-        raise _invalid([Fault("idempotency_token", "conflicting_values", "differs from the header Idempotency-Key")])
+    token = parameters.check_token(idempotency_key(request), requested.idempotency_token)
     content = msgspec.structs.replace(requested, filters=requested.filters or None, idempotency_token=None)
     return ExportRequest(
         resource=requested.resource,
@@ -78,7 +67,7 @@ async def read(request: Request) -> ExportRequest:
         filters=requested.filters or None,
         fields=requested.fields,
         csv_safe=requested.csv_safe,
-        idempotency_token=key or requested.idempotency_token,
+        idempotency_token=token,
         digest=hashlib.sha256(msgspec.json.encode(content, order="deterministic")).digest(),
         request_id=request_id(request.scope),
     )
@@ -106,18 +95,16 @@ def select(
             )
             for invalid in error.parameters
         ]
-        raise _invalid(faults) from None
+        raise invalid_request(faults) from None
 
 
 def check_csv_safe(format: Format, *, csv_safe: bool) -> None:
     """Raises `Problem` 400 if csv_safe is set for another format than CSV."""
     if csv_safe and format != "csv":
-        raise _invalid(
-            [Fault("csv_safe", "conflicting_values", f"requires the format csv, but the format is {format}")]
-        )
+        raise invalid("csv_safe", f"requires the format csv, but the format is {format}", "conflicting_values")
 
 
-async def _json_object(request: Request) -> dict[str, Any]:
+async def _json_object(request: AnyRequest) -> dict[str, Any]:
     media_type = request.headers.get("content-type", responses.JSON).partition(";")[0].strip().lower()
     if media_type != responses.JSON:
         raise Problem("unsupported-format", f"The body of this request must be {responses.JSON}, not {media_type}.")
@@ -135,8 +122,3 @@ async def _json_object(request: Request) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise Problem("invalid-request", "The body is not a JSON object.")
     return body
-
-
-def _invalid(faults: list[Fault]) -> Problem:
-    detail = "; ".join(f"{fault.field} {fault.message}" for fault in faults)
-    return Problem("invalid-request", detail, errors=faults)

@@ -1,27 +1,23 @@
 """Export jobs: create, list, get, download the file."""
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
-
 import msgspec
 import structlog
-from litestar import Request, Response, get, post
+from litestar import Response, get, post
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.openapi.spec import Operation
 from litestar.params import FromPath
 from litestar.response.base import ASGIResponse
-from msgspec import Meta
 
 from api.exports import download
 from api.exports.admission import check_jobs
 from api.exports.download import Download
-from api.exports.request import CreateOperation, read
-from api.exports.view import PATH, ExportView, get_or_404, view
-from api.http import parameters
-from api.http import responses as answers
-from api.http.dependencies import PoolHere, SettingsHere
-from api.http.parameters import NoParameters
-from api.http.problems import Problem, responses
+from api.exports.request import BODY, read
+from api.exports.view import PATH, RECORD_FILES, ExportView, get_or_404, view
+from api.http import parameters, responses, sse
+from api.http.dependencies import PoolHere, SettingsHere, StoppingHere
+from api.http.headers import AnyRequest
+from api.http.openapi import BINARY, operation
+from api.http.parameters import ListParameters
+from api.http.problems import Problem, problem_responses
 from db.exports import files, jobs, storage
 from db.exports.jobs import FINAL, Export, ExportRequest
 from db.settings import Settings
@@ -29,35 +25,23 @@ from monitoring import metrics
 
 log = structlog.get_logger(__name__)
 
+# a compressed file has the media type of its compression
+FILES = RECORD_FILES | {"application/gzip": BINARY, "application/zstd": BINARY}
+
 
 class ExportPage(msgspec.Struct, kw_only=True):
     exports: list[ExportView]
     next_cursor: str | None
 
 
-class ListParameters(msgspec.Struct, kw_only=True):
+class ExportListParameters(ListParameters, kw_only=True):
     status: jobs.Status | None = None
-    resource: Literal["users", "articles", "comments"] | None = None
-    limit: Annotated[int, Meta(ge=1, le=100)] = 20
-    cursor: str | None = None
-
-
-@dataclass
-class ListOperation(Operation):
-    def __post_init__(self) -> None:
-        self.parameters = [*(self.parameters or []), *answers.query_parameters(ListParameters)]
-
-
-@dataclass
-class DownloadOperation(Operation):
-    def __post_init__(self) -> None:
-        answers.document_file(self, "200", "206")
 
 
 @post(
     PATH,
     status_code=202,
-    operation_class=CreateOperation,
+    operation_class=operation(body=BODY),
     tags=["exports"],
     summary="Create an export",
     responses={
@@ -65,7 +49,7 @@ class DownloadOperation(Operation):
         200: ResponseSpec(
             ExportView, description="A repeated request; the existing export job", generate_examples=False
         ),
-        **responses(
+        **problem_responses(
             "invalid-request",
             "payload-too-large",
             "unsupported-format",
@@ -75,7 +59,7 @@ class DownloadOperation(Operation):
         ),
     },
 )
-async def create_export(request: Request, db_pool: PoolHere, settings: SettingsHere) -> Response[bytes]:
+async def create_export(request: AnyRequest, db_pool: PoolHere, settings: SettingsHere) -> Response[bytes]:
     """A worker writes the file. Requests with the same idempotency key create one job, as long as that job exists."""
     requested = await read(request)
     async with db_pool.connection() as conn:
@@ -91,40 +75,31 @@ async def create_export(request: Request, db_pool: PoolHere, settings: SettingsH
     if job is None:
         raise Problem("not-found", "The export was deleted meanwhile.")
     _check_replay(requested, job, is_replay=id is None)
-    headers = {"Location": f"{PATH}/{job.id}"}
-    if job.status not in FINAL:
-        headers["Retry-After"] = "1"
-    if id is None:
-        headers["Idempotent-Replayed"] = "true"
-    return Response(
-        msgspec.json.encode(view(settings, job)),
-        status_code=200 if id is None else 202,
-        headers=headers,
-        media_type=answers.JSON,
-    )
+    return responses.accepted(view(settings, job), is_final=job.status in FINAL, is_replay=id is None)
 
 
 @get(
     PATH,
-    operation_class=ListOperation,
+    operation_class=operation(query=ExportListParameters),
     tags=["exports"],
     summary="List exports, newest first",
     responses={
         200: ResponseSpec(ExportPage, description="A page", generate_examples=False),
-        **responses("invalid-request", "unavailable"),
+        **problem_responses("invalid-request", "unavailable"),
     },
 )
-async def list_exports(request: Request, db_pool: PoolHere, settings: SettingsHere) -> Response[bytes]:
-    requested = parameters.parse(request.query_params.multi_items(), ListParameters)
+async def list_exports(request: AnyRequest, db_pool: PoolHere, settings: SettingsHere) -> Response[bytes]:
+    """One page; `next_cursor` is the cursor of the next page, null on the last one."""
+    requested = parameters.query(request, ExportListParameters)
     async with db_pool.connection() as conn:
         newest = await jobs.newest(
             conn,
             status=requested.status,
             resource=requested.resource,
-            before=answers.id_cursor(requested.cursor),
+            before=responses.id_cursor(requested.cursor),
             limit=requested.limit + 1,
         )
-    return answers.jobs(request, "exports", newest, requested.limit, lambda job: view(settings, job))
+    return responses.jobs(request, "exports", newest, requested.limit, lambda job: view(settings, job))
 
 
 @get(
@@ -134,30 +109,31 @@ async def list_exports(request: Request, db_pool: PoolHere, settings: SettingsHe
     responses={
         200: ResponseSpec(ExportView, description="The job", generate_examples=False),
         304: ResponseSpec(None, description="Not modified"),
-        **responses("invalid-request", "not-found", "unavailable"),
+        **problem_responses("invalid-request", "not-found", "unavailable"),
     },
 )
-async def get_export(request: Request, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere) -> Response[bytes]:
-    parameters.parse(request.query_params.multi_items(), NoParameters)
+async def get_export(
+    request: AnyRequest, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere
+) -> Response[bytes]:
+    """The current state. Poll it with If-None-Match; Retry-After is absent when the job is final."""
+    parameters.query(request)
     job = await get_or_404(db_pool, id)
-    return answers.job(request, view(settings, job), is_final=job.status in FINAL)
+    return responses.job(request, view(settings, job), is_final=job.status in FINAL)
 
 
 @get(
     f"{PATH}/{{id:str}}/download",
-    operation_class=DownloadOperation,
+    operation_class=operation(files={"200": FILES, "206": FILES}),
     tags=["exports"],
     summary="Download the file of an export",
     responses={
-        200: ResponseSpec(
-            bytes, description="The file", media_type="application/octet-stream", generate_examples=False
-        ),
+        200: ResponseSpec(bytes, description="The file", media_type="application/x-ndjson", generate_examples=False),
         206: ResponseSpec(
-            bytes, description="The requested range", media_type="application/octet-stream", generate_examples=False
+            bytes, description="The requested range", media_type="application/x-ndjson", generate_examples=False
         ),
         304: ResponseSpec(None, description="Not modified"),
         307: ResponseSpec(None, description="The file is in a bucket; `Location` is valid for ten minutes"),
-        **responses(
+        **problem_responses(
             "invalid-request",
             "not-found",
             "export-not-ready",
@@ -168,10 +144,10 @@ async def get_export(request: Request, id: FromPath[str], db_pool: PoolHere, set
     },
 )
 async def download_export(
-    request: Request, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere
+    request: AnyRequest, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere
 ) -> ASGIResponse:
     """Supports a single Range, and If-Range with the ETag, to resume an interrupted download."""
-    parameters.parse(request.query_params.multi_items(), NoParameters)
+    parameters.query(request)
     job = await get_or_404(db_pool, id)
     file = _file(job, settings)
     try:
@@ -182,6 +158,34 @@ async def download_export(
     except storage.ERRORS as error:
         log.error("export storage unavailable", job_id=str(job.id), error=type(error).__name__)
         raise Problem("unavailable", "The storage of export files is not available.") from None
+
+
+@get(
+    f"{PATH}/{{id:str}}/events",
+    operation_class=sse.EventsOperation,
+    tags=["exports"],
+    summary="Follow an export by server-sent events",
+    responses=sse.RESPONSES,
+)
+async def get_export_events(
+    request: AnyRequest, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere, stopping: StoppingHere
+) -> ASGIResponse:
+    """Each event has the export as JSON: `progress` whenever it has changed, `done` when it is final."""
+    parameters.query(request)
+
+    def summary(job: Export) -> bytes:
+        return msgspec.json.encode(view(settings, job))
+
+    async def full(job: Export) -> bytes:
+        return summary(job)
+
+    source = sse.EventSource(get=jobs.get, final=FINAL, event_id=_event_id, summary=summary, full=full)
+    return sse.follow(request, source, await get_or_404(db_pool, id), db_pool, stopping)
+
+
+def _event_id(job: Export) -> str:
+    """Changes whenever the job does."""
+    return f"{job.status}-{job.exported_records or 0}"
 
 
 def _check_replay(requested: ExportRequest, job: Export, *, is_replay: bool) -> None:
@@ -216,4 +220,4 @@ def _file(job: Export, settings: Settings) -> Download:
     )
 
 
-HANDLERS = [create_export, list_exports, get_export, download_export]
+HANDLERS = [create_export, list_exports, get_export, get_export_events, download_export]

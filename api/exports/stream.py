@@ -3,17 +3,17 @@
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from typing import Annotated, Self, cast
 
 import msgspec
 import structlog
-from litestar import Request, get
+from litestar import get
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.openapi.spec import Operation, Parameter, Schema
+from litestar.openapi.spec import Schema
+from litestar.openapi.spec.enums import OpenAPIType
 from litestar.params import FromPath, SkipValidation
 from litestar.response.base import ASGIResponse
 from msgspec import UNSET, Meta, UnsetType
@@ -21,10 +21,12 @@ from msgspec import UNSET, Meta, UnsetType
 from api.exports import replica
 from api.exports.admission import StreamAdmission
 from api.exports.request import check_csv_safe, select
+from api.exports.view import RECORD_FILES
 from api.http import content_encoding, parameters
-from api.http import responses as answers
 from api.http.dependencies import SettingsHere
-from api.http.problems import Problem, responses
+from api.http.headers import AnyRequest
+from api.http.openapi import operation
+from api.http.problems import Problem, problem_responses
 from api.http.streaming import BlockStream
 from db.connections.pool import Connection, Pool
 from db.exports import copy_out, files
@@ -79,36 +81,42 @@ FILTERS: dict[Test, str] = {
 }
 
 
-@dataclass
-class StreamOperation(Operation):
-    """The path parameter may be any resource, so the filters of all resources are documented."""
+@cache
+def _parameters(known: tuple[Filter, ...]) -> type[StreamParameters]:
+    """The common parameters and these filters as one struct."""
+    # UNSET and not None, because msgspec converts the text "null" to None
+    fields = [(f.name, Annotated[str | UnsetType, Meta(description=FILTERS[f.test])], UNSET) for f in known]
+    return cast(
+        type[StreamParameters],
+        msgspec.defstruct("ResourceStreamParameters", fields, bases=(StreamParameters,), kw_only=True),
+    )
 
-    def __post_init__(self) -> None:
-        of_all: dict[str, Filter] = {}
-        for resource in RESOURCES.values():
-            of_all |= filters(resource)
-        documented = _parameters(tuple(of_all.values()))
-        self.parameters = [*(self.parameters or []), *answers.query_parameters(documented)]
-        answers.document_file(self, "200")
-        for parameter in self.parameters:
-            if isinstance(parameter, Parameter) and parameter.name == "resource":
-                parameter.schema = Schema(enum=list(RESOURCES))
+
+def _all_filters() -> tuple[Filter, ...]:
+    """The filters of all resources: the path parameter may be any of them."""
+    return tuple(
+        {filter.name: filter for resource in RESOURCES.values() for filter in filters(resource).values()}.values()
+    )
 
 
 @get(
     "/api/v1/exports/{resource:str}/stream",
-    operation_class=StreamOperation,
+    operation_class=operation(
+        query=_parameters(_all_filters()),
+        path={"resource": Schema(type=OpenAPIType.STRING, enum=list(RESOURCES))},
+        files={"200": RECORD_FILES},
+    ),
     tags=["exports"],
     summary="Stream the records of a resource",
     responses={
         200: ResponseSpec(
             bytes, description="The records, in order of id", media_type="application/x-ndjson", generate_examples=False
         ),
-        **responses("invalid-request", "not-found", "not-acceptable", "too-many-requests", "unavailable"),
+        **problem_responses("invalid-request", "not-found", "not-acceptable", "too-many-requests", "unavailable"),
     },
 )
 async def stream_export(
-    request: Request,
+    request: AnyRequest,
     resource: FromPath[str],
     stream_pools: NamedDependency[SkipValidation[list[Pool]]],
     stream_admission: NamedDependency[SkipValidation[StreamAdmission]],
@@ -118,9 +126,9 @@ async def stream_export(
     if resource not in RESOURCES:
         raise Problem("not-found", f"No such resource. The resources are {', '.join(RESOURCES)}.")
     known = filters(RESOURCES[resource])
-    requested = parameters.parse(request.query_params.multi_items(), _parameters(tuple(known.values())))
-    format = requested.format or _accepted(request)
-    compression = content_encoding.accepted(request)
+    requested = parameters.query(request, _parameters(tuple(known.values())))
+    format = requested.format or content_encoding.acceptable(request, ACCEPTABLE)
+    compression = content_encoding.acceptable_encoding(request)
     check_csv_safe(format, csv_safe=requested.csv_safe)
     selection = select(
         RESOURCES[resource],
@@ -149,7 +157,7 @@ async def stream_export(
         held = stack.pop_all()
     count = held.enter_context(_StreamCount(resource, format, seconds_max=settings.stream_seconds_max))
     return BlockStream(
-        content_encoding.pack(count.counted(first, blocks), compression),
+        content_encoding.compress(count.counted(first, blocks), compression),
         held=held,
         media_type=MEDIA_TYPES[format],
         headers={
@@ -160,17 +168,6 @@ async def stream_export(
             **({} if compression == "none" else {"Content-Encoding": compression}),
         },
         status_code=200,
-    )
-
-
-@cache
-def _parameters(known: tuple[Filter, ...]) -> type[StreamParameters]:
-    """The common parameters and these filters as one struct."""
-    # UNSET and not None, because msgspec converts the text "null" to None
-    fields = [(f.name, Annotated[str | UnsetType, Meta(description=FILTERS[f.test])], UNSET) for f in known]
-    return cast(
-        type[StreamParameters],
-        msgspec.defstruct("ResourceStreamParameters", fields, bases=(StreamParameters,), kw_only=True),
     )
 
 
@@ -206,14 +203,6 @@ class _StreamCount:
         if not self.is_complete:
             metrics.stream_aborted()
             log.warning("export stream aborted", resource=self.resource, format=self.format, records=self.records)
-
-
-def _accepted(request: Request) -> Format:
-    """The format that the client prefers. Raises `Problem` 406."""
-    match = request.accept.best_match(list(ACCEPTABLE))
-    if match is None:
-        raise Problem("not-acceptable", f"The available media types are {', '.join(ACCEPTABLE)}.")
-    return ACCEPTABLE[match]
 
 
 HANDLERS = [stream_export]

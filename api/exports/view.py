@@ -7,6 +7,7 @@ from uuid import UUID
 import msgspec
 
 from api.http import responses
+from api.http.openapi import BINARY, OBJECTS
 from db.connections.pool import Pool
 from db.exports import files, jobs
 from db.exports.jobs import FINAL, Export
@@ -14,6 +15,12 @@ from db.formats import Compression
 from db.settings import Settings
 
 PATH = "/api/v1/exports"
+# the media types of streams and files in the OpenAPI document
+RECORD_FILES = {
+    "application/x-ndjson": BINARY,
+    "text/csv": BINARY,
+    "application/json": OBJECTS,
+}
 
 
 class ExportFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,11 +68,7 @@ class ExportView(msgspec.Struct, frozen=True, kw_only=True):
 
 async def get_or_404(pool: Pool, id: str) -> Export:
     """The export with the id from the path. Raises `Problem` 404."""
-    async with pool.connection() as conn:
-        job = await jobs.get(conn, responses.job_id(id, "export"))
-    if job is None:
-        raise responses.unknown("export")
-    return job
+    return await responses.get_or_404(pool, jobs.get, id, "export")
 
 
 def view(settings: Settings, job: Export) -> ExportView:

@@ -1,54 +1,113 @@
-"""Who may ask: holders of one of the API keys."""
+"""Access control in front of all routes: the host name, the origin of browser requests, the API key.
+
+A browser sends requests to loopback on behalf of any page that it shows, and a page can make its own host name resolve to
+loopback (DNS rebinding). So without API keys only known host names are served, and requests of other origins never change
+anything. Clients that are not browsers send no Origin and are not affected.
+"""
 
 import hmac
+from ipaddress import ip_address
+from typing import cast
+from urllib.parse import urlsplit
 
+import structlog
 from litestar.datastructures import Headers
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from api.http.problems import MEDIA_TYPE, Problem
 from db.settings import Settings
+from monitoring import metrics, throttle
 
-# what supervisors and balancers ask, who have no key
+log = structlog.get_logger(__name__)
+
+# requested by supervisors and load balancers, which have no key
 _PUBLIC = frozenset({"/live", "/ready", "/health"})
+# methods that change nothing (RFC 9110, 9.2.1)
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def is_public(path: str, settings: Settings) -> bool:
-    """Whether everybody may ask, with keys set too."""
+    """Whether the path needs no key although keys are set."""
     return path in _PUBLIC or (path == "/metrics" and settings.metrics_public)
 
 
-class Authorized:
-    """The application `app` for those who send a key; for everybody when no key is set."""
+class AccessControl:
+    """ASGI middleware: passes allowed requests on to `app`, answers others with 401, 403 or 421."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
-        self.keys = [key.encode() for key in settings.keys]
         self.settings = settings
+        self.keys = [key.encode() for key in settings.keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if (
-            scope["type"] != "http"
-            or not self.keys
-            or is_public(scope["path"], self.settings)
-            or self._known(_key(scope))
-        ):
+        if scope["type"] == "http" and (problem := self._refusal(cast("HTTPScope", scope))) is not None:
+            await _send(problem, scope, send)
+        else:
             await self.app(scope, receive, send)
-            return
-        problem = Problem("unauthorized", "Send an API key as `Authorization: Bearer …` or as `X-API-Key`.")
-        body = problem.body(scope)
-        headers = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(body)), **problem.headers}
-        raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-        await send({"type": "http.response.start", "status": problem.status, "headers": raw})
-        await send({"type": "http.response.body", "body": body, "more_body": False})
 
-    def _known(self, given: bytes) -> bool:
-        # all of them, always: the time taken must not tell which key was nearly right
-        return any([hmac.compare_digest(given, key) for key in self.keys])  # noqa: C419  # a generator would stop early
+    def _refusal(self, scope: HTTPScope) -> Problem | None:
+        headers = Headers.from_scope(scope)
+        if self.settings.hosts_checked:
+            for host in headers.getall("host", []):
+                if not self._is_known(host):
+                    return Problem(
+                        "misdirected-request",
+                        f"This service is not {host!r}: add the name to HOSTS, or set API_KEYS.",
+                    )
+        if scope["method"] not in _SAFE and self._is_cross_origin(headers):
+            return Problem("cross-origin", "Pages of other origins may not send requests that change something.")
+        if self.keys and not is_public(scope["path"], self.settings) and not self._has_key(headers):
+            return Problem("unauthorized", "Send an API key as `Authorization: Bearer …` or as `X-API-Key`.")
+        return None
+
+    def _is_known(self, host: str) -> bool:
+        """Whether a Host header names this service: a loopback address, localhost, or a name of HOSTS; with any port."""
+        name = _name(host)
+        if name == "localhost" or name in self.settings.host_names:
+            return True
+        try:
+            return ip_address(name).is_loopback
+        except ValueError:
+            return False
+
+    def _is_cross_origin(self, headers: Headers) -> bool:
+        """Whether a browser sends the request for a page of another origin. Browsers always send one of these headers."""
+        if site := headers.get("sec-fetch-site"):
+            return site not in ("same-origin", "none")
+        origin = headers.get("origin")
+        if origin is None:
+            return False
+        host = urlsplit(origin).netloc if "://" in origin else ""
+        return host.lower() != headers.get("host", "").lower() and _name(host) not in self.settings.host_names
+
+    def _has_key(self, headers: Headers) -> bool:
+        sent = _key(headers)
+        # compares with every key, so that the duration does not depend on which key is similar
+        is_known = any([hmac.compare_digest(sent, key) for key in self.keys])  # noqa: C419  # a generator would stop early
+        if sent and not is_known:
+            metrics.wrong_api_keys.inc()
+            throttle.warning(log, "wrong API key")
+        return is_known
 
 
-def _key(scope: Scope) -> bytes:
-    headers = Headers.from_scope(scope)
+async def _send(problem: Problem, scope: Scope, send: Send) -> None:
+    body = problem.body(scope)
+    headers = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(body)), "Cache-Control": "no-store"}
+    raw = [(name.lower().encode(), value.encode()) for name, value in (headers | problem.headers).items()]
+    await send({"type": "http.response.start", "status": problem.status, "headers": raw})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _name(host: str) -> str:
+    """The name or address of a Host header, without its port."""
+    host = host.strip().lower()
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0].removesuffix(".")
+
+
+def _key(headers: Headers) -> bytes:
     scheme, _, token = headers.get("authorization", "").partition(" ")
-    given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-    # headers arrive as latin-1, keys are compared as the bytes that were sent
-    return given.encode("latin-1")
+    sent = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+    # the server decodes headers as latin-1; keys are compared as the bytes that were sent
+    return sent.encode("latin-1")

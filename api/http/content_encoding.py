@@ -1,54 +1,60 @@
-"""Packing an answer on its way, when the client accepts that (RFC 9110, 12.5.3)."""
+"""Content negotiation (RFC 9110, 12.5) by Accept and Accept-Encoding; compression of a response while it is sent."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from typing import TypeVar
 
-from litestar import Request
+from werkzeug.datastructures import Accept, MIMEAccept
+from werkzeug.http import parse_accept_header
 
-from api.http.problems import Problem
-from db.compression import compressor
+from api.http.headers import LIST_MAX_CHARACTERS, AnyRequest
+from api.http.problems import Problem, invalid
+from db import compression
 from db.formats import Compression
 
-# by the names of HTTP, the best first among those that a client likes as much
+T = TypeVar("T")
+
+# by the names of HTTP; the first of those with the highest quality is used
 ENCODINGS: dict[str, Compression] = {"zstd": "zstd", "gzip": "gzip", "x-gzip": "gzip", "identity": "none"}
-# the smallest weight but 0 that can be written in a header
-WEIGHT_MIN = 0.001
+# the smallest quality above 0 that a header can have
+QUALITY_MIN = 0.001
 
 
-def accepted(request: Request) -> Compression:
-    """The compression that the client would rather have; none unless it names one. Raises `Problem` 406."""
-    header = request.headers.get("accept-encoding")
-    if header is None:
-        return "none"
-    weights = dict(_weight(part) for part in header.lower().split(",") if part.strip())
-    # what is not named: all that `*` stands for, and the data as it is, which is refused only by name or by `*`
-    rest = weights.get("*")
-    liked = {name: weights.get(name, rest or 0.0) for name in ENCODINGS}
-    if "identity" not in weights and rest is None:
-        liked["identity"] = WEIGHT_MIN
-    best = max(liked, key=lambda name: liked[name])
-    if not liked[best]:
-        raise Problem("not-acceptable", f"There are the encodings {', '.join(ENCODINGS)}.")
+def acceptable(request: AnyRequest, choices: Mapping[str, T]) -> T:
+    """The choice whose media type has the highest quality in Accept; the first of equals. Raises `Problem` 406."""
+    header = _header(request, "accept")
+    if not header.strip():
+        return next(iter(choices.values()))
+    accept = parse_accept_header(header, MIMEAccept)
+    best = max(choices, key=accept.quality)
+    if not accept.quality(best):
+        raise Problem("not-acceptable", f"The media types are {', '.join(choices)}.")
+    return choices[best]
+
+
+def acceptable_encoding(request: AnyRequest) -> Compression:
+    """The compression with the highest quality in Accept-Encoding; none without the header. Raises `Problem` 406."""
+    accept = parse_accept_header(_header(request, "accept-encoding"), Accept)
+    quality = {name: accept.quality(name) for name in ENCODINGS}
+    if "identity" not in accept:
+        quality["identity"] = QUALITY_MIN
+    best = max(quality, key=lambda name: quality[name])
+    if not quality[best]:
+        raise Problem("not-acceptable", f"The encodings are {', '.join(ENCODINGS)}.")
     return ENCODINGS[best]
 
 
-async def pack(blocks: AsyncIterator[bytes], compression: Compression) -> AsyncIterator[bytes]:
-    """The blocks packed as one stream. Its end comes only after theirs: what breaks half way cannot be unpacked to an end."""
-    stream = compressor(compression)
+async def compress(blocks: AsyncIterator[bytes], encoding: Compression) -> AsyncIterator[bytes]:
+    """The blocks as one compressed stream. If `blocks` fails, the stream has no end and cannot be decompressed completely."""
+    compressor = compression.compressor(encoding)
     async for block in blocks:
-        if data := stream.compress(block):
+        if data := compressor.compress(block):
             yield data
-    if data := stream.flush():
+    if data := compressor.flush():
         yield data
 
 
-def _weight(part: str) -> tuple[str, float]:
-    """A name and how much it is liked, from 0 to 1; something that cannot be read is not liked."""
-    name, *parameters = (piece.strip() for piece in part.split(";"))
-    for parameter in parameters:
-        key, _, value = parameter.partition("=")
-        if key.strip() == "q":
-            try:
-                return name, min(max(float(value), 0.0), 1.0)
-            except ValueError:
-                return name, 0.0
-    return name, 1.0
+def _header(request: AnyRequest, name: str) -> str:
+    header = request.headers.get(name, "")
+    if len(header) > LIST_MAX_CHARACTERS:
+        raise invalid(name.title(), f"must not have more than {LIST_MAX_CHARACTERS} characters")
+    return header

@@ -1,77 +1,90 @@
-"""`Prefer: wait=N` (RFC 7240): an answer is held back until its job is final, or for N seconds."""
+"""Request headers, parsed by Werkzeug: conditional requests, ranges, preferences, idempotency keys and digests."""
 
-import asyncio
+import base64
 import re
-from typing import Any
+from typing import Any, TypeAlias
 
 from litestar import Request
+from werkzeug.http import parse_etags, parse_list_header, parse_options_header, parse_range_header
 
-from db.connections.pool import Pool
-from db.errors import UNAVAILABLE
-from db.imports import jobs
-from db.imports.jobs import FINAL, Import
+from api.http.problems import Problem, invalid
+
+AnyRequest: TypeAlias = Request[Any, Any, Any]
 
 WAIT_SECONDS_MAX = 30
-# longer than any sensible list of preferences, and short enough to be read by a pattern
-HEADER_MAX_CHARACTERS = 1000
-# a small import is final within milliseconds, a large one is not in a hurry
-PAUSE_SECONDS_MIN = 0.005
-PAUSE_SECONDS_MAX = 0.1
+# far longer than any sensible list of preferences or media types
+LIST_MAX_CHARACTERS = 1000
 
-_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
+IDEMPOTENCY_KEY_MAX_CHARACTERS = 255
 
 
-def wait_seconds(request: Request) -> int | None:
-    """How long the client wants to wait, at most `WAIT_SECONDS_MAX`; None: not at all.
+def matches_etag(request: AnyRequest, etag: str) -> bool:
+    """Whether If-None-Match contains this strong ETag (without its quotes), so that the answer is 304."""
+    return parse_etags(request.headers.get("if-none-match")).contains_weak(etag)
 
-    Of several the first counts, and what cannot be understood is passed over: a preference is no demand.
+
+def byte_range(request: AnyRequest, etag: str, length: int) -> range | None:
+    """The requested part of a file of `length` bytes; None if the whole file is to be sent.
+
+    The whole file is the answer to a Range header that is malformed or has several ranges, and when If-Range names another
+    version. Raises `Problem` 416.
+    """
+    requested = parse_range_header(request.headers.get("range"))
+    if requested is None or requested.units != "bytes" or len(requested.ranges) != 1:
+        return None
+    # a strong comparison: a weak ETag never matches
+    if request.headers.get("if-range", f'"{etag}"').strip() != f'"{etag}"':
+        return None
+    start, stop = requested.ranges[0]
+    part = range(length)[start:stop] if start >= 0 else range(length)[max(0, length + start) :]
+    if not part:
+        raise Problem(
+            "range-not-satisfiable",
+            f"The file has {length} bytes.",
+            headers={"Content-Range": f"bytes */{length}"},
+        )
+    return part
+
+
+def wait_seconds(request: AnyRequest) -> int | None:
+    """The seconds of `Prefer: wait=N` (RFC 7240), at most `WAIT_SECONDS_MAX`; None without it.
+
+    The first of several counts. A preference that cannot be read is ignored, as the RFC demands.
     """
     header = ", ".join(request.headers.getall("prefer", []))
-    if len(header) > HEADER_MAX_CHARACTERS:
+    if len(header) > LIST_MAX_CHARACTERS:
         return None
-    # what is quoted separates nothing
-    header = _QUOTED.sub(lambda quoted: re.sub("[,;]", "", quoted[0]), header)
-    for preference in header.split(","):
-        name, _, value = preference.partition(";")[0].partition("=")
+    for item in parse_list_header(header):
+        name, _, value = parse_options_header(item)[0].partition("=")
         if name.strip().lower() == "wait":
-            value = value.strip()
-            if len(value) >= 2 and value[0] == value[-1] == '"':
-                value = value[1:-1]
-            return min(int(value), WAIT_SECONDS_MAX) if value.isascii() and value.isdigit() else None
+            value = value.strip().strip('"')
+            return min(int(value), WAIT_SECONDS_MAX) if re.fullmatch("[0-9]{1,18}", value) else None
     return None
 
 
-async def until_final(
-    request: Request[Any, Any, Any], pool: Pool, job: Import, *, seconds: float, stopping: asyncio.Event
-) -> Import:
-    """The job when it is final; as it is after `seconds`, or when the client leaves or the process is told to stop.
+def idempotency_key(request: AnyRequest) -> str | None:
+    """The header Idempotency-Key, bare or as a quoted string. Raises `Problem` 400."""
+    header = request.headers.get("idempotency-key")
+    if header is None:
+        return None
+    key = header.strip()
+    if len(key) >= 2 and key[0] == key[-1] == '"':
+        key = key[1:-1].replace('\\"', '"').replace("\\\\", "\\")
+    if not 1 <= len(key) <= IDEMPOTENCY_KEY_MAX_CHARACTERS:
+        raise invalid("Idempotency-Key", f"must have 1 to {IDEMPOTENCY_KEY_MAX_CHARACTERS} characters")
+    return key
 
-    The request's body has been read. Between two looks no connection is held. A database that goes away meanwhile ends the
-    waiting: the job was taken in, and an error would tell the client to post it again.
-    """
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + seconds
-    pause = PAUSE_SECONDS_MIN
-    ends = {asyncio.create_task(_left(request)), asyncio.create_task(stopping.wait())}
-    try:
-        while job.status not in FINAL and (left := deadline - loop.time()) > 0:
-            ended, _ = await asyncio.wait(ends, timeout=min(pause, left), return_when=asyncio.FIRST_COMPLETED)
+
+def content_digest(request: AnyRequest) -> bytes | None:
+    """The sha-256 of Content-Digest (RFC 9530); None if there is none. Other algorithms are ignored. Raises `Problem` 400."""
+    for item in request.headers.get("content-digest", "").split(","):
+        name, _, value = item.strip().partition("=")
+        if name.lower() == "sha-256":
             try:
-                async with pool.connection() as conn:
-                    job = await jobs.get(conn, job.id) or job
-            except UNAVAILABLE:
-                break
-            if ended:
-                break
-            pause = min(pause * 1.5, PAUSE_SECONDS_MAX)
-    finally:
-        for task in ends:
-            task.cancel()
-        await asyncio.wait(ends)
-    return job
-
-
-async def _left(request: Request[Any, Any, Any]) -> None:
-    """Returns when the client has closed its connection."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+                digest = base64.b64decode(value.strip(":"), validate=True)
+            except ValueError:
+                digest = b""
+            if len(digest) != 32 or not (value.startswith(":") and value.endswith(":")):
+                raise invalid("Content-Digest", "must be like sha-256=:<44 characters of base64>:")
+            return digest
+    return None

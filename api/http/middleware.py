@@ -14,7 +14,7 @@ import structlog
 from litestar.datastructures import Headers, MutableScopeHeaders
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
-from api.http.problems import CLIENT_LEFT
+from api.http.problems import CLIENT_DISCONNECTED
 from db.errors import UNAVAILABLE
 from monitoring import metrics
 
@@ -99,7 +99,7 @@ class _Exchange:
 
     def finish(self) -> None:
         left = bool(self.scope["state"].get("client_left"))
-        status = self.status or (CLIENT_LEFT if left else 500)
+        status = self.status or (CLIENT_DISCONNECTED if left else 500)
         method = self.scope["method"] if self.scope["method"] in _METHODS else "OTHER"
         route = self.scope.get("path_template", "unmatched")
         seconds = time.perf_counter() - self.started

@@ -1,79 +1,204 @@
-"""The OpenAPI document: what the framework derives from the handlers, completed by what their answers have in common.
+"""The OpenAPI document: `operation` describes what handlers read themselves, `config` what all responses have in common.
 
-The statuses of an operation tell its headers, so that a new handler documents them without a word of its own.
+The headers of a response follow from its status and its media types, so a new handler does not list them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from litestar import Request, Router
 from litestar.exceptions import NotFoundException
+from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.openapi.spec import Components, SecurityScheme
+from litestar.openapi.spec import (
+    Components,
+    License,
+    OpenAPIMediaType,
+    Operation,
+    Parameter,
+    RequestBody,
+    Schema,
+    SecurityScheme,
+    Tag,
+)
+from litestar.openapi.spec.enums import OpenAPIType
 
-from api import health
 from api.http.auth import is_public
 from api.http.problems import KINDS, MEDIA_TYPE, Slug
 from db.settings import Settings
 
-# an operation, a response, a header: parts of the document as they are written
+# an operation, a response or a header, as it is written in the document
 Node = dict[str, Any]
 
 PATH = "/schema/openapi.json"
 TEXT: Node = {"type": "string"}
 
+# schemas as the document has them
+STRING = Schema(type=OpenAPIType.STRING)
+OBJECT = Schema(type=OpenAPIType.OBJECT)
+# bytes; the framework's enum of formats does not have this one
+BINARY = Schema(type=OpenAPIType.STRING, format="binary")  # pyright: ignore[reportArgumentType]
+OBJECTS = Schema(type=OpenAPIType.ARRAY, items=OBJECT)
+
+TAGS = {
+    "imports": "Import files of records, follow the jobs, repair what was refused.",
+    "exports": "Stream a resource, or have a file written in the background.",
+    "operations": "Probes and metrics.",
+}
+
 REQUEST_HEADERS = {
-    "X-Request-Id": "An id of the caller's for this request: at most 128 letters, digits, dots, hyphens, underscores.",
-    "Idempotency-Key": "One key makes one job: the same request again is answered with the job of the first.",
-    "Content-Digest": "`sha-256=:…:` over the body as it is sent; it is checked.",
-    "Content-Encoding": "How the whole body is packed.",
-    "Accept-Encoding": "How the body may be packed: `zstd`, `gzip`; not at all without it.",
-    "If-None-Match": "An ETag that the client knows.",
+    "X-Request-Id": "The client's id of this request: at most 128 letters, digits, dots, hyphens, underscores.",
+    "Idempotency-Key": "Requests with the same key create one job; a repeated request returns the existing job.",
+    "Content-Digest": "`sha-256=:…:` of the body as it is sent; it is verified.",
+    "Content-Encoding": "The compression of the whole body.",
+    "Accept-Encoding": "The accepted compressions of the response: `zstd`, `gzip`.",
+    "If-None-Match": "The ETag of the client's copy.",
     "Range": "One range of bytes, like `bytes=1000-`.",
     "If-Range": "The ETag of the file that the range continues; for another one the whole file is sent.",
 }
-# what is asked of a header, where that is not just any text
+# the schemas of headers that are not just any text
 REQUEST_SCHEMAS: dict[str, Node] = {
     "Idempotency-Key": {"type": "string", "minLength": 1, "maxLength": 255},
     "Content-Encoding": {"type": "string", "enum": ["gzip", "zstd"]},
 }
 RESPONSE_HEADERS = {
-    "X-Request-Id": "The id of the request: the caller's if it was sane, else a new one. It stands in the log.",
-    "Location": "Where the job is found.",
-    "Retry-After": "So many seconds later it is worth asking again; absent when nothing will change.",
-    "Idempotent-Replayed": "`true`: an earlier request made this job.",
-    "Preference-Applied": "How long the answer would have been held back, when that was preferred.",
+    "X-Request-Id": "The id of the request, which the log also has: the client's if that was valid, else a new one.",
+    "Location": "The path of the job.",
+    "Retry-After": "The seconds after which to ask again; absent when the job is final.",
+    "Idempotent-Replayed": "`true`: an earlier request created this job.",
+    "Preference-Applied": "The preference `wait` that was applied.",
     "ETag": "Changes whenever the content does.",
     "Link": '`rel="next"`: the next page; absent on the last one.',
-    "Content-Disposition": "What the file may be called.",
-    "Content-Range": "Which bytes of how many these are.",
+    "Content-Disposition": "A name for the file.",
+    "Content-Range": "The range of this response and the length of the whole file.",
     "Accept-Ranges": "`bytes`.",
     "Repr-Digest": "`sha-256=:…:` of the whole file.",
-    "Vary": "`Accept, Accept-Encoding`: these headers decide on the format and its packing.",
-    "Content-Encoding": "How the body is packed, as accepted; absent when it is not.",
-    "X-Snapshot-At": "The time whose state is exported.",
+    "Vary": "`Accept, Accept-Encoding`: the response depends on these headers.",
+    "Content-Encoding": "The compression of the body; absent when it is not compressed.",
+    "X-Snapshot-At": "The time of the snapshot that is exported.",
     "WWW-Authenticate": "`Bearer`.",
 }
 
 
+def operation(
+    *,
+    query: type[msgspec.Struct] | None = None,
+    headers: Mapping[str, str] | None = None,
+    path: Mapping[str, Schema] | None = None,
+    body: RequestBody | None = None,
+    files: Mapping[str, Mapping[str, Schema]] | None = None,
+) -> type[Operation]:
+    """For a handler's `operation_class=`: documents what the framework cannot derive from the handler's signature.
+
+    `query` is the struct that the handler parses its query into, `headers` has descriptions by name, `path` the schemas of
+    path parameters, `body` the body that the handler reads itself, `files` more media types of a response and their schemas.
+    """
+
+    @dataclass
+    class Described(Operation):
+        def __post_init__(self) -> None:
+            parameters = [item for item in self.parameters or [] if isinstance(item, Parameter)]
+            for parameter in parameters:
+                parameter.schema = (path or {}).get(parameter.name, parameter.schema)
+            parameters += query_parameters(query) if query else []
+            parameters += [
+                Parameter(name=name, param_in="header", required=False, description=description, schema=STRING)
+                for name, description in (headers or {}).items()
+            ]
+            self.parameters = [*parameters]
+            self.request_body = body or self.request_body
+            for status, content in (files or {}).items():
+                response: Any = (self.responses or {})[status]
+                response.content |= {name: OpenAPIMediaType(schema=schema) for name, schema in content.items()}
+
+    return Described
+
+
+def object_schema(of: type[msgspec.Struct], *, more: Mapping[str, Schema] | None = None) -> Schema:
+    """A JSON object with the fields of the struct `of` as optional members, and `more` members."""
+    members = query_parameters(of)
+    properties = {member.name: member.schema for member in members if member.schema is not None}
+    return Schema(
+        type=OpenAPIType.OBJECT,
+        required=[member.name for member in members if member.required],
+        properties=properties | dict(more or {}),
+    )
+
+
+def query_parameters(of: type[msgspec.Struct]) -> list[Parameter]:
+    """The fields of a parameter struct as the document has them."""
+    required = {field.encode_name for field in msgspec.structs.fields(of) if field.required}
+    properties: Mapping[str, Any] = msgspec.json.schema(of)["$defs"][of.__name__]["properties"]
+    return [
+        Parameter(
+            name=name,
+            param_in="query",
+            required=name in required,
+            description=schema.get("description"),
+            schema=_schema(schema),
+        )
+        for name, schema in properties.items()
+    ]
+
+
+_SCHEMA_KEYS = {
+    "type": "type",
+    "enum": "enum",
+    "default": "default",
+    "minLength": "min_length",
+    "maxLength": "max_length",
+    "minimum": "minimum",
+    "maximum": "maximum",
+    "pattern": "pattern",
+    "format": "format",
+    "minItems": "min_items",
+    "maxItems": "max_items",
+}
+
+
+def _schema(schema: Mapping[str, Any]) -> Schema:
+    """The schema of a parameter. An absent parameter is not null, so the alternative null is left out."""
+    for alternative in schema.get("anyOf", ()):
+        if alternative.get("type") != "null":
+            schema = {**alternative, **schema}
+    known = {_SCHEMA_KEYS[key]: value for key, value in schema.items() if key in _SCHEMA_KEYS}
+    if "enum" in known:
+        known["enum"] = [value for value in known["enum"] if value is not None]
+        known.setdefault("type", OpenAPIType.STRING)
+    if known.get("default", 0) is None:
+        del known["default"]
+    if "items" in schema:
+        known["items"] = _schema(schema["items"])
+    return Schema(**known)
+
+
 class Document(JsonRenderPlugin):
-    """Serves the completed document."""
+    """Renders the document, completed by headers, security and the problems that every operation can return."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
         self.settings = settings
 
-    def render(self, request: Request, openapi_schema: dict[str, Any]) -> bytes:
-        """What is there already is not added again, so that the framework's copy may be completed in place."""
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        """Idempotent, because the framework caches the dictionary that is completed in place."""
+        # without keys: nothing is required, which the document has to say
+        openapi_schema.setdefault("security", [])
         for path, item in openapi_schema["paths"].items():
-            for operation in item.values():
-                self._complete(path, operation)
+            for method, operation in item.items():
+                self._complete(path, method, operation)
         return self.render_json(request, openapi_schema)
 
-    def _complete(self, path: str, operation: Node) -> None:
+    def _complete(self, path: str, method: str, operation: Node) -> None:
         responses = operation["responses"]
+        responses.setdefault("431", _problem("head-too-large"))
         responses.setdefault("500", _problem("internal-error"))
+        if method not in ("get", "head"):
+            responses.setdefault("403", _problem("cross-origin"))
+        if self.settings.hosts_checked:
+            responses.setdefault("421", _problem("misdirected-request"))
         if self.settings.keys:
             if is_public(path, self.settings):
                 operation["security"] = []
@@ -82,9 +207,9 @@ class Document(JsonRenderPlugin):
         for status, response in responses.items():
             headers = response.setdefault("headers", {})
             for name, is_always_there in _response_headers(operation, status):
-                told = {"description": RESPONSE_HEADERS[name], "required": is_always_there, "schema": TEXT}
-                headers.setdefault(name, told)
-        given = _names(operation)
+                described = {"description": RESPONSE_HEADERS[name], "required": is_always_there, "schema": TEXT}
+                headers.setdefault(name, described)
+        documented = _names(operation)
         operation.setdefault("parameters", []).extend(
             {
                 "name": name,
@@ -94,12 +219,12 @@ class Document(JsonRenderPlugin):
                 "schema": REQUEST_SCHEMAS.get(name, TEXT),
             }
             for name in _request_headers(operation)
-            if name not in given
+            if name not in documented
         )
 
 
-def config(settings: Settings) -> OpenAPIConfig:
-    """The document alone, at /schema/openapi.json: the framework's pages load their scripts from elsewhere."""
+def config(settings: Settings, *, version: str) -> OpenAPIConfig:
+    """Only the document, at /schema/openapi.json: the framework's HTML pages load scripts from other hosts."""
     keys = Components(
         security_schemes={
             "bearer": SecurityScheme(type="http", scheme="bearer"),
@@ -108,8 +233,12 @@ def config(settings: Settings) -> OpenAPIConfig:
     )
     return OpenAPIConfig(
         title="Bulk import and export",
-        version=health.version(),
+        version=version,
         description="Imports and exports users, articles and comments in bulk. Errors are problem documents (RFC 9457).",
+        license=License(name="All rights reserved", identifier="LicenseRef-All-Rights-Reserved"),
+        tags=[Tag(name=name, description=description) for name, description in TAGS.items()],
+        operation_id_creator=_operation_id,
+        use_handler_docstrings=True,
         openapi_router=Router("/schema", route_handlers=[], include_in_schema=False, before_request=_only_the_document),
         render_plugins=[Document(settings)],
         components=keys if settings.keys else Components(),
@@ -117,8 +246,14 @@ def config(settings: Settings) -> OpenAPIConfig:
     )
 
 
-def _only_the_document(request: Request) -> None:
-    """The framework answers every other address below /schema with a page that is no problem document."""
+def _operation_id(handler: HTTPRouteHandler, _method: object, _path: Sequence[object]) -> str:
+    """The handler's name in the document's notation: `create_import` is `createImport`."""
+    first, *rest = handler.handler_name.split("_")
+    return first + "".join(word.title() for word in rest)
+
+
+def _only_the_document(request: Request[Any, Any, Any]) -> None:
+    """A problem document for every other path below /schema, where the framework would return a page."""
     if request.scope["path"] != PATH:
         raise NotFoundException
 
@@ -139,7 +274,7 @@ def _request_headers(operation: Node) -> Iterator[str]:
 
 
 def _response_headers(operation: Node, status: str) -> Iterator[tuple[str, bool]]:
-    """The names, and whether the header is always there."""
+    """Pairs of a header and whether it is always present."""
     yield "X-Request-Id", True
     content = operation["responses"][status].get("content", {})
     if MEDIA_TYPE in content:
@@ -181,7 +316,7 @@ def _file_headers(operation: Node, status: str, content: Node) -> Iterator[tuple
         if status == "206":
             yield "Content-Range", True
     elif "text/csv" in content:
-        # what comes in pages too has no name as a page
+        # a page of a list has no file name
         yield "Content-Disposition", "cursor" not in _names(operation)
     if "406" in responses:
         yield from dict.fromkeys(("Vary", "X-Snapshot-At"), True).items()

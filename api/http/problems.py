@@ -1,4 +1,4 @@
-"""Errors as clients see them: RFC 9457 problem documents, all made here, from one table."""
+"""Error responses: RFC 9457 problem documents, built from one table of problem types."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +23,7 @@ Slug = Literal[
     "invalid-request",
     "digest-mismatch",
     "unauthorized",
+    "cross-origin",
     "not-found",
     "method-not-allowed",
     "not-acceptable",
@@ -37,6 +38,7 @@ Slug = Literal[
     "payload-too-large",
     "unsupported-format",
     "range-not-satisfiable",
+    "misdirected-request",
     "idempotency-key-reused",
     "too-many-requests",
     "head-too-large",
@@ -47,7 +49,7 @@ Slug = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of problem: its status, its title, and the headers that belong to it whenever it occurs."""
+    """A problem type: its status, its title, and the headers of every response of this type."""
 
     status: int
     title: str
@@ -57,30 +59,32 @@ class Kind:
 KINDS: dict[Slug, Kind] = {
     "invalid-request": Kind(400, "The request is not valid"),
     "digest-mismatch": Kind(400, "The content does not match its digest"),
-    "unauthorized": Kind(401, "A valid API key is needed", {"WWW-Authenticate": "Bearer"}),
+    "unauthorized": Kind(401, "A valid API key is required", {"WWW-Authenticate": "Bearer"}),
+    "cross-origin": Kind(403, "Request from another origin"),
     "not-found": Kind(404, "Not found"),
     "method-not-allowed": Kind(405, "The method is not allowed here"),
     "not-acceptable": Kind(406, "No acceptable format"),
-    "request-timeout": Kind(408, "The request came too slowly"),
-    "idempotency-in-progress": Kind(409, "A request with this idempotency key is under way", {"Retry-After": "1"}),
+    "request-timeout": Kind(408, "Request timeout"),
+    "idempotency-in-progress": Kind(409, "A request with this idempotency key is in progress", {"Retry-After": "1"}),
     "already-final": Kind(409, "The job is final"),
     "not-final": Kind(409, "The job is not final", {"Retry-After": "1"}),
-    "nothing-to-retry": Kind(409, "The import has no record left to be done again"),
+    "nothing-to-retry": Kind(409, "The import has no records to retry"),
     "not-committable": Kind(409, "The import is not a completed dry run"),
     "export-not-ready": Kind(409, "The export is not ready", {"Retry-After": "1"}),
     "export-expired": Kind(410, "The export has expired"),
     "payload-too-large": Kind(413, "The payload is too large"),
     "unsupported-format": Kind(415, "The format is not supported"),
     "range-not-satisfiable": Kind(416, "The range is not satisfiable"),
+    "misdirected-request": Kind(421, "Unknown host name"),
     "idempotency-key-reused": Kind(422, "The idempotency key belongs to another request"),
     "too-many-requests": Kind(429, "Too many requests", {"Retry-After": "1"}),
-    "head-too-large": Kind(431, "The head of the request is too large"),
+    "head-too-large": Kind(431, "The request head is too large"),
     "internal-error": Kind(500, "Internal error"),
     "unavailable": Kind(503, "The service is not available", {"Retry-After": "5"}),
 }
 
-# what the framework raises, by its status
-_OF_STATUS: dict[int, Slug] = {
+# the problem types of the framework's exceptions, by status
+_SLUG_BY_STATUS: dict[int, Slug] = {
     401: "unauthorized",
     404: "not-found",
     405: "method-not-allowed",
@@ -91,29 +95,34 @@ _OF_STATUS: dict[int, Slug] = {
     503: "unavailable",
 }
 
-# an answer tells so much, however much was wrong: what a client sent must not come back to it many times over
+# bounds on a problem document, because its texts quote what the client sent
 DETAIL_MAX_CHARACTERS = 2000
 FAULTS_MAX = 50
 NAME_MAX_CHARACTERS = 100
+MESSAGE_MAX_CHARACTERS = 500
 
-# What nginx calls a client that left before its answer. Nobody receives it; it stands in the log and in the metrics.
-CLIENT_LEFT = 499
+# nginx's status for a client that closed the connection before the response; only in the log and the metrics
+CLIENT_DISCONNECTED = 499
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """One of several things that are wrong with a request. `field` is the parameter's name; None: the whole request."""
+    """One error of a request. `field` is the name of the parameter or header; None means the request as a whole."""
 
     field: str | None
     code: str
     message: str
 
-    def cut(self) -> "Fault":
-        """The same in a length that a client may be sent: names are its own, and may be of any length."""
-        return Fault(self.field and _cut(self.field, NAME_MAX_CHARACTERS), self.code, _cut(self.message, 500))
+    def truncated(self) -> "Fault":
+        """A copy with bounded texts: the names are the client's and may have any length."""
+        return Fault(
+            self.field and _truncate(self.field, NAME_MAX_CHARACTERS),
+            self.code,
+            _truncate(self.message, MESSAGE_MAX_CHARACTERS),
+        )
 
 
 class ProblemDocument(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """A problem, as RFC 9457 has it. Some kinds have further members, told where they are raised."""
+    """A problem document (RFC 9457). Some types have further members, documented where they are raised."""
 
     type: str
     title: str
@@ -125,9 +134,9 @@ class ProblemDocument(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Problem(Exception):
-    """Raised anywhere under a request, answered as a problem document.
+    """Raised while a request is handled; the response is a problem document.
 
-    `slug` decides status, title and standing headers; `headers` are added to them, `extra` are further members.
+    `slug` selects status, title and the headers of the type; `headers` are added to them, `extra` are further members.
     """
 
     def __init__(
@@ -141,8 +150,8 @@ class Problem(Exception):
     ) -> None:
         super().__init__(detail)
         self.slug: Slug = slug
-        self.detail = _cut(detail, DETAIL_MAX_CHARACTERS)
-        self.errors = [fault.cut() for fault in errors[:FAULTS_MAX]]
+        self.detail = _truncate(detail, DETAIL_MAX_CHARACTERS)
+        self.errors = [fault.truncated() for fault in errors[:FAULTS_MAX]]
         self.headers = {**KINDS[slug].headers, **(headers or {})}
         self.extra = extra
 
@@ -164,17 +173,28 @@ class Problem(Exception):
         return msgspec.json.encode({**msgspec.to_builtins(document), **self.extra})
 
 
-def _cut(text: str, characters_max: int) -> str:
+def _truncate(text: str, characters_max: int) -> str:
     return text if len(text) <= characters_max else text[: characters_max - 1] + "…"
 
 
 def request_id(scope: Scope) -> str:
-    """The id that `api.middleware` gave to the request of `scope`."""
+    """The request id, set by `api.http.middleware`."""
     return scope["state"].get("request_id", "")
 
 
-def responses(*slugs: Slug) -> dict[int, ResponseSpec]:
-    """For a handler's `responses=`: the problems that it may answer, for the OpenAPI document."""
+def invalid(field: str | None, message: str, code: str = "invalid_value") -> Problem:
+    """A problem `invalid-request` with one error; the detail is the field's name followed by the message."""
+    return invalid_request([Fault(field, code, message)])
+
+
+def invalid_request(faults: Sequence[Fault]) -> Problem:
+    """A problem `invalid-request` with these errors."""
+    detail = "; ".join(f"{fault.field} {fault.message}" if fault.field else fault.message for fault in faults)
+    return Problem("invalid-request", detail, errors=faults)
+
+
+def problem_responses(*slugs: Slug) -> dict[int, ResponseSpec]:
+    """Documents the problem types that a handler can return, for its `responses=`."""
     titles: dict[int, list[str]] = {}
     for slug in slugs:
         titles.setdefault(KINDS[slug].status, []).append(f"{KINDS[slug].title} (`{slug}`)")
@@ -191,8 +211,8 @@ def responses(*slugs: Slug) -> dict[int, ResponseSpec]:
 
 def _answer(request: Request, error: Exception) -> Response:
     if request.scope["state"].get("client_left") and isinstance(error, InternalServerException):
-        # so the framework tells that the client left while its body was read: nobody is there to be answered
-        return Response(b"", status_code=CLIENT_LEFT, media_type=MediaType.TEXT)
+        # raised by the framework when the client disconnects while its body is read: no response can be sent
+        return Response(b"", status_code=CLIENT_DISCONNECTED, media_type=MediaType.TEXT)
     problem = _problem(error)
     return Response(
         problem.body(request.scope), status_code=problem.status, headers=problem.headers, media_type=MEDIA_TYPE
@@ -203,24 +223,24 @@ def _problem(error: Exception) -> Problem:
     if isinstance(error, Problem):
         return error
     if isinstance(error, UNAVAILABLE):
-        throttle.warning(log, "database_unavailable", error=type(error).__name__, sqlstate=sqlstate(error))
-        does_not = "take any writes" if isinstance(error, READ_ONLY) else "answer"
-        return Problem("unavailable", f"The database does not {does_not} at present; try again in a few seconds.")
+        throttle.warning(log, "database unavailable", error=type(error).__name__, sqlstate=sqlstate(error))
+        reason = "is read-only" if isinstance(error, READ_ONLY) else "is not available"
+        return Problem("unavailable", f"The database {reason}. Try again in a few seconds.")
     if isinstance(error, OUTDATED):
-        log.warning("database_outdated", error=type(error).__name__, sqlstate=sqlstate(error))
-        return Problem("unavailable", "The database has not been upgraded yet; try again in a few seconds.")
+        log.warning("database schema outdated", error=type(error).__name__, sqlstate=sqlstate(error))
+        return Problem("unavailable", "The database schema is not up to date yet. Try again in a few seconds.")
     if isinstance(error, HTTPException) and error.status_code < 500:
-        return _of_framework(error)
-    log.error("request_failed", exc_info=error)
-    return Problem("internal-error", "Something went wrong here. The request id will help to find it in the log.")
+        return _from_framework(error)
+    log.error("request failed", exc_info=error)
+    return Problem("internal-error", "An unexpected error occurred. The log has the details under this request id.")
 
 
-def _of_framework(error: HTTPException) -> Problem:
-    slug = _OF_STATUS.get(error.status_code, "invalid-request")
+def _from_framework(error: HTTPException) -> Problem:
+    slug = _SLUG_BY_STATUS.get(error.status_code, "invalid-request")
     details = {
-        "not-found": "There is nothing at this address.",
-        "method-not-allowed": "This address does not know the method; see the header Allow.",
-        "payload-too-large": "The body is larger than this address takes.",
+        "not-found": "No such route.",
+        "method-not-allowed": "This route does not support the method; see the header Allow.",
+        "payload-too-large": "The request body is larger than this route accepts.",
     }
     faults = [
         Fault(item.get("key"), "invalid_value", str(item.get("message", "")))

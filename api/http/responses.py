@@ -1,49 +1,81 @@
-"""What answers about jobs have in common: validators, when to ask again, pages of lists, documented parameters."""
+"""Responses about jobs, the same for imports and exports: accepted requests, conditional GET, pages with cursors."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlencode
 from uuid import UUID
 
 import msgspec
-from litestar import Request, Response
-from litestar.openapi.spec import OpenAPIMediaType, Operation, Parameter, Schema
+from litestar import Response
 
-from api.http.problems import Fault, Problem
-from db.formats import MEDIA_TYPES
+from api.http.headers import AnyRequest, matches_etag
+from api.http.problems import Problem, invalid
+from db.connections.pool import Connection, Pool
+
+JSON = "application/json"
+# a job that is not final is worth polling after this time
+RETRY_AFTER = {"Retry-After": "1"}
+
+_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 
 
 class Job(Protocol):
-    """Of an import or an export what lists need."""
+    """What lists need of an import or an export."""
 
     @property
     def id(self) -> UUID: ...
 
 
+class JobView(Protocol):
+    """What responses need of the JSON representation of a job."""
+
+    @property
+    def links(self) -> dict[str, str]: ...
+
+
 J = TypeVar("J", bound=Job)
 
-JSON = "application/json"
-# OpenAPI's own word for bytes, which the framework's enum of formats lacks
-BINARY: Any = "binary"
+
+def accepted(
+    view: JobView,
+    *,
+    is_final: bool,
+    is_replay: bool = False,
+    is_result: bool = False,
+    headers: Mapping[str, str] | None = None,
+) -> Response[bytes]:
+    """The response to a request that created or changed a job: 202 with its Location.
+
+    200 when the job existed already (`is_replay`), or when the client waited for the result and this is it (`is_result`).
+    """
+    return Response(
+        msgspec.json.encode(view),
+        status_code=200 if is_replay or is_result else 202,
+        headers={
+            "Location": view.links["self"],
+            **({} if is_final else RETRY_AFTER),
+            **({"Idempotent-Replayed": "true"} if is_replay else {}),
+            **(headers or {}),
+        },
+        media_type=JSON,
+    )
 
 
-def job(request: Request, view: msgspec.Struct, *, is_final: bool) -> Response[bytes]:
-    """A job as it is now, with an ETag: 304 when the client has just this. Retry-After while it will still change."""
+def job(request: AnyRequest, view: JobView, *, is_final: bool) -> Response[bytes]:
+    """The current state of a job with an ETag; 304 if that is the client's. Retry-After while it can still change."""
     body = msgspec.json.encode(view)
-    etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-    headers = {"ETag": etag, "Cache-Control": "no-cache"}
-    if not is_final:
-        headers["Retry-After"] = "1"
-    known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
-    if etag in known or "*" in known:
+    etag = hashlib.sha256(body).hexdigest()[:32]
+    headers = {"ETag": f'"{etag}"', "Cache-Control": "no-cache", **({} if is_final else RETRY_AFTER)}
+    if matches_etag(request, etag):
         return Response(b"", status_code=304, headers=headers, media_type=JSON)
     return Response(body, headers=headers, media_type=JSON)
 
 
-def page(request: Request, name: str, items: list[Any], next_cursor: str | None, **more: Any) -> Response[bytes]:
-    """A page of a list as `{name: items, "next_cursor": …}`, and a link to the next one."""
-    headers = {}
+def page(request: AnyRequest, name: str, items: Sequence[Any], next_cursor: str | None, **more: Any) -> Response[bytes]:
+    """A page of a list as `{name: items, "next_cursor": …}`, with a Link header to the next page."""
+    headers: dict[str, str] = {}
     if next_cursor is not None:
         query = dict(request.query_params.items()) | {"cursor": next_cursor}
         headers["Link"] = f'<{request.url.path}?{urlencode(query)}>; rel="next"'
@@ -51,85 +83,42 @@ def page(request: Request, name: str, items: list[Any], next_cursor: str | None,
     return Response(body, headers=headers, media_type=JSON)
 
 
-def jobs(request: Request, name: str, found: list[J], limit: int, view: Callable[[J], Any]) -> Response[bytes]:
-    """A page of jobs, of which one more than `limit` was asked for, to know whether there are more."""
-    shown = found[:limit]
-    cursor = str(shown[-1].id) if len(found) > limit else None
+def jobs(request: AnyRequest, name: str, newest: list[J], limit: int, view: Callable[[J], Any]) -> Response[bytes]:
+    """A page of jobs. `newest` has up to `limit` + 1 of them; the last one only shows that there is a next page."""
+    shown = newest[:limit]
+    cursor = str(shown[-1].id) if len(newest) > limit else None
     return page(request, name, [view(job) for job in shown], cursor)
 
 
 def id_cursor(cursor: str | None) -> UUID | None:
-    """The last job of the page before. Raises `Problem` 400."""
-    try:
-        return None if cursor is None else UUID(cursor)
-    except ValueError:
-        raise cursor_fault() from None
+    """The id of the last job on the previous page. Raises `Problem` 400."""
+    if cursor is None:
+        return None
+    if not _ID.fullmatch(cursor):
+        raise invalid_cursor()
+    return UUID(cursor)
+
+
+def invalid_cursor() -> Problem:
+    return invalid("cursor", "is not the next_cursor of a page")
+
+
+async def get_or_404(pool: Pool, get: Callable[[Connection, UUID], Awaitable[J | None]], id: str, kind: str) -> J:
+    """The job with the id from the path. Raises `Problem` 404."""
+    number = job_id(id, kind)
+    async with pool.connection() as conn:
+        job = await get(conn, number)
+    if job is None:
+        raise not_found(kind)
+    return job
 
 
 def job_id(id: str, kind: str) -> UUID:
-    """The id in a path. What cannot be an id is the id of nothing: raises `Problem` 404."""
-    try:
-        return UUID(id)
-    except ValueError:
-        raise unknown(kind) from None
+    """The id from the path. Text that is not an id cannot name a job: raises `Problem` 404."""
+    if not _ID.fullmatch(id):
+        raise not_found(kind)
+    return UUID(id)
 
 
-def unknown(kind: str) -> Problem:
-    return Problem("not-found", f"There is no {kind} with this id.")
-
-
-def cursor_fault() -> Problem:
-    return Problem(
-        "invalid-request",
-        "cursor is not one that a page gave",
-        errors=[Fault("cursor", "invalid_value", "is not one that a page gave")],
-    )
-
-
-def document_file(operation: Operation, *statuses: str) -> None:
-    """Tells the OpenAPI document that these answers are records in any of the formats, which one status cannot have."""
-    for status in statuses:
-        response: Any = (operation.responses or {})[status]
-        # without schemas: a part of an array is none
-        response.content = {media_type.partition(";")[0]: OpenAPIMediaType() for media_type in MEDIA_TYPES.values()}
-
-
-def query_parameters(of: type[msgspec.Struct]) -> list[Parameter]:
-    """The fields of a parameter struct as the OpenAPI document shows them."""
-    required = {field.encode_name for field in msgspec.structs.fields(of) if field.required}
-    properties: Mapping[str, Any] = msgspec.json.schema(of)["$defs"][of.__name__]["properties"]
-    return [
-        Parameter(
-            name=name,
-            param_in="query",
-            required=name in required,
-            description=schema.pop("description", None),
-            schema=Schema(**_schema(schema)),
-        )
-        for name, schema in ((name, dict(schema)) for name, schema in properties.items())
-    ]
-
-
-_SCHEMA_KEYS = {
-    "type": "type",
-    "enum": "enum",
-    "default": "default",
-    "minLength": "min_length",
-    "maxLength": "max_length",
-    "minimum": "minimum",
-    "maximum": "maximum",
-    "format": "format",
-}
-
-
-def _schema(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A parameter that is absent is not null: of `anyOf` with null the other side is what matters."""
-    for one in schema.get("anyOf", ()):
-        if one.get("type") != "null":
-            schema = {**one, **{key: value for key, value in schema.items() if key == "default" and value is not None}}
-    known = {_SCHEMA_KEYS[key]: value for key, value in schema.items() if key in _SCHEMA_KEYS}
-    if isinstance(known.get("enum"), list):
-        known["enum"] = [value for value in known["enum"] if value is not None]
-    if known.get("default", 0) is None:
-        del known["default"]
-    return known
+def not_found(kind: str) -> Problem:
+    return Problem("not-found", f"No {kind} has this id.")

@@ -1,30 +1,25 @@
 """Repairs by HTTP: refused records back, a retry, the commit of a dry run, cancel, delete."""
 
 import hashlib
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
 import msgspec
 import structlog
-from litestar import Request, Response, delete, get, post
+from litestar import Response, delete, get, post
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.openapi.spec import Operation
-from litestar.openapi.spec.enums import OpenAPIType
-from litestar.openapi.spec.media_type import OpenAPIMediaType
-from litestar.openapi.spec.schema import Schema
 from litestar.params import FromPath
 from litestar.response.base import ASGIResponse
 from msgspec import Meta
 
-from api.http import parameters
-from api.http import responses as answers
-from api.http.dependencies import PoolHere, SettingsHere, UploadsHere
-from api.http.parameters import NoParameters
-from api.http.problems import Problem, request_id, responses
-from api.http.responses import BINARY
+from api.http import parameters, responses
+from api.http.dependencies import PoolHere, SettingsHere
+from api.http.headers import AnyRequest
+from api.http.openapi import BINARY, OBJECTS, operation
+from api.http.problems import Problem, problem_responses, request_id
 from api.imports import records, retry
-from api.imports.view import PATH, ImportView, existing, view
+from api.imports.uploads import UploadsHere
+from api.imports.view import PATH, ImportView, get_or_404, view
 from db.connections.pool import Pool
 from db.imports import actions, backlog, completion
 from db.imports import uploads as uploading
@@ -47,24 +42,14 @@ class RecordParameters(msgspec.Struct, kw_only=True):
     ] = False
 
 
-@dataclass
-class RecordsOperation(Operation):
-    """One status, three media types: the import's format decides."""
-
-    def __post_init__(self) -> None:
-        self.parameters = [*(self.parameters or []), *answers.query_parameters(RecordParameters)]
-        binary = OpenAPIMediaType(schema=Schema(type=OpenAPIType.STRING, format=BINARY))
-        answer: Any = (self.responses or {})["200"]
-        answer.content = {
-            "text/csv": binary,
-            "application/x-ndjson": binary,
-            "application/json": OpenAPIMediaType(schema=Schema(type=OpenAPIType.ARRAY)),
-        }
-
+RecordsOperation = operation(
+    query=RecordParameters,
+    files={"200": {"text/csv": BINARY, "application/x-ndjson": BINARY, "application/json": OBJECTS}},
+)
 
 RECORDS = {
     200: ResponseSpec(bytes, description="The records", media_type="application/x-ndjson", generate_examples=False),
-    **responses("invalid-request", "not-found", "unavailable"),
+    **problem_responses("invalid-request", "not-found", "unavailable"),
 }
 
 
@@ -72,10 +57,10 @@ RECORDS = {
     f"{PATH}/{{id:str}}/failed-records",
     operation_class=RecordsOperation,
     tags=["imports"],
-    summary="The refused records, as they were sent",
+    summary="Download the refused records",
     responses=RECORDS,
 )
-async def get_failed_records(request: Request, id: FromPath[str], db_pool: PoolHere) -> ASGIResponse:
+async def get_failed_records(request: AnyRequest, id: FromPath[str], db_pool: PoolHere) -> ASGIResponse:
     """In the format, bytes and order of the file, header included. Mend them and post them again."""
     return await _records(request, id, db_pool, "failed")
 
@@ -84,17 +69,17 @@ async def get_failed_records(request: Request, id: FromPath[str], db_pool: PoolH
     f"{PATH}/{{id:str}}/unprocessed-records",
     operation_class=RecordsOperation,
     tags=["imports"],
-    summary="The records that are not done, as they were sent",
+    summary="Download the unprocessed records",
     responses=RECORDS,
 )
-async def get_unprocessed_records(request: Request, id: FromPath[str], db_pool: PoolHere) -> ASGIResponse:
+async def get_unprocessed_records(request: AnyRequest, id: FromPath[str], db_pool: PoolHere) -> ASGIResponse:
     """In the format, bytes and order of the file, header included. While the import runs, what is not done yet."""
     return await _records(request, id, db_pool, "unprocessed")
 
 
 CHILD = {
-    202: ResponseSpec(ImportView, description="Taken in; the new import", generate_examples=False),
-    200: ResponseSpec(ImportView, description="The same was asked before; that import", generate_examples=False),
+    202: ResponseSpec(ImportView, description="Accepted; the new import", generate_examples=False),
+    200: ResponseSpec(ImportView, description="A repeated request; the existing import", generate_examples=False),
 }
 
 
@@ -102,21 +87,21 @@ CHILD = {
     f"{PATH}/{{id:str}}/retry",
     status_code=202,
     tags=["imports"],
-    summary="Do the refused and the unprocessed records again",
+    summary="Retry the refused and the unprocessed records",
     responses={
         **CHILD,
-        **responses(
+        **problem_responses(
             "invalid-request", "not-found", "not-final", "nothing-to-retry", "too-many-requests", "unavailable"
         ),
     },
 )
-async def retry_import(request: Request, id: FromPath[str], uploads: UploadsHere) -> Response[bytes]:
+async def retry_import(request: AnyRequest, id: FromPath[str], uploads: UploadsHere) -> Response[bytes]:
     """A new import of just these records, with the same parameters; its errors tell the lines of the first file.
 
-    An import has one retry: asked again, it is the same one, so that nothing is ever stored twice. What that has left is
+    An import has one retry: requested again, it is the same one, so that nothing is ever stored twice. What that has left is
     for its own retry.
     """
-    parameters.parse(request.query_params.multi_items(), NoParameters)
+    parameters.query(request)
     parent = await _source(uploads.pool, id)
     if not parent.is_final:
         raise Problem("not-final", f"The import is {parent.status}; cancel it, or wait.")
@@ -133,15 +118,15 @@ async def retry_import(request: Request, id: FromPath[str], uploads: UploadsHere
     f"{PATH}/{{id:str}}/commit",
     status_code=202,
     tags=["imports"],
-    summary="Make a dry run real",
+    summary="Commit a dry run",
     responses={
         **CHILD,
-        **responses("invalid-request", "not-found", "not-committable", "too-many-requests", "unavailable"),
+        **problem_responses("invalid-request", "not-found", "not-committable", "too-many-requests", "unavailable"),
     },
 )
-async def commit_import(request: Request, id: FromPath[str], uploads: UploadsHere) -> Response[bytes]:
-    """A new import of the same file without a second upload. A dry run has one commit: asked again, it is the same one."""
-    parameters.parse(request.query_params.multi_items(), NoParameters)
+async def commit_import(request: AnyRequest, id: FromPath[str], uploads: UploadsHere) -> Response[bytes]:
+    """A new import of the same file without a second upload. A dry run has one commit: requested again, it is the same one."""
+    parameters.query(request)
     dry_run = await _source(uploads.pool, id)
     digest = hashlib.sha256(b"commit" + dry_run.id.bytes).digest()
     try:
@@ -164,70 +149,62 @@ async def commit_import(request: Request, id: FromPath[str], uploads: UploadsHer
     tags=["imports"],
     summary="Cancel an import",
     responses={
-        202: ResponseSpec(ImportView, description="Asked for; the job", generate_examples=False),
-        **responses("invalid-request", "not-found", "already-final", "unavailable"),
+        202: ResponseSpec(ImportView, description="Accepted; the import job", generate_examples=False),
+        **problem_responses("invalid-request", "not-found", "already-final", "unavailable"),
     },
 )
 async def cancel_import(
-    request: Request, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere
+    request: AnyRequest, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere
 ) -> Response[bytes]:
     """No further chunk is begun; one that is being worked on is finished. What is stored stays and is counted."""
-    parameters.parse(request.query_params.multi_items(), NoParameters)
-    job = await existing(db_pool, id)
+    parameters.query(request)
+    job = await get_or_404(db_pool, id)
     async with db_pool.connection() as conn:
         if not await actions.cancel(conn, job.id):
             raise Problem("already-final", "The import is final already.")
         end = await completion.finish(conn, job.id)
     if end is not None:
         _tell(end)
-    job = await existing(db_pool, id)
-    headers = {"Location": f"{PATH}/{job.id}"} | ({} if job.status in FINAL else {"Retry-After": "1"})
-    body = msgspec.json.encode(await view(db_pool, settings, job))
-    return Response(body, status_code=202, headers=headers, media_type=answers.JSON)
+    job = await get_or_404(db_pool, id)
+    return responses.accepted(await view(db_pool, settings, job), is_final=job.status in FINAL)
 
 
 @delete(
     f"{PATH}/{{id:str}}",
     status_code=204,
     tags=["imports"],
-    summary="Remove a final import",
+    summary="Delete a final import",
     responses={
-        204: ResponseSpec(None, description="Removed"),
-        **responses("invalid-request", "not-found", "not-final", "unavailable"),
+        204: ResponseSpec(None, description="Deleted"),
+        **problem_responses("invalid-request", "not-found", "not-final", "unavailable"),
     },
 )
-async def delete_import(request: Request, id: FromPath[str], db_pool: PoolHere) -> None:
+async def delete_import(request: AnyRequest, id: FromPath[str], db_pool: PoolHere) -> None:
     """With its errors and its file; the records that it stored stay. Its idempotency key is free again."""
-    parameters.parse(request.query_params.multi_items(), NoParameters)
-    job = await existing(db_pool, id)
+    parameters.query(request)
+    job = await get_or_404(db_pool, id)
     async with db_pool.connection() as conn, conn.transaction():
         is_deleted = await actions.delete(conn, job.id)
     if not is_deleted:
         raise Problem("not-final", f"The import is {job.status}; cancel it, or wait.")
 
 
-async def _records(request: Request, id: str, pool: Pool, which: Literal["failed", "unprocessed"]) -> ASGIResponse:
-    asked = parameters.parse(request.query_params.multi_items(), RecordParameters)
-    return await records.answer(pool, await _source(pool, id), which, is_annotated=asked.annotate)
+async def _records(request: AnyRequest, id: str, pool: Pool, which: Literal["failed", "unprocessed"]) -> ASGIResponse:
+    requested = parameters.query(request, RecordParameters)
+    return await records.answer(pool, await _source(pool, id), which, is_annotated=requested.annotate)
 
 
 async def _source(pool: Pool, id: str) -> Source:
     async with pool.connection() as conn:
-        source = await actions.source(conn, answers.job_id(id, "import"))
+        source = await actions.source(conn, responses.job_id(id, "import"))
     if source is None:
-        raise answers.unknown("import")
+        raise responses.not_found("import")
     return source
 
 
 async def _child(pool: Pool, settings: Settings, id: UUID, *, is_replay: bool) -> Response[bytes]:
-    job = await existing(pool, str(id))
-    headers = {"Location": f"{PATH}/{job.id}"}
-    if job.status not in FINAL:
-        headers["Retry-After"] = "1"
-    if is_replay:
-        headers["Idempotent-Replayed"] = "true"
-    body = msgspec.json.encode(await view(pool, settings, job))
-    return Response(body, status_code=200 if is_replay else 202, headers=headers, media_type=answers.JSON)
+    job = await get_or_404(pool, str(id))
+    return responses.accepted(await view(pool, settings, job), is_final=job.status in FINAL, is_replay=is_replay)
 
 
 def _tell(end: Finished) -> None:

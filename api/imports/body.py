@@ -4,13 +4,11 @@ Nothing is kept but the block in hand, except of the JSON object form, which is 
 """
 
 import asyncio
-import base64
 import hashlib
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
-from litestar import Request
 from multipart import (
     MultipartError,
     MultipartSegment,
@@ -19,11 +17,12 @@ from multipart import (
     parse_options_header,
 )
 
+from api.http.headers import AnyRequest, content_digest
 from api.http.parameters import PARAMETERS_MAX
-from api.http.problems import Fault, Problem
+from api.http.problems import Problem, invalid
 from api.imports.decompression import Compression
 from api.imports.unpacking import Unpacking, too_large
-from db.imports.payload import Format
+from db.formats import Format
 from db.settings import Settings
 
 FORMATS: dict[str, Format] = {
@@ -76,10 +75,10 @@ Event: TypeAlias = Parameter | File | bytes
 class Body:
     """Reads one request. `bytes_received` counts as sent, `Content-Digest` is checked at the end, over what was sent."""
 
-    def __init__(self, request: Request, settings: Settings) -> None:
+    def __init__(self, request: AnyRequest, settings: Settings) -> None:
         self._request = request
         self._settings = settings
-        self._expected = _content_digest(request.headers.get("content-digest"))
+        self._expected = content_digest(request)
         self._digest = hashlib.sha256()
         self.bytes_received = 0
 
@@ -173,8 +172,8 @@ class _Form:
     def __init__(self, boundary: str, settings: Settings) -> None:
         # RFC 2046 allows 70
         if not 1 <= len(boundary) <= BOUNDARY_MAX_CHARACTERS:
-            raise _fault(
-                "Content-Type", "invalid_value", f"needs a boundary of 1 to {BOUNDARY_MAX_CHARACTERS} characters"
+            raise invalid(
+                "Content-Type", f"needs a boundary of 1 to {BOUNDARY_MAX_CHARACTERS} characters", "invalid_value"
             )
         self._settings = settings
         self._parser = PushMultipartParser(boundary, max_segment_count=PARTS_MAX)
@@ -197,7 +196,7 @@ class _Form:
                 else:
                     self._value += event
                     if len(self._value) > PARAMETER_MAX_BYTES:
-                        raise _fault(self._name, "too_long", f"has more than {PARAMETER_MAX_BYTES} bytes")
+                        raise invalid(self._name, f"has more than {PARAMETER_MAX_BYTES} bytes", "too_long")
         except ParserLimitReached:
             raise Problem(
                 "invalid-request", f"The form has more than {PARTS_MAX} parts, or a part's head is too long."
@@ -220,9 +219,9 @@ class _Form:
         if part.filename is None and self._name != "file":
             return
         if self._name != "file":
-            raise _fault(self._name, "unknown_parameter", "is a file, which must be the part named file")
+            raise invalid(self._name, "is a file, which must be the part named file", "unknown_parameter")
         if self._has_file:
-            raise _fault("file", "repeated_parameter", "is given more than once")
+            raise invalid("file", "is repeated", "repeated_parameter")
         self._has_file = True
         # PostgreSQL has no text with the character U+0000
         name = part.filename and part.filename.replace("\0", "\ufffd")
@@ -241,7 +240,7 @@ class _Form:
             try:
                 yield Parameter(self._name, self._value.decode())
             except UnicodeDecodeError:
-                raise _fault(self._name, "invalid_value", "is not UTF-8") from None
+                raise invalid(self._name, "is not UTF-8") from None
         self._value = b""
 
 
@@ -255,35 +254,16 @@ def _object(whole: bytes) -> Iterator[Event]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Problem("invalid-request", f"The body is not a JSON object: {error}") from None
     if records is None:
-        raise _fault("records", "missing", "is required: an array of records (or send the array itself)")
+        raise invalid("records", "is required: an array of records (or send the array itself)", "missing")
     yield from parameters
     yield File(None, "json")
     yield bytes(records)
 
 
-def _content_encoding(request: Request) -> Compression | None:
+def _content_encoding(request: AnyRequest) -> Compression | None:
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding == "identity":
         return None
     if encoding not in ("gzip", "x-gzip", "zstd"):
         raise Problem("unsupported-format", f"Content-Encoding {encoding[:100]} is none of gzip, zstd.")
     return COMPRESSIONS[encoding]
-
-
-def _content_digest(header: str | None) -> bytes | None:
-    """The sha-256 of an RFC 9530 header; None when it has none (other algorithms are not checked)."""
-    for item in (header or "").split(","):
-        name, _, value = item.strip().partition("=")
-        if name.lower() == "sha-256":
-            try:
-                digest = base64.b64decode(value.strip(":"), validate=True)
-            except ValueError:
-                digest = b""
-            if len(digest) != 32 or not (value.startswith(":") and value.endswith(":")):
-                raise _fault("Content-Digest", "invalid_value", "must be like sha-256=:<44 characters of base64>:")
-            return digest
-    return None
-
-
-def _fault(field: str, code: str, message: str) -> Problem:
-    return Problem("invalid-request", f"{field} {message}", errors=[Fault(field, code, message)])

@@ -4,17 +4,11 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 import msgspec
-from litestar import Request
 from msgspec import Meta
 
-from api.http.problems import Fault, Problem
-from db.imports.payload import Format
+from api.http.parameters import IdempotencyToken
+from db.formats import Format
 from db.merge.staging import Mode
-
-# PostgreSQL has no text with the character U+0000
-STORABLE = r"^[^\x00]*\Z"
-
-Key = Annotated[str, Meta(min_length=1, max_length=255, pattern=STORABLE)]
 
 
 class ImportParameters(msgspec.Struct, kw_only=True):
@@ -66,25 +60,10 @@ class ImportParameters(msgspec.Struct, kw_only=True):
             description="For a CSV that was exported with csv_safe=true: an apostrophe that begins a cell is taken away."
         ),
     ] = False
-    idempotency_token: Annotated[Key | None, Meta(description="The same as the header Idempotency-Key.")] = None
+    idempotency_token: Annotated[
+        IdempotencyToken | None, Meta(description="The same as the header Idempotency-Key.")
+    ] = None
 
     @property
     def delimiter(self) -> str:
         return "\t" if self.csv_delimiter == "tab" else self.csv_delimiter
-
-
-def idempotency_key(request: Request) -> str | None:
-    """The header Idempotency-Key, bare or as a quoted string. Raises `Problem` 400."""
-    header = request.headers.get("idempotency-key")
-    if header is None:
-        return None
-    key = header.strip()
-    if len(key) >= 2 and key[0] == key[-1] == '"':
-        key = key[1:-1].replace('\\"', '"').replace("\\\\", "\\")
-    if not 1 <= len(key) <= 255:
-        raise Problem(
-            "invalid-request",
-            "Idempotency-Key must have 1 to 255 characters",
-            errors=[Fault("Idempotency-Key", "invalid_value", "must have 1 to 255 characters")],
-        )
-    return key

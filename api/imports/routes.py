@@ -2,35 +2,33 @@
 
 import base64
 import binascii
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
-from litestar import Request, Response, get, post
+from litestar import Response, get, post
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.openapi.spec import Operation, Parameter, RequestBody
-from litestar.openapi.spec.enums import OpenAPIType
+from litestar.openapi.spec import RequestBody
 from litestar.openapi.spec.media_type import OpenAPIMediaType
 from litestar.openapi.spec.schema import Schema
 from litestar.params import FromPath
 from litestar.response.base import ASGIResponse
 from msgspec import Meta
 
-from api.http import headers as prefer
-from api.http import parameters
-from api.http import responses as answers
-from api.http.dependencies import PoolHere, SettingsHere, StoppingHere, UploadsHere
-from api.http.parameters import NoParameters
-from api.http.problems import responses
-from api.http.responses import BINARY
+from api.http import headers, parameters, responses, sse
+from api.http.dependencies import PoolHere, SettingsHere, StoppingHere
+from api.http.headers import AnyRequest
+from api.http.openapi import BINARY, OBJECTS, object_schema, operation
+from api.http.parameters import STORABLE, ListParameters
+from api.http.problems import problem_responses
 from api.imports import errors as error_stream
-from api.imports.parameters import STORABLE, ImportParameters
-from api.imports.uploads import receive
-from api.imports.view import PATH, ImportView, brief, existing, view
+from api.imports import wait
+from api.imports.parameters import ImportParameters
+from api.imports.uploads import UploadsHere, receive
+from api.imports.view import PATH, ImportView, brief, get_or_404, view
 from db.imports import errors as record_errors
 from db.imports import jobs as imports
 from db.imports.errors import Position
-from db.imports.jobs import FINAL
+from db.imports.jobs import FINAL, Import
 from db.resources.definition import Code, RecordError
 
 
@@ -45,108 +43,60 @@ class ErrorPage(msgspec.Struct, kw_only=True):
     total: int
 
 
-class ListParameters(msgspec.Struct, kw_only=True):
+class ImportListParameters(ListParameters, kw_only=True):
     status: Literal["pending", "processing", "completed", "failed", "cancelled"] | None = None
-    resource: Literal["users", "articles", "comments"] | None = None
-    limit: Annotated[int, Meta(ge=1, le=100)] = 20
-    cursor: str | None = None
 
 
 class ErrorParameters(msgspec.Struct, kw_only=True):
     format: Annotated[
         Literal["csv", "ndjson"] | None,
-        Meta(description="Streams all errors instead of a page; csv is made safe for spreadsheets."),
+        Meta(description="All errors as a file instead of one page; csv is safe to open in a spreadsheet."),
     ] = None
     code: Code | None = None
     field: Annotated[str, Meta(max_length=255, pattern=STORABLE)] | None = None
-    limit: Annotated[Annotated[int, Meta(ge=1, le=1000)] | None, Meta(description="100 unless told.")] = None
+    limit: Annotated[Annotated[int, Meta(ge=1, le=1000)] | None, Meta(description="Default: 100.")] = None
     cursor: str | None = None
 
     def __post_init__(self) -> None:
         if self.format is not None and (self.limit is not None or self.cursor is not None):
-            raise ValueError("format streams all errors, and goes with neither limit nor cursor")
+            raise ValueError("format returns all errors and excludes limit and cursor")
 
 
-@dataclass
-class ImportOperation(Operation):
-    """The handler reads the body itself, as it arrives, so the document has to be told of it."""
-
-    def __post_init__(self) -> None:
-        binary = OpenAPIMediaType(schema=Schema(type=OpenAPIType.STRING, format=BINARY))
-        self.request_body = RequestBody(
-            description="A form with the part `file`; or the file itself; or a JSON object with `records`. "
-            "Parameters stand in the query, in the form, or in the object.",
-            required=True,
-            content={
-                "multipart/form-data": OpenAPIMediaType(
-                    schema=Schema(
-                        type=OpenAPIType.OBJECT,
-                        required=["file"],
-                        properties={"file": Schema(type=OpenAPIType.STRING, format=BINARY)},
-                    )
-                ),
-                "text/csv": binary,
-                "application/x-ndjson": binary,
-                "application/json": OpenAPIMediaType(
-                    schema=Schema(
-                        one_of=[
-                            Schema(type=OpenAPIType.ARRAY, items=Schema(type=OpenAPIType.OBJECT)),
-                            Schema(
-                                type=OpenAPIType.OBJECT,
-                                required=["resource", "records"],
-                                properties={
-                                    "resource": Schema(enum=["users", "articles", "comments"]),
-                                    "records": Schema(type=OpenAPIType.ARRAY, items=Schema(type=OpenAPIType.OBJECT)),
-                                },
-                            ),
-                        ]
-                    )
-                ),
-            },
-        )
-        self.parameters = [
-            *(self.parameters or []),
-            *answers.query_parameters(ImportParameters),
-            Parameter(
-                name="Prefer",
-                param_in="header",
-                required=False,
-                description="wait=N holds the answer back until the job is final, or for N seconds, at most 30.",
-                schema=Schema(type=OpenAPIType.STRING),
-            ),
-        ]
-
-
-@dataclass
-class ListOperation(Operation):
-    def __post_init__(self) -> None:
-        self.parameters = [*(self.parameters or []), *answers.query_parameters(ListParameters)]
-
-
-@dataclass
-class ErrorsOperation(Operation):
-    def __post_init__(self) -> None:
-        self.parameters = [*(self.parameters or []), *answers.query_parameters(ErrorParameters)]
-        binary = OpenAPIMediaType(schema=Schema(type=OpenAPIType.STRING, format=BINARY))
-        answer: Any = (self.responses or {})["200"]
-        answer.content |= {"text/csv": binary, "application/x-ndjson": binary}
+BODY = RequestBody(
+    description="A form with the part `file`; or the file itself; or a JSON object with `records`. "
+    "The parameters are in the query, in the form, or in the object.",
+    required=True,
+    content={
+        "multipart/form-data": OpenAPIMediaType(schema=object_schema(ImportParameters, more={"file": BINARY})),
+        "text/csv": OpenAPIMediaType(schema=BINARY),
+        "application/x-ndjson": OpenAPIMediaType(schema=BINARY),
+        "application/octet-stream": OpenAPIMediaType(schema=BINARY),
+        "application/json": OpenAPIMediaType(
+            schema=Schema(one_of=[object_schema(ImportParameters, more={"records": OBJECTS}), OBJECTS])
+        ),
+    },
+)
 
 
 @post(
     PATH,
     status_code=202,
     request_max_body_size=None,
-    operation_class=ImportOperation,
+    operation_class=operation(
+        query=ImportParameters,
+        headers={"Prefer": "wait=N delays the response until the job is final, for at most N seconds, at most 30."},
+        body=BODY,
+    ),
     tags=["imports"],
     summary="Import a file",
     responses={
-        202: ResponseSpec(ImportView, description="Taken in; the job", generate_examples=False),
+        202: ResponseSpec(ImportView, description="Accepted; the import job", generate_examples=False),
         200: ResponseSpec(
             ImportView,
-            description="The same request came before, or the job is final and was waited for; the job",
+            description="A repeated request, or the job is final and the client waited for it; the import job",
             generate_examples=False,
         ),
-        **responses(
+        **problem_responses(
             "invalid-request",
             "digest-mismatch",
             "idempotency-in-progress",
@@ -158,91 +108,127 @@ class ErrorsOperation(Operation):
         ),
     },
 )
-async def create_import(request: Request, uploads: UploadsHere, stopping: StoppingHere) -> Response[bytes]:
-    """The upload counts whole or not at all. One idempotency key makes one job, for as long as the job is kept."""
-    wait_seconds = prefer.wait_seconds(request)
+async def create_import(request: AnyRequest, uploads: UploadsHere, stopping: StoppingHere) -> Response[bytes]:
+    """The upload counts as a whole or not at all. Requests with the same idempotency key create one job."""
+    seconds = headers.wait_seconds(request)
     job, is_replay = await receive(request, uploads)
-    headers = {"Location": f"{PATH}/{job.id}"}
-    if wait_seconds is not None:
-        job = await prefer.until_final(request, uploads.pool, job, seconds=wait_seconds, stopping=stopping)
-        headers["Preference-Applied"] = f"wait={wait_seconds}"
-    is_done = is_replay or (wait_seconds is not None and job.status in FINAL)
-    if job.status not in FINAL:
-        headers["Retry-After"] = "1"
-    if is_replay:
-        headers["Idempotent-Replayed"] = "true"
-    body = msgspec.json.encode(await view(uploads.pool, uploads.settings, job))
-    return Response(body, status_code=200 if is_done else 202, headers=headers, media_type=answers.JSON)
+    if seconds is not None:
+        job = await wait.until_final(request, uploads.pool, job, seconds=seconds, stopping=stopping)
+    is_final = job.status in FINAL
+    return responses.accepted(
+        await view(uploads.pool, uploads.settings, job),
+        is_final=is_final,
+        is_replay=is_replay,
+        is_result=is_final and seconds is not None,
+        headers=None if seconds is None else {"Preference-Applied": f"wait={seconds}"},
+    )
 
 
 @get(
     PATH,
-    operation_class=ListOperation,
+    operation_class=operation(query=ImportListParameters),
     tags=["imports"],
     summary="List imports, newest first",
     responses={
         200: ResponseSpec(ImportPage, description="A page", generate_examples=False),
-        **responses("invalid-request", "unavailable"),
+        **problem_responses("invalid-request", "unavailable"),
     },
 )
-async def list_imports(request: Request, db_pool: PoolHere, settings: SettingsHere) -> Response[bytes]:
-    asked = parameters.parse(request.query_params.multi_items(), ListParameters)
+async def list_imports(request: AnyRequest, db_pool: PoolHere, settings: SettingsHere) -> Response[bytes]:
+    """One page; `next_cursor` is the cursor of the next page, null on the last one."""
+    requested = parameters.query(request, ImportListParameters)
     async with db_pool.connection() as conn:
-        found = await imports.newest(
+        newest = await imports.newest(
             conn,
-            status=asked.status,
-            resource=asked.resource,
-            before=answers.id_cursor(asked.cursor),
-            limit=asked.limit + 1,
+            status=requested.status,
+            resource=requested.resource,
+            before=responses.id_cursor(requested.cursor),
+            limit=requested.limit + 1,
         )
-    return answers.jobs(request, "imports", found, asked.limit, lambda job: brief(settings, job))
+    return responses.jobs(request, "imports", newest, requested.limit, lambda job: brief(settings, job))
 
 
 @get(
     f"{PATH}/{{id:str}}",
     tags=["imports"],
-    summary="An import as it is now",
+    summary="Get an import",
     responses={
         200: ResponseSpec(ImportView, description="The job", generate_examples=False),
-        304: ResponseSpec(None, description="As the client knows it"),
-        **responses("invalid-request", "not-found", "unavailable"),
+        304: ResponseSpec(None, description="Not modified"),
+        **problem_responses("invalid-request", "not-found", "unavailable"),
     },
 )
-async def get_import(request: Request, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere) -> Response[bytes]:
-    parameters.parse(request.query_params.multi_items(), NoParameters)
-    job = await existing(db_pool, id)
-    return answers.job(request, await view(db_pool, settings, job), is_final=job.status in FINAL)
+async def get_import(
+    request: AnyRequest, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere
+) -> Response[bytes]:
+    """The current state. Poll it with If-None-Match; Retry-After is absent when the job is final."""
+    parameters.query(request)
+    job = await get_or_404(db_pool, id)
+    return responses.job(request, await view(db_pool, settings, job), is_final=job.status in FINAL)
+
+
+@get(
+    f"{PATH}/{{id:str}}/events",
+    operation_class=sse.EventsOperation,
+    tags=["imports"],
+    summary="Follow an import by server-sent events",
+    responses=sse.RESPONSES,
+)
+async def get_import_events(
+    request: AnyRequest, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere, stopping: StoppingHere
+) -> ASGIResponse:
+    """`progress` has the import without its errors, whenever it has changed; `done` the final import with the first errors."""
+    parameters.query(request)
+
+    def summary(job: Import) -> bytes:
+        return msgspec.json.encode(brief(settings, job))
+
+    async def full(job: Import) -> bytes:
+        return msgspec.json.encode(await view(db_pool, settings, job))
+
+    source = sse.EventSource(get=imports.get, final=FINAL, event_id=_event_id, summary=summary, full=full)
+    return sse.follow(request, source, await get_or_404(db_pool, id), db_pool, stopping)
 
 
 @get(
     f"{PATH}/{{id:str}}/errors",
-    operation_class=ErrorsOperation,
+    operation_class=operation(
+        query=ErrorParameters, files={"200": {"text/csv": BINARY, "application/x-ndjson": BINARY}}
+    ),
     tags=["imports"],
-    summary="Why records were refused, in the order of the file",
+    summary="List the errors of an import",
     responses={
         200: ResponseSpec(ErrorPage, description="A page", generate_examples=False),
-        **responses("invalid-request", "not-found", "unavailable"),
+        **problem_responses("invalid-request", "not-found", "unavailable"),
     },
 )
-async def get_import_errors(request: Request, id: FromPath[str], db_pool: PoolHere) -> ASGIResponse:
-    """Complete once the import is final; before, what is known so far."""
-    asked = parameters.parse(request.query_params.multi_items(), ErrorParameters)
-    job = await existing(db_pool, id)
-    if asked.format is not None:
-        return await error_stream.answer(db_pool, job, format=asked.format, code=asked.code, field=asked.field)
+async def get_import_errors(request: AnyRequest, id: FromPath[str], db_pool: PoolHere) -> ASGIResponse:
+    """In the order of the file. The list is complete when the import is final."""
+    requested = parameters.query(request, ErrorParameters)
+    job = await get_or_404(db_pool, id)
+    if requested.format is not None:
+        return await error_stream.answer(
+            db_pool, job, format=requested.format, code=requested.code, field=requested.field
+        )
     async with db_pool.connection() as conn:
         found, last = await record_errors.page(
             conn,
             job.id,
-            after=_error_cursor(asked.cursor),
-            code=asked.code,
-            field=asked.field,
-            limit=asked.limit or 100,
+            after=_error_cursor(requested.cursor),
+            code=requested.code,
+            field=requested.field,
+            limit=requested.limit or 100,
         )
-        total = await record_errors.count(conn, job.id, code=asked.code, field=asked.field)
+        total = await record_errors.count(conn, job.id, code=requested.code, field=requested.field)
     cursor = None if last is None else base64.urlsafe_b64encode(msgspec.json.encode(last)).decode()
-    page = answers.page(request, "errors", found, cursor, total=total)
+    page = responses.page(request, "errors", found, cursor, total=total)
     return page.to_asgi_response(app=None, request=request)
+
+
+def _event_id(job: Import) -> str:
+    """Changes whenever the job does, and orders its states."""
+    counts = (job.created, job.updated, job.unchanged, job.skipped, job.failed, job.errors)
+    return f"{job.status}-{job.processed + job.deferred}-{'.'.join(map(str, counts))}"
 
 
 def _error_cursor(cursor: str | None) -> Position:
@@ -251,7 +237,7 @@ def _error_cursor(cursor: str | None) -> Position:
     try:
         return msgspec.json.decode(base64.urlsafe_b64decode(cursor), type=Position)
     except (binascii.Error, ValueError, RecursionError):
-        raise answers.cursor_fault() from None
+        raise responses.invalid_cursor() from None
 
 
-HANDLERS = [create_import, list_imports, get_import, get_import_errors]
+HANDLERS = [create_import, list_imports, get_import, get_import_events, get_import_errors]

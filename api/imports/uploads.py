@@ -7,14 +7,16 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from litestar import Request
+from litestar.di import NamedDependency
+from litestar.params import SkipValidation
 
 from api.http import parameters
-from api.http.problems import Fault, Problem, request_id
+from api.http.headers import AnyRequest, idempotency_key
+from api.http.problems import Problem, invalid, request_id
 from api.imports.admission import Admission
 from api.imports.body import Body, File, Parameter
 from api.imports.chunk_writer import Store
-from api.imports.parameters import ImportParameters, idempotency_key
+from api.imports.parameters import ImportParameters
 from api.imports.splitting import Unreadable
 from api.imports.splitting.intake import Intake
 from db.connections.pool import Pool
@@ -115,7 +117,10 @@ class Uploads:
                 return
 
 
-async def receive(request: Request, uploads: Uploads) -> tuple[Import, bool]:
+UploadsHere = NamedDependency[SkipValidation[Uploads]]
+
+
+async def receive(request: AnyRequest, uploads: Uploads) -> tuple[Import, bool]:
     """Reads the request to its end; the job, and whether an earlier request with the same key and content made it.
 
     Raises `Problem`: 400, 409, 413, 415, 422, 429, 503.
@@ -128,7 +133,7 @@ async def receive(request: Request, uploads: Uploads) -> tuple[Import, bool]:
     except Unreadable as error:
         raise Problem("invalid-request", f"The file cannot be read: {error}") from None
     except uploading.AfterUnknown:
-        raise _fault("after", "invalid_value", "is not the id of an import") from None
+        raise invalid("after", "is not the id of an import") from None
     except TimeoutError:
         raise Problem("unavailable", "This process is stopping and could not wait for the end of the upload.") from None
     except uploading.Gone:
@@ -145,7 +150,7 @@ async def receive(request: Request, uploads: Uploads) -> tuple[Import, bool]:
 class _Receiver:
     """One request on its way in."""
 
-    def __init__(self, request: Request, uploads: Uploads) -> None:
+    def __init__(self, request: AnyRequest, uploads: Uploads) -> None:
         self.uploads = uploads
         self.request_id = request_id(request.scope)
         self.given: list[tuple[str, Any]] = list(request.query_params.multi_items())
@@ -171,9 +176,7 @@ class _Receiver:
     def token(self) -> str | None:
         """The idempotency key, from wherever it is known so far."""
         given = next((value for name, value in self.given if name == "idempotency_token"), None)
-        if self.key is not None and given not in (None, self.key):
-            raise _fault("idempotency_token", "conflicting_values", "differs from the header Idempotency-Key")
-        return self.key or given
+        return parameters.check_token(self.key, given)
 
     def _parameters(self) -> ImportParameters:
         """All parameters known so far. Raises `Problem` 400 that names each that is wrong."""
@@ -186,7 +189,7 @@ class _Receiver:
                 return
             if isinstance(event, Parameter):
                 self.given.append(event)
-        raise _fault("file", "missing", "is required: the part that holds the records")
+        raise invalid("file", "is required: the part that holds the records", "missing")
 
     async def _take(self, early: ImportParameters, id: UUID | None) -> Upload:
         """Reads the file, and what parameters come behind it. Without `id` nothing is stored."""
@@ -203,10 +206,10 @@ class _Receiver:
     def _describe(self, early: ImportParameters, intake: Intake, chunks: int) -> Upload:
         final = self._parameters()
         if final.resource is None:
-            raise _fault("resource", "missing", f"is required: {', '.join(RESOURCES)}")
+            raise invalid("resource", f"is required: {', '.join(RESOURCES)}", "missing")
         for name in ("format", "csv_delimiter"):
             if getattr(final, name) != getattr(early, name):
-                raise _fault(name, "too_late", "must come before the file, which is read as it arrives")
+                raise invalid(name, "must come before the file, which is read as it arrives", "too_late")
         intake.check_columns(RESOURCES[final.resource], ignore_unknown=final.unknown_fields == "ignore")
         settled: dict[str, Any] = {
             "resource": final.resource,
@@ -254,7 +257,3 @@ class _Receiver:
                 "This idempotency key belongs to an import with other parameters or another file.",
             )
         return id
-
-
-def _fault(field: str, code: str, message: str) -> Problem:
-    return Problem("invalid-request", f"{field} {message}", errors=[Fault(field, code, message)])

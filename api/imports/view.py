@@ -21,7 +21,7 @@ PATH = "/api/v1/imports"
 ERRORS_SHOWN = 100
 
 
-class FileView(msgspec.Struct, frozen=True, kw_only=True):
+class ImportFile(msgspec.Struct, frozen=True, kw_only=True):
     """The file as it was read, unpacked."""
 
     name: str | None
@@ -29,7 +29,7 @@ class FileView(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
 
 
-class CountsView(msgspec.Struct, frozen=True, kw_only=True):
+class ImportCounts(msgspec.Struct, frozen=True, kw_only=True):
     """What became of the records; they add up to total_records."""
 
     created: int
@@ -40,7 +40,7 @@ class CountsView(msgspec.Struct, frozen=True, kw_only=True):
     unprocessed: int
 
 
-class ProgressView(msgspec.Struct, frozen=True, kw_only=True):
+class ImportProgress(msgspec.Struct, frozen=True, kw_only=True):
     """How far and how fast; null where nothing can be said yet."""
 
     percent: float
@@ -59,11 +59,11 @@ class ImportView(msgspec.Struct, frozen=True, kw_only=True):
     mode: str
     dry_run: bool
     format: str
-    file: FileView
+    file: ImportFile
     total_records: int
     processed_records: int
-    counts: CountsView
-    progress: ProgressView
+    counts: ImportCounts
+    progress: ImportProgress
     error_count: int
     errors: list[RecordError] | UnsetType = UNSET
     error_summary: list[ErrorCount] | UnsetType = UNSET
@@ -77,13 +77,9 @@ class ImportView(msgspec.Struct, frozen=True, kw_only=True):
     links: dict[str, str]
 
 
-async def existing(pool: Pool, id: str) -> Import:
-    """The import with the id in a path. Raises `Problem` 404."""
-    async with pool.connection() as conn:
-        job = await jobs.get(conn, responses.job_id(id, "import"))
-    if job is None:
-        raise responses.unknown("import")
-    return job
+async def get_or_404(pool: Pool, id: str) -> Import:
+    """The import with the id from the path. Raises `Problem` 404."""
+    return await responses.get_or_404(pool, jobs.get, id, "import")
 
 
 async def view(pool: Pool, settings: Settings, job: Import) -> ImportView:
@@ -108,10 +104,10 @@ def brief(settings: Settings, job: Import) -> ImportView:
         mode=job.mode,
         dry_run=job.dry_run,
         format=job.format,
-        file=FileView(name=job.file_name, bytes=job.file_bytes, sha256=job.file_sha256.hex()),
+        file=ImportFile(name=job.file_name, bytes=job.file_bytes, sha256=job.file_sha256.hex()),
         total_records=job.total_records,
         processed_records=job.processed,
-        counts=CountsView(
+        counts=ImportCounts(
             created=job.created,
             updated=job.updated,
             unchanged=job.unchanged,
@@ -148,7 +144,7 @@ def _links(job: Import) -> dict[str, str]:
     return links
 
 
-def _progress(job: Import) -> ProgressView:
+def _progress(job: Import) -> ImportProgress:
     # what is set aside to be decided at the end has been worked on; settling counts it a second time for a moment
     done = min(job.total_records, job.processed + job.deferred)
     percent = 100.0 if job.total_records == 0 else 100 * done / job.total_records
@@ -158,7 +154,7 @@ def _progress(job: Import) -> ProgressView:
         rate = done / seconds if seconds > 0 else None
     left = job.total_records - done
     eta = None if rate is None or job.finished_at is not None else left / rate
-    return ProgressView(
+    return ImportProgress(
         percent=round(percent, 2),
         records_per_second=None if rate is None else round(rate, 1),
         eta_seconds=None if eta is None else round(eta, 1),

@@ -11,9 +11,9 @@ from itertools import islice
 from typing import Any, Literal, LiteralString, NamedTuple, get_type_hints
 
 import msgspec
-from msgspec import inspect
 from psycopg import sql
 
+from db.resources import validation
 from db.resources.definition import Resource
 
 # the values of one filter; each costs an index lookup
@@ -206,25 +206,8 @@ def _hints(resource: Resource) -> Mapping[str, Any]:
 
 
 def _expected(hint: Any) -> str:
-    """The error message that names the expected type."""
-    expected = inspect.type_info(hint)
-    if isinstance(expected, inspect.UnionType):
-        expected = next(one for one in expected.types if not isinstance(one, inspect.NoneType))
-    title = None
-    if isinstance(expected, inspect.Metadata):
-        title = (expected.extra_json_schema or {}).get("title")
-        expected = expected.type
-    match expected:
-        case inspect.LiteralType():
-            return f"must be one of: {', '.join(str(value) for value in expected.values)}"
-        case inspect.UUIDType():
-            return "must be a UUID"
-        case inspect.BoolType():
-            return "must be true or false"
-        case inspect.DateTimeType():
-            return "must be a time with its zone, as in 2026-01-31T12:00:00Z"
-        case _:
-            return f"must be a valid {title}" if title else "must be text without the character U+0000"
+    description = validation.expected(hint)
+    return "must be text without the character U+0000" if description in (None, "must be text") else description
 
 
 def _invalid_fields(resource: Resource, fields: Sequence[str] | None) -> Iterator[InvalidParameter]:

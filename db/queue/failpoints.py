@@ -1,6 +1,6 @@
-"""Failpoints: named points on a worker's path at which tests make it crash, fail or wait.
+"""Named points in a worker's path, at which tests let it come to grief.
 
-Only tests call `install`. Otherwise a failpoint costs one look-up of a global name.
+Nothing but a call of `install` arms them, and nothing in the service calls it: in production a point is one look at a name.
 """
 
 from collections.abc import Awaitable, Callable
@@ -9,28 +9,28 @@ from typing import Literal, TypeAlias
 from db.connections.pool import Connection
 
 Point = Literal[
-    # the claim is committed, the chunk's row is not yet locked
+    # the claim is committed, the chunk's row not yet locked
     "after_claim",
     # the row is locked
     "after_fence",
-    # some records are stored, not yet all
+    # records are stored, and not all is done yet
     "mid_merge",
-    # all records are stored and the chunk is marked as done
+    # all is done, the chunk's end too
     "before_commit",
-    # the transaction is committed, the worker has not yet acted on it
+    # the commit took place, and nobody knows of it
     "after_commit",
-    # the chunk is final, its job is not yet checked for its end
+    # the chunk is final, its job has not been looked at
     "before_finish",
 ]
 
-# called at a failpoint with the worker's connection
+# what happens at a point, on the connection of the worker that has reached it
 Fault: TypeAlias = Callable[[Point, Connection], Awaitable[None]]
 
 _installed: Fault | None = None
 
 
 def install(fault: Fault | None) -> None:
-    """Calls `fault` at each failpoint that this process reaches from now on; None removes it."""
+    """Lets `fault` happen at each point that this process reaches from now on; None: nothing any more."""
     global _installed
     _installed = fault
 

@@ -17,7 +17,7 @@ from tests.support.eventually import eventually
 from tests.support.service import Process
 
 COUNTED = {
-    *("http_requests", "http_request_duration_seconds", "http_requests_in_progress"),
+    *("http_requests", "http_request_duration_seconds", "http_requests_in_progress", "http_wrong_api_keys"),
     *("bulk_chunks_reclaimed", "bulk_claims_lost", "bulk_export_streams_aborted", "bulk_workers"),
     *("db_pool_size", "db_pool_idle", "db_pool_waiting", "db_pool_wait_seconds"),
 }

@@ -1,7 +1,6 @@
 """Why a record cannot be taken: its fields looked at one by one, after the fast way has refused the record."""
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cache
@@ -10,7 +9,8 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 
 import msgspec
 
-from db.resources.definition import NOT_BLANK, Code, FieldError, Resource
+from db.resources import validation
+from db.resources.definition import Code, FieldError, Resource
 
 # the columns of an annotated error file; a record may carry them, and they mean nothing
 ANNOTATIONS = frozenset(("_line", "_errors"))
@@ -137,48 +137,10 @@ def _convert(value: Any, kind: _Kind) -> Any:
     try:
         converted = msgspec.convert((value,), kind.holder).value
     except msgspec.ValidationError as error:
-        raise _read(str(error), value, kind) from None
+        raise _Wrong(*validation.field_problem(str(error), value, allowed=kind.allowed, title=kind.title)) from None
     if reason := unstorable(converted):
         raise _Wrong("invalid_format", reason)
     return converted
-
-
-_LENGTH = re.compile(r"of length (>=|<=) (\d+)")
-# the first word between backticks: of `str | null` the type that is not null
-_TYPES = re.compile(r"`(\w+)[^`]*`")
-_WORDS = {
-    "array": "a list",
-    "bool": "true or false",
-    "datetime": "a time",
-    "float": "a number",
-    "int": "an integer",
-    "object": "an object",
-    "str": "text",
-    "uuid": "a UUID",
-}
-
-
-def _read(complaint: str, value: Any, kind: _Kind) -> _Wrong:
-    """msgspec's complaint in our words. It reports no codes, so the text is all there is to go by."""
-    complaint, _, _ = complaint.partition(" - at `$")
-    if length := _LENGTH.search(complaint):
-        if length[1] == "<=":
-            return _Wrong("too_long", f"{len(value)} characters, at most {length[2]}")
-        return _Wrong("too_short", f"{len(value)} characters, at least {length[2]}")
-    if complaint.endswith(f"matching regex {NOT_BLANK!r}"):
-        return _Wrong("too_short", "blank: nothing but white space")
-    if "matching regex" in complaint:
-        return _Wrong("invalid_format", f"not a valid {kind.title}")
-    if complaint.startswith("Invalid enum value"):
-        return _Wrong("invalid_enum", f"not one of {', '.join(kind.allowed)}")
-    if complaint.startswith("Invalid UUID"):
-        return _Wrong("invalid_format", "not a valid UUID")
-    if complaint.startswith("Invalid RFC3339"):
-        return _Wrong("invalid_format", "not an RFC 3339 time such as 2024-01-31T12:00:00Z")
-    if "timezone" in complaint:
-        return _Wrong("invalid_format", "a time needs a time zone, such as Z or +02:00")
-    wanted, got = (_WORDS.get(word, word) for word in _TYPES.findall(complaint))
-    return _Wrong("invalid_type", f"expected {wanted}, got {got}")
 
 
 def _unknown(resource: Resource, fields: Mapping[str, Any]) -> Iterator[FieldError]:

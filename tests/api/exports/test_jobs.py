@@ -142,9 +142,9 @@ async def test_ranges(service, conn):
         assert await part(f"0-{size * 2}") == (206, f"bytes 0-{size - 1}/{size}", whole.content)
         assert await part("7-", if_range=etag) == (206, f"bytes 7-{size - 1}/{size}", whole.content[7:])
         assert await part("7-", if_range='"another"') == (200, None, whole.content)
-        for not_one_range in ("0-1,5-6", "9-3", "x-y", "-"):
+        for not_one_range in ("0-1,5-6", "9-3", "x-y", "-", "-0"):
             assert await part(not_one_range) == (200, None, whole.content)
-        for beyond in (f"{size}-", "-0"):
+        for beyond in (f"{size}-",):
             status, told, _ = await part(beyond)
             assert (status, told) == (416, f"bytes */{size}")
         assert (await get(If_None_Match=etag)).status_code == 304
@@ -360,7 +360,7 @@ async def test_an_export_that_cannot_be_written_fails(conn, tmp_path):
     assert job is not None
     assert job.status == "processing"
     assert await (await conn.execute("SELECT state, attempt FROM chunks")).fetchone() == ("pending", 1)
-    await conn.execute("UPDATE chunks SET retry_at = NULL")
+    await conn.execute("UPDATE chunks SET not_before = NULL")
     await worker.run_once(conn)
     job = await jobs.get(conn, id)
     assert job is not None

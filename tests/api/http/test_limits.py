@@ -20,11 +20,11 @@ STALL_SECONDS = 1
 CONNECTIONS_MAX = 20
 # what an end may take that is due in a second, on a machine that does much else
 PATIENCE_SECONDS = 20
-POST = f"POST {PATH}?resource=users HTTP/1.1\r\nHost: test\r\nContent-Type: text/csv\r\n".encode()
+POST = f"POST {PATH}?resource=users HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/csv\r\n".encode()
 ENDLESS = POST + b"Content-Length: 1000000\r\n\r\n" + USERS_HEADER
 ROW = b"a@example.org,A,reader,true\n"
-LIVE = b"GET /live HTTP/1.1\r\nHost: test\r\n\r\n"
-STREAM = b"GET /api/v1/exports/users/stream HTTP/1.1\r\nHost: test\r\n\r\n"
+LIVE = b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+STREAM = b"GET /api/v1/exports/users/stream HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -94,7 +94,7 @@ def problem(answer: bytes) -> dict:
 
 
 @pytest.mark.parametrize(
-    "head", [b"GET /api/v1/im", b"GET / HTTP/1.1\r\nHost: te", b"GET / HTTP/1.1\r\nHost: test\r\n"]
+    "head", [b"GET /api/v1/im", b"GET / HTTP/1.1\r\nHost: lo", b"GET / HTTP/1.1\r\nHost: localhost\r\n"]
 )
 async def test_half_a_head(shared, head):
     """Whose head breaks off is answered 408, and is gone."""
@@ -140,7 +140,7 @@ async def test_many_that_say_nothing(shared, api):
 
         async def served() -> bool:
             async with connection(shared) as client:
-                client.send(b"GET /live HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+                client.send(b"GET /live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
                 return (await client.to_the_end()).startswith(b"HTTP/1.1 200")
 
         await eventually(served)
@@ -156,7 +156,7 @@ async def test_a_body_that_stops(shared, api, form):
         if form == "a file":
             client.send(ENDLESS + ROW * 10)
         else:
-            client.send(b"POST /api/v1/exports HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\n{")
+            client.send(b"POST /api/v1/exports HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
         answered = problem(await client.to_the_end())
         assert (answered["type"], answered["status"]) == ("/problems/request-timeout", 408)
 
@@ -188,7 +188,7 @@ async def test_a_body_in_time(shared, api):
 async def test_the_rest_of_a_refused_body(shared):
     """Who was refused may go on sending for a moment, so that it gets its answer, but not for ever."""
     async with connection(shared) as client:
-        client.send(b"POST /nothing HTTP/1.1\r\nHost: test\r\nContent-Length: 1000000\r\n\r\n")
+        client.send(b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n")
         sending = asyncio.create_task(client.send_slowly(b"a" * 10_000))
         assert problem(await client.to_the_end())["status"] == 404
         await sending
@@ -221,7 +221,7 @@ async def test_a_stream_that_nobody_reads(shared, api, many_users, behind):
 async def events(api) -> AsyncIterator[bytes]:
     """A request whose answer has no end, since nobody works on the import."""
     posted = await api.post(USERS_HEADER + ROW, type="text/csv", params={"resource": "users"})
-    yield b"GET %b HTTP/1.1\r\nHost: test\r\n\r\n" % posted.json()["links"]["events"].encode()
+    yield b"GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n" % posted.json()["links"]["events"].encode()
     await api.conn.execute("DELETE FROM import_jobs")
 
 
@@ -247,7 +247,9 @@ async def test_who_first_sends_and_then_reads(shared):
     """A client that is refused early, and looks only when all of its body is sent, still finds its answer."""
     async with connection(shared) as client:
         client.writer.transport.pause_reading()
-        client.send(b"POST /nothing HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: 5000000\r\n\r\n")
+        client.send(
+            b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 5000000\r\n\r\n"
+        )
         for _ in range(50):
             client.send(b"x" * 100_000)
             await client.writer.drain()

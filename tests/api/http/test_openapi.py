@@ -201,9 +201,13 @@ def test_answers_are_as_documented(running, schema, mode):
         def ask(case, id):
             if id is not None:
                 case.path_parameters["id"] = id
-            # told to be of some format, a body is a file, of which every record is looked at by itself later
+            # with a format the body is a file, whose records are checked later, one by one
             is_file = case.media_type == "application/json" and "format" in (case.query or {})
-            case.call_and_validate(checks=CHECKS if is_file else checks, timeout=REQUEST_SECONDS)
+            # the schema of OpenAPI 3.1 describes the whole stream, schemathesis applies it to each event
+            without = [response_schema_conformance] if case.path.endswith("/events") else []
+            case.call_and_validate(
+                checks=CHECKS if is_file else checks, excluded_checks=without, timeout=REQUEST_SECONDS
+            )
 
         ask()
     assert running.api.exit_code is None

@@ -37,7 +37,7 @@ class Client:
         head = b'--edge\r\nContent-Disposition: form-data; name="file"; filename="u.csv"\r\n\r\n'
         type = "multipart/form-data; boundary=edge" if self.multipart else "text/csv"
         self.writer.write(
-            f"POST {api_client.PATH}?resource=users HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n"
+            f"POST {api_client.PATH}?resource=users HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
             f"Idempotency-Key: key\r\nContent-Type: {type}\r\n\r\n".encode()
         )
         body = head + part if self.multipart else part

@@ -29,7 +29,7 @@ def request(
     line: bytes, *headers: bytes, body: bytes | None = None, key: bytes | None = KEY, close: bool = True
 ) -> list[bytes]:
     """A whole request; with a `body` its length is told."""
-    head = [line + b" HTTP/1.1", b"Host: test", *headers]
+    head = [line + b" HTTP/1.1", b"Host: localhost", *headers]
     if key is not None:
         head.append(b"X-API-Key: " + key)
     if body is not None:

@@ -2,8 +2,8 @@
 
 from tests.api.http.hostile.case import IMPORTS, KEY, USERS, Case, Endless, chunked, get, post, request, row
 
-START = b"GET " + IMPORTS + b" HTTP/1.1\r\nHost: test\r\n"
-BEGUN = b"POST " + USERS + b" HTTP/1.1\r\nHost: test\r\nX-API-Key: " + KEY + b"\r\nContent-Type: text/csv\r\n"
+START = b"GET " + IMPORTS + b" HTTP/1.1\r\nHost: localhost\r\n"
+BEGUN = b"POST " + USERS + b" HTTP/1.1\r\nHost: localhost\r\nX-API-Key: " + KEY + b"\r\nContent-Type: text/csv\r\n"
 
 HEADS = [
     Case("a request line of 70 kB", get(IMPORTS + b"?" + b"a" * 70_000), 431, "limit_bytes"),
