@@ -1,14 +1,17 @@
 """The API process: `python -m api`."""
 
+import os
 import signal
 import sys
 
-from db import embedded, settings
+from db import settings
 from db.settings import SettingsError
 from monitoring import logging, multiprocess
 
 
 def main() -> None:
+    # files of the service are for its own user only
+    os.umask(0o077)
     try:
         config = settings.load()
     except SettingsError as error:
@@ -28,7 +31,7 @@ def main() -> None:
     try:
         application = app.create(config)
         listeners = server.listen(config)
-    except (embedded.NotRunning, server.AddressInUse) as error:
+    except (SettingsError, server.AddressInUse) as error:
         sys.exit(_fail(str(error)))
     except OSError as error:
         sys.exit(_fail(f"HTTP_HOST: cannot listen on {config.http_host}:{config.http_port}: {error.strerror}"))

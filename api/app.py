@@ -41,14 +41,14 @@ def create(settings: Settings) -> Litestar:
 
     `draining` is set when the process is told to stop, `stopping` when it has closed its listener: a handler that answers
     without end must end its answer then.
-    Raises `db.embedded.NotRunning` when the database is the embedded one and that was never started.
+    Raises `SettingsError` when DATABASE_URL is not set.
     """
     draining, stopping = asyncio.Event(), asyncio.Event()
     outage = Outage()
-    db_pool = pool.create(settings, name="bulk api", watch=outage)
+    db_pool = pool.create(settings, name="bulk api", monitor=outage)
     # the same outage as that of the first pool, so that it is logged once
-    primary_streams = pool.create_for_streams(settings, name="bulk api streams", watch=outage)
-    standby = pool.create_standby(settings, name="bulk api streams", watch=Outage("standby"))
+    primary_streams = pool.create_for_streams(settings, name="bulk api streams", monitor=outage)
+    standby = pool.create_standby(settings, name="bulk api streams", monitor=Outage("standby"))
     given = {
         "db_pool": db_pool,
         # where streaming exports read, in the order of preference

@@ -16,7 +16,7 @@ from litestar.params import SkipValidation
 
 from db import health as db_health
 from db.connections.pool import Pool
-from db.errors import OUTDATED, READ_ONLY, UNAVAILABLE
+from db.errors import OUTDATED, READ_ONLY, UNAVAILABLE, UnsupportedDatabase
 from db.exports import storage
 from db.settings import Settings
 from monitoring import metrics
@@ -141,6 +141,8 @@ class Probe:
             missing, workers = await self.database.result()
         except TimeoutError:
             return (Check("failed", "does not reply in time"), Check("unknown"), Check("unknown"))
+        except UnsupportedDatabase as error:
+            return (Check("failed", str(error)), Check("unknown"), Check("unknown"))
         except READ_ONLY:
             return (Check("failed", "does not accept writes"), Check("unknown"), Check("unknown"))
         except UNAVAILABLE:
@@ -167,7 +169,8 @@ class Probe:
 
     async def _database(self) -> tuple[list[str], int]:
         async with self.pool.connection(timeout=DEADLINE_SECONDS) as conn:
-            await db_health.demand_writes(conn)
+            db_health.require_utf8(conn)
+            await db_health.require_writable(conn)
             return await db_health.missing_migrations(conn), await db_health.worker_sessions(conn)
 
     async def _queue(self) -> tuple[db_health.QueueNumbers, db_health.ServerNumbers | None]:

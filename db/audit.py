@@ -10,7 +10,7 @@ import msgspec
 from psycopg import AsyncConnection, OperationalError
 from psycopg.rows import class_row, scalar_row
 
-from db import embedded, settings
+from db import settings
 from db.connections import pool
 from db.connections.pool import Connection
 from db.settings import Settings, SettingsError
@@ -178,7 +178,7 @@ def main() -> None:
     try:
         given = settings.load()
         lines, is_balanced = asyncio.run(_report(given))
-    except (SettingsError, embedded.EmbeddedError) as error:
+    except SettingsError as error:
         sys.exit(str(error))
     except OperationalError as error:
         sys.exit(f"the database cannot be asked: {error}")

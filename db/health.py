@@ -1,4 +1,4 @@
-"""What an operator wants to know of the database. Counts live rows only: finished jobs are told by counters, not by scans."""
+"""The state of the database for probes and metrics. Counts rows of unfinished jobs only; finished ones are in the counters."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,7 +7,7 @@ from psycopg.errors import FeatureNotSupported, UndefinedFunction, UndefinedTabl
 from psycopg.rows import class_row
 
 from db.connections.pool import Connection
-from db.errors import READ_ONLY, MigrationsMissing
+from db.errors import READ_ONLY, MigrationsMissing, UnsupportedDatabase
 from db.resources import RESOURCES
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -17,7 +17,7 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 class QueueNumbers:
     """`jobs` by kind and status, `chunks` by state, `records_left` of imports by resource; final ones are not counted.
 
-    `oldest_seconds` is how long ago the oldest chunk that nobody has claimed yet became claimable; 0 when none waits.
+    `oldest_seconds` is the time since the oldest pending chunk became claimable; 0 when there is none.
     """
 
     jobs: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -28,10 +28,10 @@ class QueueNumbers:
 
 @dataclass(frozen=True, slots=True)
 class ServerNumbers:
-    """The database's sessions, and what the server did since its start.
+    """The database's sessions, and the server's counters since its start.
 
-    `oldest_transaction_seconds` is the age of the oldest open transaction of anybody in this database: vacuum cannot remove what
-    has died since. `dead_queue_rows` is what that leaves in the queue's table.
+    `oldest_transaction_seconds` is the age of the oldest open transaction in this database: vacuum cannot remove rows that died
+    after it began. `dead_queue_rows` is their number in the queue's table.
     """
 
     sessions: int
@@ -44,7 +44,7 @@ class ServerNumbers:
 
 
 async def queue_numbers(conn: Connection) -> QueueNumbers:
-    """The state of the queue now. Every count leans on a partial index, so its cost is the live work, not the history."""
+    """The state of the queue. Every count uses a partial index, so that finished jobs cost nothing."""
     jobs = {("import", status): 0 for status in ("uploading", "pending", "processing")}
     jobs |= {("export", status): 0 for status in ("pending", "processing")}
     cursor = await conn.execute(
@@ -102,7 +102,7 @@ async def _oldest_seconds(conn: Connection) -> float:
 
 
 async def server_numbers(conn: Connection) -> ServerNumbers | None:
-    """What the server tells of itself, from its own counters in memory; None for an engine that only speaks like PostgreSQL."""
+    """The server's counters, which it holds in memory; None for a server that is compatible with PostgreSQL but lacks them."""
     cursor = conn.cursor(row_factory=class_row(ServerNumbers))
     try:
         await cursor.execute(
@@ -128,21 +128,34 @@ async def server_numbers(conn: Connection) -> ServerNumbers | None:
     return await cursor.fetchone()
 
 
-async def demand_writes(conn: Connection) -> None:
-    """Raises `READ_ONLY` when the server is a standby, or was set to take no writes."""
+async def require_writable(conn: Connection) -> None:
+    """Raises `READ_ONLY` when the server is a standby, or the session is read-only by its settings."""
     cursor = await conn.execute("SHOW transaction_read_only")
     if await cursor.fetchone() == ("on",):
-        raise READ_ONLY("the server takes no writes")
+        raise READ_ONLY("the server does not accept writes")
 
 
-async def demand_schema(conn: Connection) -> None:
-    """Raises `MigrationsMissing` when the database is older than this code, which could fail chunks for it."""
+def require_utf8(conn: Connection) -> None:
+    """Raises `UnsupportedDatabase` when the database cannot store all of Unicode."""
+    if fault := encoding_fault(conn.info.parameter_status("server_encoding")):
+        raise UnsupportedDatabase(fault)
+
+
+def encoding_fault(encoding: str | None) -> str | None:
+    """Why a database with this `server_encoding` cannot be used; None when it can."""
+    if encoding in ("UTF8", None):
+        return None
+    return f"the database has the encoding {encoding}; it must be created with ENCODING 'UTF8'"
+
+
+async def require_schema(conn: Connection) -> None:
+    """Raises `MigrationsMissing` when the database is older than this code, which could fail chunks because of that."""
     if missing := await missing_migrations(conn):
         raise MigrationsMissing(f"not applied: {', '.join(missing)}")
 
 
 async def missing_migrations(conn: Connection) -> list[str]:
-    """The names of the migrations that this code comes with and this database has not seen, in order."""
+    """The names of this code's migrations that are not applied to the database, in order."""
     known = sorted(path.stem for path in MIGRATIONS.glob("*.sql") if not path.name.endswith(".rollback.sql"))
     cursor = await conn.execute("SELECT to_regclass('_yoyo_migration')")
     if await cursor.fetchone() == (None,):
@@ -153,7 +166,7 @@ async def missing_migrations(conn: Connection) -> list[str]:
 
 
 async def worker_sessions(conn: Connection) -> int:
-    """How many sessions of workers, of any machine, this database has now."""
+    """The number of sessions of workers, of all machines, in this database."""
     cursor = await conn.execute(
         """
         SELECT count(*)

@@ -1,7 +1,8 @@
-"""The schema's steps in `db/migrations`, applied and rolled back by yoyo; `python -m db.migrate up|down`.
+"""Applies and rolls back the migrations in `db/migrations` with yoyo; `python -m db.migrate up|down`.
 
-`NAME.sql` goes up and `NAME.rollback.sql` down, in the order of their names. A migration and the note that it was applied are
-one transaction, and so is the lock that keeps other migrators out: nothing here leans on a session, which a pooler may change.
+`NAME.sql` is applied and `NAME.rollback.sql` rolls it back, in the order of their names. A migration and its entry in yoyo's
+table are one transaction. The lock that excludes other migrators belongs to a transaction too, so that all of this works through
+a pooler in transaction mode.
 """
 
 import argparse
@@ -23,21 +24,20 @@ from yoyo.connections import DatabaseURI
 from yoyo.exceptions import BadMigration
 from yoyo.migrations import Migration, MigrationList, default_migration_table
 
-from db import settings
+from db import health, settings
 from db.connections import pool
-from db.embedded import EmbeddedError
 from db.errors import RETRYABLE
 
 FOLDER = Path(__file__).with_name("migrations")
 CONNECT_SECONDS = 30
-# who waits longer says so now and then
+# how often a longer wait is reported again
 REMIND_SECONDS = 60
 LOCK_SECONDS = 600
 NAME = "migrate"
-# any number will do, as long as nobody else locks it
+# the key of the advisory lock: any number that no other program uses
 LOCK = 7_310_655_121
-# A step that waits for a table makes all who come after it wait too. So it waits for a moment only, lets them pass, and tries
-# again; all in all for some minutes, which is longer than most exports hold their table.
+# A migration that waits for a lock on a table blocks all later statements on that table. So it waits briefly, pauses and tries
+# again, for some minutes in all, which is longer than most exports hold their table.
 WAIT_SECONDS = 2.0
 PAUSE_SECONDS = 3.0
 TRIES_MAX = 60
@@ -48,7 +48,7 @@ class MigrateError(Exception):
 
 
 def up(database_url: str, *, folder: Path = FOLDER) -> list[str]:
-    """Applies what is pending, and returns the ids of what it applied. Raises `MigrateError`."""
+    """Applies the pending migrations and returns their ids. Raises `MigrateError`."""
     with _migrating(database_url) as backend:
         pending = backend.to_apply(_read(folder))
         for migration in pending:
@@ -57,7 +57,7 @@ def up(database_url: str, *, folder: Path = FOLDER) -> list[str]:
 
 
 def down(database_url: str, *, folder: Path = FOLDER) -> list[str]:
-    """Rolls back the last one that is applied, and returns its id, or nothing. Raises `MigrateError`."""
+    """Rolls back the last applied migration and returns its id, if there is one. Raises `MigrateError`."""
     with _migrating(database_url) as backend:
         last = backend.to_rollback(_read(folder))[:1]
         for migration in last:
@@ -66,17 +66,17 @@ def down(database_url: str, *, folder: Path = FOLDER) -> list[str]:
 
 
 def pending(database_url: str, *, folder: Path = FOLDER) -> list[str]:
-    """The ids of what `up` would apply. Raises `MigrateError`."""
+    """The ids of the pending migrations. Raises `MigrateError`."""
     with _migrating(database_url) as backend:
         return [migration.id for migration in backend.to_apply(_read(folder))]
 
 
 def _move(backend: PostgresqlPsycopgBackend, migration: Migration, direction: Literal["apply", "rollback"]) -> None:
-    """Applies or rolls back one migration; again, if it got in the way of others, who must not wait for it."""
+    """Applies or rolls back one migration; retries it when a lock is not free within WAIT_SECONDS."""
     with _explained(migration.id):
         migration.load()
         if not migration.use_transactions:
-            # Without a limit on its waits, since CREATE INDEX CONCURRENTLY waits for all old transactions, and stops nobody.
+            # no lock timeout: CREATE INDEX CONCURRENTLY waits for all older transactions, and blocks nothing meanwhile
             {"apply": backend.apply_one, "rollback": backend.rollback_one}[direction](migration)
             return
         for tries in range(1, TRIES_MAX + 1):
@@ -98,7 +98,7 @@ def _move(backend: PostgresqlPsycopgBackend, migration: Migration, direction: Li
 def _move_whole(
     backend: PostgresqlPsycopgBackend, migration: Migration, direction: Literal["apply", "rollback"]
 ) -> None:
-    """In one transaction with the note of it, so that a crash leaves both or neither."""
+    """Moves in one transaction with yoyo's entry, so that a crash leaves both or neither."""
     with backend.transaction():
         _limit(backend.connection, lock_timeout=f"{WAIT_SECONDS * 1000:.0f}", statement_timeout="0")
         migration.process_steps(backend, direction)
@@ -109,31 +109,55 @@ def _move_whole(
 
 @contextmanager
 def _migrating(database_url: str) -> Iterator[PostgresqlPsycopgBackend]:
-    """yoyo, while nobody else migrates."""
+    """yoyo's backend, with other migrators excluded."""
     with (
         _connect(database_url, CONNECT_SECONDS) as conn,
         _explained("the database cannot be migrated"),
-        _alone(conn),
     ):
-        # as parameters: yoyo's own reading of URLs knows no list of hosts; nothing prepared, which a pooler would lose
-        parameters = conninfo_to_dict(database_url) | {"application_name": NAME, "prepare_threshold": None}
-        uri = DatabaseURI("postgresql", None, None, None, None, parameters.pop("dbname", None), parameters)
-        with PostgresqlPsycopgBackend(uri, default_migration_table) as backend:
-            backend.init_database()
-            # yoyo's lock is a row that a killed migrator leaves behind; ours, held by now, is gone with its transaction
+        _require_usable(conn)
+        with _alone(conn), _backend(database_url) as backend:
+            # yoyo's lock is a row that a killed migrator leaves behind; our own lock excludes other migrators
             backend.break_lock()
             with backend.lock():
                 yield backend
 
 
+def _require_usable(conn: Connection) -> None:
+    if fault := health.encoding_fault(conn.info.parameter_status("server_encoding")):
+        raise MigrateError(fault)
+    if conn.execute("SHOW transaction_read_only").fetchone() == ("on",):
+        raise MigrateError(
+            "the database does not accept writes: the server is a standby or default_transaction_read_only is on"
+        )
+
+
+@contextmanager
+def _backend(database_url: str) -> Iterator[PostgresqlPsycopgBackend]:
+    # as parameters: yoyo's URLs know no list of hosts; nothing is prepared, because a pooler would lose it
+    parameters = conninfo_to_dict(database_url) | {
+        "application_name": NAME,
+        "client_encoding": "UTF8",
+        "prepare_threshold": None,
+    }
+    uri = DatabaseURI("postgresql", None, None, None, None, parameters.pop("dbname", None), parameters)
+    with PostgresqlPsycopgBackend(uri, default_migration_table) as backend:
+        backend.init_database()
+        yield backend
+
+
 def _connect(database_url: str, wait_seconds: float) -> Connection:
-    """A connection in autocommit, to a database that may still be starting."""
+    """A connection in autocommit. Waits up to `wait_seconds` for a server that is starting or away."""
     deadline = time.monotonic() + wait_seconds
     told, told_at = "", 0.0
     while True:
         try:
             return psycopg.connect(
-                database_url, autocommit=True, application_name=NAME, connect_timeout=5, prepare_threshold=None
+                database_url,
+                autocommit=True,
+                application_name=NAME,
+                client_encoding="UTF8",
+                connect_timeout=5,
+                prepare_threshold=None,
             )
         except psycopg.ProgrammingError:
             # libpq's own message would show the password
@@ -150,24 +174,24 @@ def _connect(database_url: str, wait_seconds: float) -> Connection:
 
 @contextmanager
 def _alone(conn: Connection) -> Iterator[None]:
-    """Keeps other migrators out, by an open transaction."""
-    # Polled, each time in a transaction of its own: CREATE INDEX CONCURRENTLY waits for every transaction that it sees with a
-    # snapshot, as a statement has that waits. Without a parameter, as the protocol for those keeps the snapshot afterwards.
+    """Excludes other migrators, by an advisory lock that an open transaction holds."""
+    # Polled, each time in a new transaction: CREATE INDEX CONCURRENTLY waits for every transaction with a snapshot, which a
+    # waiting statement has. Without a parameter, because the extended protocol keeps the snapshot after the statement.
     attempt = SQL("SELECT pg_try_advisory_xact_lock({})").format(LOCK)
     deadline = time.monotonic() + LOCK_SECONDS
     while time.monotonic() < deadline:
         with conn.transaction():
-            # this one rests while the work is done on another connection
+            # this connection is idle while the work is done on another one
             _limit(conn, idle_in_transaction_session_timeout="0")
             if conn.execute(attempt).fetchone() == (True,):
                 yield
                 return
         time.sleep(0.1)
-    raise MigrateError(f"somebody else has been migrating this database for {LOCK_SECONDS} s")
+    raise MigrateError(f"another process has been migrating this database for {LOCK_SECONDS} s")
 
 
 def _limit(conn: Connection, **different: str) -> None:
-    """Gives the transaction the limits of the service's sessions, but for those that are `different`: it may last."""
+    """Gives the transaction the limits of the service's sessions, except for its duration and those in `different`."""
     limits = {**pool.SESSION, "transaction_timeout": "0", **different}
     conn.execute(
         """
@@ -190,7 +214,7 @@ def _oldest_transaction(conn: Connection) -> str:
         """,
         {"name": NAME},
     ).fetchone()
-    return "of nobody by now" if row is None else row[0]
+    return "of a session that has ended" if row is None else row[0]
 
 
 @contextmanager
@@ -210,7 +234,7 @@ def main() -> None:
     parser.add_argument(
         "direction", choices=["up", "down"], help="apply all that is pending, or roll back the last one"
     )
-    parser.add_argument("--wait", action="store_true", help="wait for a database that is away, however long")
+    parser.add_argument("--wait", action="store_true", help="wait for the database without a limit")
     arguments = parser.parse_args()
     try:
         move = {"up": up, "down": down}[arguments.direction]
@@ -218,7 +242,7 @@ def main() -> None:
         if arguments.wait:
             _connect(database_url, math.inf).close()
         moved = move(database_url)
-    except (MigrateError, EmbeddedError, settings.SettingsError) as error:
+    except (MigrateError, settings.SettingsError) as error:
         sys.exit(str(error))
     for migration_id in moved:
         sys.stdout.write(f"{'applied' if arguments.direction == 'up' else 'rolled back'} {migration_id}\n")

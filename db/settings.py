@@ -33,12 +33,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     hosts: str = ""
     # whether /metrics is answered without a key
     metrics_public: bool = False
-    # unset: the embedded PostgreSQL under DATA_DIR
+    # needed by every process of the service; unset, `python -m db.embedded run` starts PostgreSQL under DATA_DIR and sets it
     database_url: str | None = None
     # a hot standby of it, which streaming exports read from
     database_replica_url: str | None = None
     # what stands between these and us: a pooler in transaction mode must be told of; one in session mode is as none
     database_pooler: Literal["none", "transaction"] = "none"
+    # PostgreSQL's statement_timeout for the service's own statements; a reply that comes 5 s later is not waited for
+    statement_seconds: Annotated[float, Meta(ge=1, le=3600)] = 60.0
     data_dir: str = "./.data"
     # a folder, or s3://bucket/prefix; for the latter the AWS_* variables count too, see db/storage/bucket.py
     export_dir: str = "./exports"

@@ -1,14 +1,19 @@
 """`python -m workers`: the worker pool."""
 
+import os
 import sys
 
 from db import settings as db_settings
+from db.connections import pool
 from monitoring import multiprocess
 
 
 def main() -> int:
+    # files of the service are for its own user only
+    os.umask(0o077)
     try:
         settings = db_settings.load()
+        pool.conninfo(settings)
     except db_settings.SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 2

@@ -10,7 +10,6 @@ import structlog
 from db import health, queue
 from db.connections import pool
 from db.connections.pool import Connection
-from db.embedded import NotRunning
 from db.errors import OUTDATED, RETRYABLE, UNAVAILABLE, sqlstate
 from db.queue import Claim, failpoints
 from db.settings import Settings
@@ -55,12 +54,13 @@ class Worker:
                     return
                 async with conn:
                     await self._serve(conn)
-            except (*UNAVAILABLE, *OUTDATED, NotRunning) as error:
+            except (*UNAVAILABLE, *OUTDATED) as error:
                 self.outage.away(error)
                 await self._unless_stopping(asyncio.sleep(_backoff(self.outage.failures)))
 
     async def _serve(self, conn: Connection) -> None:
-        await health.demand_schema(conn)
+        health.require_utf8(conn)
+        await health.require_schema(conn)
         await self._resolve(conn)
         if self.settings.database_pooler == "none":
             await queue.listen(conn)

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL: the pool, PgBouncer, half-open detection, reports of outages.
+"""Connections to PostgreSQL: the pool, the settings of a session, PgBouncer, half-open detection, reports of outages.
 
-It may import db.settings and db.errors.
+May import `db.settings` and `db.errors` only.
 """

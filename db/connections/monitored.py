@@ -1,5 +1,6 @@
-"""A pool that says why it has no connection, and does not let requests wait for one in vain."""
+"""Connections that report each attempt to connect, and a pool that stops waiting during an outage."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
@@ -7,15 +8,15 @@ from typing import Any, Protocol
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 
-from db.connections.liveness import Doubting
+from db.connections.liveness import WatchdogConnection
 from db.errors import READ_ONLY
 
-# how long a request waits for a connection when nobody has got one for a while: long enough for the pool to try
-AWAY_SECONDS = 1.0
+# how long a request waits for a connection in an outage that has lasted longer than the pool's timeout
+OUTAGE_WAIT_SECONDS = 1.0
 
 
-class Watch(Protocol):
-    """Who is told of each attempt to connect, and knows for how many `seconds` they have failed; None: the last has not."""
+class ConnectionMonitor(Protocol):
+    """Receives the result of each attempt to connect. `seconds` is the duration of the outage, None when there is none."""
 
     @property
     def seconds(self) -> float | None: ...
@@ -23,40 +24,63 @@ class Watch(Protocol):
     def back(self) -> None: ...
 
 
-class Watched(Doubting):
-    """A connection whose making is told to a `watch`: of a pool that gets none one learns only that it took too long."""
+class MonitoredConnection(WatchdogConnection):
+    """A connection of a pool: reports every attempt to connect to `monitor`. The pool itself only raises PoolTimeout."""
+
+    connected_at = 0.0
 
     @classmethod
-    async def connect(cls, conninfo: str = "", *, watch: Watch, **options: Any) -> "Watched":  # pyright: ignore[reportIncompatibleMethodOverride]
+    async def connect(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls, conninfo: str = "", *, monitor: ConnectionMonitor | None = None, **options: Any
+    ) -> "MonitoredConnection":
         try:
             conn = await super().connect(conninfo, **options)
         except psycopg.Error as error:
-            watch.away(error)
+            if monitor is not None:
+                monitor.away(error)
             raise
-        watch.back()
+        conn.connected_at = time.monotonic()
+        if monitor is not None:
+            monitor.back()
         return conn
 
 
-class WatchedPool(AsyncConnectionPool[Doubting]):
-    """For its `timeout` an outage makes requests wait, so that they do not notice a restart; then they are refused soon.
+class MonitoredPool(AsyncConnectionPool[MonitoredConnection]):
+    """During the first `timeout` seconds of an outage requests wait, which hides a restart of the server.
 
-    Else they would pile up, each for as long.
+    After that they fail after OUTAGE_WAIT_SECONDS, so that they do not pile up.
     """
 
-    watch: Watch
+    def __init__(self, conninfo: str, *, monitor: ConnectionMonitor, kwargs: dict[str, Any], **options: Any) -> None:
+        self.monitor = monitor
+        self._replaced_at = 0.0
+        super().__init__(conninfo, check=self._verify, kwargs={**kwargs, "monitor": monitor}, **options)
 
-    async def getconn(self, timeout: float | None = None) -> Doubting:  # noqa: ASYNC109  the pool's own
+    async def getconn(self, timeout: float | None = None) -> MonitoredConnection:  # noqa: ASYNC109  psycopg_pool's signature
         seconds = self.timeout if timeout is None else timeout
-        if (away_seconds := self.watch.seconds) is not None:
-            seconds = min(seconds, max(AWAY_SECONDS, self.timeout - away_seconds))
+        if (outage_seconds := self.monitor.seconds) is not None:
+            seconds = min(seconds, max(OUTAGE_WAIT_SECONDS, self.timeout - outage_seconds))
         return await super().getconn(seconds)
 
     @asynccontextmanager
-    async def connection(self, timeout: float | None = None) -> AsyncIterator[Doubting]:  # noqa: ASYNC109
-        """Closes the connection to a server that takes no writes: the next one may find the server that does."""
+    async def connection(self, timeout: float | None = None) -> AsyncIterator[MonitoredConnection]:  # noqa: ASYNC109
+        """Closes the connection when the server is read-only: after a failover, a new one may reach the primary."""
         async with super().connection(timeout) as conn:
             try:
                 yield conn
             except READ_ONLY:
                 await conn.close()
                 raise
+
+    async def _verify(self, conn: MonitoredConnection) -> None:
+        """Checks a connection before it is handed out. When one is dead, all idle ones are replaced at once.
+
+        After a restart of the server all of them are dead. The pool would find one at a time, with a growing pause in between.
+        """
+        try:
+            await conn.check()
+        except psycopg.Error:
+            if conn.connected_at > self._replaced_at:
+                self._replaced_at = time.monotonic()
+                await self.drain()
+            raise

@@ -1,53 +1,56 @@
-"""Connections through a pooler in transaction mode, which may give each transaction to another session of the server.
+"""Connections through PgBouncer in transaction mode, which may run each transaction in another session of the server.
 
-So nothing may be left in a session or expected there: nothing is prepared, nobody listens, and the limits that a session has
-otherwise are set anew in each transaction. A statement outside of one has none, and holds no lock for longer than it runs.
+So no state may be left in a session or expected there: no prepared statements, no LISTEN, and the settings of a session are set
+again in each transaction. A statement outside of a transaction has no time limits, and holds no lock longer than it runs.
 """
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
-from psycopg import AsyncConnection, AsyncTransaction
+from psycopg import AsyncTransaction, IsolationLevel
 from psycopg.pq import TransactionStatus
-from psycopg.rows import TupleRow
 from psycopg.sql import SQL, Composed, Identifier
 
-from db.connections.liveness import Doubting
-from db.connections.monitored import Watched
+from db.connections.monitored import MonitoredConnection
+
+# The server reports these to its client, so PgBouncer sets them again in each session that it assigns.
+CARRIED = ("TimeZone", "DateStyle", "standard_conforming_strings")
+# has no effect within a transaction; BEGIN names the level
+AT_BEGIN = "default_transaction_isolation"
 
 
-class Pooled(AsyncConnection[TupleRow]):
-    """A connection whose transactions have limits, as soon as `limit` was called."""
+class PgBouncerConnection(MonitoredConnection):
+    """A connection that applies `settings` in each transaction, after `limit_transactions` was called."""
 
-    limits: Composed | None = None
+    settings: tuple[Composed, ...] = ()
 
     @asynccontextmanager
     async def transaction(
         self, savepoint_name: str | None = None, force_rollback: bool = False
     ) -> AsyncIterator[AsyncTransaction]:
-        """As psycopg's. The limits take no snapshot, so that the isolation level may still be chosen after them."""
+        """psycopg's. SET LOCAL takes no snapshot, so that the isolation level may still be changed in the block."""
         is_outermost = self.info.transaction_status == TransactionStatus.IDLE
         async with super().transaction(savepoint_name, force_rollback) as transaction:
-            if is_outermost and self.limits is not None:
-                await self.execute(self.limits)
+            if is_outermost:
+                await self._apply()
             yield transaction
 
-    async def limit(self, session: Mapping[str, str]) -> None:
-        """Gives each transaction from now on those settings of `session` that the server has; to be called once."""
+    async def limit_transactions(self, session: Mapping[str, str]) -> None:
+        """Applies those settings of `session` that the server has to each transaction from now on. To be called once."""
         self.prepare_threshold = None
-        # the one setting that a pooler carries from session to session for us, since the server reports it
-        await self.execute("SET TimeZone = 'UTC'")
-        cursor = await self.execute(
-            "SELECT name FROM pg_settings WHERE name = ANY(%(names)s) AND name <> 'TimeZone'", {"names": list(session)}
+        await self.set_isolation_level(IsolationLevel.READ_COMMITTED)
+        for name in CARRIED:
+            await self.execute(SQL("SET {} = {}").format(Identifier(name), session[name]))
+        names = [name for name in session if name not in CARRIED and name != AT_BEGIN]
+        cursor = await self.execute("SELECT name FROM pg_settings WHERE name = ANY(%(names)s)", {"names": names})
+        self.settings = tuple(
+            SQL("SET LOCAL {} = {}").format(Identifier(name), session[name]) for (name,) in await cursor.fetchall()
         )
-        names = [name for (name,) in await cursor.fetchall()]
-        # one round trip: statements without parameters may be sent together
-        self.limits = SQL("; ").join(SQL("SET LOCAL {} = {}").format(Identifier(name), session[name]) for name in names)
 
-
-class PooledDoubting(Pooled, Doubting):
-    """One connection outside of any pool of ours."""
-
-
-class PooledWatched(Pooled, Watched):
-    """A connection of such a pool."""
+    async def _apply(self) -> None:
+        if self.pgconn.pipeline_status:
+            # a pipeline sends all of them in one round trip anyway, and does not accept several statements in one string
+            for setting in self.settings:
+                await self.execute(setting)
+        elif self.settings:
+            await self.execute(SQL("; ").join(self.settings))

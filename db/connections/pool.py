@@ -1,35 +1,40 @@
-"""Connections: where to, and how long the server puts up with a session whose client has gone silent."""
+"""Connections: how to connect, and the settings and time limits of each session."""
 
+from functools import partial
 from typing import Any, TypeAlias
 
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
-from db import embedded
-from db.connections.liveness import Doubting
-from db.connections.monitored import Watch, Watched, WatchedPool
-from db.connections.pgbouncer import Pooled, PooledDoubting, PooledWatched
-from db.settings import Settings
+from db.connections.liveness import REPLY_SECONDS, WatchdogConnection
+from db.connections.monitored import ConnectionMonitor, MonitoredConnection, MonitoredPool
+from db.connections.pgbouncer import PgBouncerConnection
+from db.settings import Settings, SettingsError
 
 Connection: TypeAlias = AsyncConnection[TupleRow]
-Pool: TypeAlias = AsyncConnectionPool[Doubting]
+Pool: TypeAlias = AsyncConnectionPool[MonitoredConnection]
 
 CONNECT_SECONDS = 5
 
 # The client's side of the line. No tcp_user_timeout here: it would also end a COPY whose reader waits for a lock.
 LINE: dict[str, Any] = {
     "connect_timeout": CONNECT_SECONDS,
+    "client_encoding": "UTF8",
     "keepalives_idle": 5,
     "keepalives_interval": 2,
     "keepalives_count": 3,
 }
 
-# A lock must not outlive its worker. Keepalives alone do not free the lock of a partitioned machine: what is sent and never
-# acknowledged is ended by tcp_user_timeout, a client that left in mid-statement is noticed by client_connection_check_interval,
-# one that stopped between two statements by idle_in_transaction_session_timeout.
+# The first four: whatever the server, the database or the role has as its default, the service needs these. The others: a lock
+# must not outlive its worker. Keepalives alone do not free the lock of a partitioned machine. tcp_user_timeout ends a connection
+# whose data is not acknowledged, client_connection_check_interval notices a client that has left during a statement,
+# idle_in_transaction_session_timeout ends the session of one that has stopped between two statements.
 SESSION = {
     "TimeZone": "UTC",
+    "DateStyle": "ISO, MDY",
+    "standard_conforming_strings": "on",
+    "default_transaction_isolation": "read committed",
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "3",
@@ -43,61 +48,62 @@ SESSION = {
 
 
 def conninfo(settings: Settings) -> str:
-    """The URL of the database: DATABASE_URL, or the embedded server's. Raises `embedded.NotRunning`."""
-    return settings.database_url or embedded.url(settings.data_path)
+    """DATABASE_URL. Raises `SettingsError` when it is not set."""
+    if settings.database_url is None:
+        raise SettingsError("DATABASE_URL: is not set; `make run` starts a PostgreSQL of its own and sets it")
+    return settings.database_url
 
 
 async def connect(settings: Settings, *, name: str) -> Connection:
     """One connection outside of any pool, in autocommit: a transaction is always a block."""
-    kind = PooledDoubting if settings.database_pooler == "transaction" else Doubting
+    kind = PgBouncerConnection if settings.database_pooler == "transaction" else MonitoredConnection
     conn = await kind.connect(conninfo(settings), autocommit=True, application_name=name, **LINE)
-    await configure(conn)
+    await configure(conn, statement_seconds=settings.statement_seconds)
     return conn
 
 
-def create(settings: Settings, *, name: str, watch: Watch) -> Pool:
+def create(settings: Settings, *, name: str, monitor: ConnectionMonitor) -> Pool:
     """The pool of an API process, not yet open."""
-    return _pool(conninfo(settings), settings, name=name, watch=watch, size_min=1, size_max=settings.api_pool_size)
+    return _pool(conninfo(settings), settings, name=name, monitor=monitor, size_min=1, size_max=settings.api_pool_size)
 
 
-def create_for_streams(settings: Settings, *, name: str, watch: Watch) -> Pool:
+def create_for_streams(settings: Settings, *, name: str, monitor: ConnectionMonitor) -> Pool:
     """A pool of its own for streaming exports, so that slow readers cannot use up the connections of other requests."""
-    return _pool(conninfo(settings), settings, name=name, watch=watch, size_min=0, size_max=settings.streams_max)
+    return _pool(conninfo(settings), settings, name=name, monitor=monitor, size_min=0, size_max=settings.streams_max)
 
 
-def create_standby(settings: Settings, *, name: str, watch: Watch) -> Pool | None:
+def create_standby(settings: Settings, *, name: str, monitor: ConnectionMonitor) -> Pool | None:
     """The pool for streaming exports from the hot standby; None if there is no standby."""
     url = settings.database_replica_url
     if url is None:
         return None
-    return _pool(url, settings, name=name, watch=watch, size_min=0, size_max=settings.streams_max)
+    return _pool(url, settings, name=name, monitor=monitor, size_min=0, size_max=settings.streams_max)
 
 
-def _pool(url: str, settings: Settings, *, name: str, watch: Watch, size_min: int, size_max: int) -> Pool:
-    pool = WatchedPool(
+def _pool(url: str, settings: Settings, *, name: str, monitor: ConnectionMonitor, size_min: int, size_max: int) -> Pool:
+    return MonitoredPool(
         url,
-        connection_class=PooledWatched if settings.database_pooler == "transaction" else Watched,
-        kwargs={"autocommit": True, "application_name": name, "watch": watch, **LINE},
-        configure=configure,
-        check=Doubting.check,
+        monitor=monitor,
+        connection_class=PgBouncerConnection if settings.database_pooler == "transaction" else MonitoredConnection,
+        kwargs={"autocommit": True, "application_name": name, **LINE},
+        configure=partial(configure, statement_seconds=settings.statement_seconds),
         min_size=size_min,
         max_size=size_max,
         timeout=CONNECT_SECONDS,
-        # the pool gives up at once and is asked again by the next request: its own doubling delays would add to an outage
+        # The pool stops trying soon, and the next request makes it try again: its own growing delays would prolong an outage.
         reconnect_timeout=3,
         open=False,
     )
-    pool.watch = watch
-    return pool
 
 
-async def configure(conn: Connection) -> None:
-    """Sets the session's limits, only those that the server has; of a connection that has no session, those of its transactions.
+async def configure(conn: Connection, *, statement_seconds: float = 60.0) -> None:
+    """Applies SESSION as far as the server has these settings: to the session, or through PgBouncer to each transaction.
 
-    By SET, not by start-up options, which PgBouncer refuses.
+    By SET and not by start-up options, which PgBouncer refuses.
     """
-    if isinstance(conn, Pooled):
-        await conn.limit(SESSION)
+    session = {**SESSION, "statement_timeout": str(round(statement_seconds * 1000))}
+    if isinstance(conn, PgBouncerConnection):
+        await conn.limit_transactions(session)
     else:
         await conn.execute(
             """
@@ -105,7 +111,7 @@ async def configure(conn: Connection) -> None:
             FROM unnest(%(names)s::text[], %(settings)s::text[]) AS wanted (name, setting)
             JOIN pg_settings USING (name)
             """,
-            {"names": list(SESSION), "settings": list(SESSION.values())},
+            {"names": list(session), "settings": list(session.values())},
         )
-    if isinstance(conn, Doubting):
-        await conn.introduce()
+    if isinstance(conn, WatchdogConnection):
+        conn.deadline_seconds = statement_seconds + REPLY_SECONDS

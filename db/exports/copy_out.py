@@ -12,6 +12,7 @@ from psycopg import AsyncCopy, sql
 from psycopg.abc import PQGen
 from psycopg.rows import scalar_row
 
+from db.connections import liveness
 from db.connections.pool import Connection
 from db.exports import filters
 from db.exports.filters import Selection
@@ -38,6 +39,10 @@ _CSV = sql.SQL("FORMAT csv, HEADER, NULL '', ENCODING 'UTF8'")
 _LINES = sql.SQL("FORMAT csv, QUOTE E'\\x01', DELIMITER E'\\x02', ENCODING 'UTF8'")
 
 
+# how long the server may compute before it sends a block: it may have to sort or to search a large table first
+SILENCE_SECONDS_MAX = 3600.0
+
+
 class Block(NamedTuple):
     """Some bytes of an export and the number of records that begin in them."""
 
@@ -53,6 +58,7 @@ async def begin_long_read(conn: Connection, *, client_timeout_seconds: float) ->
     `client_timeout_seconds` is how long the reader may pause between two blocks before the server closes the connection. The
     limits of the session are meant for short statements and would end the export of a large table or to a slow client.
     """
+    liveness.allow_silence(conn, SILENCE_SECONDS_MAX)
     timeout = str(round(client_timeout_seconds * 1000))
     settings = {
         "TimeZone": "UTC",

@@ -5,6 +5,7 @@ from uuid import UUID
 import msgspec
 from psycopg.rows import class_row, scalar_row
 
+from db.connections import liveness
 from db.connections.pool import Connection
 from db.imports import completion, uploads
 from db.imports.jobs import FINAL, Status
@@ -209,6 +210,7 @@ async def _child(conn: Connection, parent_id: UUID, *, dry_run: bool) -> UUID | 
 
 async def _copy_file(conn: Connection, child: UUID, parent: Source) -> None:
     """Gives the child the parent's chunks, none of them begun, and their payloads. Raises `Gone` when these are not all here."""
+    liveness.allow_silence(conn, COPY_SECONDS_MAX)
     milliseconds = str(COPY_SECONDS_MAX * 1000)
     await conn.execute(
         """

@@ -1,4 +1,4 @@
-"""Lines that stand and carry nothing any more: nobody is told, and everybody finds out, on both sides."""
+"""Half-open connections: both sides notice that nothing arrives any more, and the work goes on."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -18,7 +18,9 @@ from tests.support.fault_proxy import FaultProxy, fault_proxy
 from tests.support.service import running_service
 from workers.worker import Worker
 
-# whoever is cut off doubts after 3 s, asks twice in vain for 3 s each, and tries to come back at least every 5 s
+# the deadline for a reply is 5 s later; both ends are tested with real time limits
+LIMITS = {"statement_seconds": 2}
+# to notice a dead connection takes 7 s, and a new attempt to connect at most 5 s more
 BACK_SECONDS = 30
 
 
@@ -48,7 +50,9 @@ def at_point() -> Iterator[Callable]:
 async def working(url: str, name: str, **settings) -> AsyncIterator[Worker]:
     """A worker in this process, which has to stop within seconds when it is told to."""
     stopping = asyncio.Event()
-    worker = Worker(Settings(database_url=url, **{"poll_seconds": 0.2, **settings}), name=name, stopping=stopping)
+    worker = Worker(
+        Settings(database_url=url, **{"poll_seconds": 0.2, **LIMITS, **settings}), name=name, stopping=stopping
+    )
     running = asyncio.create_task(worker.run())
     try:
         yield worker
@@ -108,7 +112,7 @@ async def test_a_worker_that_waits_for_work_is_cut_off(conn, proxy):
         proxy.black_hole()
         await eventually(lambda: proxy.is_left)
         # from now on it is a notification that finds it, or nothing
-        worker.settings = Settings(database_url=proxy.url, poll_seconds=600)
+        worker.settings = Settings(database_url=proxy.url, poll_seconds=600, **LIMITS)
         proxy.heal()
         await eventually(lambda: is_waiting(conn, "far", but=before))
         assert (await ended(conn, await queued(conn, users(5)))).created == 5
@@ -133,7 +137,7 @@ async def is_waiting(conn, name: str, *, but: int) -> bool:
 async def test_the_api_is_cut_off(conn, proxy, tmp_path):
     """Requests are answered 503 within seconds, also those under way; and 200 again when the network is back."""
     async with (
-        running_service(tmp_path, proxy.url, run=["api"]) as service,
+        running_service(tmp_path, proxy.url, run=["api"], **LIMITS) as service,
         httpx.AsyncClient(base_url=service.url, timeout=30) as client,
     ):
         assert (await client.get(PATH)).status_code == 200

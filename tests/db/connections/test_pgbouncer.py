@@ -7,7 +7,7 @@ from psycopg import AsyncConnection
 
 from db import migrate
 from db.connections import pool
-from db.connections.pgbouncer import PooledDoubting
+from db.connections.pgbouncer import AT_BEGIN, CARRIED, PgBouncerConnection
 from tests.db.merge.test_duplicates import *  # noqa: F403
 
 # these run here on the connections below, which go through the pooler
@@ -41,9 +41,10 @@ async def other(through, database_url):
         yield connection
 
 
-async def connected(url: str, name: str) -> PooledDoubting:
-    connection = await PooledDoubting.connect(url, autocommit=True, application_name=name)
-    await pool.configure(connection)
+async def connected(url: str, name: str) -> PgBouncerConnection:
+    connection = await PgBouncerConnection.connect(url, autocommit=True, application_name=name)
+    await pool.configure(connection, statement_seconds=60)
+    assert isinstance(connection, PgBouncerConnection)
     return connection
 
 
@@ -64,7 +65,7 @@ async def test_nothing_is_prepared(conn, other):
 
 async def test_a_session_has_its_limits(conn, database_url):
     """Each transaction has every limit that the server knows, and leaves none to the next; times are UTC in any session."""
-    names = sorted(pool.SESSION.keys() - {"TimeZone"} - ({"transaction_timeout"} if is_old(conn) else set()))
+    names = sorted(pool.SESSION.keys() - {*CARRIED, AT_BEGIN} - ({"transaction_timeout"} if is_old(conn) else set()))
     set_here = "SELECT name, setting FROM pg_settings WHERE name = ANY(%(names)s) AND source = 'session' ORDER BY name"
     async with conn.transaction():
         assert await rows(conn, set_here, names=names) == [(name, pool.SESSION[name]) for name in names]

@@ -1,0 +1,106 @@
+"""The pool after a restart of the server, and sessions on a server with unusual defaults."""
+
+import asyncio
+from datetime import UTC, datetime
+
+import psycopg
+import pytest
+from psycopg.sql import SQL, Identifier
+
+from db import health, migrate
+from db.connections import pool
+from db.errors import UnsupportedDatabase
+from db.settings import Settings, SettingsError
+from monitoring.outage import Outage
+from tests.support.factories import rows
+
+
+async def test_a_restart_costs_the_first_request_one_attempt(conn, database_url):
+    """All idle connections are dead: the first check that fails replaces all of them, without a growing pause between."""
+    size = 8
+    pool_of_api = pool.create(
+        Settings(database_url=database_url, api_pool_size=size), name="restarted", monitor=Outage()
+    )
+    async with pool_of_api:
+        async with asyncio.TaskGroup() as group:
+            taken = asyncio.Barrier(size)
+            for _ in range(size):
+                group.create_task(hold(pool_of_api, taken))
+        assert await rows(conn, END_SESSIONS) == [(size,)]
+        async with pool_of_api.connection() as connection:
+            await connection.execute("SELECT 1")
+        assert pool_of_api.get_stats()["connections_lost"] == 1
+
+
+END_SESSIONS = """
+    SELECT count(*) FILTER (WHERE pg_terminate_backend(pid, 5000))
+    FROM pg_stat_activity
+    WHERE application_name = 'restarted'
+"""
+
+
+async def hold(pool_of_api: pool.Pool, taken: asyncio.Barrier) -> None:
+    async with pool_of_api.connection():
+        await taken.wait()
+
+
+@pytest.fixture
+def unusual_url(empty_database_url) -> str:
+    """A database whose defaults differ from PostgreSQL's."""
+    with psycopg.connect(empty_database_url, autocommit=True) as conn:
+        name = Identifier(conn.info.dbname)
+        for setting in (
+            "DateStyle = 'German'",
+            "TimeZone = 'Asia/Tokyo'",
+            "default_transaction_isolation = 'serializable'",
+            "standard_conforming_strings = off",
+            "client_encoding = 'LATIN1'",
+        ):
+            conn.execute(SQL("ALTER DATABASE {} SET ").format(name) + SQL(setting))
+    return empty_database_url
+
+
+async def test_defaults_of_the_database_do_not_matter(unusual_url, monkeypatch):
+    """What the service depends on is set in its own sessions."""
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    await asyncio.to_thread(migrate.up, unusual_url)
+    async with await pool.connect(Settings(database_url=unusual_url), name="pinned") as conn:
+        [(moment, text)] = await rows(conn, "SELECT timestamptz '2024-02-01 00:00:00+00', %(text)s", text="żółw \\ '")
+        assert (moment, text) == (datetime(2024, 2, 1, tzinfo=UTC), "żółw \\ '")
+        async with conn.transaction():
+            assert await rows(conn, "SHOW transaction_isolation") == [("read committed",)]
+
+
+@pytest.fixture
+def ascii_url(server_url):
+    name = Identifier("not_utf8")
+    with psycopg.connect(server_url, autocommit=True) as conn:
+        conn.execute(
+            SQL("CREATE DATABASE {} ENCODING 'SQL_ASCII' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'").format(name)
+        )
+        yield psycopg.conninfo.make_conninfo(server_url, dbname="not_utf8")
+        conn.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+
+
+async def test_an_encoding_other_than_utf8_is_refused(ascii_url):
+    """Migrations, workers and probes name the encoding, before a record is lost to it."""
+    with pytest.raises(migrate.MigrateError, match="encoding SQL_ASCII; it must be created with ENCODING 'UTF8'"):
+        await asyncio.to_thread(migrate.up, ascii_url)
+    async with await pool.connect(Settings(database_url=ascii_url), name="refused") as conn:
+        with pytest.raises(UnsupportedDatabase, match="SQL_ASCII"):
+            health.require_utf8(conn)
+
+
+async def test_a_read_only_database_is_not_migrated(empty_database_url):
+    with psycopg.connect(empty_database_url, autocommit=True) as conn:
+        conn.execute(
+            SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(Identifier(conn.info.dbname))
+        )
+    with pytest.raises(migrate.MigrateError, match=r"does not accept writes: .*default_transaction_read_only"):
+        await asyncio.to_thread(migrate.up, empty_database_url)
+
+
+async def test_without_a_url_the_reason_is_one_sentence():
+    """Nothing on the way of production looks for the embedded server."""
+    with pytest.raises(SettingsError, match="DATABASE_URL: is not set"):
+        await pool.connect(Settings(), name="lost")
