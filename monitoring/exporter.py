@@ -1,4 +1,4 @@
-"""`python -m monitoring.exporter`: the metrics of a machine that runs workers and no API, on a port of its own."""
+"""`python -m monitoring.exporter`: serves the metrics of a machine that runs only workers."""
 
 import argparse
 import sys
@@ -14,19 +14,21 @@ from monitoring import multiprocess
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m monitoring.exporter", description="This machine's workers' metrics"
+        prog="python -m monitoring.exporter", description="Serves the metrics of the workers on this machine"
     )
     parser.add_argument("--host", default="127.0.0.1", type=ip_address, help="address to listen on")
     parser.add_argument("--port", default=9101, type=int)
     arguments = parser.parse_args()
     try:
-        given = settings.load()
+        config = settings.load()
     except SettingsError as error:
         sys.exit(str(error))
-    if not arguments.host.is_loopback and not given.metrics_public:
-        sys.exit("--host: asks nobody for a key, so beyond loopback it needs METRICS_PUBLIC=true")
-    multiprocess.join(given.metrics_path)
-    # only now: the metrics that it defines look for the folder that was just joined
+    if not arguments.host.is_loopback and not config.metrics_public:
+        sys.exit(
+            "--host: an address other than loopback needs METRICS_PUBLIC=true, because the exporter does not check API keys"
+        )
+    multiprocess.join(config.metrics_path)
+    # imported after `join`: the metrics open their files in that folder
     from monitoring.metrics import Machine
 
     registry = CollectorRegistry()

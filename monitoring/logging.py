@@ -1,29 +1,39 @@
-"""One line an event, structured, from our own code and from the libraries alike.
+"""Structured logging, one line per event, for the service and its libraries alike.
 
-What is never in a line: bodies, values of parameters, keys, anything personal. Ids of requests, jobs and chunks are bound
-once, with `structlog.contextvars.bind_contextvars`, and then stand in every line of that task.
+Lines never contain bodies, parameter values, keys or personal data. The ids of requests, jobs and chunks are bound with
+`structlog.contextvars.bind_contextvars` and are then part of every line of the task.
 """
 
 import logging
+import os
 import re
 import sys
+from datetime import datetime
 from typing import Literal
 
 import structlog
+from structlog.dev import BRIGHT, CYAN, DIM, GREEN, RED, RESET_ALL, YELLOW, Column, KeyValueColumnFormatter
 from structlog.types import EventDict, Processor, WrappedLogger
 
 from db.settings import Settings
 from monitoring import throttle
 
-# PostgreSQL quotes the offending row in these lines of its errors, and tracebacks quote the error
+# PostgreSQL quotes values of the row in these lines of an error, and a traceback contains the error
 _QUOTED_DATA = re.compile(r"^(DETAIL|CONTEXT):.*$", re.MULTILINE)
-# also those that turn the direction of writing
+# control characters, including those that change the direction of writing
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _CONTROLS_IN_LINES = re.compile(r"(?!\n)" + _CONTROLS.pattern)
 
+# fields that the console leaves out: honcho prints the process, and the event is more telling than the logger
+_CONSOLE_OMITS = ("process", "logger")
+# of a longer traceback the console prints the first line and the last lines
+TRACEBACK_LINES_MAX = 24
+EVENT_WIDTH = 30
+LEVEL_COLOURS = {"debug": DIM, "info": GREEN, "warning": YELLOW, "error": RED, "critical": RED}
+
 
 def setup(settings: Settings, *, process: Literal["api", "worker"]) -> None:
-    """Sets up structlog and the standard library's logging; `process` stands in every line. Writes to standard output."""
+    """Configures structlog and the standard library's logging to write to standard output; `process` is part of every line."""
     shared = _shared(process)
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -41,17 +51,17 @@ def setup(settings: Settings, *, process: Literal["api", "worker"]) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(settings.log_level.upper())
-    logging.getLogger("psycopg.pool").addFilter(_of_the_pool)
+    logging.getLogger("psycopg.pool").addFilter(_pool_filter)
 
 
-def _of_the_pool(record: logging.LogRecord) -> bool:
-    """Each attempt to connect is told in two lines, of which `monitoring.outage` makes few; the others do repeat, but seldom."""
+def _pool_filter(record: logging.LogRecord) -> bool:
+    """Drops the lines about failed attempts to connect, which `monitoring.outage` logs, and throttles the others."""
     is_attempt = str(record.msg).startswith(("error connecting in", "reconnection attempt in"))
-    return not is_attempt and throttle.of_a_library(record)
+    return not is_attempt and throttle.library_filter(record)
 
 
 def _shared(process: str) -> list[Processor]:
-    def named(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    def add_process(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         event["process"] = process
         return event
 
@@ -61,21 +71,81 @@ def _shared(process: str) -> list[Processor]:
         structlog.stdlib.add_logger_name,
         structlog.stdlib.PositionalArgumentsFormatter(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        named,
+        add_process,
     ]
 
 
 def _rendering(settings: Settings) -> list[Processor]:
-    console = settings.log_format == "console" or (settings.log_format == "auto" and sys.stdout.isatty())
-    if console:
-        # it prints the text that `format_exc_info` made: its own pretty tracebacks show local variables, which hold records
-        renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-        return [structlog.processors.format_exc_info, _without_data, _without_controls, renderer]
-    return [structlog.processors.format_exc_info, _without_data, structlog.processors.JSONRenderer()]
+    # The text of `format_exc_info` is used: structlog's own tracebacks show local variables, which contain records.
+    shared = [structlog.processors.format_exc_info, _without_data]
+    if settings.log_format == "console" or (settings.log_format == "auto" and sys.stdout.isatty()):
+        return [*shared, _without_controls, _for_console, _console(is_coloured=_is_coloured())]
+    return [*shared, structlog.processors.JSONRenderer()]
+
+
+def _is_coloured() -> bool:
+    """NO_COLOR and FORCE_COLOR are the conventions of no-color.org and force-color.org."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or sys.stdout.isatty()
+
+
+def _console(*, is_coloured: bool) -> structlog.dev.ConsoleRenderer:
+    """Aligned columns: time, level, event, then the other fields as name=value in the order of the call."""
+
+    def column(name: str, colour: str, width: int = 0, *, has_name: bool = False) -> Column:
+        style, reset = (colour, RESET_ALL) if is_coloured else ("", "")
+        key_style = (DIM if is_coloured else "") if has_name else None
+        return Column(name, KeyValueColumnFormatter(key_style, style, reset, _value, width))
+
+    def level(key: str, value: object) -> str:
+        del key
+        text = f"{value!s:<7}"
+        return f"{LEVEL_COLOURS.get(str(value), '')}{text}{RESET_ALL}" if is_coloured else text
+
+    return structlog.dev.ConsoleRenderer(
+        columns=[
+            column("timestamp", DIM),
+            Column("level", level),
+            column("event", BRIGHT, EVENT_WIDTH),
+            column("", CYAN, has_name=True),
+        ],
+        sort_keys=False,
+        exception_formatter=structlog.dev.plain_traceback,
+    )
+
+
+def _value(value: object) -> str:
+    text = str(value)
+    return repr(text) if isinstance(value, str) and (not text or '"' in text) else text
+
+
+def _for_console(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Local time, no empty fields, a request as one phrase, and a traceback of limited length."""
+    for name in (*_CONSOLE_OMITS, *(name for name, value in event.items() if value is None)):
+        event.pop(name, None)
+    event["timestamp"] = _local_time(event["timestamp"])
+    if event["event"] == "request":
+        event["event"] = f"{event.pop('method')} {event.pop('route')} {event.pop('status')}"
+    if "exception" in event:
+        event["exception"] = _shortened(event["exception"])
+    return event
+
+
+def _local_time(timestamp: str) -> str:
+    return datetime.fromisoformat(timestamp).astimezone().strftime("%H:%M:%S")
+
+
+def _shortened(traceback: str) -> str:
+    lines = traceback.splitlines()
+    if len(lines) <= TRACEBACK_LINES_MAX:
+        return traceback
+    omitted = len(lines) - TRACEBACK_LINES_MAX
+    return "\n".join([lines[0], f"  … {omitted} lines …", *lines[-(TRACEBACK_LINES_MAX - 1) :]])
 
 
 def _without_controls(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """What came from outside cannot move the cursor, nor begin a line that looks like one of ours; JSON escapes it anyway."""
+    """Escapes control characters, so that a client's text cannot move the cursor or forge a line. JSON escapes them anyway."""
     for name, value in event.items():
         if isinstance(value, str):
             event[name] = (_CONTROLS_IN_LINES if name == "exception" else _CONTROLS).sub(_escaped, value)
@@ -88,5 +158,5 @@ def _escaped(control: re.Match[str]) -> str:
 
 def _without_data(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     if "exception" in event:
-        event["exception"] = _QUOTED_DATA.sub(r"\1: (left out)", event["exception"])
+        event["exception"] = _QUOTED_DATA.sub(r"\1: (removed)", event["exception"])
     return event

@@ -1,10 +1,10 @@
-"""Every metric, defined once, and what is counted when something happens.
+"""All metrics, and the functions that update them.
 
-Import this module only after `monitoring.processes.join`: each metric opens its file in that folder when it is defined.
-A process that has not joined (a test, a tool) counts in its own memory, which no scrape sees.
+Import this module after `monitoring.multiprocess.join`: a metric opens its file in that folder when it is defined. In a process
+that has not joined (a test, a tool) the metrics stay in memory and are not part of a scrape.
 
-Labels are names from short closed lists: never an id, an address, or a path as it was asked for. The numbers of records are
-added once a chunk, not once a record.
+Label values come from short closed lists, never ids, addresses or requested paths. Records are counted once per chunk.
+README.md describes how to add a metric.
 """
 
 from collections.abc import Iterator, Mapping
@@ -34,15 +34,15 @@ _HTTP_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60
 _CHUNK_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _JOB_SECONDS = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
 
-http_requests = Counter("http_requests", "Requests answered.", ["method", "route", "status"])
+http_requests = Counter("http_requests", "Completed requests.", ["method", "route", "status"])
 http_request_duration = Histogram(
     "http_request_duration_seconds",
-    "From the request's head to the last byte of its answer.",
+    "From the head of a request to the last byte of its response.",
     ["method", "route"],
     buckets=_HTTP_SECONDS,
 )
 wrong_api_keys = Counter("http_wrong_api_keys", "Requests with an API key that is not one of API_KEYS.")
-http_requests_in_progress = Gauge("http_requests_in_progress", "Requests being answered.", multiprocess_mode="livesum")
+http_requests_in_progress = Gauge("http_requests_in_progress", "Requests in progress.", multiprocess_mode="livesum")
 
 jobs = Counter("bulk_jobs", "Jobs that became final.", ["kind", "resource", "status"])
 job_duration = Histogram(
@@ -51,36 +51,36 @@ job_duration = Histogram(
     ["kind", "resource"],
     buckets=_JOB_SECONDS,
 )
-records = Counter("bulk_records", "Records worked through.", ["kind", "resource", "result"])
-record_errors = Counter("bulk_record_errors", "Reasons why records were refused.", ["resource", "code"])
+records = Counter("bulk_records", "Processed records.", ["kind", "resource", "result"])
+record_errors = Counter("bulk_record_errors", "Errors of records.", ["resource", "code"])
 chunk_duration = Histogram(
-    "bulk_chunk_duration_seconds", "Working through one chunk.", ["resource"], buckets=_CHUNK_SECONDS
+    "bulk_chunk_duration_seconds", "Processing of one claim.", ["resource"], buckets=_CHUNK_SECONDS
 )
 chunks_reclaimed = Counter("bulk_chunks_reclaimed", "Chunks taken over from dead workers.")
-claims_lost = Counter("bulk_claims_lost", "Chunks that were gone when their worker wanted to finish them.")
-chunk_retries = Counter("bulk_chunk_retries", "Chunks begun again after an accident.", ["reason"])
-workers = Gauge("bulk_workers", "Worker processes of this machine.", multiprocess_mode="livesum")
+claims_lost = Counter("bulk_claims_lost", "Claims that another worker had taken over when their worker used them.")
+chunk_retries = Counter("bulk_chunk_retries", "Retries of chunks.", ["reason"])
+workers = Gauge("bulk_workers", "Worker processes on this machine.", multiprocess_mode="livesum")
 
-export_bytes = Counter("bulk_export_bytes", "Bytes of exports written, before compression.", ["resource", "format"])
-streams_aborted = Counter("bulk_export_streams_aborted", "Streaming exports that did not come to their end.")
+export_bytes = Counter("bulk_export_bytes", "Exported bytes, before compression.", ["resource", "format"])
+streams_aborted = Counter("bulk_export_streams_aborted", "Streaming exports that ended early.")
 idempotency_requests = Counter("idempotency_requests", "Requests with an idempotency key.", ["result"])
 
 
 def request_finished(method: str, route: str, status: int, seconds: float) -> None:
-    """`route` is the route's template, e.g. `/api/v1/imports/{id}`."""
+    """`route` is the template of the route, for example `/api/v1/imports/{id}`."""
     http_requests.labels(method, route, str(status)).inc()
     http_request_duration.labels(method, route).observe(seconds)
 
 
 def worker_started() -> None:
-    """Called once by each worker process, after it was forked or spawned."""
+    """Called once by each worker process, after the fork."""
     workers.set(1)
 
 
 def chunk_done(resource: str, counts: Mapping[str, int], errors_by_code: Mapping[str, int], seconds: float) -> None:
-    """Called after the chunk's commit. `counts`: records by result (created, updated, unchanged, skipped, failed)."""
+    """Call it after the commit. `counts` are records by result: created, updated, unchanged, skipped, failed."""
     for result, count in counts.items():
-        # a settle chunk corrects what its import counted before, also downwards, which a counter cannot follow
+        # a settle chunk may correct counts downwards, which a counter cannot represent
         if count > 0:
             records.labels("import", resource, result).inc(count)
     for code, count in errors_by_code.items():
@@ -89,34 +89,34 @@ def chunk_done(resource: str, counts: Mapping[str, int], errors_by_code: Mapping
 
 
 def job_finished(kind: str, resource: str, status: str, seconds: float) -> None:
-    """`kind` is import or export; `seconds` from the job's start to its end. Called by whoever made it final."""
+    """`kind` is import or export; `seconds` is the time from the first claim to the end."""
     jobs.labels(kind, resource, status).inc()
     job_duration.labels(kind, resource).observe(seconds)
 
 
 def reclaimed(chunks: int = 1) -> None:
-    """A claim of a dead worker was taken over."""
+    """Chunks of a dead worker were taken over."""
     chunks_reclaimed.inc(chunks)
 
 
 def claim_lost() -> None:
-    """A chunk was reclaimed from this worker, which lives."""
+    """This worker found that another one has taken over its chunk."""
     claims_lost.inc()
 
 
 def retried(reason: str) -> None:
-    """A chunk was begun again; `reason` names the accident from a short list (deadlock, connection, …)."""
+    """A chunk is retried. `reason` is the name of a retryable database error, or `accident`."""
     chunk_retries.labels(reason).inc()
 
 
 def exported(resource: str, format: str, records_count: int, bytes_count: int) -> None:
-    """A streamed or written export, or a block of it. `bytes_count` is before compression."""
+    """Counts an export or a block of it. `bytes_count` is before compression."""
     records.labels("export", resource, "exported").inc(records_count)
     export_bytes.labels(resource, format).inc(bytes_count)
 
 
 def stream_aborted() -> None:
-    """A streaming export ended before its end: the client left, or the database did."""
+    """A streaming export ended early: the client or the database disconnected, or it took too long."""
     streams_aborted.inc()
 
 
@@ -127,7 +127,7 @@ def idempotency(result: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class PoolNumbers:
-    """The connections of one API process: `size` open, `idle` of them free, `waiting` requests, `wait_seconds` so far."""
+    """The pool of one API process: open and idle connections, waiting requests, and the total time they have waited."""
 
     size: int
     idle: int
@@ -136,31 +136,31 @@ class PoolNumbers:
 
 
 def exposition(pool: PoolNumbers, queue: QueueNumbers | None, server: ServerNumbers | None) -> bytes:
-    """What one scrape tells: every process of the machine, and the database's own truth unless it is away.
+    """The response to a scrape: the metrics of all processes of this machine, and those read from the database if available.
 
-    Reads some files: run it beside the event loop. Raises `RuntimeError` in a process that has not joined.
+    Reads files: call it in a thread. Raises `RuntimeError` in a process that has not joined.
     """
-    _begin_at_zero()
+    _initialise_series()
     registry = CollectorRegistry()
     registry.register(Machine())
-    registry.register(_Now(pool, queue, server))
+    registry.register(_ScrapeTime(pool, queue, server))
     return generate_latest(registry)
 
 
 class Machine(Collector):
-    """What the processes of this machine have counted together, those that have died included."""
+    """The sums over the processes of this machine, including the counters of dead ones."""
 
     def collect(self) -> Iterator[Metric]:
         folder = multiprocess.folder()
         if folder is None:
-            raise RuntimeError("monitoring.processes.join was not called")
+            raise RuntimeError("monitoring.multiprocess.join was not called")
         multiprocess.sweep(folder)
         yield from MultiProcessCollector(None, path=str(folder)).collect()
 
 
 @cache
-def _begin_at_zero() -> None:
-    """A series that appears with its first count has not grown, as Prometheus sees it: the first import would show no rate."""
+def _initialise_series() -> None:
+    """Creates all label combinations with the value 0; otherwise rate() misses the first increment."""
     for resource, result in product(RESOURCES, ("created", "updated", "unchanged", "skipped", "failed")):
         records.labels("import", resource, result)
     for resource, code in product(RESOURCES, get_args(Code)):
@@ -179,8 +179,8 @@ def _begin_at_zero() -> None:
         idempotency_requests.labels(result)
 
 
-class _Now(Collector):
-    """Numbers that were asked for at the scrape, beside those that were counted."""
+class _ScrapeTime(Collector):
+    """Metrics that are read at the time of the scrape."""
 
     def __init__(self, pool: PoolNumbers, queue: QueueNumbers | None, server: ServerNumbers | None) -> None:
         self.pool = pool
@@ -188,11 +188,11 @@ class _Now(Collector):
         self.server = server
 
     def collect(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily("db_pool_size", "Connections of the API's pool.", self.pool.size)
-        yield GaugeMetricFamily("db_pool_idle", "Connections that are free.", self.pool.idle)
+        yield GaugeMetricFamily("db_pool_size", "Open connections of the API's pool.", self.pool.size)
+        yield GaugeMetricFamily("db_pool_idle", "Idle connections of the API's pool.", self.pool.idle)
         yield GaugeMetricFamily("db_pool_waiting", "Requests that wait for a connection.", self.pool.waiting)
         yield CounterMetricFamily(
-            "db_pool_wait_seconds", "Time spent waiting for a connection.", self.pool.wait_seconds
+            "db_pool_wait_seconds", "Time that requests have waited for a connection.", self.pool.wait_seconds
         )
         if self.queue is not None:
             yield from _queue(self.queue)
@@ -210,10 +210,10 @@ def _queue(queue: QueueNumbers) -> Iterator[Metric]:
         chunks.add_metric([status], count)
     yield chunks
     yield GaugeMetricFamily(
-        "bulk_queue_oldest_seconds", "Age of the oldest chunk that nobody has claimed.", queue.oldest_seconds
+        "bulk_queue_oldest_seconds", "Time since the oldest unclaimed chunk became claimable.", queue.oldest_seconds
     )
     left = GaugeMetricFamily(
-        "bulk_records_left", "Records of imports that are not worked through.", labels=["resource"]
+        "bulk_records_left", "Records of imports in chunks that are not final.", labels=["resource"]
     )
     for resource, count in queue.records_left.items():
         left.add_metric([resource], count)
@@ -224,13 +224,11 @@ def _server(server: ServerNumbers) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "bulk_worker_sessions", "Workers of any machine that are connected to the database.", server.worker_sessions
     )
-    yield GaugeMetricFamily(
-        "bulk_queue_dead_rows", "Rows of the queue's table that vacuum has not removed yet.", server.dead_queue_rows
-    )
-    yield GaugeMetricFamily("db_sessions", "Sessions of anybody in this database.", server.sessions)
+    yield GaugeMetricFamily("bulk_queue_dead_rows", "Dead rows of the table chunks.", server.dead_queue_rows)
+    yield GaugeMetricFamily("db_sessions", "Sessions in this database.", server.sessions)
     yield GaugeMetricFamily("db_lock_waits", "Sessions that wait for a lock.", server.lock_waits)
     yield GaugeMetricFamily(
         "db_oldest_transaction_seconds", "Age of the oldest open transaction.", server.oldest_transaction_seconds
     )
-    yield CounterMetricFamily("db_deadlocks", "Deadlocks that the server has ended.", server.deadlocks)
+    yield CounterMetricFamily("db_deadlocks", "Deadlocks detected by the server.", server.deadlocks)
     yield CounterMetricFamily("db_wal_bytes", "Write-ahead log written by the server.", server.wal_bytes)

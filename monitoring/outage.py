@@ -1,61 +1,61 @@
-"""A database that is away, as the log has it: told at once, then once a minute, and when it is back."""
+"""Logs an outage of a database: at once, then once a minute, and when the database is reachable again."""
 
 import time
 
 import structlog
 
-from monitoring.throttle import EVERY_SECONDS
+from monitoring.throttle import INTERVAL_SECONDS
 
 log = structlog.get_logger(__name__)
 
 
 class Outage:
-    """What one process, or one worker, knows of one database. `database` is its word in the log, `names` stand in each line."""
+    """The outage of one database as seen by one process. `database` is its name in the log; `fields` are added to each line."""
 
-    def __init__(self, database: str = "database", **names: object) -> None:
-        self._away, self._back = f"{database} is away", f"{database} is back"
-        self.names = names
-        # attempts that have failed since it was there last
+    def __init__(self, database: str = "database", **fields: object) -> None:
+        self._unreachable, self._reachable = f"{database} is unreachable", f"{database} is reachable again"
+        self._fields = fields
+        # failed attempts since the last success
         self.failures = 0
         self._since = 0.0
-        self._told_at = 0.0
-        self._told: set[str] = set()
+        self._logged_at = 0.0
+        self._logged_reasons: set[str] = set()
 
     @property
     def seconds(self) -> float | None:
-        """For how long it has been away; None while it is there."""
+        """The duration of the outage so far; None if the last attempt succeeded."""
         return time.monotonic() - self._since if self.failures else None
 
-    def away(self, error: Exception) -> None:
-        """An attempt has failed. A reason that was not told in this outage is told at once."""
+    def failed(self, error: Exception) -> None:
+        """Records a failed attempt to connect. A reason that is new in this outage is logged at once."""
         now = time.monotonic()
         if self.failures == 0:
             self._since = now
         self.failures += 1
         reason = first_line(error)
-        if reason not in self._told or now - self._told_at >= EVERY_SECONDS:
-            self._told.add(reason)
-            self._told_at = now
+        if reason not in self._logged_reasons or now - self._logged_at >= INTERVAL_SECONDS:
+            self._logged_reasons.add(reason)
+            self._logged_at = now
             log.warning(
-                self._away,
-                **self.names,
+                self._unreachable,
+                **self._fields,
                 error=reason,
                 attempts=self.failures,
                 seconds=round(now - self._since, 1),
             )
 
-    def back(self) -> None:
-        """An attempt has succeeded."""
+    def succeeded(self) -> None:
+        """Records a successful attempt."""
         if self.failures:
-            log.info(self._back, **self.names, seconds=round(time.monotonic() - self._since, 1))
+            log.info(self._reachable, **self._fields, seconds=round(time.monotonic() - self._since, 1))
             self.failures = 0
-            self._told.clear()
+            self._logged_reasons.clear()
 
 
 def first_line(error: Exception) -> str:
-    """What happened, without the detail lines, in which PostgreSQL quotes values of the row, and without paths of files.
+    """The error without its detail lines, in which PostgreSQL quotes values of the row, and without file names.
 
-    It is the reason that the client of a failed export is told.
+    It is also the reason in the problem document of a failed export.
     """
-    told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return f"{type(error).__name__}: {told.splitlines()[0] if told else ''}"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"

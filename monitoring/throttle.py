@@ -1,38 +1,38 @@
-"""What would be said again and again is said once, then once a minute, with the number of times that it was left out."""
+"""Rate-limited warnings: the first is logged, repeats at most once a minute with the number of those suppressed."""
 
 import logging
 import time
 
 from structlog.stdlib import BoundLogger
 
-EVERY_SECONDS = 60.0
-# lines that are told apart; should there ever be more, all of them are told anew
-_KINDS_MAX = 1000
+INTERVAL_SECONDS = 60.0
+# distinct lines that are remembered; beyond that all are forgotten
+LINES_MAX = 1000
 
-# what was told: when, and how often it was left out since
-_told: dict[object, tuple[float, int]] = {}
+# when each line was logged last, and how often it was suppressed since
+_logged: dict[object, tuple[float, int]] = {}
 
 
 def warning(log: BoundLogger, event: str, **fields: object) -> None:
-    """Warns of `event`, unless the same was told with the same `fields` within the last minute."""
-    left_out = due((event, *fields.items()))
-    if left_out is not None:
-        log.warning(event, **fields, **({"left_out": left_out} if left_out else {}))
+    """Logs a warning, unless the same event with the same fields was logged within the last minute."""
+    suppressed = due((event, *fields.items()))
+    if suppressed is not None:
+        log.warning(event, **fields, **({"suppressed": suppressed} if suppressed else {}))
 
 
 def due(line: object) -> int | None:
-    """How often `line`, told apart by equality, was left out since it was told last; None: leave it out this time too."""
+    """How often an equal `line` was suppressed since it was logged last; None if it is to be suppressed again."""
     now = time.monotonic()
-    if len(_told) > _KINDS_MAX:
-        _told.clear()
-    told_at, left_out = _told.get(line, (float("-inf"), 0))
-    if now - told_at < EVERY_SECONDS:
-        _told[line] = (told_at, left_out + 1)
+    if len(_logged) > LINES_MAX:
+        _logged.clear()
+    logged_at, suppressed = _logged.get(line, (float("-inf"), 0))
+    if now - logged_at < INTERVAL_SECONDS:
+        _logged[line] = (logged_at, suppressed + 1)
         return None
-    _told[line] = (now, 0)
-    return left_out
+    _logged[line] = (now, 0)
+    return suppressed
 
 
-def of_a_library(record: logging.LogRecord) -> bool:
-    """A filter for the logger of a library, whose lines are told apart by their text without its arguments."""
+def library_filter(record: logging.LogRecord) -> bool:
+    """A filter for the logger of a library. Two records are equal if their format strings are."""
     return due((record.name, record.msg)) is not None

@@ -24,7 +24,7 @@ async def end_job(conn: Connection, claim: Claim, *, has_budget: bool, is_follow
         await end_export(conn, claim.job_id)
         return
     if has_budget and await completion.judge(conn, claim.job_id):
-        log.warning("import stopped by its refused records", job_id=str(claim.job_id))
+        log.warning("import stopped by record errors", job_id=str(claim.job_id))
         is_followed = False
     if not is_followed:
         await end_import(conn, claim.job_id)

@@ -17,10 +17,10 @@ async def run_once(conn: Connection, settings: Settings) -> None:
     """Sweeps what was left behind, ends jobs whose last worker died before it could, and removes what is too old."""
     silent = await liveness.end_silent_copies(conn)
     if silent:
-        log.warning("sessions that fell silent in mid-COPY ended", sessions=silent)
+        log.warning("silent COPY sessions terminated", sessions=silent)
     swept = await uploads.sweep(conn, grace_seconds=settings.upload_grace_seconds)
     if swept:
-        log.warning("uploads swept", uploads=swept)
+        log.warning("abandoned uploads removed", uploads=swept)
     for id in await completion.unfinished(conn):
         await ends.end_import(conn, id)
     await ends.end_dependents(conn)
@@ -29,4 +29,4 @@ async def run_once(conn: Connection, settings: Settings) -> None:
     await export_upkeep.run_once(conn, settings)
     pruned = await retention.prune(conn, retention_seconds=settings.job_retention_seconds)
     if pruned.jobs or pruned.rows:
-        log.info("old imports pruned", jobs=pruned.jobs, rows=pruned.rows)
+        log.info("old imports deleted", jobs=pruned.jobs, rows=pruned.rows)

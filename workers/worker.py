@@ -55,7 +55,7 @@ class Worker:
                 async with conn:
                     await self._serve(conn)
             except (*UNAVAILABLE, *OUTDATED) as error:
-                self.outage.away(error)
+                self.outage.failed(error)
                 await self._unless_stopping(asyncio.sleep(_backoff(self.outage.failures)))
 
     async def _serve(self, conn: Connection) -> None:
@@ -80,7 +80,7 @@ class Worker:
             takes_exports=self.takes_exports,
         )
         # only now: a server that takes no writes, or has no tables yet, lets us in too
-        self.outage.back()
+        self.outage.succeeded()
         if claim is None:
             return False
         self.held = claim

@@ -47,7 +47,7 @@ class Observed:
             if not exchange.is_half_sent or not isinstance(cause, (*UNAVAILABLE, asyncio.CancelledError)):
                 raise
             # no fault that a traceback would help to find; of an answer without its end the server closes the connection
-            log.warning("answer_broken", route=scope.get("path_template"), error=type(cause).__name__)
+            log.warning("response aborted", route=scope.get("path_template"), error=type(cause).__name__)
         finally:
             metrics.http_requests_in_progress.dec()
             exchange.finish()

@@ -206,7 +206,7 @@ class BoundedHttp(HttpToolsProtocol):
             self._abort(problem.detail)
             return
         request_id = uuid4().hex
-        log.info("request_refused", status=problem.status, reason=problem.detail, refusal_id=request_id)
+        log.info("request refused", status=problem.status, reason=problem.detail, refusal_id=request_id)
         if answering:
             # whoever reads the body is told that the client has left
             answering.disconnected = True
@@ -230,7 +230,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._write_timer = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
 
     def _abort(self, reason: str) -> None:
-        log.info("connection_broken", reason=reason)
+        log.info("connection aborted", reason=reason)
         self.transport.abort()
 
     def _cancel_timers(self) -> None:

@@ -117,7 +117,7 @@ async def _poll(source: EventSource[J], job: J, pool: Pool, stopping: asyncio.Ev
             async with pool.connection() as conn:
                 current = await source.get(conn, job.id)
         except UNAVAILABLE as error:
-            throttle.warning(log, "events without database", error=type(error).__name__)
+            throttle.warning(log, "event stream waits for the database", error=type(error).__name__)
 
 
 def _event(name: str, id: str, data: bytes) -> bytes:

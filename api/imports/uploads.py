@@ -91,18 +91,18 @@ class Uploads:
                     async with self.pool.connection() as conn:
                         await uploading.touch(conn, list(self._open))
                 except Exception as error:
-                    throttle.warning(log, "uploads_not_touched", error=type(error).__name__)
+                    throttle.warning(log, "upload heartbeat failed", error=type(error).__name__)
 
     async def _discard(self, id: UUID) -> None:
         try:
             async with self.pool.connection() as conn:
                 await uploading.discard(conn, id)
         except Exception as error:
-            log.warning("upload_not_discarded", job_id=str(id), error=type(error).__name__)
+            log.warning("upload not discarded", job_id=str(id), error=type(error).__name__)
             self._discard_later(id)
 
     def _discard_later(self, id: UUID) -> None:
-        """When the database is back, so that the upload's key is free again; what this process cannot do the sweep will."""
+        """When the database is reachable again, so that the upload's key is free; maintenance does it if this process cannot."""
         task = asyncio.create_task(self._keep_discarding(id))
         self._discarding.add(task)
         task.add_done_callback(self._discarding.discard)

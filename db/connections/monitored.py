@@ -20,8 +20,8 @@ class ConnectionMonitor(Protocol):
 
     @property
     def seconds(self) -> float | None: ...
-    def away(self, error: Exception) -> None: ...
-    def back(self) -> None: ...
+    def failed(self, error: Exception) -> None: ...
+    def succeeded(self) -> None: ...
 
 
 class MonitoredConnection(WatchdogConnection):
@@ -37,11 +37,11 @@ class MonitoredConnection(WatchdogConnection):
             conn = await super().connect(conninfo, **options)
         except psycopg.Error as error:
             if monitor is not None:
-                monitor.away(error)
+                monitor.failed(error)
             raise
         conn.connected_at = time.monotonic()
         if monitor is not None:
-            monitor.back()
+            monitor.succeeded()
         return conn
 
 

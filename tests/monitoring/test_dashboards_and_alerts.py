@@ -335,26 +335,26 @@ def start_exporter(data_dir: Path, argument: str) -> subprocess.Popen[str]:
     )
 
 
-async def test_a_question_that_hangs_is_asked_again(monkeypatch):
-    """A probe is answered in time when its question hangs, which is not asked twice at once, and is in the end asked anew."""
+async def test_a_check_that_hangs_is_repeated(monkeypatch):
+    """A probe is answered in time while its check hangs. The check does not run twice at once and is in the end repeated."""
     monkeypatch.setattr(health, "DEADLINE_SECONDS", 0.01)
-    asked = []
+    runs = []
 
-    async def ask() -> str:
-        asked.append(1)
-        if len(asked) == 1:
+    async def run() -> str:
+        runs.append(1)
+        if len(runs) == 1:
             await asyncio.Event().wait()
-        return "here"
+        return "passed"
 
-    question = health.Asked(ask)
+    check = health.CachedCheck(run)
     for _ in range(3):
         with pytest.raises(TimeoutError):
-            await question.answer()
-    assert len(asked) == 1
+            await check.result()
+    assert len(runs) == 1
     monkeypatch.setattr(health, "ABANDON_SECONDS", 0)
-    assert await question.answer() == "here"
-    assert await question.answer() == "here"
-    assert len(asked) == 2
+    assert await check.result() == "passed"
+    assert await check.result() == "passed"
+    assert len(runs) == 2
 
 
 # ── make monitoring-start ─────────────────────────────────────────────────────────────────────────────────────────────

@@ -56,7 +56,7 @@ async def test_a_start_in_the_wrong_order(empty_server, tmp_path):
     async with running(tmp_path, empty_server.url) as (service, client):
         assert (await client.get("/live")).status_code == 200
         assert (await client.get("/ready")).status_code == 503
-        await eventually(lambda: service.workers.logged("database is away"))
+        await eventually(lambda: service.workers.logged("database is unreachable"))
         workers = set(service.workers.children())
         empty_server.start()
 
@@ -115,8 +115,8 @@ async def test_an_outage(server, tmp_path):
         await eventually(lambda: is_ready(client))
         assert (await finished(client, await client.post(PATH, content=FILE, **UPLOAD)))["status"] == "completed"
         assert service.workers.children() == workers
-        await eventually(lambda: len(service.workers.logged("database is back")) == 2)
-        assert len(service.api.logged("database is back")) == 1
+        await eventually(lambda: len(service.workers.logged("database is reachable again")) == 2)
+        assert len(service.api.logged("database is reachable again")) == 1
 
 
 async def all_answers(client: httpx.AsyncClient) -> list[httpx.Response]:
@@ -137,7 +137,7 @@ def assert_it_is_told_once(process: Process, *, voices: int) -> None:
     complaints = [line for line in process.log_lines() if line["level"] in ("warning", "error")]
     reasons = {(line["event"], line.get("error"), line.get("worker")) for line in complaints}
     assert len(complaints) == len(reasons), complaints
-    assert voices <= len(process.logged("database is away")) <= 3 * voices
+    assert voices <= len(process.logged("database is unreachable")) <= 3 * voices
     assert "Traceback" not in process.output
 
 

@@ -69,7 +69,7 @@ async def is_told(service: Service, client: httpx.AsyncClient, reason: str) -> N
             return any(reason in str(line.get("error")) for line in process.log_lines())
 
         await eventually(says_why)
-        assert len(process.logged("database is away")) <= 8
+        assert len(process.logged("database is unreachable")) <= 8
         assert "Traceback" not in process.output
         assert "secret" not in process.output
 

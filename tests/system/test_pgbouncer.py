@@ -72,7 +72,7 @@ async def test_a_stopped_worker_loses_its_chunk_behind_it_too(through, tmp_path,
             os.kill(sleeper, signal.SIGCONT)
         assert (job.status, job.created) == ("completed", 1)
         assert (await chunk(conn, id))["crashes"] == 1
-        await eventually(lambda: "database is back" in running.workers.output)
+        await eventually(lambda: "database is reachable again" in running.workers.output)
 
 
 async def test_a_restart_of_it_costs_nothing(through, tmp_path, conn, database_url, hold):
@@ -84,7 +84,7 @@ async def test_a_restart_of_it_costs_nothing(through, tmp_path, conn, database_u
         async with hold(HELD):
             await stuck(conn, id, 1)
             through.kill()
-            await eventually(lambda: "database is away" in running.workers.output)
+            await eventually(lambda: "database is unreachable" in running.workers.output)
             await through.start()
         job = await ended(conn, id)
         assert (job.status, job.created) == ("completed", 40)

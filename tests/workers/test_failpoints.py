@@ -95,7 +95,7 @@ async def test_a_commit_whose_answer_is_lost(new_database, tmp_path):
                 proxy.drop()
                 await check(conn, id, case.place, expected=("done", 1, 0))
                 assert "connection lost" in process.output
-                assert "database is back" in process.output
+                assert "database is reachable again" in process.output
 
 
 # ── one case ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -147,7 +147,7 @@ def has_come_to(case: Case, process: Process) -> bool:
     """Whether a worker that stood still has found out what happened meanwhile."""
     if case.place.point in COMMITTED:
         return True
-    return ("claim lost" if case.place.point == "after_claim" else "database is back") in process.output
+    return ("claim lost" if case.place.point == "after_claim" else "database is reachable again") in process.output
 
 
 async def queued_with_rivals(conn: pool.Connection) -> UUID:

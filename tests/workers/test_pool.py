@@ -134,7 +134,7 @@ async def test_lost_connections_cost_nothing(service, conn, hold):
     row = await chunk(conn, id, 1)
     assert (row["attempt"], row["crashes"]) == (2, 0)
     assert set(processes.children()) == workers
-    assert "database is back" in processes.output
+    assert "database is reachable again" in processes.output
 
 
 async def test_a_worker_that_was_stopped_has_lost_its_chunk(service, conn, hold):
@@ -150,7 +150,7 @@ async def test_a_worker_that_was_stopped_has_lost_its_chunk(service, conn, hold)
     finally:
         os.kill(sleeper, signal.SIGCONT)
     assert (job.status, job.created) == ("completed", 1)
-    await eventually(lambda: "database is back" in processes.output)
+    await eventually(lambda: "database is reachable again" in processes.output)
     assert (await chunk(conn, id))["crashes"] == 1
     assert set(processes.children()) == workers
 

@@ -79,7 +79,7 @@ async def upload(request: Request) -> int:
 
 @pytest.fixture
 def settings(tmp_path) -> Settings:
-    # nobody listens on port 1: the database is away
+    # nobody listens on port 1: the database is unreachable
     return Settings(
         http_port=0, database_url="postgresql://127.0.0.1:1/none", data_dir=str(tmp_path), export_dir=str(tmp_path)
     )

@@ -109,14 +109,14 @@ async def test_an_api_process_that_is_killed(api, service):
 
 
 async def test_an_upload_that_breaks_off_while_the_database_is_away(service, server_url):
-    """When the database is back the upload is removed and its key free, long before the sweep would come to it."""
+    """When the database is reachable again the upload is removed and its key free, long before the sweep would come to it."""
     async with api_client.connected(await service(worker_pool_size=1)) as api:
         client = Client(api.service, multipart=False)
         await client.send(HALF)
         await eventually(lambda: stored_chunks(api))
         async with refusing(server_url, await api.value("SELECT current_database()")):
             await client.leave(politely=True)
-            await eventually(lambda: "upload_not_discarded" in api.service.api.output)
+            await eventually(lambda: "upload not discarded" in api.service.api.output)
         await eventually(api.has_nothing)
         await post_again(api)
 
