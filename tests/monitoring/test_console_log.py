@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.support.service import ROOT
+from tests.support import ROOT
 
 PROGRAM = """
 import structlog
