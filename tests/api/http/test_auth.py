@@ -1,0 +1,98 @@
+"""Which requests are refused before any route: by host name, by origin, by API key."""
+
+import httpx
+import pytest
+
+EXPORTS = "/api/v1/exports"
+KEY = "a-key-of-thirty-two-characters-00"
+
+# (Host, the status of a GET) without API keys; None: the address that the client connects to
+HOSTS = [
+    (None, 200),
+    ("localhost", 200),
+    ("LocalHost:1234", 200),
+    ("localhost.", 200),
+    ("127.1.2.3:80", 200),
+    ("[::1]:8080", 200),
+    ("evil.example", 421),
+    ("localhost.evil.example", 421),
+    ("169.254.169.254", 421),
+    ("127.0.0.1.nip.io", 421),
+    ("10.0.0.1:8080", 421),
+    ("[::2]", 421),
+    ("", 421),
+]
+# (headers of a POST, whether it is refused); the service itself is localhost:1
+ORIGINS = [
+    ({}, False),
+    ({"Sec-Fetch-Site": "same-origin", "Origin": "http://localhost:1"}, False),
+    # a proxy has changed Host: the browser knows better
+    ({"Sec-Fetch-Site": "same-origin", "Origin": "https://bulk.example"}, False),
+    ({"Sec-Fetch-Site": "none"}, False),
+    ({"Origin": "http://localhost:1"}, False),
+    ({"Origin": "HTTP://LOCALHOST:1"}, False),
+    ({"Sec-Fetch-Site": "cross-site"}, True),
+    ({"Sec-Fetch-Site": "same-site"}, True),
+    ({"Origin": "http://localhost:2"}, True),
+    ({"Origin": "http://evil.example"}, True),
+    ({"Origin": "null"}, True),
+    ({"Origin": ""}, True),
+]
+
+
+async def test_without_keys_only_loopback_names_are_served(service):
+    """A request for another host name is 421, whatever it asks for; so a rebound name cannot read anything."""
+    url = (await service(run=["api"])).url
+    async with httpx.AsyncClient(base_url=url) as client:
+        for host, status in HOSTS:
+            answer = await client.get("/api/v1/imports", headers={} if host is None else {"Host": host})
+            assert (host, answer.status_code) == (host, status)
+            if status == 421:
+                assert answer.json()["type"] == "/problems/misdirected-request"
+        for path in ("/live", "/metrics", "/schema/openapi.json", "/nowhere"):
+            assert (await client.get(path, headers={"Host": "evil.example"})).status_code == 421
+
+
+@pytest.mark.parametrize("keys", ["", KEY])
+async def test_unsafe_requests_of_other_origins_are_refused(service, keys):
+    """With keys and without: a browser's POST or DELETE for a page of another origin is 403. GET is not refused."""
+    url = (await service(run=["api"], api_keys=keys)).url
+    async with httpx.AsyncClient(base_url=url, headers={"Host": "localhost:1", "X-API-Key": keys or "none"}) as client:
+        for headers, is_refused in ORIGINS:
+            # an empty body is 400 where the request is not refused
+            answer = await client.post(EXPORTS, headers=headers)
+            assert (headers, answer.status_code) == (headers, 403 if is_refused else 400)
+            if is_refused:
+                assert answer.json()["type"] == "/problems/cross-origin"
+                assert (await client.delete(f"{EXPORTS}/x", headers=headers)).status_code == 403
+            assert (await client.get(EXPORTS, headers=headers)).status_code == 200
+
+
+async def test_more_host_names_are_a_setting(service):
+    """HOSTS adds names for Host and for Origin; with it, names are checked although there are keys."""
+    url = (await service(run=["api"], hosts="bulk.example, other.example", api_keys=KEY)).url
+    async with httpx.AsyncClient(base_url=url, headers={"X-API-Key": KEY}) as client:
+        assert (await client.get(EXPORTS, headers={"Host": "bulk.example:443"})).status_code == 200
+        assert (await client.get(EXPORTS, headers={"Host": "evil.example"})).status_code == 421
+        for origin, status in (("https://other.example", 400), ("https://evil.example", 403)):
+            assert (await client.post(EXPORTS, headers={"Origin": origin})).status_code == status
+
+
+async def test_with_keys_any_host_name_is_served(service):
+    """Behind a proxy the name is not known to the service, and a page of another origin has no key."""
+    url = (await service(run=["api"], api_keys=KEY)).url
+    async with httpx.AsyncClient(base_url=url, headers={"Host": "bulk.example"}) as client:
+        assert (await client.get(EXPORTS, headers={"X-API-Key": KEY})).status_code == 200
+        assert (await client.get(EXPORTS)).status_code == 401
+
+
+async def test_wrong_keys_are_counted(service):
+    """Guessing is visible in a metric and in the log, which does not have the key that was tried."""
+    started = await service(run=["api"], api_keys=KEY, metrics_public=True)
+    async with httpx.AsyncClient(base_url=started.url) as client:
+        assert (await client.get(EXPORTS)).status_code == 401
+        for _ in range(3):
+            assert (await client.get(EXPORTS, headers={"X-API-Key": "guessed-by-somebody"})).status_code == 401
+        assert "http_wrong_api_keys_total 3.0" in (await client.get("/metrics")).text
+    assert started.api.logged("wrong API key")
+    assert "guessed-by-somebody" not in started.api.output
