@@ -195,17 +195,20 @@ UNHEALTHY = ResponseSpec(Health, description="Not ready or draining; see `checks
 
 @get("/live", summary="Liveness: the process runs", tags=["operations"])
 async def live() -> Response[Liveness]:
+    """The process answers: 200 as long as its event loop runs."""
     return Response(Liveness(), headers=NO_STORE)
 
 
 @get("/ready", summary="Readiness: a balancer should send requests here", tags=["operations"], responses={503: UNREADY})
 async def ready(probe: ProbeHere) -> Response[Readiness]:
+    """503 while a check fails and while the process is draining; `checks` has the reasons."""
     readiness = await probe.readiness()
     return Response(readiness, status_code=200 if readiness.status == "ready" else 503, headers=NO_STORE)
 
 
 @get("/health", summary="Health: readiness, version and uptime", tags=["operations"], responses={503: UNHEALTHY})
 async def health(probe: ProbeHere) -> Response[Health]:
+    """The readiness with the version and the uptime; for people."""
     readiness = await probe.readiness()
     answer = Health(
         status=readiness.status,

@@ -184,6 +184,11 @@ class Document(JsonRenderPlugin):
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
         """Idempotent, because the framework caches the dictionary that is completed in place."""
+        for component in openapi_schema["components"].get("schemas", {}).values():
+            for name, schema in component.get("properties", {}).items():
+                # the framework's form of a member that may be absent
+                if len(schema.get("oneOf", ())) == 1:
+                    component["properties"][name] = schema["oneOf"][0]
         # without keys: nothing is required, which the document has to say
         openapi_schema.setdefault("security", [])
         for path, item in openapi_schema["paths"].items():
