@@ -183,7 +183,7 @@ class Worker:
         state = await queue.give_back(
             conn,
             claim,
-            accident=accident,
+            error=accident,
             delay_seconds=0.0 if accident is None else min(REST_SECONDS_MAX, 0.5 * 2**claim.attempt),
             attempts_max=self.settings.attempts_max,
         )

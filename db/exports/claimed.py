@@ -74,7 +74,7 @@ async def report_progress(conn: Connection, claim: queue.Claim, *, total_records
     cursor = await conn.execute(
         """
         WITH report AS (
-            INSERT INTO export_tallies AS latest (export_id, lease, total_records, records)
+            INSERT INTO export_progress_reports AS latest (export_id, lease, total_records, records)
             VALUES (%(id)s, %(lease)s, %(total_records)s, %(records)s)
             ON CONFLICT (export_id) DO UPDATE
             SET lease = excluded.lease, total_records = excluded.total_records, records = excluded.records

@@ -36,7 +36,7 @@ async def finish(conn: Connection, id: UUID) -> Finished | None:
             problem = CASE chunks.state WHEN 'failed' THEN jsonb_build_object(
                 'type', '/problems/export-failed',
                 'title', 'The export could not be written',
-                'detail', format('All %%s attempts failed. The last error: %%s', chunks.attempt, chunks.accident)
+                'detail', format('All %%s attempts failed. The last error: %%s', chunks.attempt, chunks.last_error)
             ) END,
             finished_at = clock_timestamp()
         FROM chunks

@@ -74,7 +74,7 @@ _SELECT = """
         coalesce(file_records, report.records) AS exported_records, clock_timestamp() AS now, snapshot_at, file_name, file_bytes,
         file_records, file_sha256, problem, request_digest, created_at, started_at, finished_at
     FROM export_jobs
-    LEFT JOIN export_tallies AS report ON report.export_id = export_jobs.id
+    LEFT JOIN export_progress_reports AS report ON report.export_id = export_jobs.id
 """
 
 

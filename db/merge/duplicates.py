@@ -189,14 +189,15 @@ async def _refuse_beaten(conn: Connection, resource: Resource, import_id: UUID, 
         INSERT INTO import_errors (
             import_id, record, n, line, record_id, record_key, field, code, message, value, duplicate_of_line
         )
-        SELECT %(import_id)s, record, 1, coalesce(rivals.line, import_line(%(import_id)s, record)),
-            CASE WHEN action IS NULL THEN sent_id WHEN import_names(%(import_id)s, record, id::text) THEN id::text END, sent_key,
+        SELECT %(import_id)s, record, 1, coalesce(rivals.line, import_record_line(%(import_id)s, record)),
+            CASE WHEN action IS NULL THEN sent_id WHEN import_sent_id(%(import_id)s, record, id::text) THEN id::text END,
+            sent_key,
             field, 'duplicate_in_file', format('line %%s has the same %%s', winner.line, field),
             CASE WHEN is_key THEN sent_key ELSE id::text END, winner.line
         FROM rivals
         CROSS JOIN LATERAL (SELECT beaten_by = key_winner AS is_key) AS by_key
         CROSS JOIN LATERAL (SELECT CASE WHEN is_key THEN %(key)s::text ELSE 'id' END AS field) AS by_field
-        CROSS JOIN LATERAL (SELECT import_line(%(import_id)s, beaten_by) AS line) AS winner
+        CROSS JOIN LATERAL (SELECT import_record_line(%(import_id)s, beaten_by) AS line) AS winner
         WHERE beaten_by IS NOT NULL
         """,
         {"import_id": import_id, "key": resource.key},

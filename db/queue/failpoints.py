@@ -1,6 +1,6 @@
-"""Named points in a worker's path, at which tests let it come to grief.
+"""Failpoints: named points on a worker's path at which tests make it crash, fail or wait.
 
-Nothing but a call of `install` arms them, and nothing in the service calls it: in production a point is one look at a name.
+Only tests call `install`. Otherwise a failpoint costs one look-up of a global name.
 """
 
 from collections.abc import Awaitable, Callable
@@ -9,28 +9,28 @@ from typing import Literal, TypeAlias
 from db.connections.pool import Connection
 
 Point = Literal[
-    # the claim is committed, the chunk's row not yet locked
+    # the claim is committed, the chunk's row is not yet locked
     "after_claim",
     # the row is locked
     "after_fence",
-    # records are stored, and not all is done yet
+    # some records are stored, not yet all
     "mid_merge",
-    # all is done, the chunk's end too
+    # all records are stored and the chunk is marked as done
     "before_commit",
-    # the commit took place, and nobody knows of it
+    # the transaction is committed, the worker has not yet acted on it
     "after_commit",
-    # the chunk is final, its job has not been looked at
+    # the chunk is final, its job is not yet checked for its end
     "before_finish",
 ]
 
-# what happens at a point, on the connection of the worker that has reached it
+# called at a failpoint with the worker's connection
 Fault: TypeAlias = Callable[[Point, Connection], Awaitable[None]]
 
 _installed: Fault | None = None
 
 
 def install(fault: Fault | None) -> None:
-    """Lets `fault` happen at each point that this process reaches from now on; None: nothing any more."""
+    """Calls `fault` at each failpoint that this process reaches from now on; None removes it."""
     global _installed
     _installed = fault
 

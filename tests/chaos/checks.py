@@ -38,16 +38,16 @@ async def _unfinished(stage: Stage) -> list[str]:
     """The jobs that have no end, and why."""
     rows = await stage.rows(
         """
-        SELECT 'import' AS kind, id, status, because
+        SELECT 'import' AS kind, id, status, waiting_for
         FROM import_progress
         WHERE finished_at IS NULL
         UNION ALL
-        SELECT 'export', id, status, because
+        SELECT 'export', id, status, waiting_for
         FROM export_progress
         WHERE finished_at IS NULL
         """
     )
-    return ["{kind} {id} is {status} for ever: {because}".format_map(row) for row in rows[:SHOWN_MAX]]
+    return ["{kind} {id} is {status} for ever: {waiting_for}".format_map(row) for row in rows[:SHOWN_MAX]]
 
 
 async def _unknown(stage: Stage, load: Load) -> list[str]:
@@ -124,14 +124,14 @@ async def _failed(stage: Stage, broken: Collection[str]) -> list[str]:
     """No chunk fails that did not kill its workers."""
     rows = await stage.rows(
         """
-        SELECT kind, job_id::text, seq, attempt, crashes, accident
+        SELECT kind, job_id::text, seq, attempt, crashes, last_error
         FROM chunks
         WHERE state = 'failed' AND job_id <> ALL (%(broken)s::uuid[])
         """,
         broken=list(broken),
     )
     return [
-        "{kind} chunk {seq} of {job_id} failed, attempt {attempt}, crashes {crashes}: {accident}".format_map(row)
+        "{kind} chunk {seq} of {job_id} failed, attempt {attempt}, crashes {crashes}: {last_error}".format_map(row)
         for row in rows[:SHOWN_MAX]
     ]
 

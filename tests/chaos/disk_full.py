@@ -44,7 +44,7 @@ async def _order(stage: Stage, key: str) -> dict:
 async def _until_refused(stage: Stage, id: str) -> None:
     """Waits until the export was tried in vain."""
     deadline = time.monotonic() + WAIT_SECONDS
-    while not await stage.value("SELECT accident FROM chunks WHERE job_id = %(id)s::uuid", id=id):
+    while not await stage.value("SELECT last_error FROM chunks WHERE job_id = %(id)s::uuid", id=id):
         if time.monotonic() > deadline:
             raise Unexpected("the export to a full disk was not refused")
         await asyncio.sleep(0.05)

@@ -47,53 +47,53 @@ async def row(conn, query: LiteralString, id: UUID | None = None) -> dict:
     return found
 
 
-async def because(conn, id: UUID) -> str | None:
-    return (await row(conn, IMPORT, id))["because"]
+async def waiting_for(conn, id: UUID) -> str | None:
+    return (await row(conn, IMPORT, id))["waiting_for"]
 
 
-async def give_back(conn, claimed, *, accident: str | None, delay_seconds: float) -> None:
-    await queue.give_back(conn, claimed, accident=accident, delay_seconds=delay_seconds, attempts_max=12)
+async def give_back(conn, claimed, *, error: str | None, delay_seconds: float) -> None:
+    await queue.give_back(conn, claimed, error=error, delay_seconds=delay_seconds, attempts_max=12)
 
 
 async def test_why_an_import_is_not_finished(conn, database_url):
-    """`because` names the one thing that an import waits for, from its seal to its end."""
+    """`waiting_for` names the one thing that an import waits for, from its seal to its end."""
     id = await queued(conn, users(4), sizes=[2, 2])
-    assert await because(conn, id) == "no worker is connected"
+    assert await waiting_for(conn, id) == "no worker is connected"
     async with worker(database_url, "host:1:1"):
-        assert await because(conn, id) == "it waits for its turn; 0 of 1 workers are busy"
+        assert await waiting_for(conn, id) == "it waits for its turn; 0 of 1 workers are busy"
         claimed = await claim(conn, worker="host:1:1")
-        assert await because(conn, id) == "1 workers are on it"
-    assert await because(conn, id) == "the workers of its 1 running chunks are gone; others will take them over"
+        assert await waiting_for(conn, id) == "1 workers are on it"
+    assert await waiting_for(conn, id) == "the workers of its 1 running chunks are gone; others will take them over"
     await perform(conn, claimed)
-    await give_back(conn, await claim(conn), accident="DataError: no", delay_seconds=60)
+    await give_back(conn, await claim(conn), error="DataError: no", delay_seconds=60)
     async with worker(database_url, "host:1:2"):
-        why = await because(conn, id)
+        why = await waiting_for(conn, id)
     assert why is not None
     assert re.fullmatch(r"its chunks were given back and rest until .*: DataError: no", why)
-    await conn.execute("UPDATE chunks SET not_before = NULL")
+    await conn.execute("UPDATE chunks SET retry_at = NULL")
     await perform(conn, await claim(conn))
-    assert await because(conn, id) == "nothing is left to do; its end is about to be written"
+    assert await waiting_for(conn, id) == "nothing is left to do; its end is about to be written"
     await completion.finish(conn, id)
-    assert await because(conn, id) is None
+    assert await waiting_for(conn, id) is None
 
 
 async def test_why_an_import_waits_or_was_stopped(conn):
     """An upload under way, an import that waits for another, one that is cancelled and one that failed say so."""
     uploading = uuid4()
     await conn.execute("INSERT INTO import_jobs (id) VALUES (%(id)s)", {"id": uploading})
-    assert (await because(conn, uploading)) == "its file is being received; the last sign of life was 0 s ago"
+    assert (await waiting_for(conn, uploading)) == "its file is being received; the last sign of life was 0 s ago"
     first = await queued(conn, [user(1), user(1)], sizes=[1, 1], max_errors=0)
     second = await queued(conn, users(1), after_id=first)
-    assert await because(conn, second) == f"it waits for import {first}, which is pending"
+    assert await waiting_for(conn, second) == f"it waits for import {first}, which is pending"
     await run(conn, first)
-    assert await because(conn, first) == "Too many records were refused: 1 records were refused, at most 0 may be"
+    assert await waiting_for(conn, first) == "Too many records were refused: 1 records were refused, at most 0 may be"
     third = await queued(conn, users(1))
     claimed = await claim(conn)
     assert await actions.cancel(conn, third)
-    assert await because(conn, third) == "it is being cancelled; 1 chunks that were begun are still worked on"
+    assert await waiting_for(conn, third) == "it is being cancelled; 1 chunks that were begun are still worked on"
     await perform(conn, claimed)
     await completion.finish(conn, third)
-    assert await because(conn, third) == "it was cancelled"
+    assert await waiting_for(conn, third) == "it was cancelled"
 
 
 async def test_how_far_an_import_is(conn):
@@ -134,16 +134,16 @@ async def test_how_far_an_export_is(conn, database_url):
     )
     id = await jobs.create(conn, order)
     assert id is not None
-    assert (await row(conn, EXPORT, id))["because"] == "no worker is connected"
+    assert (await row(conn, EXPORT, id))["waiting_for"] == "no worker is connected"
     async with worker(database_url, "host:1:1"):
-        assert (await row(conn, EXPORT, id))["because"] == "it waits for its turn; 1 workers are connected"
+        assert (await row(conn, EXPORT, id))["waiting_for"] == "it waits for its turn; 1 workers are connected"
         claimed = await claim(conn, worker="host:1:1")
         await claimed_export.report_progress(conn, claimed, total_records=200, records=50)
         told = await row(conn, EXPORT, id)
-        assert (told["because"], told["percent"], told["worker"]) == ("a worker writes it", 25, "host:1:1")
+        assert (told["waiting_for"], told["percent"], told["worker"]) == ("a worker writes it", 25, "host:1:1")
         assert told["time_left"].total_seconds() > 0
     gone = await row(conn, EXPORT, id)
-    assert gone["because"] == "the worker that wrote it is gone; another will begin it again"
+    assert gone["waiting_for"] == "the worker that wrote it is gone; another will begin it again"
 
 
 async def test_whether_the_queue_is_healthy(conn, other, database_url):
@@ -155,7 +155,7 @@ async def test_whether_the_queue_is_healthy(conn, other, database_url):
     async with worker(database_url, "host:1:1"), other.transaction():
         await claim(conn, worker="host:1:1")
         await claim(conn, worker="dead")
-        await give_back(conn, await claim(conn), accident="no", delay_seconds=60)
+        await give_back(conn, await claim(conn), error="no", delay_seconds=60)
         await other.execute("SELECT FROM users")
         busy = await row(conn, "SELECT * FROM queue_health")
     counts = ("workers", "pending_chunks", "resting_chunks", "running_chunks", "abandoned_chunks", "live_imports")

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -9,6 +10,7 @@ import psycopg
 import pytest
 
 from db import migrate
+from db.exports import jobs
 from tests.support import api_client
 from tests.support.api_client import USERS_HEADER, user_row
 from tests.support.eventually import eventually
@@ -53,7 +55,7 @@ def write(folder: Path, migrations: dict[str, str]) -> None:
 
 
 async def test_imports_go_on_while_the_schema_grows(service, conn, database_url, folder, hasty):
-    """Workers of the old version work on through the migrations of the next: no chunk has an accident, and no worker dies."""
+    """Workers of the old version work on through the migrations of the next: no attempt fails, and no worker ends."""
     write(folder, FUTURE)
     processes = (await service(run=["workers"], worker_pool_size=2, poll_seconds=0.2)).workers
     await eventually(lambda: len(processes.children()) == 2)
@@ -70,11 +72,49 @@ async def test_imports_go_on_while_the_schema_grows(service, conn, database_url,
     assert await migrating == sorted(FUTURE)
     id = await queued(conn, users(100, first=first), sizes=[1] * 100)
     assert (await ended(conn, id)).created == 100
-    assert await rows(conn, "SELECT DISTINCT attempt, crashes, accident FROM chunks") == [(1, 0, None)]
+    assert await rows(conn, "SELECT DISTINCT attempt, crashes, last_error FROM chunks") == [(1, 0, None)]
     assert processes.children() == workers
 
 
 HAS_BEGUN = "SELECT id FROM chunks WHERE job_id = %(id)s AND state <> 'pending' LIMIT 1"
+
+
+async def test_the_old_names_go_on_working(conn):
+    """What a process of the version before writes under an old name is seen under the new one, and the other way round."""
+    id = await queued(conn, users(3), sizes=[1] * 3)
+    old = "UPDATE chunks SET accident = %s, not_before = %s, counted_with = %s WHERE seq = 1"
+    new = "UPDATE chunks SET last_error = %s, retry_at = %s, counted_in_seq = %s WHERE seq = 2"
+    both = """
+        SELECT accident, not_before, counted_with, last_error, retry_at, counted_in_seq
+        FROM chunks
+        WHERE seq <= 2
+        ORDER BY seq
+    """
+    for values in ("disk full", datetime(2030, 1, 1, tzinfo=UTC), 7), (None, None, None):
+        await conn.execute(old, values)
+        await conn.execute(new, values)
+        assert await rows(conn, both) == [values * 2] * 2
+    assert await rows(conn, "SELECT import_line(%(id)s, 2), import_record_line(%(id)s, 2)", id=id) == [(2, 2)]
+    assert await rows(conn, "SELECT import_names(%(id)s, 1, 'none'), import_sent_id(%(id)s, 1, 'none')", id=id) == [
+        (False, False)
+    ]
+
+
+async def test_the_old_name_of_export_progress_goes_on_working(conn):
+    """The statement by which an export's worker of the version before reports its progress."""
+    request = jobs.ExportRequest(
+        resource="users", format="csv", compression="none", idempotency_token=None, digest=b"", request_id=None
+    )
+    export = await jobs.create(conn, request)
+    statement = """
+        INSERT INTO export_tallies AS tally (export_id, lease, total_records, records)
+        VALUES (%(id)s, 1, 10, %(records)s)
+        ON CONFLICT (export_id) DO UPDATE SET records = excluded.records
+        WHERE tally.lease <= excluded.lease
+    """
+    for records in (1, 2):
+        await conn.execute(statement, {"id": export, "records": records})
+    assert await rows(conn, "SELECT lease, records FROM export_progress_reports") == [(1, 2)]
 
 
 async def test_a_migration_that_must_wait_stops_nobody(service, conn, other, database_url, folder, hasty, capfd):

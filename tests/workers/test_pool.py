@@ -81,7 +81,7 @@ async def test_term_ends_the_pool_in_good_order(service, conn, hold):
         assert processes.exit_code == 0
         assert not [pid for pid in workers if is_running(pid)]
     row = await chunk(conn, id, 1)
-    assert (row["state"], row["attempt"], row["crashes"], row["accident"]) == ("pending", 0, 0, None)
+    assert (row["state"], row["attempt"], row["crashes"], row["last_error"]) == ("pending", 0, 0, None)
     assert (await chunk(conn, id, 2))["state"] == "done"
     await started(service, workers=1)
     assert (await ended(conn, id)).created == 3
@@ -174,7 +174,7 @@ async def test_a_session_ended_by_its_limits_costs_no_worker(conn, database_url,
 
 async def has_accident(conn, id: UUID, running: asyncio.Task) -> bool:
     assert not running.done(), running.exception()
-    return (await chunk(conn, id))["accident"] is not None
+    return (await chunk(conn, id))["last_error"] is not None
 
 
 async def test_workers_do_not_outlive_their_pool(service, conn, hold):

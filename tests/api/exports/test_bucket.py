@@ -227,7 +227,7 @@ async def test_a_bucket_that_is_not_there(conn, bucket):
     await create(conn)
     nowhere = Settings(export_dir="s3://another-bucket/x")
     await Worker(nowhere, name="w", stopping=asyncio.Event()).run_once(conn)
-    cursor = await conn.execute("SELECT state, attempt, accident FROM chunks")
-    [state, attempt, accident] = await cursor.fetchone() or ()
+    cursor = await conn.execute("SELECT state, attempt, last_error FROM chunks")
+    [state, attempt, last_error] = await cursor.fetchone() or ()
     assert (state, attempt) == ("pending", 1)
-    assert "404" in accident
+    assert "404" in last_error

@@ -360,7 +360,7 @@ async def test_an_export_that_cannot_be_written_fails(conn, tmp_path):
     assert job is not None
     assert job.status == "processing"
     assert await (await conn.execute("SELECT state, attempt FROM chunks")).fetchone() == ("pending", 1)
-    await conn.execute("UPDATE chunks SET not_before = NULL")
+    await conn.execute("UPDATE chunks SET retry_at = NULL")
     await worker.run_once(conn)
     job = await jobs.get(conn, id)
     assert job is not None

@@ -35,10 +35,8 @@ async def finished(conn, id: UUID) -> completion.Finished:
     return end
 
 
-async def give_back(conn, claimed, *, accident: str | None, delay_seconds: float = 0.0):
-    return await queue.give_back(
-        conn, claimed, accident=accident, delay_seconds=delay_seconds, attempts_max=ATTEMPTS_MAX
-    )
+async def give_back(conn, claimed, *, error: str | None, delay_seconds: float = 0.0):
+    return await queue.give_back(conn, claimed, error=error, delay_seconds=delay_seconds, attempts_max=ATTEMPTS_MAX)
 
 
 async def pass_time(conn, seconds: float) -> None:
@@ -47,7 +45,7 @@ async def pass_time(conn, seconds: float) -> None:
         """
         UPDATE chunks
         SET claimed_at = claimed_at - %(seconds)s * interval '1 second',
-            not_before = not_before - %(seconds)s * interval '1 second'
+            retry_at = retry_at - %(seconds)s * interval '1 second'
         """,
         {"seconds": seconds},
     )
@@ -150,7 +148,7 @@ async def test_chunks_that_came_along_are_done_together(conn):
     done = await perform(conn, await claim(conn, chunks_max=4))
     assert done is not None
     assert (done.counts.created, done.counts.failed, done.is_followed) == (3, 1, True)
-    counted = await rows(conn, "SELECT seq, state, created, failed, counted_with FROM chunks ORDER BY seq")
+    counted = await rows(conn, "SELECT seq, state, created, failed, counted_in_seq FROM chunks ORDER BY seq")
     assert counted == [
         (1, "done", 3, 1, None),
         (2, "done", 0, 0, 1),
@@ -186,7 +184,7 @@ async def test_chunks_that_came_along_are_lost_together_and_taken_over_singly(co
         await queue.fence(conn, lost)
     assert await rows(conn, "SELECT FROM users") == []
     # only what is still its own is given back
-    assert await give_back(conn, lost, accident="late") == "pending"
+    assert await give_back(conn, lost, error="late") == "pending"
     found = await rows(conn, "SELECT seq, state, attempt, crashes FROM chunks ORDER BY seq")
     assert found == [(1, "running", 2, 1), (2, "pending", 1, 0), (3, "pending", 1, 0), (4, "pending", 0, 0)]
     while claimed := await queue.claim(conn, worker="me", chunks_max=9, bytes_max=factories.BYTES_MAX):
@@ -255,7 +253,7 @@ async def test_a_lost_claim_stores_nothing(conn, other):
             await queue.finish(conn, lost, Counts(created=1))
     with pytest.raises(ClaimLost):
         await queue.fence(conn, lost)
-    assert await give_back(conn, lost, accident="late") is None
+    assert await give_back(conn, lost, error="late") is None
     assert await rows(conn, "SELECT FROM users") == []
     await perform(other, heir)
     await completion.finish(other, id)
@@ -286,13 +284,13 @@ async def test_giving_back_and_reclaiming_exclude_each_other(conn, other):
     first = await claim(conn)
     await pass_time(conn, GRACE_SECONDS)
     async with conn.transaction():
-        assert await give_back(conn, first, accident=None) == "pending"
+        assert await give_back(conn, first, error=None) == "pending"
         assert await reclaim(other) is None
     second = await claim(conn)
     await pass_time(conn, GRACE_SECONDS)
     async with other.transaction():
         assert await reclaim(other) is not None
-        late = asyncio.create_task(give_back(conn, second, accident="late"))
+        late = asyncio.create_task(give_back(conn, second, error="late"))
         await blocked(conn, by=other)
     assert await late is None
     assert (await chunk(conn, id))["state"] == "running"
@@ -300,7 +298,7 @@ async def test_giving_back_and_reclaiming_exclude_each_other(conn, other):
 
 
 async def test_the_grace_grows_with_the_crashes(conn):
-    """A second accident is as soon made good as the first; then a chunk is left alone for longer, by the clock of the server."""
+    """The first two crashes are reclaimed after the same grace period; later ones after a longer one, by the server's clock."""
     await queued(conn, users(1))
     await claim(conn)
     for crashes in range(CRASHES_MAX - 1):
@@ -328,7 +326,7 @@ async def test_a_poison_chunk_fails_and_the_job_ends(conn):
     assert job.problem is not None
     assert job.problem["type"] == "/problems/chunk-failed"
     assert "1 of 2 chunks" in job.problem["detail"]
-    assert (await chunk(conn, id))["accident"] == "4 workers died over it"
+    assert (await chunk(conn, id))["last_error"] == "4 workers died over it"
 
 
 async def test_a_reclaim_past_the_last_attempt_fails_the_chunk(conn):
@@ -340,28 +338,28 @@ async def test_a_reclaim_past_the_last_attempt_fails_the_chunk(conn):
     await ended(conn, id)
 
 
-async def test_giving_back_without_an_accident_costs_nothing(conn):
+async def test_giving_back_without_an_error_costs_nothing(conn):
     """A worker that stops leaves the chunk as it was, but for the lease, which only grows."""
     id = await queued(conn, users(1))
-    assert await give_back(conn, await claim(conn), accident=None) == "pending"
+    assert await give_back(conn, await claim(conn), error=None) == "pending"
     row = await chunk(conn, id)
-    assert (row["attempt"], row["crashes"], row["lease"], row["accident"]) == (0, 0, 1, None)
+    assert (row["attempt"], row["crashes"], row["lease"], row["last_error"]) == (0, 0, 1, None)
     assert (await claim(conn)).attempt == 1
 
 
-async def test_an_accident_rests_the_chunk_and_in_the_end_fails_it(conn):
-    """A chunk given back after an accident is not claimed before its rest is over, and ATTEMPTS_MAX times at most."""
+async def test_an_error_delays_the_chunk_and_the_last_attempt_fails_it(conn):
+    """A chunk given back after an error is not claimed before retry_at, and ATTEMPTS_MAX times at most."""
     id = await queued(conn, users(1))
     for attempt in range(1, ATTEMPTS_MAX + 1):
         claimed = await claim(conn)
         assert (claimed.attempt, claimed.crashes) == (attempt, 0)
-        state = await give_back(conn, claimed, accident="disk full", delay_seconds=60)
+        state = await give_back(conn, claimed, error="disk full", delay_seconds=60)
         assert state == ("failed" if attempt == ATTEMPTS_MAX else "pending")
         assert await queue.claim(conn, worker="me") is None
         await pass_time(conn, 60)
     assert (await finished(conn, id)).status == "failed"
     assert (await ended(conn, id)).problem is not None
-    assert (await chunk(conn, id))["accident"] == "disk full"
+    assert (await chunk(conn, id))["last_error"] == "disk full"
 
 
 # ── the end of a job ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -199,7 +199,7 @@ def reclaim(conn: pool.Connection) -> Awaitable[Claim | None]:
 async def work_on(conn: pool.Connection, claim: Claim) -> None:
     """The steps of a worker that has a claim: once given back, once dropped, at last finished."""
     async with conn.transaction(force_rollback=True):
-        await queue.give_back(conn, claim, accident=None, delay_seconds=0, attempts_max=12)
+        await queue.give_back(conn, claim, error=None, delay_seconds=0, attempts_max=12)
     async with conn.transaction(force_rollback=True):
         await queue.drop(conn, claim)
     async with conn.transaction():

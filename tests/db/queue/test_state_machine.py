@@ -278,23 +278,21 @@ class Queue(RuleBasedStateMachine):
             self.give_back(self.holding().index((hand, claim)), None, 0)
         hand.claim = None
 
-    @rule(place=places, accident=st.sampled_from([None, "disk full"]), rest=st.sampled_from([0, REST_SECONDS]))
-    def give_back(self, place: int, accident: str | None, rest: int) -> None:
+    @rule(place=places, error=st.sampled_from([None, "disk full"]), rest=st.sampled_from([0, REST_SECONDS]))
+    def give_back(self, place: int, error: str | None, rest: int) -> None:
         if not self.holding():
             return
         hand, claim = pick(self.holding(), place)
         self.run(hand.roll_back())
         own = self.valid(claim)
-        state = self.run(
-            queue.give_back(hand.conn, claim, accident=accident, delay_seconds=rest, attempts_max=ATTEMPTS_MAX)
-        )
+        state = self.run(queue.give_back(hand.conn, claim, error=error, delay_seconds=rest, attempts_max=ATTEMPTS_MAX))
         hand.claim = None
         if not own:
             assert state is None
             self.saw("given back too late")
         for chunk in own:
-            chunk.state = "failed" if accident and chunk.attempt == ATTEMPTS_MAX else "pending"
-            chunk.attempt -= 0 if accident else 1
+            chunk.state = "failed" if error and chunk.attempt == ATTEMPTS_MAX else "pending"
+            chunk.attempt -= 0 if error else 1
             chunk.rest = rest
             assert state == chunk.state
             self.saw("given back")
@@ -346,7 +344,7 @@ class Queue(RuleBasedStateMachine):
                 """
                 UPDATE chunks
                 SET claimed_at = claimed_at - %(seconds)s * interval '1 second',
-                    not_before = not_before - %(seconds)s * interval '1 second'
+                    retry_at = retry_at - %(seconds)s * interval '1 second'
                 WHERE id IN (SELECT id FROM chunks FOR NO KEY UPDATE SKIP LOCKED)
                 """,
                 {"seconds": seconds},

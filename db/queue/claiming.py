@@ -1,0 +1,205 @@
+"""Claim and reclaim: how a worker gets a chunk.
+
+The statements assume READ COMMITTED and use the server's clock only.
+"""
+
+from psycopg.rows import class_row
+
+from db.connections.pool import Connection
+from db.queue.claims import Claim
+
+# chunks_pending serves the LATERAL look-up, which runs for one job after the other until it finds a row. MATERIALIZED, because
+# the planner may evaluate a plain sub-select twice and lock more rows than it returns.
+CLAIM = """
+WITH live AS (
+    SELECT id, cancel_requested_at IS NOT NULL OR problem IS NOT NULL AS stopped
+    FROM import_jobs AS job
+    WHERE status IN ('pending', 'processing')
+        -- An import that waits for another: looked up by its id. An IN would read all completed jobs.
+        AND (
+            after_id IS NULL
+            OR (SELECT status FROM import_jobs AS earlier WHERE earlier.id = job.after_id) = 'completed'
+        )
+    UNION ALL
+    SELECT id, cancel_requested_at IS NOT NULL OR problem IS NOT NULL
+    FROM export_jobs
+    WHERE status IN ('pending', 'processing') AND %(takes_exports)s
+), busy AS (
+    SELECT job_id, count(*) AS running
+    FROM chunks
+    WHERE state = 'running'
+    GROUP BY job_id
+), jobs AS MATERIALIZED (
+    SELECT live.id, live.stopped
+    FROM live
+    LEFT JOIN busy ON busy.job_id = live.id
+    ORDER BY coalesce(busy.running, 0), random()
+), next AS MATERIALIZED (
+    SELECT chunk.*
+    FROM jobs
+    CROSS JOIN LATERAL (
+        SELECT id, import_id, export_id, seq, lease
+        FROM chunks
+        WHERE job_id = jobs.id
+            AND state = 'pending'
+            AND (retry_at IS NULL OR retry_at <= statement_timestamp())
+            AND (kind = 'settle' OR NOT jobs.stopped)
+        ORDER BY seq
+        LIMIT 1
+        FOR NO KEY UPDATE SKIP LOCKED
+    ) AS chunk
+    LIMIT 1
+), following AS MATERIALIZED (
+    SELECT chunk.id, chunk.seq
+    FROM next
+    JOIN import_jobs AS job ON job.id = next.import_id
+    CROSS JOIN LATERAL (
+        SELECT id, seq
+        FROM chunks
+        WHERE job_id = next.import_id AND state = 'pending' AND lease = 0 AND seq BETWEEN next.seq + 1 AND total_chunks
+        ORDER BY seq
+        LIMIT greatest(1, least(
+            %(chunks_max)s,
+            (total_chunks - next.seq + 1) / %(workers)s,
+            %(bytes_max)s::bigint * total_chunks / greatest(file_bytes, 1)
+        )) - 1
+        FOR NO KEY UPDATE SKIP LOCKED
+    ) AS chunk
+    WHERE next.lease = 0 AND on_error = 'continue' AND max_errors IS NULL AND max_error_rate IS NULL
+), started_import AS (
+    UPDATE import_jobs
+    SET status = 'processing', started_at = clock_timestamp()
+    FROM next
+    WHERE import_jobs.id = next.import_id AND import_jobs.status = 'pending'
+), started_export AS (
+    UPDATE export_jobs
+    SET status = 'processing', started_at = clock_timestamp()
+    FROM next
+    WHERE export_jobs.id = next.export_id AND export_jobs.status = 'pending'
+), claimed AS (
+    UPDATE chunks
+    SET state = 'running',
+        lease = chunks.lease + 1,
+        attempt = attempt + 1,
+        worker = %(worker)s,
+        claimed_at = clock_timestamp()
+    FROM next
+    WHERE chunks.id = ANY (ARRAY(SELECT id FROM next UNION ALL SELECT id FROM following))
+    RETURNING chunks.*
+)
+SELECT claimed.id, kind, job_id, claimed.seq, claimed.lease, attempt, crashes, state,
+    coalesce(
+        (SELECT request_id FROM import_jobs WHERE id = claimed.import_id),
+        (SELECT request_id FROM export_jobs WHERE id = claimed.export_id)
+    ) AS request_id,
+    ARRAY(SELECT id FROM following ORDER BY seq) AS followers
+FROM claimed
+JOIN next ON next.id = claimed.id
+"""
+
+
+async def claim(
+    conn: Connection,
+    *,
+    worker: str,
+    chunks_max: int = 1,
+    bytes_max: int = 0,
+    workers: int = 1,
+    takes_exports: bool = True,
+) -> Claim | None:
+    """Claims the next chunk of the job that has the fewest running chunks, so that small jobs do not wait behind large ones.
+
+    Ties between jobs are broken at random, which needs no state and starves no job. Within a job the order is that of `seq`.
+
+    For an import, following chunks are claimed too: `chunks_max` in all, about `bytes_max` bytes by the file's mean chunk size,
+    and at most the job's remaining chunks divided by `workers` (guided self-scheduling; Polychronopoulos and Kuck, 1987). Only
+    chunks that have never been claimed follow, so that a chunk that has failed once is worked on alone. A job that may be
+    stopped by its error budget gets no followers, so that few records are stored after the last allowed error.
+
+    With `takes_exports` false, exports are left to other workers, so that long exports never occupy all workers of a pool.
+
+    The commit does not wait for the disk. If the server crashes before the claim is written, the chunk is pending again and its
+    lease number may be given out twice; row lock and state then decide between the two workers. The claim of an export must be
+    durable, because the lease is part of the file's name: a second, synchronous commit flushes it.
+    """
+    # BEGIN, SET, the claim and COMMIT are sent together: one round trip
+    async with conn.pipeline(), conn.transaction():
+        await conn.execute("SET LOCAL synchronous_commit = off")
+        cursor = conn.cursor(row_factory=class_row(Claim))
+        await cursor.execute(
+            CLAIM,
+            {
+                "worker": worker,
+                "chunks_max": chunks_max,
+                "bytes_max": bytes_max,
+                "workers": workers,
+                "takes_exports": takes_exports,
+            },
+        )
+    claimed = await cursor.fetchone()
+    if claimed is not None and claimed.kind == "export":
+        await _flush(conn, claimed)
+    return claimed
+
+
+async def _flush(conn: Connection, claim: Claim) -> None:
+    """Waits until the claim is on disk: a synchronous commit flushes all log records before its own."""
+    await conn.execute(
+        "UPDATE chunks SET claimed_at = clock_timestamp() WHERE id = %(id)s AND lease = %(lease)s AND state || '' = 'running'",
+        {"id": claim.id, "lease": claim.lease},
+    )
+
+
+async def reclaim(
+    conn: Connection,
+    *,
+    worker: str,
+    grace_seconds: float,
+    attempts_max: int,
+    crashes_max: int,
+    takes_exports: bool = True,
+) -> Claim | None:
+    """Takes over a chunk whose worker has died: claimed longer ago than the grace period, its row not locked.
+
+    The grace period doubles from the third crash on. The chunk fails at once (`state` is failed) when this is its `crashes_max`th
+    crash, or when it was claimed `attempts_max` times already.
+    """
+    cursor = conn.cursor(row_factory=class_row(Claim))
+    await cursor.execute(
+        # a living worker holds the row's lock, and SKIP LOCKED skips its chunk
+        """
+        WITH orphan AS MATERIALIZED (
+            SELECT id, crashes + 1 >= %(crashes_max)s OR attempt >= %(attempts_max)s AS is_poison
+            FROM chunks
+            WHERE state = 'running'
+                AND (kind <> 'export' OR %(takes_exports)s)
+                AND claimed_at < statement_timestamp() - %(grace)s * interval '1 second' * power(2, greatest(0, crashes - 1))
+            ORDER BY claimed_at
+            LIMIT 1
+            FOR NO KEY UPDATE SKIP LOCKED
+        )
+        UPDATE chunks
+        SET state = CASE WHEN is_poison THEN 'failed' ELSE 'running' END,
+            finished_at = CASE WHEN is_poison THEN clock_timestamp() END,
+            last_error = CASE WHEN is_poison THEN format('%%s workers died over it', crashes + 1) ELSE last_error END,
+            lease = lease + 1,
+            crashes = crashes + 1,
+            attempt = attempt + CASE WHEN is_poison THEN 0 ELSE 1 END,
+            worker = %(worker)s,
+            claimed_at = clock_timestamp()
+        FROM orphan
+        WHERE chunks.id = orphan.id
+        RETURNING chunks.id, kind, job_id, seq, lease, attempt, crashes, state, coalesce(
+            (SELECT request_id FROM import_jobs WHERE id = chunks.import_id),
+            (SELECT request_id FROM export_jobs WHERE id = chunks.export_id)
+        ) AS request_id
+        """,
+        {
+            "worker": worker,
+            "grace": grace_seconds,
+            "attempts_max": attempts_max,
+            "crashes_max": crashes_max,
+            "takes_exports": takes_exports,
+        },
+    )
+    return await cursor.fetchone()

@@ -1,0 +1,52 @@
+"""What a claim is, and the counts that it ends with."""
+
+from collections import Counter
+from typing import Literal
+from uuid import UUID
+
+import msgspec
+
+State = Literal["pending", "running", "done", "failed", "cancelled"]
+
+
+class ClaimLost(Exception):
+    """The lease is no longer valid: another worker has the chunk, or it is final. The transaction must be rolled back."""
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker's right to a chunk, and to the chunks that are done in the same transaction.
+
+    `state` is running, or failed when a reclaim found that the chunk has used up its attempts or crashes.
+    """
+
+    id: int
+    kind: Literal["records", "settle", "export"]
+    job_id: UUID
+    seq: int
+    lease: int
+    attempt: int
+    crashes: int
+    state: State
+    # of the request that created the job, for the log
+    request_id: str | None
+    # ids of the following chunks of the same import, claimed with the same lease, in order of seq
+    followers: list[int] = []
+
+    @property
+    def ids(self) -> list[int]:
+        return [self.id, *self.followers]
+
+
+class Counts(msgspec.Struct, kw_only=True):
+    """The results of a chunk's records, and its record errors by code. A settle chunk's are corrections, perhaps negative."""
+
+    created: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    skipped: int = 0
+    failed: int = 0
+    deferred: int = 0
+    codes: Counter[str] = msgspec.field(default_factory=Counter)
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(**{name: getattr(self, name) + getattr(other, name) for name in self.__struct_fields__})
