@@ -17,6 +17,10 @@ Bytes = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0)]
 
 
+# a key that cannot be guessed, if it is random: `openssl rand -hex 16` makes one of 32
+API_KEY_MIN_CHARACTERS = 16
+
+
 class SettingsError(Exception):
     """A setting is wrong; the message names it in one line."""
 
@@ -150,6 +154,8 @@ def read(environ: Mapping[str, str]) -> Settings:
         raise SettingsError(f"{path.rstrip('`').upper()}: {reason}") from None
     if settings.api_keys and not settings.keys:
         raise SettingsError("API_KEYS: has separators but no key")
+    if any(len(key) < API_KEY_MIN_CHARACTERS for key in settings.keys):
+        raise SettingsError(f"API_KEYS: a key has fewer than {API_KEY_MIN_CHARACTERS} characters")
     if not settings.keys and not _loopback(settings.http_host):
         raise SettingsError(
             f"HTTP_HOST: {settings.http_host} is not a loopback address, which needs API_KEYS to be set"

@@ -141,7 +141,9 @@ def test_grafana_finds_the_dashboards():
 async def running(server_url, tmp_path_factory):
     """A service and, where there is one, a Prometheus that scrapes it, with an import and both kinds of exports behind them."""
     folder = tmp_path_factory.mktemp("service")
-    async with api_client.service(server_url, folder, worker_pool_size=2, batch_size=100, api_keys="key") as service:
+    async with api_client.service(
+        server_url, folder, worker_pool_size=2, batch_size=100, api_keys="the-only-key-there-is"
+    ) as service:
         headers = {"Authorization": "Bearer key"}
         async with httpx.AsyncClient(base_url=service.url, headers=headers, timeout=30) as client:
             prometheus = _Prometheus(folder, service) if shutil.which("prometheus") else None

@@ -162,20 +162,20 @@ async def test_the_log_tells_the_route_and_nothing_personal(service):
 
 async def test_keys_open_the_door(service):
     """With API_KEYS set one of them is needed, in either header, on addresses that do not exist too; probes need none."""
-    url = (await service(run=["api"], api_keys="first-key, second-key")).url
+    url = (await service(run=["api"], api_keys="first-key-of-two-keys, second-key-of-two-keys")).url
     for right in (
-        {"Authorization": "Bearer first-key"},
-        {"Authorization": "bearer second-key"},
-        {"X_API_Key": "second-key"},
+        {"Authorization": "Bearer first-key-of-two-keys"},
+        {"Authorization": "bearer second-key-of-two-keys"},
+        {"X_API_Key": "second-key-of-two-keys"},
     ):
         assert (await get(f"{url}/schema/openapi.json", **right)).status_code == 200
         assert (await get(f"{url}/nowhere", **right)).status_code == 404
     for wrong in (
         {},
         {"Authorization": "Bearer wrong"},
-        {"Authorization": "Bearer first-ke"},
-        {"Authorization": "Basic first-key"},
-        {"X_API_Key": "first-key, second-key"},
+        {"Authorization": "Bearer first-key-of-two-key"},
+        {"Authorization": "Basic first-key-of-two-keys"},
+        {"X_API_Key": "first-key-of-two-keys, second-key-of-two-keys"},
         {"X_API_Key": ""},
     ):
         for path in ("schema/openapi.json", "metrics", "nowhere"):
@@ -190,7 +190,7 @@ async def test_keys_open_the_door(service):
 
 async def test_metrics_can_be_public(service):
     """METRICS_PUBLIC lets Prometheus in without a key, and nobody further."""
-    url = (await service(run=["api"], api_keys="key", metrics_public=True)).url
+    url = (await service(run=["api"], api_keys="the-only-key-there-is", metrics_public=True)).url
     assert (await get(f"{url}/metrics")).status_code == 200
     assert (await get(f"{url}/schema/openapi.json")).status_code == 401
 

@@ -230,6 +230,11 @@ async def test_what_is_asked_for(service, conn):
         assert await get("application/json;q=0.9, text/csv;q=0.5") == (200, "application/json")
         assert await get("text/csv", format="json") == (200, "application/json")
         assert await get("image/png") == (406, "application/problem+json")
+        assert await get("") == (200, "application/x-ndjson")
+        assert await get("text/csv;q=0, */*") == (200, "application/x-ndjson")
+        for nothing in ("text/csv;q=0", "*/*;q=0", "application/json;q=0, text/html"):
+            assert await get(nothing) == (406, "application/problem+json")
+        assert await get("a/b," * 300) == (400, "application/problem+json")
         assert await get(format="xml") == (400, "application/problem+json")
 
         response = await client.get("", params={"compression": "gzip"})

@@ -159,10 +159,10 @@ def test_every_operation_tells_its_problems(running, schema):
 
 async def test_what_keys_protect_is_told(service):
     """With API keys set, the document tells how to send one and where none is needed, and so it is."""
-    started = await service(run=["api"], api_keys="sesame")
+    started = await service(run=["api"], api_keys="open-sesame-open-sesame")
     async with httpx.AsyncClient(base_url=started.url) as client:
         assert (await client.get("/schema/openapi.json")).status_code == 401
-        document = (await client.get("/schema/openapi.json", headers={"X-API-Key": "sesame"})).json()
+        document = (await client.get("/schema/openapi.json", headers={"X-API-Key": "open-sesame-open-sesame"})).json()
         assert {scheme for way in document["security"] for scheme in way} == {
             *document["components"]["securitySchemes"]
         }

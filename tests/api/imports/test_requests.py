@@ -4,6 +4,7 @@ import base64
 import gzip
 import hashlib
 import json
+from urllib.parse import quote
 
 import pytest
 import pytest_asyncio
@@ -386,3 +387,17 @@ async def test_unknown_jobs(api, id):
         assert answer.status_code == 404
         assert answer.json()["type"] == "/problems/not-found"
     assert (await api.get()).json()["imports"] == []
+
+
+async def test_other_forms_of_an_id(api):
+    """An id has one form. What Python would read as the same UUID is the id of nothing, in paths and as a cursor."""
+    id = (await api.post(USERS_HEADER, type="text/csv", params={"resource": "users"})).json()["id"]
+    plain = id.replace("-", "")
+    arabic = id.translate({ord(str(digit)): chr(0x660 + digit) for digit in range(10)})
+    for other in (f"{{{id}}}", f"urn:uuid:{id}", plain, f"\n{plain[1:]}", f" {id}", f"{id} ", f"+{plain[1:]}", arabic):
+        for path in (f"/{other}", f"/{other}/errors?limit=1", f"/{other}/events", f"/{other}/failed-records"):
+            answer = await api.client.get(PATH + path.replace(other, quote(other)))
+            assert (path, answer.status_code) == (path, 404)
+        assert (await api.get(params={"cursor": other})).status_code == 400
+    answer = await api.get(f"/{id.upper()}")
+    assert answer.json()["id"] == id
