@@ -73,7 +73,7 @@ audit: install ## check that the books of every final import balance
 	@$(PYTHON) -m db.embedded run -- $(PYTHON) -m db.audit
 
 psql: install ## open psql on the database
-	@$(PYTHON) -m db.embedded psql
+	@$(PYTHON) -m db.embedded run -- $(PYTHON) -m db.embedded psql
 
 monitoring-start: install ## start Prometheus on :9090 and, where Docker works, Grafana on :3000
 	@$(PYTHON) -m monitoring start

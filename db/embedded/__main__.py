@@ -22,6 +22,8 @@ LOOK_SECONDS = 0.5
 
 
 def main() -> None:
+    # files of the server and of the service are for their own user only
+    os.umask(0o077)
     parser = argparse.ArgumentParser(prog="python -m db.embedded", description="PostgreSQL under DATA_DIR")
     actions = parser.add_subparsers(dest="action", required=True)
     run = actions.add_parser("run", help="run a command with DATABASE_URL set and the server around it")

@@ -1,31 +1,27 @@
-"""Making the data folder, which happens once."""
+"""Creates the data folder, once."""
 
 import os
-import secrets
 import shutil
 import subprocess
 from pathlib import Path
 
+from db.embedded.access import SUPERUSER
 from db.embedded.binaries import EmbeddedError, Identity
 
 
-def initialise(data_path: Path, bin_dir: Path, identity: Identity, *, name: str) -> None:
-    """Makes DATA_DIR/postgres, and a password for its superuser `name`. Raises `EmbeddedError`."""
-    # under another name first: what was begun and never finished must not be taken for whole
-    password, unfinished = data_path / "postgres.password", data_path / "postgres.new"
+def initialise(data_path: Path, bin_dir: Path, identity: Identity) -> None:
+    """Creates DATA_DIR/postgres. Raises `EmbeddedError`."""
+    # under another name first, so that an initdb that was killed leaves no incomplete DATA_DIR/postgres
+    unfinished = data_path / "postgres.new"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(mode=0o700)
-    password.unlink(missing_ok=True)
-    password.touch(mode=0o600)
-    password.write_text(secrets.token_urlsafe(24))
     if user := identity.popen.get("user"):
-        for path in (unfinished, password):
-            os.chown(path, user, identity.popen["group"])
+        os.chown(unfinished, user, identity.popen["group"])
     done = subprocess.run(
         [
             *identity.prefix,
-            *(bin_dir / "initdb", "-D", unfinished, "-U", name, "-E", "UTF8", "--no-locale"),
-            *("--auth=scram-sha-256", f"--pwfile={password}"),
+            *(bin_dir / "initdb", "-D", unfinished, "-U", SUPERUSER, "-E", "UTF8", "--no-locale"),
+            *("--auth-local=trust", "--auth-host=scram-sha-256"),
         ],
         capture_output=True,
         text=True,
@@ -33,11 +29,11 @@ def initialise(data_path: Path, bin_dir: Path, identity: Identity, *, name: str)
         **identity.popen,
     )
     if done.returncode != 0:
-        raise EmbeddedError(f"initdb failed: {complaint(done.stderr)}")
+        raise EmbeddedError(f"initdb failed: {last_error(done.stderr)}")
     unfinished.rename(data_path / "postgres")
 
 
-def complaint(text: str) -> str:
-    """The last thing that PostgreSQL complained of, or its last line."""
+def last_error(text: str) -> str:
+    """The last error in PostgreSQL's output, or else its last line."""
     lines = text.strip().splitlines() or ["no output"]
     return ([line for line in lines if "FATAL:" in line or "error:" in line] or lines)[-1]

@@ -1,8 +1,8 @@
-"""A PostgreSQL server of our own under DATA_DIR, reachable from this machine only.
+"""A PostgreSQL server under DATA_DIR, for this user of this machine only.
 
-DATA_DIR/postgres holds the data, and beside it lie postgres.log, postgres.password and postgres.lock. The server
-inherits the lock, an flock: it is held as long as any process of the server lives, and the kernel frees it, whatever
-killed them. So the lock, not a pid that may be somebody else's by now, says whether the server runs.
+DATA_DIR/postgres holds the data. Beside it are the folder `socket`, postgres.log and postgres.lock. The server inherits the lock,
+an flock: the kernel releases it when the last process of the server ends, for whatever reason. So the lock says whether the
+server runs, and not a pid, which may belong to another process by now.
 """
 
 import ctypes
@@ -17,24 +17,30 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 import psycopg
-from psycopg.conninfo import make_conninfo
 
-from db.embedded import binaries, cluster
+from db.embedded import access, binaries, cluster
 from db.embedded.binaries import EmbeddedError, Identity
 
-NAME = "bulk"
 START_SECONDS = 60
 STOP_SECONDS = 30
 
-# what a small machine bears; the rest is PostgreSQL's own default, which is durable
+# the log of a start that finds it larger begins a new one; the previous one is kept as postgres.log.1
+LOG_BYTES_MAX = 1024 * 1024
+
+# For a small machine; everything else is PostgreSQL's default, which is durable. The log holds no statements, no values of rows
+# and no errors of statements, which the service logs itself: only what concerns the server as a whole.
 OPTIONS = {
-    "listen_addresses": "127.0.0.1",
-    "unix_socket_directories": "",
+    "listen_addresses": "",
     "max_connections": "200",
     "shared_buffers": "256MB",
     "max_wal_size": "2GB",
+    "log_min_messages": "log",
+    "log_min_error_statement": "panic",
+    "log_error_verbosity": "terse",
+    "log_checkpoints": "off",
 }
 
 
@@ -70,14 +76,13 @@ def start(
     bin_dir: Path | None = None,
     outlive: bool = False,
 ) -> str:
-    """Starts the server under `data_path`, makes its data folder the first time, and returns its URL.
+    """Starts the server under `data_path`, creates its data folder the first time, and returns its URL.
 
-    A server that runs there already is left as it is. `port` 0 takes that of the last time, by which clients that are waiting
-    for the server know it, or a free one; `options` are PostgreSQL's settings;
-    `bin_dir` holds the binaries, which are searched for otherwise. Unless it shall `outlive` the caller, the server
-    stops when the calling thread ends. Raises `EmbeddedError`.
+    A server that runs already is left as it is. `options` are PostgreSQL's settings; with `access.TCP` among them the server also
+    listens on `port`, where 0 is the port of the last time, or a free one. `bin_dir` holds the binaries, which are searched for
+    otherwise. Unless it shall `outlive` the caller, the server stops when the calling thread ends. Raises `EmbeddedError`.
     """
-    data_path.mkdir(parents=True, exist_ok=True)
+    data_path.mkdir(mode=0o711, parents=True, exist_ok=True)
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         lock = os.open(data_path / "postgres.lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -85,15 +90,20 @@ def start(
             if _try_lock(lock):
                 bin_dir = bin_dir or binaries.find()
                 identity = binaries.identity(bin_dir, data_path)
-                given = {**OPTIONS, "port": str(port or _port_again(data_path)), **(options or {})}
+                _make_private(data_path, identity)
                 if not (data_path / "postgres").exists():
-                    cluster.initialise(data_path, bin_dir, identity, name=NAME)
-                server = _launch(data_path, lock, bin_dir, identity, given, outlive=outlive)
+                    cluster.initialise(data_path, bin_dir, identity)
+                access.prepare(data_path, identity)
+                settings = {**OPTIONS, **(options or {})}
+                settings["unix_socket_directories"] = f'"{access.socket_folder(data_path)}"'
+                with_tcp = bool(settings["listen_addresses"])
+                settings["port"] = str((port or _port_again(data_path)) if with_tcp else access.SOCKET_PORT)
+                server = _launch(data_path, lock, bin_dir, identity, settings, outlive=outlive)
                 _children[data_path] = server
-                return _wait_until_ready(data_path, server)
+                return _wait_until_ready(data_path, server, with_tcp=with_tcp)
         finally:
             os.close(lock)
-        # somebody else's: it runs, is about to, or its last processes are ending
+        # another process has started it: it runs, is starting, or its last processes are ending
         if (found := _url(data_path)) and _answers(found):
             return found
         time.sleep(0.05)
@@ -143,10 +153,10 @@ def _launch(
     # start. We hold the lock, so it is not the server's: called its grandparent it is ignored, while the check that
     # nobody is attached to the old shared memory stays.
     stale = _pid(data_path)
-    settings = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
-    with (data_path / "postgres.log").open("ab") as log:
+    arguments = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
+    with _open_log(data_path) as log:
         return subprocess.Popen[bytes](
-            [*identity.prefix, bin_dir / "postgres", "-D", data_path / "postgres", *settings],
+            [*identity.prefix, bin_dir / "postgres", "-D", data_path / "postgres", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -159,25 +169,36 @@ def _launch(
         )
 
 
-def _wait_until_ready(data_path: Path, server: subprocess.Popen[bytes]) -> str:
+def _make_private(data_path: Path, identity: Identity) -> None:
+    """Closes DATA_DIR to other users, as far as the server, when it runs as one of them, can still reach its own folders."""
+    with suppress(PermissionError):
+        data_path.chmod(0o711 if identity.popen else 0o700)
+
+
+def _open_log(data_path: Path) -> IO[bytes]:
+    path = data_path / "postgres.log"
+    with suppress(FileNotFoundError):
+        if path.stat().st_size > LOG_BYTES_MAX:
+            path.rename(data_path / "postgres.log.1")
+    path.touch(mode=0o600)
+    path.chmod(0o600)
+    return path.open("ab")
+
+
+def _wait_until_ready(data_path: Path, server: subprocess.Popen[bytes], *, with_tcp: bool) -> str:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if server.poll() is not None:
             del _children[data_path]
             log = (data_path / "postgres.log").read_text(errors="replace")
-            raise EmbeddedError(f"PostgreSQL did not start: {cluster.complaint(log)}")
-        if _pid(data_path) == server.pid and (found := _url(data_path)):
-            _create_database(found)
-            return found
+            raise EmbeddedError(f"PostgreSQL did not start: {cluster.last_error(log)}")
+        if _pid(data_path) == server.pid and (port := _ready_port(data_path)):
+            access.create(data_path, port, with_tcp=with_tcp)
+            if (found := _url(data_path)) is not None:
+                return found
         time.sleep(0.02)
     server.send_signal(signal.SIGQUIT)
     raise EmbeddedError(f"PostgreSQL was not ready after {START_SECONDS} s; see {data_path / 'postgres.log'}")
-
-
-def _create_database(target: str) -> None:
-    with psycopg.connect(make_conninfo(target, dbname="postgres"), autocommit=True) as conn:
-        if not conn.execute("SELECT 1 FROM pg_database WHERE datname = %(name)s", {"name": NAME}).fetchone():
-            conn.execute(f"CREATE DATABASE {NAME}")
 
 
 def _answers(target: str) -> bool:
@@ -227,7 +248,7 @@ def _locked(data_path: Path) -> bool:
 
 
 def _pid_file(data_path: Path) -> list[str]:
-    """Line 1 is the pid, 4 the port, 8 the state; PostgreSQL adds them one after the other."""
+    """Line 1 is the pid, 4 the port, 6 the TCP address, 8 the state; PostgreSQL adds them one after the other."""
     try:
         return (data_path / "postgres" / "postmaster.pid").read_text().splitlines()
     except FileNotFoundError:
@@ -239,10 +260,20 @@ def _pid(data_path: Path) -> int | None:
     return int(lines[0]) if lines else None
 
 
-def _url(data_path: Path) -> str | None:
-    """The URL that the pid file speaks of, or None while it does not say that the server is ready."""
+def _ready_port(data_path: Path) -> int | None:
+    """The port in the pid file, or None while the server is not ready."""
     lines = _pid_file(data_path)
-    if len(lines) < 8 or lines[7].strip() != "ready":
+    return int(lines[3]) if len(lines) >= 8 and lines[7].strip() == "ready" else None
+
+
+def _url(data_path: Path) -> str | None:
+    """The URL of the server, or None while it is not ready."""
+    port = _ready_port(data_path)
+    if port is None:
         return None
-    password = (data_path / "postgres.password").read_text()
-    return f"postgresql://{NAME}:{password}@127.0.0.1:{lines[3]}/{NAME}"
+    if not _pid_file(data_path)[5].strip():
+        return access.socket_url(data_path, port)
+    try:
+        return access.tcp_url(data_path, port)
+    except FileNotFoundError:
+        return None

@@ -130,7 +130,12 @@ def opened(size: Size, console: Console) -> Iterator[Scene]:
     """A server of the benchmark's own with the settings of the embedded one, which are durable; DATABASE_URL is not touched."""
     with postgres.open_folder() as folder:
         try:
-            yield Scene(size=size, folder=folder, server_url=embedded.start(folder / "server"), console=console)
+            yield Scene(
+                size=size,
+                folder=folder,
+                server_url=embedded.start(folder / "server", options=embedded.TCP),
+                console=console,
+            )
         finally:
             with suppress(embedded.NotRunning):
                 embedded.stop(folder / "server")

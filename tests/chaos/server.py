@@ -19,7 +19,7 @@ class Server:
 
     def __init__(self, data_path: Path, *, options: Mapping[str, str]) -> None:
         self.data_path = data_path
-        self.options = options
+        self.options = {**embedded.TCP, **options}
         self.port = 0
         self.url = ""
 

@@ -13,7 +13,7 @@ from psycopg.sql import SQL, Identifier
 from db import embedded
 
 # a test's data may be lost with the machine, though not with a process
-FAST = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "64MB"}
+FAST = {**embedded.TCP, "fsync": "off", "full_page_writes": "off", "shared_buffers": "64MB"}
 
 
 @contextmanager

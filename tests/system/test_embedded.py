@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from db import embedded
 from tests.support import ROOT, postgres
@@ -63,14 +64,89 @@ def test_a_server_that_runs_is_used(data_path):
     assert start(data_path) == url == embedded.url(data_path)
 
 
-def test_only_the_password_lets_in(data_path):
-    """The server listens on loopback alone, without a socket file, and refuses who does not know the password."""
-    url = start(data_path)
+def test_nothing_listens_but_a_private_socket(data_path):
+    """No TCP, no password in the URL; the socket, the data and the log can be reached by their owner only."""
+    url = embedded.start(data_path, bin_dir=postgres.bin_dir())
+    assert "password" not in conninfo_to_dict(url)
     listening = "SELECT current_setting('listen_addresses'), current_setting('unix_socket_directories')"
-    assert query(url, listening) == [("127.0.0.1", "")]
+    assert query(url, listening) == [("", f'"{data_path / "socket"}"')]
+    assert query(url, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user") == [(False,)]
+    for path in ("socket", "postgres", "postgres.log"):
+        assert (data_path / path).stat().st_mode & 0o077 == 0, path
+    assert data_path.stat().st_mode & 0o066 == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_another_user_cannot_connect(data_path):
+    """Knowing the URL does not help."""
+    url = embedded.start(data_path, bin_dir=postgres.bin_dir())
+    done = subprocess.run(
+        [
+            shutil.which("python3", path="/usr/bin:/bin") or sys.executable,
+            "-c",
+            SOCKET_SCRIPT,
+            str(data_path / "socket" / ".s.PGSQL.5432"),
+        ],
+        user=65534,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "PermissionError" in done.stderr
+    assert query(url, "SELECT 1") == [(1,)]
+
+
+SOCKET_SCRIPT = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
+
+
+def test_the_log_holds_no_values(data_path):
+    """An error of a statement is the client's, which logs it without values; the server's log does not repeat it."""
+    url = embedded.start(data_path, bin_dir=postgres.bin_dir())
+    query(url, "CREATE TABLE people (email text PRIMARY KEY)")
+    query(url, "INSERT INTO people VALUES ('ada@example.com')")
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        query(url, "INSERT INTO people VALUES ('ada@example.com')")
+    with pytest.raises(psycopg.errors.InvalidTextRepresentation):
+        query(url, "SELECT 'ada@example.com'::uuid")
+    assert "ada@" not in (data_path / "postgres.log").read_text()
+
+
+def test_a_large_log_is_rotated(data_path):
+    """At a start; the one before is kept."""
+    (data_path / "postgres.log").write_bytes(b"old\n" * 2**19)
+    start(data_path)
+    assert (data_path / "postgres.log").stat().st_size < 2**20
+    assert (data_path / "postgres.log.1").stat().st_size == 2**21
+
+
+def test_a_path_too_long_for_a_socket_is_named(data_path):
+    with pytest.raises(embedded.EmbeddedError, match=r"DATA_DIR: .* too long a path for a Unix socket"):
+        embedded.start(data_path / ("long" * 25), bin_dir=postgres.bin_dir())
+
+
+def test_over_tcp_a_password_is_required(data_path):
+    """The form that tests use, which connect through proxies."""
+    url = start(data_path)
     with pytest.raises(psycopg.OperationalError, match="password"):
         psycopg.connect(url, password="guessed")  # noqa: S106
     assert (data_path / "postgres.password").stat().st_mode & 0o077 == 0
+
+
+def test_a_data_folder_of_an_earlier_version_is_used(data_path):
+    """There the service's role is the superuser, and passwords are required."""
+    start(data_path)
+    with psycopg.connect(embedded.url(data_path), autocommit=True) as conn:
+        conn.execute("CREATE TABLE kept AS SELECT 1 AS n")
+        conn.execute("CREATE ROLE temporary LOGIN SUPERUSER")
+    admin = f"host={data_path / 'socket'} port={conninfo_to_dict(embedded.url(data_path))['port']} user=temporary dbname=postgres"
+    with psycopg.connect(admin, autocommit=True) as conn:
+        conn.execute("ALTER DATABASE bulk OWNER TO postgres")
+        conn.execute("DROP ROLE bulk")
+        conn.execute("ALTER ROLE postgres RENAME TO bulk")
+    embedded.stop(data_path)
+    (data_path / "postgres" / "pg_hba.conf").write_text("local all all scram-sha-256\n")
+    url = embedded.start(data_path, bin_dir=postgres.bin_dir())
+    assert query(url, "SELECT n, current_user FROM kept") == [(1, "bulk")]
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="is about root, where unshare is")

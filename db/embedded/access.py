@@ -1,0 +1,92 @@
+"""Who may connect to the embedded server: those who can enter its socket folder, which is its owner alone.
+
+The server listens on a Unix socket in DATA_DIR/socket, a folder of mode 0700, and needs no password there. The service's role
+owns the database and is no superuser. Tests, which connect through proxies and create databases, add `TCP` to the options: then
+the server listens on loopback too, requires SCRAM there, and the URL is that of the superuser.
+"""
+
+import os
+import secrets
+from pathlib import Path
+from urllib.parse import quote
+
+import psycopg
+from psycopg.sql import SQL, Identifier, Literal
+
+from db.embedded.binaries import EmbeddedError, Identity
+
+# the database and the role of the service
+NAME = "bulk"
+SUPERUSER = "postgres"
+TCP = {"listen_addresses": "127.0.0.1"}
+# the number in the name of the socket, in a folder that no other server uses
+SOCKET_PORT = 5432
+# sockaddr_un on Linux has 108 bytes, on macOS 104, with the final NUL
+SOCKET_PATH_BYTES_MAX = 103
+
+HBA = """# written at each start by db.embedded
+local all all trust
+local replication all trust
+host all all 127.0.0.1/32 scram-sha-256
+host replication all 127.0.0.1/32 scram-sha-256
+"""
+
+
+def socket_folder(data_path: Path) -> Path:
+    return data_path / "socket"
+
+
+def prepare(data_path: Path, identity: Identity) -> None:
+    """Makes the socket folder and the rules of authentication. Raises `EmbeddedError` when DATA_DIR is too long a path."""
+    folder = socket_folder(data_path)
+    if len(os.fsencode(folder / f".s.PGSQL.{SOCKET_PORT}")) > SOCKET_PATH_BYTES_MAX:
+        raise EmbeddedError(
+            f"DATA_DIR: {data_path} is too long a path for a Unix socket; set a shorter one, or DATABASE_URL"
+        )
+    folder.mkdir(mode=0o700, exist_ok=True)
+    folder.chmod(0o700)
+    # left by a crash; the caller holds the lock on DATA_DIR, so no server uses them
+    for left in folder.glob(".s.PGSQL.*"):
+        left.unlink()
+    if user := identity.popen.get("user"):
+        os.chown(folder, user, identity.popen["group"])
+    # overwritten, not replaced: the file stays the server's own
+    (data_path / "postgres" / "pg_hba.conf").write_text(HBA)
+
+
+def socket_url(data_path: Path, port: int, *, user: str = NAME, database: str = NAME) -> str:
+    return f"postgresql://{user}@/{database}?host={quote(str(socket_folder(data_path)), safe='')}&port={port}"
+
+
+def tcp_url(data_path: Path, port: int) -> str:
+    """The superuser's URL. Raises `FileNotFoundError` before `create` has set the password."""
+    password = (data_path / "postgres.password").read_text()
+    return f"postgresql://{SUPERUSER}:{password}@127.0.0.1:{port}/{NAME}"
+
+
+def create(data_path: Path, port: int, *, with_tcp: bool) -> None:
+    """Creates the service's role and database where they are missing; with TCP, a password for the superuser."""
+    try:
+        conn = psycopg.connect(socket_url(data_path, port, user=SUPERUSER, database="postgres"), autocommit=True)
+    except psycopg.OperationalError:
+        # A data folder of an earlier version: the service's role is its only superuser, which cannot be changed.
+        conn = psycopg.connect(socket_url(data_path, port, database="postgres"), autocommit=True)
+    with conn:
+        if conn.execute("SELECT pg_is_in_recovery()").fetchone() == (True,):
+            return
+        name = Identifier(NAME)
+        if not conn.execute("SELECT 1 FROM pg_roles WHERE rolname = %(name)s", {"name": NAME}).fetchone():
+            # pg_monitor, so that views and metrics see the sessions of other roles
+            conn.execute(SQL("CREATE ROLE {} LOGIN IN ROLE pg_monitor").format(name))
+        if not conn.execute("SELECT 1 FROM pg_database WHERE datname = %(name)s", {"name": NAME}).fetchone():
+            conn.execute(SQL("CREATE DATABASE {} OWNER {}").format(name, name))
+        if with_tcp:
+            conn.execute(SQL("ALTER ROLE {} PASSWORD {}").format(Identifier(SUPERUSER), Literal(_password(data_path))))
+
+
+def _password(data_path: Path) -> str:
+    path = data_path / "postgres.password"
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_urlsafe(24))
+    return path.read_text()
