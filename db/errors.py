@@ -1,7 +1,14 @@
 """The database's exceptions that callers distinguish, so that only db imports the driver."""
 
 import psycopg
-from psycopg.errors import DeadlockDetected, LockNotAvailable, ReadOnlySqlTransaction, SerializationFailure
+from psycopg.errors import (
+    DeadlockDetected,
+    LockNotAvailable,
+    ProgramLimitExceeded,
+    RaiseException,
+    ReadOnlySqlTransaction,
+    SerializationFailure,
+)
 from psycopg_pool import PoolTimeout
 
 # The server cannot be reached, is stopping, is out of disk space, or every connection is in use: the same request may succeed
@@ -12,6 +19,14 @@ UNAVAILABLE: tuple[type[Exception], ...] = (psycopg.OperationalError, PoolTimeou
 
 # PostgreSQL aborted this transaction because of a conflict with another. Retry it immediately on the same connection.
 RETRYABLE: tuple[type[Exception], ...] = (DeadlockDetected, SerializationFailure, LockNotAvailable)
+
+# PostgreSQL refuses the content of a row: a value, a constraint, an index entry that is too large, a trigger's RAISE.
+REFUSED_ROW: tuple[type[Exception], ...] = (
+    psycopg.DataError,
+    psycopg.IntegrityError,
+    ProgramLimitExceeded,
+    RaiseException,
+)
 
 
 class MigrationsMissing(Exception):

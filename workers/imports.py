@@ -1,5 +1,6 @@
-"""The work on claimed chunks of an import: read, check, store, count, all in the transaction that also marks them done."""
+"""The work on claimed chunks of an import: load, parse, merge and finish them, all in one transaction."""
 
+import asyncio
 from time import perf_counter
 from uuid import UUID
 
@@ -7,99 +8,109 @@ import msgspec
 
 from db import merge, queue
 from db.connections.pool import Connection
-from db.imports import jobs
-from db.imports.jobs import Work
+from db.imports.claimed import ClaimedImport, load_claimed
 from db.imports.payload import Chunk
-from db.merge import Obstacles, duplicates
+from db.merge import ConflictLevel, duplicates
 from db.queue import Claim, Counts, failpoints
 from db.resources import RESOURCES
 from db.resources.definition import Parsed
 from db.settings import Settings
 from workers.parsing import parse
 
-# how many imports that met obstacles a worker remembers; forgetting one costs a vain first step
-REMEMBERED_MAX = 1000
+# how many imports a worker remembers the conflict level of; without it a chunk's first step is tried in vain
+IMPORTS_REMEMBERED_MAX = 1000
+
+# well below the server's idle_in_transaction_session_timeout
+KEEP_ALIVE_SECONDS = 1.0
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True):
-    """A chunk that was committed, for metrics and logs."""
+    """A claim that was committed, for metrics and logs."""
 
     resource: str
     counts: Counts
-    # whether the job must be judged before it goes on
+    # whether the job has an error budget
     has_budget: bool
-    # whether another chunk of the job waited for its claim
+    # whether another chunk of the job is pending
     is_followed: bool
     seconds: float
 
 
-class Memory:
-    """What was in the way of imports, from which follows how their next chunks are best stored."""
+class ConflictMemory:
+    """The conflict level of imports, which decides how their next chunks are stored."""
 
     def __init__(self) -> None:
-        self._obstacles: dict[UUID, Obstacles] = {}
+        self._levels: dict[UUID, ConflictLevel] = {}
 
-    def expected(self, import_id: UUID) -> Obstacles:
-        return self._obstacles.get(import_id, "none")
+    def level(self, import_id: UUID) -> ConflictLevel:
+        return self._levels.get(import_id, "none")
 
-    def note(self, import_id: UUID, obstacles: Obstacles) -> None:
-        if obstacles == "none":
+    def note(self, import_id: UUID, level: ConflictLevel) -> None:
+        if level == "none":
             return
-        self._obstacles[import_id] = obstacles
-        if len(self._obstacles) > REMEMBERED_MAX:
-            del self._obstacles[next(iter(self._obstacles))]
+        self._levels[import_id] = level
+        if len(self._levels) > IMPORTS_REMEMBERED_MAX:
+            del self._levels[next(iter(self._levels))]
 
 
-async def perform(conn: Connection, claim: Claim, *, settings: Settings, memory: Memory) -> Done | None:
-    """Works on the claimed chunk in one transaction; None when its job was stopped. Raises `queue.ClaimLost`."""
+async def perform(conn: Connection, claim: Claim, *, settings: Settings, memory: ConflictMemory) -> Done | None:
+    """Works on the claimed chunks in one transaction; None when their job was stopped. Raises `queue.ClaimLost`."""
     start = perf_counter()
     async with conn.transaction():
         if not await queue.fence(conn, claim):
             await queue.drop(conn, claim)
             return None
         await failpoints.reach("after_fence", conn)
-        work, chunks = await jobs.work(conn, claim)
-        resource = RESOURCES[work.resource]
+        job, chunks = await load_claimed(conn, claim)
+        resource = RESOURCES[job.resource]
         if claim.kind == "settle":
-            counts = await duplicates.settle(conn, resource, claim.job_id, work.mode, dry_run=work.dry_run)
+            counts = await duplicates.settle(conn, resource, claim.job_id, job.mode, dry_run=job.dry_run)
         else:
-            stored = await merge.merge(
+            merged = await merge.merge(
                 conn,
                 resource,
                 claim.job_id,
-                _parsed(work, chunks, settings),
-                mode=work.mode,
-                dry_run=work.dry_run,
-                is_alone=work.total_chunks == len(claim.ids),
-                expected=memory.expected(claim.job_id),
+                await _parse_in_thread(conn, job, chunks, settings),
+                mode=job.mode,
+                dry_run=job.dry_run,
+                is_whole_import=job.total_chunks == len(claim.ids),
+                assumed=memory.level(claim.job_id),
             )
-            counts = stored.counts
-            memory.note(claim.job_id, stored.obstacles)
+            counts = merged.counts
+            memory.note(claim.job_id, merged.level)
         is_followed = await queue.finish(conn, claim, counts)
         await failpoints.reach("before_commit", conn)
     await failpoints.reach("after_commit", conn)
     return Done(
-        resource=work.resource,
+        resource=job.resource,
         counts=counts,
-        has_budget=work.has_budget,
+        has_budget=job.has_budget,
         is_followed=is_followed,
         seconds=perf_counter() - start,
     )
 
 
-def _parsed(work: Work, chunks: list[Chunk], settings: Settings) -> Parsed:
-    """The chunks as one, read and checked. They are taken out of the list, lest they stay as long as their records."""
+async def _parse_in_thread(conn: Connection, job: ClaimedImport, chunks: list[Chunk], settings: Settings) -> Parsed:
+    """Parses in a thread, so that meanwhile the session is kept from its idle_in_transaction_session_timeout."""
+    parsing = asyncio.create_task(asyncio.to_thread(_parse, job, chunks, settings))
+    while not (await asyncio.wait({parsing}, timeout=KEEP_ALIVE_SECONDS))[0]:
+        await conn.execute("SELECT")
+    return parsing.result()
+
+
+def _parse(job: ClaimedImport, chunks: list[Chunk], settings: Settings) -> Parsed:
+    """Parses the chunks into one; empties the list, so that each chunk's bytes are freed when its records are made."""
     chunks.reverse()
     return Parsed.joined(
         [
             parse(
-                RESOURCES[work.resource],
+                RESOURCES[job.resource],
                 chunks.pop(),
-                format=work.format,
-                columns=work.csv_columns,
-                delimiter=work.csv_delimiter,
-                csv_safe=work.csv_safe,
-                ignore_unknown=work.unknown_fields == "ignore",
+                format=job.format,
+                columns=job.csv_columns,
+                delimiter=job.csv_delimiter,
+                csv_safe=job.csv_safe,
+                ignore_unknown=job.unknown_fields == "ignore",
                 record_max_bytes=settings.record_max_bytes,
             )
             for _ in range(len(chunks))

@@ -1,32 +1,100 @@
-"""The periodic chores of the queue. Any worker may do them, at any time, side by side with others."""
+"""Periodic chores: sweep abandoned uploads, end jobs, expire files, prune. Any worker may run them, concurrently with others."""
 
 import structlog
 
 from db.connections import liveness
 from db.connections.pool import Connection
 from db.exports import completion as export_completion
+from db.exports import files as export_files
+from db.exports import retention as export_retention
+from db.exports import storage
 from db.imports import completion, retention, uploads
 from db.settings import Settings
-from workers import completion as ends
-from workers import export_upkeep
+from monitoring import job_events
+from workers.completion import end_export
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 
 
 async def run_once(conn: Connection, settings: Settings) -> None:
-    """Sweeps what was left behind, ends jobs whose last worker died before it could, and removes what is too old."""
+    await _end_silent_sessions(conn)
+    await _sweep_uploads(conn, settings)
+    await _end_jobs(conn)
+    await maintain_exports(conn, settings)
+    await _prune_imports(conn, settings)
+
+
+async def _end_silent_sessions(conn: Connection) -> None:
     silent = await liveness.end_silent_copies(conn)
     if silent:
         log.warning("silent COPY sessions terminated", sessions=silent)
+
+
+async def _sweep_uploads(conn: Connection, settings: Settings) -> None:
     swept = await uploads.sweep(conn, grace_seconds=settings.upload_grace_seconds)
     if swept:
         log.warning("abandoned uploads removed", uploads=swept)
+
+
+async def _end_jobs(conn: Connection) -> None:
+    """Ends jobs without anything left to do, whose last worker died before it could end them."""
     for id in await completion.unfinished(conn):
-        await ends.end_import(conn, id)
-    await ends.end_dependents(conn)
+        for end in await completion.finish(conn, id):
+            job_events.import_finished(end)
+    for end in await completion.finish_dependents(conn):
+        job_events.import_finished(end)
     for id in await export_completion.unfinished(conn):
-        await ends.end_export(conn, id)
-    await export_upkeep.run_once(conn, settings)
+        await end_export(conn, id)
+
+
+async def _prune_imports(conn: Connection, settings: Settings) -> None:
     pruned = await retention.prune(conn, retention_seconds=settings.job_retention_seconds)
     if pruned.jobs or pruned.rows:
         log.info("old imports deleted", jobs=pruned.jobs, rows=pruned.rows)
+
+
+async def maintain_exports(conn: Connection, settings: Settings) -> None:
+    """Removes partial, expired and old export files. If the storage is unavailable they stay due for the next round."""
+    try:
+        partial = await remove_partial_files(conn, settings)
+        if partial:
+            log.warning("unfinished export files removed", files=partial)
+        files = await expire_files(conn, settings)
+        if files:
+            log.info("exports expired", files=files)
+        jobs = await prune_exports(conn, settings)
+        if jobs:
+            log.info("old exports deleted", jobs=jobs)
+    except storage.ERRORS as error:
+        log.warning("export storage unavailable", error=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+
+
+async def remove_partial_files(conn: Connection, settings: Settings) -> int:
+    """Removes files of this machine whose worker died while writing; returns how many. Those of other databases stay."""
+    store = storage.of(settings)
+    names = {claim: name for name in await store.unfinished() if (claim := export_files.claim_of(name))}
+    if not names:
+        return 0
+    lost = await export_completion.lost_claims(conn, set(names))
+    await store.discard([names[claim] for claim in lost])
+    return len(lost)
+
+
+async def expire_files(conn: Connection, settings: Settings) -> int:
+    """Ends the downloads older than EXPORT_RETENTION_SECONDS and removes their files; returns how many."""
+    await export_retention.expire(conn, retention_seconds=settings.export_retention_seconds)
+    expired = await export_retention.expired(conn)
+    for job in expired:
+        await storage.of(settings).remove(job.names)
+        await export_retention.file_removed(conn, job.id)
+    return len(expired)
+
+
+async def prune_exports(conn: Connection, settings: Settings) -> int:
+    """Removes jobs without a file that are older than JOB_RETENTION_SECONDS; returns how many."""
+    old = await export_retention.old(conn, retention_seconds=settings.job_retention_seconds)
+    for job in old:
+        # a worker that has lost its claim and does not know it yet may have written the file again
+        await storage.of(settings).remove(job.names)
+        await export_retention.delete(conn, job.id)
+    return len(old)

@@ -1,4 +1,4 @@
-"""The parent of the workers: keeps WORKER_POOL_SIZE of them alive until it is told to stop."""
+"""The parent process of the workers: keeps WORKER_POOL_SIZE of them running until it is stopped."""
 
 import asyncio
 import gc
@@ -21,16 +21,16 @@ from workers.worker import Worker
 log = structlog.get_logger()
 
 STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-# between two replacements of dead workers; doubled each time that one has failed by itself, and not been killed, lest a broken
-# installation spin
+# the delay before dead workers are replaced; doubled each time that one exited with an error, so that a broken installation
+# does not start processes in a tight loop
 REPLACE_SECONDS = 0.2
-# objects made since the last collection; a chunk makes some tens of thousands
+# objects allocated between two collections; a chunk allocates some tens of thousands
 GC_THRESHOLD = 100_000
 REPLACE_SECONDS_MAX = 10.0
 
 
 class Pool:
-    """TERM, INT or HUP: each worker ends its chunk or gives it back, within STOP_SECONDS; a second signal ends all at once."""
+    """On TERM, INT or HUP each worker finishes its chunk or gives it back, within STOP_SECONDS; a second signal kills them."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -59,9 +59,9 @@ class Pool:
                 self._start(number)
 
     def _start(self, number: int) -> None:
-        # a signal between fork and the child's own handlers would run ours in the child
+        # blocked: a signal between fork and the child's own handlers would run the parent's handler in the child
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-        # one that came before has reached only the children of then
+        # a signal that came before the block has not reached this child
         if not self.signals:
             child = multiprocessing.get_context("fork").Process(
                 target=_main, args=(self.settings, number, os.getpid()), name=f"worker-{number}"
@@ -109,21 +109,19 @@ class Pool:
 
 
 def _stop_signals() -> set[signal.Signals]:
-    """A hang-up that was ignored when we were started, as by nohup, is ignored."""
+    """SIGHUP is left out if it was ignored at the start, as under nohup."""
     ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
     return STOP_SIGNALS - ignored
 
 
 def _main(settings: Settings, number: int, parent: int) -> None:
-    spare_the_collector()
+    tune_gc()
     uvloop.run(_work(settings, number, parent))
 
 
-def spare_the_collector() -> None:
-    """What has been loaded is there for good, and a chunk's records die together, without cycles among them.
-
-    Python's collector would look at all of them again and again in vain.
-    """
+def tune_gc() -> None:
+    """Freezes the loaded modules and raises the collector's threshold: records contain no reference cycles, so that
+    collections only cost time. `Worker` collects after a failed attempt, whose traceback does contain cycles."""
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
 
@@ -142,7 +140,7 @@ async def _work(settings: Settings, number: int, parent: int) -> None:
 
 
 async def _stop_when_orphaned(parent: int, stopping: asyncio.Event) -> None:
-    """A worker does not outlive its pool: nobody could stop it."""
-    while os.getppid() == parent:  # noqa: ASYNC110  # nothing can be awaited that tells of it
+    """Stops a worker whose pool has died."""
+    while os.getppid() == parent:  # noqa: ASYNC110  # there is no event to await
         await asyncio.sleep(1.0)
     stopping.set()

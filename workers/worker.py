@@ -1,6 +1,7 @@
-"""One worker process: claims a chunk, works on it, ends it, looks for the next; for ever, whatever the database does."""
+"""One worker process: claims a chunk, works on it, finishes it or gives it back, and takes the next until it is stopped."""
 
 import asyncio
+import gc
 import random
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -23,14 +24,15 @@ T = TypeVar("T")
 
 RETRIES_MAX = 3
 RETRY_SECONDS_MAX = 0.05
-# a busy worker looks so often for dead workers' chunks, an idle one each time it looks for work
+# how often a busy worker looks for chunks of dead workers; an idle one does at each poll
 RECLAIM_SECONDS = 0.5
 BACKOFF_SECONDS_MAX = 5.0
-REST_SECONDS_MAX = 60.0
+# the longest delay before a chunk that was given back is claimed again
+RETRY_DELAY_SECONDS_MAX = 60.0
 
 
 class Worker:
-    """What one worker keeps between two chunks. `stopping` is set from outside, once."""
+    """The loop of one worker on one connection. `stopping` is set by the caller to stop it."""
 
     def __init__(self, settings: Settings, *, name: str, stopping: asyncio.Event, takes_exports: bool = True) -> None:
         self.settings = settings
@@ -39,14 +41,14 @@ class Worker:
         self.name = name
         self.stopping = stopping
         self.outage = Outage(worker=name)
-        self.memory = imports.Memory()
-        # the claim in hand; still here after the connection was lost, its end is unknown
-        self.held: Claim | None = None
+        self.memory = imports.ConflictMemory()
+        # the current claim; still set after a lost connection, when it is unknown whether its work was committed
+        self.current: Claim | None = None
         self._reclaim_at = 0.0
-        self._upkeep_at = 0.0
+        self._maintenance_at = 0.0
 
     async def run(self) -> None:
-        """Works until told to stop. Without a database that can be used it tries again for ever, less and less often."""
+        """Works until stopped. While the database is unavailable it reconnects with growing delays."""
         while not self.stopping.is_set():
             try:
                 conn = await self._unless_stopping(pool.connect(self.settings, name=f"bulk worker {self.name}"))
@@ -65,12 +67,12 @@ class Worker:
         if self.settings.database_pooler == "none":
             await queue.listen(conn)
         while not self.stopping.is_set():
-            await self._upkeep_when_due(conn)
+            await self._maintain_when_due(conn)
             if not await self.run_once(conn):
                 await self._unless_stopping(queue.wait(conn, self.settings.poll_seconds * random.uniform(0.8, 1.2)))  # noqa: S311
 
     async def run_once(self, conn: Connection) -> bool:
-        """Works on one chunk at most; whether there was one. Dead workers' chunks come first, lest recovery starve."""
+        """Works on one claim at most; whether there was one. Chunks of dead workers are claimed first."""
         claim = await self._reclaim_when_due(conn) or await queue.claim(
             conn,
             worker=self.name,
@@ -79,20 +81,25 @@ class Worker:
             workers=self.settings.worker_pool_size,
             takes_exports=self.takes_exports,
         )
-        # only now: a server that takes no writes, or has no tables yet, lets us in too
+        # a claim proves that the database is usable; a connection alone does not: it may be read-only or have no tables
         self.outage.succeeded()
         if claim is None:
             return False
-        self.held = claim
+        self.current = claim
         await failpoints.reach("after_claim", conn)
-        done = await self._work(conn, claim) if claim.state == "running" else None
+        done = None
+        if claim.state == "running":
+            done = await self._work(conn, claim)
+            if done is None and claim.kind != "export":
+                # an exception and the frames of its traceback refer to each other, and to the records of the attempt
+                gc.collect()
         await completion.end_job(
             conn,
             claim,
             has_budget=done is not None and done.has_budget,
             is_followed=done is not None and done.is_followed,
         )
-        self.held = None
+        self.current = None
         return True
 
     async def _reclaim_when_due(self, conn: Connection) -> Claim | None:
@@ -111,87 +118,88 @@ class Worker:
             self._reclaim_at = now + RECLAIM_SECONDS
         else:
             metrics.reclaimed()
-            log.warning("chunk reclaimed", **self._names(claim), crashes=claim.crashes, state=claim.state)
+            log.warning("chunk reclaimed", **self._log_fields(claim), crashes=claim.crashes, state=claim.state)
         return claim
 
     async def _work(self, conn: Connection, claim: Claim) -> imports.Done | None:
-        """Works on the claim, and gives it back if that fails; what was done if it was an import's."""
+        """Works on the claim and gives it back if that fails; returns what an import's claim has done."""
         task = asyncio.create_task(self._perform(conn, claim))
         stopping = asyncio.create_task(self.stopping.wait())
         try:
             await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            # told to stop: what was begun may be ended, but not for long
+            # stopping: the work may still be finished, within a time limit
             await asyncio.wait({task}, timeout=self.settings.stop_seconds / 2)
             if not task.done():
                 task.cancel()
             return await task
         except asyncio.CancelledError:
-            await self._give_back(conn, claim, accident=None)
+            await self._give_back(conn, claim, error=None)
         except queue.ClaimLost:
             metrics.claim_lost()
-            log.warning("claim lost", **self._names(claim))
+            log.warning("claim lost", **self._log_fields(claim))
         except Exception as error:
             if conn.broken or conn.closed:
-                # what comes next on this connection tells `run`, whatever the server called the end of the session
-                log.warning("connection lost", **self._names(claim), error=first_line(error))
+                # the next statement on this connection raises an error that `run` handles
+                log.warning("connection lost", **self._log_fields(claim), error=first_line(error))
                 return None
-            log.exception("chunk given back", **self._names(claim), sqlstate=sqlstate(error))
-            await self._give_back(conn, claim, accident=first_line(error))
+            log.exception("chunk given back", **self._log_fields(claim), sqlstate=sqlstate(error))
+            await self._give_back(conn, claim, error=first_line(error))
         finally:
             stopping.cancel()
         return None
 
     async def _perform(self, conn: Connection, claim: Claim) -> imports.Done | None:
-        """Performs the chunk's work, several times if it got in the way of another's: that spends no attempt."""
-        for tries_left in reversed(range(RETRIES_MAX)):
+        """Performs the work, repeated in place after a deadlock or the like, which does not count as an attempt."""
+        for retries_remaining in reversed(range(RETRIES_MAX)):
             try:
                 if claim.kind == "export":
                     done = await exports.perform(conn, claim, settings=self.settings)
                 else:
                     done = await imports.perform(conn, claim, settings=self.settings, memory=self.memory)
             except RETRYABLE as error:
-                if not tries_left:
+                if not retries_remaining:
                     raise
                 metrics.retried(type(error).__name__)
-                # lets the other one finish, lest both meet again
+                # gives the other transaction time to finish
                 await asyncio.sleep(random.uniform(0, RETRY_SECONDS_MAX))  # noqa: S311
             else:
                 if isinstance(done, exports.Done):
                     metrics.exported(done.resource, done.format, done.records, done.bytes)
                 elif done is not None:
-                    self._tell(claim, done)
+                    self._report(claim, done)
                     return done
                 break
         return None
 
-    def _tell(self, claim: Claim, done: imports.Done) -> None:
+    def _report(self, claim: Claim, done: imports.Done) -> None:
         counts = done.counts
         results = {r: getattr(counts, r) for r in ("created", "updated", "unchanged", "skipped", "failed")}
         metrics.chunk_done(done.resource, results, counts.codes, done.seconds)
-        log.debug("chunk done", **self._names(claim), seconds=round(done.seconds, 4), **results)
+        log.debug("chunk done", **self._log_fields(claim), seconds=round(done.seconds, 4), **results)
 
     async def _resolve(self, conn: Connection) -> None:
-        """After a lost connection: the row knows whether the last commit took place; if it did, giving back does nothing."""
-        if self.held is not None:
-            await self._give_back(conn, self.held, accident="the connection to the database was lost")
-            await completion.end_job(conn, self.held, has_budget=True, is_followed=False)
-            self.held = None
+        """After a lost connection: gives the claim back, which does nothing if its work was committed."""
+        if self.current is not None:
+            await self._give_back(conn, self.current, error="the connection to the database was lost")
+            await completion.end_job(conn, self.current, has_budget=True, is_followed=False)
+            self.current = None
 
-    async def _give_back(self, conn: Connection, claim: Claim, *, accident: str | None) -> None:
-        if accident is not None:
+    async def _give_back(self, conn: Connection, claim: Claim, *, error: str | None) -> None:
+        """`error`: why the attempt failed; None when the worker stops, which does not count as an attempt."""
+        if error is not None:
             metrics.retried("accident")
         state = await queue.give_back(
             conn,
             claim,
-            error=accident,
-            delay_seconds=0.0 if accident is None else min(REST_SECONDS_MAX, 0.5 * 2**claim.attempt),
+            error=error,
+            delay_seconds=0.0 if error is None else min(RETRY_DELAY_SECONDS_MAX, 0.5 * 2**claim.attempt),
             attempts_max=self.settings.attempts_max,
         )
         if state == "failed":
-            log.error("chunk failed", **self._names(claim), attempt=claim.attempt, accident=accident)
+            log.error("chunk failed", **self._log_fields(claim), attempt=claim.attempt, error=error)
 
-    def _names(self, claim: Claim) -> dict[str, object]:
-        """What each line about a chunk tells; the request's id is that of the upload."""
+    def _log_fields(self, claim: Claim) -> dict[str, object]:
+        """The fields of each log line about a claim; the request id is that of the upload."""
         return {
             "job_id": str(claim.job_id),
             "request_id": claim.request_id,
@@ -201,10 +209,10 @@ class Worker:
             "worker": self.name,
         }
 
-    async def _upkeep_when_due(self, conn: Connection) -> None:
+    async def _maintain_when_due(self, conn: Connection) -> None:
         now = asyncio.get_running_loop().time()
-        if now >= self._upkeep_at:
-            self._upkeep_at = now + self.settings.upkeep_seconds * random.uniform(0.8, 1.2)  # noqa: S311  # spreads the workers
+        if now >= self._maintenance_at:
+            self._maintenance_at = now + self.settings.upkeep_seconds * random.uniform(0.8, 1.2)  # noqa: S311  # spreads the workers' rounds
             await maintenance.run_once(conn, self.settings)
 
     async def _unless_stopping(self, wait: Coroutine[Any, Any, T]) -> T | None:

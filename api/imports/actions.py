@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 import msgspec
-import structlog
 from litestar import Response, delete, get, post
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath
@@ -24,13 +23,10 @@ from db.connections.pool import Pool
 from db.imports import actions, backlog, completion
 from db.imports import uploads as uploading
 from db.imports.actions import NotCommittable, Source
-from db.imports.completion import Finished
 from db.imports.jobs import FINAL
 from db.imports.records import Gone
 from db.settings import Settings
-from monitoring import metrics
-
-log = structlog.get_logger(__name__)
+from monitoring import job_events
 
 
 class RecordParameters(msgspec.Struct, kw_only=True):
@@ -162,9 +158,9 @@ async def cancel_import(
     async with db_pool.connection() as conn:
         if not await actions.cancel(conn, job.id):
             raise Problem("already-final", "The import is final already.")
-        end = await completion.finish(conn, job.id)
-    if end is not None:
-        _tell(end)
+        ends = await completion.finish(conn, job.id)
+    for end in ends:
+        job_events.import_finished(end)
     job = await get_or_404(db_pool, id)
     return responses.accepted(await view(db_pool, settings, job), is_final=job.status in FINAL)
 
@@ -205,20 +201,6 @@ async def _source(pool: Pool, id: str) -> Source:
 async def _child(pool: Pool, settings: Settings, id: UUID, *, is_replay: bool) -> Response[bytes]:
     job = await get_or_404(pool, str(id))
     return responses.accepted(await view(pool, settings, job), is_final=job.status in FINAL, is_replay=is_replay)
-
-
-def _tell(end: Finished) -> None:
-    metrics.job_finished("import", end.resource, end.status, end.seconds)
-    log.info(
-        "import cancelled before it was begun" if not end.created + end.failed else "import cancelled",
-        job_id=str(end.id),
-        request_id=end.request_id,
-        resource=end.resource,
-        status=end.status,
-        records=end.total_records,
-        created=end.created,
-        failed=end.failed,
-    )
 
 
 HANDLERS = [

@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from api.http.parameters import IdempotencyToken
 from db.formats import Format
-from db.merge.staging import Mode
+from db.imports.jobs import Mode
 
 
 class ImportParameters(msgspec.Struct, kw_only=True):

@@ -1,4 +1,4 @@
-"""The end of an import: found by whoever made its last chunk final, or by the sweep, and written exactly once."""
+"""The end of an import: looked for after each final chunk, by cancellation and by maintenance, and written exactly once."""
 
 from uuid import UUID
 
@@ -7,11 +7,12 @@ from psycopg.rows import class_row, scalar_row
 
 from db import queue
 from db.connections.pool import Connection
+from db.imports.budget import apply_error_budget
 from db.imports.jobs import Outcome, Status
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True):
-    """What is told of a job at its end, once."""
+    """A job that has just become final, for logs and metrics."""
 
     id: UUID
     resource: str
@@ -24,15 +25,30 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
-async def finish(conn: Connection, id: UUID) -> Finished | None:
-    """Ends the job if all its chunks are final; to be called after each commit that made one so, and by the sweep.
+async def finish(conn: Connection, id: UUID) -> list[Finished]:
+    """Ends the job if all its chunks are final; to be called after each commit that made one so.
 
-    Deferred records ask for one more chunk, settle, which is queued here. Returns the job's end to whom it falls to write it.
+    Returns the jobs that this call has ended: the job itself and, if it did not complete, those that waited for it. Deferred
+    records need one more chunk, settle, which is queued here; then the job is not ended yet.
     """
     if await _is_busy(conn, id):
-        return None
-    await judge(conn, id)
+        return []
+    await apply_error_budget(conn, id)
     await _cancel_pending(conn, id)
+    end = None if await _queue_settle(conn, id) else await _write_end(conn, id)
+    if end is None:
+        return []
+    # wakes the workers: an import may wait for this one
+    await queue.notify(conn)
+    return [end] if end.status == "completed" else [end, *await finish_dependents(conn)]
+
+
+async def finish_dependents(conn: Connection) -> list[Finished]:
+    """Ends the imports that wait for one that did not complete; returns those that this call has ended."""
+    return [end for id in await stop_dependents(conn) for end in await finish(conn, id)]
+
+
+async def _queue_settle(conn: Connection, id: UUID) -> bool:
     cursor = await conn.execute(
         """
         INSERT INTO chunks (import_id, kind, seq)
@@ -48,15 +64,14 @@ async def finish(conn: Connection, id: UUID) -> Finished | None:
     )
     if cursor.rowcount == 1:
         await queue.notify(conn)
-        return None
-    return await _write_end(conn, id)
+    return cursor.rowcount == 1
 
 
 async def _is_busy(conn: Connection, id: UUID) -> bool:
-    """Whether a chunk is still to be worked on: the cheap question, asked after every chunk.
+    """Whether a chunk is still to be worked on. Cheap, as it is run after every chunk.
 
-    From the end of chunks_pending, where a live entry is met at once; its beginning is full of entries of claimed chunks.
-    Pending comes first, as chunks_running has no such end: it is walked only when nothing is pending any more.
+    Scans chunks_pending from its end, where the first entry is a live one; its beginning is full of entries of claimed chunks.
+    chunks_running is scanned only when nothing is pending, because both its ends are full of entries of finished chunks.
     """
     cursor = conn.cursor(row_factory=scalar_row)
     await cursor.execute(
@@ -80,7 +95,7 @@ async def _is_busy(conn: Connection, id: UUID) -> bool:
 
 
 async def _cancel_pending(conn: Connection, id: UUID) -> None:
-    """Cancels what a stopped job has not begun; a chunk that is being claimed right now is passed by and dropped there."""
+    """Cancels the pending chunks of a stopped job, except those being claimed right now, which the claim drops."""
     await conn.execute(
         """
         WITH stopped AS MATERIALIZED (
@@ -104,7 +119,7 @@ async def _cancel_pending(conn: Connection, id: UUID) -> None:
 
 
 async def _write_end(conn: Connection, id: UUID) -> Finished | None:
-    """The one statement that makes a job final. Both of two workers that ended the last two chunks may come here: one wins."""
+    """Makes the job final. If two workers end its last two chunks at the same time, one of them gets None."""
     cursor = conn.cursor(row_factory=class_row(Finished))
     await cursor.execute(
         """
@@ -135,7 +150,7 @@ async def _write_end(conn: Connection, id: UUID) -> Finished | None:
             AND status IN ('pending', 'processing')
             AND NOT EXISTS (SELECT FROM chunks WHERE job_id = %(id)s AND state IN ('pending', 'running'))
             AND (is_settled OR NOT EXISTS (SELECT FROM import_deferred WHERE import_id = %(id)s))
-            -- judged by `judge` before, so that a broken chunk cannot slip through between two statements
+            -- a chunk that has failed since apply_error_budget must set the problem first
             AND (problem IS NOT NULL OR NOT EXISTS (SELECT FROM chunks WHERE job_id = %(id)s AND state = 'failed'))
         RETURNING id, resource, status, outcome, request_id, total_records, import_jobs.created, import_jobs.failed,
             extract(epoch FROM import_jobs.finished_at - coalesce(started_at, sealed_at))::float8 AS seconds
@@ -145,71 +160,8 @@ async def _write_end(conn: Connection, id: UUID) -> Finished | None:
     return await cursor.fetchone()
 
 
-async def judge(conn: Connection, id: UUID) -> bool:
-    """Gives the job a problem if it has come to one, which stops it: its error budget is spent, or a chunk has failed for good.
-
-    To be called after each chunk of a job with a budget. The share of refused records counts from 1,000 records on, or when
-    all is done; `on_error=stop` matters while something is left to stop.
-    """
-    cursor = await conn.execute(
-        """
-        WITH done AS (
-            SELECT coalesce(sum(failed), 0) AS failed,
-                coalesce(sum(created + updated + unchanged + skipped + failed), 0) AS processed,
-                count(*) FILTER (WHERE state = 'failed') AS broken,
-                min(seq) FILTER (WHERE state = 'failed') AS first_broken,
-                bool_or(state = 'pending') AS has_pending,
-                bool_or(state IN ('pending', 'running')) AS has_more
-            FROM chunks
-            WHERE job_id = %(id)s
-        ), found AS (
-            SELECT CASE
-                WHEN broken > 0 AND NOT has_more THEN jsonb_build_object(
-                    'type', '/problems/chunk-failed',
-                    'title', 'Some records could not be processed',
-                    'detail', format(
-                        '%%s of %%s chunks could not be finished (the first: %%s); their records count as unprocessed',
-                        broken, total_chunks, first_broken
-                    )
-                )
-                WHEN done.failed > max_errors THEN jsonb_build_object(
-                    'type', '/problems/error-budget-exceeded',
-                    'title', 'Too many records were refused',
-                    'detail', format('%%s records were refused, at most %%s may be', done.failed, max_errors)
-                )
-                WHEN done.failed > max_error_rate * processed AND (processed >= 1000 OR NOT has_more)
-                THEN jsonb_build_object(
-                    'type', '/problems/error-budget-exceeded',
-                    'title', 'Too many records were refused',
-                    'detail', format(
-                        '%%s of %%s records were refused, at most a share of %%s may be', done.failed, processed, max_error_rate
-                    )
-                )
-                WHEN on_error = 'stop' AND done.failed > 0 AND has_pending THEN jsonb_build_object(
-                    'type', '/problems/stopped-on-error',
-                    'title', 'A record was refused',
-                    'detail', 'on_error=stop: no further records were begun after the first refused one'
-                )
-            END AS problem
-            FROM done
-            CROSS JOIN import_jobs
-            WHERE id = %(id)s
-        )
-        UPDATE import_jobs
-        SET problem = found.problem
-        FROM found
-        WHERE id = %(id)s
-            AND status IN ('pending', 'processing')
-            AND import_jobs.problem IS NULL
-            AND found.problem IS NOT NULL
-        """,
-        {"id": id},
-    )
-    return cursor.rowcount == 1
-
-
 async def stop_dependents(conn: Connection) -> list[UUID]:
-    """Gives a problem to jobs that wait for an import which did not complete; their ids, for `finish`."""
+    """Sets the problem of jobs that wait for an import that did not complete; returns their ids, to be passed to `finish`."""
     cursor = conn.cursor(row_factory=scalar_row)
     await cursor.execute(
         """
@@ -231,7 +183,7 @@ async def stop_dependents(conn: Connection) -> list[UUID]:
 
 
 async def unfinished(conn: Connection) -> list[UUID]:
-    """Live jobs that may have nothing left to do: those whose last worker died between its commit and `finish`."""
+    """Live jobs without anything left to do: their last worker died between its commit and `finish`."""
     cursor = conn.cursor(row_factory=scalar_row)
     await cursor.execute(
         """

@@ -1,17 +1,15 @@
-"""Import jobs as they are: one, the newest, and what a worker must know of them."""
+"""Reading import jobs: one, or a page of the newest."""
 
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
 import msgspec
-from psycopg.rows import class_row, kwargs_row
+from psycopg.rows import class_row
 
-from db import queue
 from db.connections.pool import Connection
-from db.imports.payload import Chunk, Format
-from db.merge.staging import Mode
 
+Mode = Literal["insert", "skip", "upsert", "update"]
 Status = Literal["uploading", "pending", "processing", "completed", "failed", "cancelled"]
 Outcome = Literal["success", "partial", "rejected"]
 FINAL = ("completed", "failed", "cancelled")
@@ -36,7 +34,7 @@ class Import(msgspec.Struct, frozen=True, kw_only=True):
     unchanged: int
     skipped: int
     failed: int
-    # set aside to be decided when all chunks are done; 0 once the job is final
+    # duplicates, to be decided when all chunks are done; 0 once the job is final
     deferred: int
     errors: int
     after_id: UUID | None
@@ -51,22 +49,6 @@ class Import(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def processed(self) -> int:
         return self.created + self.updated + self.unchanged + self.skipped + self.failed
-
-
-class Work(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker must know of the import that its chunk belongs to."""
-
-    resource: str
-    mode: Mode
-    dry_run: bool
-    # whether refused records may stop the import
-    has_budget: bool
-    unknown_fields: str
-    format: Format
-    csv_delimiter: str
-    csv_safe: bool
-    csv_columns: list[str] | None
-    total_chunks: int
 
 
 # the columns of Import; a job that is not final yet gets its counters from its chunks, by their key (job_id, seq)
@@ -117,45 +99,3 @@ async def newest(
         {"status": status, "resource": resource, "before": before, "limit": limit},
     )
     return await cursor.fetchall()
-
-
-async def work(conn: Connection, claim: queue.Claim) -> tuple[Work, list[Chunk]]:
-    """What the import asks for whose chunks were claimed, and their payloads in the file's order (none for settle).
-
-    From here on the transaction does not wait for the disk at its end. Records and the chunk's state are stored together or,
-    if the server crashes, forgotten together, and then the chunk is done again; the end of the job is what is waited for, and
-    with it all that was committed before.
-    """
-    cursor = conn.cursor(row_factory=kwargs_row(_taken_up), binary=True)
-    await cursor.execute(
-        """
-        SELECT payload.first_record, payload.first_line, chunks.records, payload.data, payload.starts, payload.lines,
-            resource, mode, dry_run, unknown_fields, format, csv_delimiter, csv_safe, csv_columns, total_chunks,
-            on_error = 'stop' OR max_errors IS NOT NULL OR max_error_rate IS NOT NULL AS has_budget,
-            set_config('synchronous_commit', 'off', true) AS commits
-        FROM chunks
-        JOIN import_jobs ON import_jobs.id = chunks.import_id
-        LEFT JOIN import_payloads AS payload
-            ON kind = 'records' AND payload.import_id = chunks.import_id AND payload.first_record = chunks.first_record
-        WHERE chunks.id = ANY(%(ids)s)
-        ORDER BY seq
-        """,
-        {"ids": claim.ids},
-    )
-    found = await cursor.fetchall()
-    return found[0][0], [chunk for _, chunk in found if chunk is not None]
-
-
-def _taken_up(
-    *,
-    first_record: int,
-    first_line: int,
-    records: int,
-    data: bytes | None,
-    starts: list[int] | None,
-    lines: list[int] | None,
-    commits: str,  # noqa: ARG001  # what set_config gives back
-    **work: Any,
-) -> tuple[Work, Chunk | None]:
-    chunk = None if data is None else Chunk(first_record, first_line, records, data, starts, lines)
-    return Work(**work), chunk

@@ -1,9 +1,8 @@
-"""How the records of a chunk come into their table: straight when nothing is in the way, else staged and merged by sets.
+"""Stores the records of a chunk: one binary COPY while nothing conflicts, otherwise by sets through a staging table.
 
-The clean way is one binary COPY into the table, in a savepoint. Once a unique index or a foreign key has refused something
-there, each chunk is looked through first (see `db.collisions`): what nothing is in the way of is still copied straight, and the
-rest goes the other way: COPY into a temporary table, and from there set by set, each record to its place: stored, refused, or
-deferred because it collides with another record of its own import (see `db.settle`).
+The steps, each a module: `conflicts` (which records conflict), `staging` (the temporary table), `match` (the verdict of each
+record), `apply` (UPDATE, INSERT, or set aside), and for the records that collide within their import `duplicates` at its end.
+It may import db.imports, db.queue, db.copy and db.resources; only workers import it.
 """
 
 from collections import Counter
@@ -13,29 +12,33 @@ from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 import msgspec
-from psycopg.errors import DataError, IntegrityError
 
 from db import copy
 from db.connections.pool import Connection
+from db.errors import REFUSED_ROW
 from db.imports import errors as record_errors
+from db.imports.jobs import Mode
 from db.merge import apply, conflicts, duplicates, match, staging
-from db.merge.staging import Mode
 from db.queue import Counts, failpoints
+from db.resources import RESOURCES
 from db.resources.definition import Parsed, RecordError, Resource
 
-# how often a merge looks again at records that something was in the way of
+# how often a chunk is matched again because another transaction has stored a conflicting row meanwhile
 ROUNDS_MAX = 5
 
+# how many of a chunk's records conflict: none, some, or so many that looking them up first gains nothing
+ConflictLevel = Literal["none", "some", "many"]
 
-# of a chunk's records: had none something in its way, some, or so many that looking for them first is no gain
-Obstacles = Literal["none", "some", "many"]
+# copy: one COPY into the resource's table. copy_free: the same without the conflicting records, which are staged.
+# stage: all through the staging table.
+Strategy = Literal["copy", "copy_free", "stage"]
 
 
-class Stored(NamedTuple):
-    """What became of a chunk, and what was in its way, which is what to expect of its import's next chunk."""
+class Merged(NamedTuple):
+    """The counts of a chunk, and the conflict level to assume for the next chunk of its import."""
 
     counts: Counts
-    obstacles: Obstacles
+    level: ConflictLevel
 
 
 async def merge(
@@ -46,77 +49,47 @@ async def merge(
     *,
     mode: Mode,
     dry_run: bool,
-    is_alone: bool,
-    expected: Obstacles,
-) -> Stored:
-    """Stores the sound records of one chunk and writes all of its errors, in the caller's transaction.
+    is_whole_import: bool,
+    assumed: ConflictLevel,
+) -> Merged:
+    """Stores the sound records of a chunk and writes its errors, in the caller's transaction.
 
-    `is_alone`: the import has no other chunk, so what collides within it is settled at once. `expected` is what was found with
-    the import's earlier chunks, `none` with the first; it decides how, never what.
+    `is_whole_import`: there is no other chunk, so duplicates are settled here. `assumed` is the level of the import's earlier
+    chunks, `none` for the first; it decides how the records are stored, never which.
     """
     errors = await _with_missing_parents(conn, resource, parsed)
     await record_errors.insert(conn, import_id, errors)
-    refused = Counts(failed=len({error.record for error in errors}), codes=Counter(error.code for error in errors))
-    # every mode but update stores what matches nothing
-    if mode == "update" or dry_run:
-        expected = "many"
+    counts = Counts(failed=len({error.record for error in errors}), codes=Counter(error.code for error in errors))
     keys = conflicts.keys(resource, parsed.records)
-    everything = _key_order(parsed, keys)
-    if not everything or (expected == "none" and await _copy_straight(conn, resource, import_id, parsed, everything)):
-        return Stored(refused + Counts(created=len(everything)), expected)
+    all_rows = _in_key_order(parsed, keys)
+    strategy = _strategy(mode, dry_run=dry_run, assumed=assumed)
+    if not all_rows or (strategy == "copy" and await _copy(conn, resource, import_id, parsed, all_rows)):
+        return Merged(counts + Counts(created=len(all_rows)), assumed)
 
     await staging.use_indexes(conn)
-    twins = conflicts.twins(parsed.records, keys)
-    hindered: Collection[int] = everything
-    for _ in range(0 if expected == "many" else ROUNDS_MAX):
-        found = twins | await conflicts.find(conn, resource, parsed.records, keys)
-        expected = "some" if len(found) < len(everything) / 2 else "many"
-        if expected == "many":
-            break
-        # if one of them meets a row that was not there when we looked: look again
-        if await _copy_straight(conn, resource, import_id, parsed, [i for i in everything if i not in found]):
-            hindered = found
-            break
-    await staging.fill(conn, resource, parsed, hindered, twins=twins)
-    counts = await (_rehearse if dry_run else _merge_staged)(conn, resource, import_id, mode)
-    if is_alone and counts.deferred:
+    same = conflicts.duplicates(parsed.records, keys)
+    level, staged = "many", all_rows
+    if strategy != "stage":
+        level, staged = await _copy_free(conn, resource, import_id, parsed, keys, same, all_rows)
+    await staging.fill(conn, resource, parsed, staged, duplicates=same)
+    counts += Counts(created=len(all_rows) - len(staged))
+    counts += await (_check_staged if dry_run else _store_staged)(conn, resource, import_id, mode)
+    if is_whole_import and counts.deferred:
         counts += await duplicates.settle(conn, resource, import_id, mode, dry_run=dry_run)
         counts.deferred = 0
-    return Stored(refused + counts + Counts(created=len(everything) - len(hindered)), expected)
+    return Merged(counts, level)
 
 
-async def _merge_staged(conn: Connection, resource: Resource, import_id: UUID, mode: Mode) -> Counts:
-    counts = Counts(codes=await match.mark_orphans(conn, resource, import_id))
-    for _ in range(ROUNDS_MAX):
-        await match.match(conn, resource, import_id, mode)
-        counts += await match.refuse(conn, resource, import_id, mode)
-        counts.deferred += await apply.defer(conn, resource, import_id)
-        try:
-            async with conn.transaction():
-                stored = await apply.update(conn, resource, import_id)
-                stored += await apply.insert(conn, resource, import_id)
-                await failpoints.reach("mid_merge", conn)
-        except (IntegrityError, DataError):
-            break
-        counts += stored
-        # what is left met a row that was not there when we looked: look again
-        if not await staging.remaining(conn, resource):
-            return counts
-    return counts + await apply.store_singly(conn, resource, import_id)
+def _strategy(mode: Mode, *, dry_run: bool, assumed: ConflictLevel) -> Strategy:
+    """The first strategy to try. A COPY that meets a conflict continues as `copy_free`, that as `stage`."""
+    # update stores no record without a match, a dry run stores none at all
+    if mode == "update" or dry_run or assumed == "many":
+        return "stage"
+    return "copy" if assumed == "none" else "copy_free"
 
 
-async def _rehearse(conn: Connection, resource: Resource, import_id: UUID, mode: Mode) -> Counts:
-    """A dry run: refuses like the real run; the sound records are decided together at the end, by their keys alone."""
-    counts = Counts(codes=await match.mark_orphans(conn, resource, import_id))
-    await match.match(conn, resource, import_id, mode)
-    counts += await match.refuse(conn, resource, import_id, mode)
-    return counts + Counts(deferred=await apply.defer_all(conn, resource, import_id))
-
-
-async def _copy_straight(
-    conn: Connection, resource: Resource, import_id: UUID, parsed: Parsed, indexes: Iterable[int]
-) -> bool:
-    """COPYs the records that have these indexes; False when one met a conflict, and then nothing of it is left."""
+async def _copy(conn: Connection, resource: Resource, import_id: UUID, parsed: Parsed, rows: Iterable[int]) -> bool:
+    """COPYs the records with these indexes in a savepoint; False, and nothing stored, when PostgreSQL refuses one of them."""
     try:
         async with conn.transaction():
             await copy.rows(
@@ -124,31 +97,78 @@ async def _copy_straight(
                 resource.name,
                 [*resource.columns, "import_id", "import_record", "import_action"],
                 [*resource.column_types, "uuid", "int8", "text"],
-                _complete(resource, import_id, parsed, indexes),
+                _complete(resource, import_id, parsed, rows),
             )
-    except (IntegrityError, DataError):
+    except REFUSED_ROW:
         return False
     await failpoints.reach("mid_merge", conn)
     return True
 
 
+async def _copy_free(
+    conn: Connection,
+    resource: Resource,
+    import_id: UUID,
+    parsed: Parsed,
+    keys: Sequence[str],
+    same: Collection[int],
+    all_rows: Sequence[int],
+) -> tuple[ConflictLevel, Collection[int]]:
+    """COPYs the records that conflict with nothing; returns the level and the indexes of the records still to be stored."""
+    level: ConflictLevel = "some"
+    for _ in range(ROUNDS_MAX):
+        conflicting = {*same} | await conflicts.conflicting_rows(conn, resource, parsed.records, keys)
+        level = "some" if len(conflicting) < len(all_rows) / 2 else "many"
+        if level == "many":
+            break
+        # a COPY that fails has met a row that was stored since the look-up
+        if await _copy(conn, resource, import_id, parsed, [i for i in all_rows if i not in conflicting]):
+            return level, conflicting
+    return level, all_rows
+
+
+async def _store_staged(conn: Connection, resource: Resource, import_id: UUID, mode: Mode) -> Counts:
+    counts = Counts()
+    for _ in range(ROUNDS_MAX):
+        counts += await match.decide(conn, resource, import_id, mode)
+        counts.deferred += await apply.defer(conn, resource, import_id)
+        try:
+            async with conn.transaction():
+                stored = await apply.store(conn, resource, import_id)
+                await failpoints.reach("mid_merge", conn)
+        except REFUSED_ROW:
+            break
+        counts += stored
+        # what is left has met a row that was stored since `match`
+        if not await staging.remaining(conn, resource):
+            return counts
+    return counts + await apply.store_one_by_one(conn, resource, import_id)
+
+
+async def _check_staged(conn: Connection, resource: Resource, import_id: UUID, mode: Mode) -> Counts:
+    """Dry run: refuses what the real run would; the sound records are all deferred and decided at the end."""
+    counts = await match.decide(conn, resource, import_id, mode)
+    return counts + Counts(deferred=await apply.defer_all(conn, resource, import_id))
+
+
 async def _with_missing_parents(conn: Connection, resource: Resource, parsed: Parsed) -> list[RecordError]:
-    """The chunk's own errors and, of its suspects, those whose parent is missing; in the order of the records."""
+    """The chunk's errors and those of its suspects whose parent is missing, in the order of the records."""
     if not parsed.suspects:
         return parsed.errors
     missing: set[tuple[str | None, str | None]] = set()
     for field, parent in resource.references.items():
-        ids = {UUID(suspect.value) for suspect in parsed.suspects if suspect.field == field}
+        values = {suspect.value or "" for suspect in parsed.suspects if suspect.field == field}
+        ids = set(map(UUID, values)) if RESOURCES[parent].column_types[0] == "uuid" else values
         missing.update((field, str(id)) for id in await conflicts.missing_parents(conn, parent, ids))
     found = [suspect for suspect in parsed.suspects if (suspect.field, suspect.value) in missing]
     return sorted([*parsed.errors, *found], key=lambda error: error.record)
 
 
-def _complete(resource: Resource, import_id: UUID, parsed: Parsed, indexes: Iterable[int]) -> Iterator[Sequence[Any]]:
-    """The row of each of the records, with what the service fills in: a missing id, the time, and where it came from."""
+def _complete(resource: Resource, import_id: UUID, parsed: Parsed, rows: Iterable[int]) -> Iterator[Sequence[Any]]:
+    """The rows of the records with what the service fills in: a missing id, missing times, and the source of the row."""
     now = datetime.now(UTC)
     stamped = [resource.columns.index(column) for column in resource.stamped]
-    for i in indexes:
+    for i in rows:
         row = [*msgspec.structs.astuple(parsed.records[i]), import_id, parsed.numbers[i], "created"]
         if row[0] is None:
             row[0] = resource.new_id()
@@ -158,7 +178,7 @@ def _complete(resource: Resource, import_id: UUID, parsed: Parsed, indexes: Iter
         yield row
 
 
-def _key_order(parsed: Parsed, keys: Sequence[str]) -> Sequence[int]:
-    """The indexes of the records in the order of their unique key: chunks that collide then seldom deadlock."""
+def _in_key_order(parsed: Parsed, keys: Sequence[str]) -> Sequence[int]:
+    """The indexes of the records in the order of their unique key, which makes deadlocks between chunks rare."""
     by = keys or [str(record.id or "") for record in parsed.records]
     return sorted(range(len(by)), key=by.__getitem__)

@@ -1,24 +1,56 @@
-"""Puts the staged records in their places, set by set: into the resource's table, or among the deferred."""
+"""Carries out the verdicts: UPDATE and INSERT into the resource's table, or setting aside among the deferred records."""
 
+from collections import Counter
 from uuid import UUID
 
+import psycopg
 from psycopg import sql
-from psycopg.errors import DataError, IntegrityError
 
 from db.connections.pool import Connection
-from db.merge import match
-from db.merge.staging import compose, is_different, kept, remaining
+from db.errors import REFUSED_ROW
+from db.merge import staging
+from db.merge.sql import cached_sql, is_different, value_after_update
 from db.queue import Counts
 from db.resources.definition import Resource
 
 
-async def update(conn: Connection, resource: Resource, import_id: UUID, *, only: int | None = None) -> Counts:
-    """Overwrites the stored rows of the records with this verdict, of one record or of all; equal ones keep their values.
+async def store(conn: Connection, resource: Resource, import_id: UUID) -> Counts:
+    """Stores the records to be updated and inserted. Those that met a row stored meanwhile stay in the staging table."""
+    updated = await _update(conn, resource, import_id)
+    return updated + await _insert(conn, resource, import_id)
 
-    `match` has locked the rows, so that nobody else can have changed them meanwhile.
+
+async def store_one_by_one(conn: Connection, resource: Resource, import_id: UUID) -> Counts:
+    """Stores record by record, each in a savepoint, and refuses those that PostgreSQL refuses.
+
+    For constraints, indexes and triggers that the resource's definition does not contain. Slow, rarely needed.
+    """
+    counts = Counts()
+    for record in await staging.remaining(conn, resource):
+        try:
+            async with conn.transaction():
+                stored = await _update(conn, resource, import_id, only=record)
+                stored += await _insert(conn, resource, import_id, only=record)
+            reason = None if stored.created + stored.updated + stored.unchanged else "a unique index refuses it"
+        except REFUSED_ROW as error:
+            stored, reason = Counts(), refusal(error)
+        counts += stored if reason is None else await _refuse(conn, resource, import_id, record, reason=reason)
+    return counts
+
+
+def refusal(error: Exception) -> str:
+    """The message of a `constraint_violation`: PostgreSQL's own, without its details."""
+    primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    return primary or type(error).__name__
+
+
+async def _update(conn: Connection, resource: Resource, import_id: UUID, *, only: int | None = None) -> Counts:
+    """Overwrites the matched rows, of one record or of all; an equal row is counted as unchanged.
+
+    `match` has locked the rows, so no other transaction has changed them since.
     """
     cursor = await conn.execute(
-        compose(
+        cached_sql(
             resource,
             """
             WITH changed AS (
@@ -26,7 +58,7 @@ async def update(conn: Connection, resource: Resource, import_id: UUID, *, only:
                 SET {assignments},
                     import_id = %(import_id)s,
                     import_record = staged.record,
-                    import_action = CASE WHEN {is_different} OR NOT is_alone THEN 'updated' ELSE 'unchanged' END
+                    import_action = CASE WHEN {is_different} OR NOT is_only_match THEN 'updated' ELSE 'unchanged' END
                 FROM {staged} AS staged
                 WHERE verdict = 'update'
                     AND other.id = staged.target
@@ -50,10 +82,10 @@ async def update(conn: Connection, resource: Resource, import_id: UUID, *, only:
     return Counts(updated=updated, unchanged=unchanged)
 
 
-async def insert(conn: Connection, resource: Resource, import_id: UUID, *, only: int | None = None) -> Counts:
-    """Stores the records with this verdict, one or all, in the order of their key. Those that something is in the way of stay."""
+async def _insert(conn: Connection, resource: Resource, import_id: UUID, *, only: int | None = None) -> Counts:
+    """Inserts new rows, of one record or of all, in the order of their key. A record that conflicts with a row stays staged."""
     cursor = await conn.execute(
-        compose(
+        cached_sql(
             resource,
             """
             WITH stored AS (
@@ -76,27 +108,10 @@ async def insert(conn: Connection, resource: Resource, import_id: UUID, *, only:
     return Counts(created=cursor.rowcount)
 
 
-async def store_singly(conn: Connection, resource: Resource, import_id: UUID) -> Counts:
-    """Record by record, for constraints and indexes that the resource's definition does not know of. Slow, hardly ever needed."""
-    counts = Counts()
-    for record in await remaining(conn, resource):
-        try:
-            async with conn.transaction():
-                stored = await update(conn, resource, import_id, only=record)
-                stored += await insert(conn, resource, import_id, only=record)
-            why = None if stored.created + stored.updated + stored.unchanged else "a unique index refuses it"
-        except (IntegrityError, DataError) as error:
-            stored, why = Counts(), error.diag.message_primary or type(error).__name__
-        if why is not None:
-            stored = await match.refuse_one(conn, resource, import_id, record, why=why)
-        counts += stored
-    return counts
-
-
 async def defer(conn: Connection, resource: Resource, import_id: UUID) -> int:
-    """Sets the deferred records aside; how many."""
+    """Moves the records with verdict `deferred` to `import_deferred`; returns how many."""
     cursor = await conn.execute(
-        compose(
+        cached_sql(
             resource,
             """
             WITH colliding AS (
@@ -115,11 +130,11 @@ async def defer(conn: Connection, resource: Resource, import_id: UUID) -> int:
 
 
 async def defer_all(conn: Connection, resource: Resource, import_id: UUID) -> int:
-    """A dry run: sets all sound records aside, with what `db.settle` must know of them and no more; how many."""
-    keys = ["record", "line", "id", "target", "target_existed", "is_different"]
-    keys += [] if resource.key is None else [resource.key]
+    """For a dry run: moves all sound records there, reduced to what `duplicates` needs; returns how many."""
+    columns = ["record", "line", "id", "target", "target_existed", "is_different"]
+    columns += [] if resource.key is None else [resource.key]
     cursor = await conn.execute(
-        compose(
+        cached_sql(
             resource,
             """
             WITH sound AS (
@@ -128,8 +143,8 @@ async def defer_all(conn: Connection, resource: Resource, import_id: UUID) -> in
             )
             INSERT INTO import_deferred (import_id, record, line, record_id, record_key, data)
             SELECT %(import_id)s, record, line, staged.id::text, {key}, (
-                SELECT to_jsonb(kept)
-                FROM (SELECT {kept}) AS kept
+                SELECT to_jsonb(reduced)
+                FROM (SELECT {reduced}) AS reduced
             )
             FROM (
                 SELECT staged.*, other.id IS NULL OR {is_different} AS differs
@@ -137,17 +152,37 @@ async def defer_all(conn: Connection, resource: Resource, import_id: UUID) -> in
                 LEFT JOIN LATERAL (SELECT * FROM {table} AS other WHERE id = staged.target LIMIT 1) AS other ON true
             ) AS staged
             """,
-            kept=lambda: sql.SQL(", ").join(
-                sql.SQL("staged.differs AS is_different" if key == "is_different" else "staged.{}").format(
-                    sql.Identifier(key)
+            reduced=lambda: sql.SQL(", ").join(
+                sql.SQL("staged.differs AS is_different" if column == "is_different" else "staged.{}").format(
+                    sql.Identifier(column)
                 )
-                for key in keys
+                for column in columns
             ),
             is_different=lambda: is_different(resource),
         ),
         {"import_id": import_id},
     )
     return cursor.rowcount
+
+
+async def _refuse(conn: Connection, resource: Resource, import_id: UUID, record: int, *, reason: str) -> Counts:
+    await conn.execute(
+        cached_sql(
+            resource,
+            """
+            WITH gone AS (
+                DELETE FROM {staged} AS staged
+                WHERE record = %(record)s
+                RETURNING *
+            )
+            INSERT INTO import_errors (import_id, record, n, line, record_id, record_key, code, message)
+            SELECT %(import_id)s, record, 1, line, id::text, {sent_key}, 'constraint_violation', %(reason)s
+            FROM gone AS staged
+            """,
+        ),
+        {"import_id": import_id, "record": record, "reason": reason},
+    )
+    return Counts(failed=1, codes=Counter(constraint_violation=1))
 
 
 def _new_value(resource: Resource, column: str) -> sql.Composable:
@@ -157,7 +192,7 @@ def _new_value(resource: Resource, column: str) -> sql.Composable:
 
 
 def _assignment(resource: Resource, column: str) -> sql.Composable:
-    value = kept(resource, column)
+    value = value_after_update(resource, column)
     if column == resource.touched:
         value = sql.SQL("CASE WHEN staged.{} IS NULL AND {} THEN now() ELSE {} END").format(
             sql.Identifier(column), is_different(resource), value

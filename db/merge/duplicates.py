@@ -1,22 +1,23 @@
-"""Settle: one right answer for duplicates inside a file, found when all chunks of the import are done.
+"""Duplicates inside a file: decided in one step, called settle, when all chunks of the import are done.
 
-Who deserves a natural key or an id is defined by the file alone: among sound records first the natural keys are given out,
-each to the first record that has it (modes insert, skip) or to the last (upsert, update); then, among those that got theirs,
-the ids in the same way. Each group of rivals has all of its members among the import's deferred records and the rows that the
-import has touched, so this one step over both decides them, whatever order the chunks ran in.
+The file alone defines the winners: among the sound records each natural key goes to the first record that has it (modes insert,
+skip) or to the last (upsert, update); then, among the records that won their key, each id in the same way. All rivals for a key
+or id are among the import's deferred records and the rows that the import has written, so this step decides them correctly
+whatever order the chunks ran in.
 
-One exception keeps the service from hurting others: a stored row that another table refers to by now is not taken away.
+One exception protects other data: a stored row that another table refers to by now is not removed.
 """
 
 from collections import Counter
 from uuid import UUID
 
 from psycopg import sql
-from psycopg.errors import DataError, IntegrityError
 
 from db.connections.pool import Connection
+from db.errors import REFUSED_ROW
+from db.imports.jobs import Mode
 from db.merge import apply, match, staging
-from db.merge.staging import Mode
+from db.merge.sql import cached_sql, format_sql
 from db.queue import Counts
 from db.resources import RESOURCES
 from db.resources.definition import Resource
@@ -24,66 +25,62 @@ from db.resources.definition import Resource
 ROUNDS_MAX = 5
 
 
-class _Raced(Exception):
-    """A row from outside took a winner's place between our look and our insert."""
+class _Conflict(Exception):
+    """A transaction outside of the import has stored a row that conflicts with a winner."""
 
 
 async def settle(conn: Connection, resource: Resource, import_id: UUID, mode: Mode, *, dry_run: bool) -> Counts:
     """Decides the deferred records of an import, in the caller's transaction; returns the corrections of its counters.
 
     They may be negative: a stored row that loses to a deferred record is removed or overwritten. A dry run has deferred all
-    of its sound records, and stores none.
+    of its sound records and stores none.
     """
     await staging.use_indexes(conn)
     if dry_run:
-        return await _rehearse(conn, resource, import_id, mode)
+        return await _settle_dry_run(conn, resource, import_id, mode)
     for _ in range(ROUNDS_MAX):
         try:
             async with conn.transaction():
-                return await _attempt(conn, resource, import_id, mode, is_last=False)
-        except _Raced:
+                return await _attempt(conn, resource, import_id, mode, one_by_one=False)
+        except _Conflict:
             continue
-        except (IntegrityError, DataError):
+        except REFUSED_ROW:
             break
-    return await _attempt(conn, resource, import_id, mode, is_last=True)
+    return await _attempt(conn, resource, import_id, mode, one_by_one=True)
 
 
-async def _attempt(conn: Connection, resource: Resource, import_id: UUID, mode: Mode, *, is_last: bool) -> Counts:
-    """Settles, or raises for want of room for a winner; the last attempt refuses such a winner instead."""
-    await _stage_deferred(conn, resource, import_id)
-    # parents and rows from outside may have come and gone since the records were deferred
-    counts = Counts(codes=await match.mark_orphans(conn, resource, import_id))
-    await match.match(conn, resource, import_id, mode)
-    counts += await match.refuse(conn, resource, import_id, mode)
-
+async def _attempt(conn: Connection, resource: Resource, import_id: UUID, mode: Mode, *, one_by_one: bool) -> Counts:
+    """Raises `_Conflict` when a winner cannot be stored; `one_by_one` refuses such a record instead."""
+    await staging.fill_deferred(conn, resource, import_id)
+    # parents and rows of others may have come and gone since the records were deferred
+    counts = await match.decide(conn, resource, import_id, mode)
     await _rank(conn, resource, import_id, mode)
-    counts += await _refuse_beaten(conn, resource, import_id, mode)
-    counts += await _remove_beaten(conn, resource, import_id)
-    counts += await _count_again(conn, resource, import_id)
-    await _choose(conn, resource)
-    if is_last:
-        counts += await apply.store_singly(conn, resource, import_id)
+    counts += await _refuse_losers(conn, resource, import_id, mode)
+    counts += await _remove_losers(conn, resource, import_id)
+    counts += await _correct_counts(conn, resource, import_id)
+    await _keep_winners(conn, resource)
+    if one_by_one:
+        counts += await apply.store_one_by_one(conn, resource, import_id)
     else:
-        counts += await apply.update(conn, resource, import_id)
-        counts += await apply.insert(conn, resource, import_id)
+        counts += await apply.store(conn, resource, import_id)
         if await staging.remaining(conn, resource):
-            raise _Raced
+            raise _Conflict
     await _clear(conn, import_id)
     return counts
 
 
-async def _rehearse(conn: Connection, resource: Resource, import_id: UUID, mode: Mode) -> Counts:
-    await _stage_deferred(conn, resource, import_id)
+async def _settle_dry_run(conn: Connection, resource: Resource, import_id: UUID, mode: Mode) -> Counts:
+    await staging.fill_deferred(conn, resource, import_id)
     await _rank(conn, resource, import_id, mode)
-    counts = await _refuse_beaten(conn, resource, import_id, mode)
-    await _choose(conn, resource)
+    counts = await _refuse_losers(conn, resource, import_id, mode)
+    await _keep_winners(conn, resource)
     cursor = await conn.execute(
-        staging.compose(
+        cached_sql(
             resource,
             """
             SELECT count(*) FILTER (WHERE verdict = 'insert'),
-                count(*) FILTER (WHERE verdict = 'update' AND (is_different OR NOT is_alone)),
-                count(*) FILTER (WHERE verdict = 'update' AND NOT is_different AND is_alone)
+                count(*) FILTER (WHERE verdict = 'update' AND (is_different OR NOT is_only_match)),
+                count(*) FILTER (WHERE verdict = 'update' AND NOT is_different AND is_only_match)
             FROM {staged} AS staged
             """,
         )
@@ -93,38 +90,15 @@ async def _rehearse(conn: Connection, resource: Resource, import_id: UUID, mode:
     return counts + Counts(created=created, updated=updated, unchanged=unchanged)
 
 
-async def _stage_deferred(conn: Connection, resource: Resource, import_id: UUID) -> None:
-    await staging.create(conn, resource)
-    await conn.execute(
-        staging.compose(
-            resource,
-            """
-            INSERT INTO {staged}
-            SELECT record.*
-            FROM import_deferred
-            CROSS JOIN LATERAL jsonb_populate_record(NULL::{staged}, data) AS record
-            WHERE import_deferred.import_id = %(import_id)s
-            """,
-        ),
-        {"import_id": import_id},
-    )
-    await conn.execute(staging.compose(resource, "ANALYZE {staged}"))
-
-
-async def _clear(conn: Connection, import_id: UUID) -> None:
-    await conn.execute("DELETE FROM import_deferred WHERE import_id = %(import_id)s", {"import_id": import_id})
-    await conn.execute("DROP TABLE rivals")
-
-
 async def _rank(conn: Connection, resource: Resource, import_id: UUID, mode: Mode) -> None:
-    """Makes the temporary table `rivals`: staged records, the touched rows that they collide with, and who is beaten by whom."""
-    are_rivals = staging.phrase(
+    """Creates the temporary table `rivals`: the staged records, the import's rows that they collide with, and the losers."""
+    are_rivals = format_sql(
         resource,
         "other.import_id = %(import_id)s AND {other_meets}",
     )
-    # from here on nobody can begin to refer to a row that we may remove
+    # no other transaction can begin to refer to a row that may be removed below
     await conn.execute(
-        staging.compose(
+        cached_sql(
             resource,
             "SELECT FROM {table} AS other WHERE {are_rivals} ORDER BY id FOR UPDATE",
             are_rivals=lambda: are_rivals,
@@ -132,15 +106,15 @@ async def _rank(conn: Connection, resource: Resource, import_id: UUID, mode: Mod
         {"import_id": import_id},
     )
     await conn.execute(
-        staging.compose(
+        cached_sql(
             resource,
             """
             CREATE TEMPORARY TABLE rivals ON COMMIT DROP AS
-            WITH everyone AS (
+            WITH candidate AS (
                 -- a record that is matched to a stored row by its key has that row's id
                 SELECT record, line, id::text AS sent_id, {sent_key} AS sent_key, {key} AS key,
                     CASE WHEN id IS NOT NULL THEN id WHEN target_existed THEN target END AS id,
-                    NULL::text AS action, false AS is_kept
+                    NULL::text AS action, false AS is_protected
                 FROM {staged} AS staged
                 UNION ALL
                 SELECT import_record, NULL, NULL, {other_sent_key}, {other_key}, id,
@@ -150,20 +124,20 @@ async def _rank(conn: Connection, resource: Resource, import_id: UUID, mode: Mod
             ), with_key AS (
                 SELECT *, CASE
                     WHEN key IS NULL THEN record
-                    ELSE first_value(record) OVER (PARTITION BY key ORDER BY is_kept DESC, record {order})
+                    ELSE first_value(record) OVER (PARTITION BY key ORDER BY is_protected DESC, record {order})
                 END AS key_winner
-                FROM everyone
+                FROM candidate
             ), with_id AS (
                 SELECT record, CASE
                     WHEN id IS NULL THEN record
-                    ELSE first_value(record) OVER (PARTITION BY id ORDER BY is_kept DESC, record {order})
+                    ELSE first_value(record) OVER (PARTITION BY id ORDER BY is_protected DESC, record {order})
                 END AS id_winner
                 FROM with_key
                 WHERE key_winner = record
             )
             SELECT with_key.*,
-                CASE WHEN key_winner <> record THEN key_winner WHEN id_winner <> record THEN id_winner END AS beaten_by,
-                id IS NULL OR count(*) OVER (PARTITION BY id) = 1 AS is_alone
+                CASE WHEN key_winner <> record THEN key_winner WHEN id_winner <> record THEN id_winner END AS loses_to,
+                id IS NULL OR count(*) OVER (PARTITION BY id) = 1 AS is_only_match
             FROM with_key
             LEFT JOIN with_id USING (record)
             """,
@@ -178,10 +152,10 @@ async def _rank(conn: Connection, resource: Resource, import_id: UUID, mode: Mod
     await conn.execute("ANALYZE rivals")
 
 
-async def _refuse_beaten(conn: Connection, resource: Resource, import_id: UUID, mode: Mode) -> Counts:
-    """Writes the errors of the beaten, or in the other modes only counts them."""
+async def _refuse_losers(conn: Connection, resource: Resource, import_id: UUID, mode: Mode) -> Counts:
+    """Writes the errors of the losers in mode insert; in the other modes they count as skipped."""
     if mode != "insert":
-        cursor = await conn.execute("SELECT count(*) FROM rivals WHERE beaten_by IS NOT NULL")
+        cursor = await conn.execute("SELECT count(*) FROM rivals WHERE loses_to IS NOT NULL")
         (skipped,) = await cursor.fetchone() or (0,)
         return Counts(skipped=skipped)
     cursor = await conn.execute(
@@ -195,30 +169,30 @@ async def _refuse_beaten(conn: Connection, resource: Resource, import_id: UUID, 
             field, 'duplicate_in_file', format('line %%s has the same %%s', winner.line, field),
             CASE WHEN is_key THEN sent_key ELSE id::text END, winner.line
         FROM rivals
-        CROSS JOIN LATERAL (SELECT beaten_by = key_winner AS is_key) AS by_key
+        CROSS JOIN LATERAL (SELECT loses_to = key_winner AS is_key) AS by_key
         CROSS JOIN LATERAL (SELECT CASE WHEN is_key THEN %(key)s::text ELSE 'id' END AS field) AS by_field
-        CROSS JOIN LATERAL (SELECT import_record_line(%(import_id)s, beaten_by) AS line) AS winner
-        WHERE beaten_by IS NOT NULL
+        CROSS JOIN LATERAL (SELECT import_record_line(%(import_id)s, loses_to) AS line) AS winner
+        WHERE loses_to IS NOT NULL
         """,
         {"import_id": import_id, "key": resource.key},
     )
     return Counts(failed=cursor.rowcount, codes=Counter(duplicate_in_file=cursor.rowcount))
 
 
-async def _remove_beaten(conn: Connection, resource: Resource, import_id: UUID) -> Counts:
-    """Removes the rows that this import created for records that are beaten now."""
+async def _remove_losers(conn: Connection, resource: Resource, import_id: UUID) -> Counts:
+    """Deletes the rows that this import created for records that lose."""
     cursor = await conn.execute(
-        staging.compose(
+        cached_sql(
             resource,
             """
             DELETE FROM {table} AS other
             USING rivals
             WHERE other.id = rivals.id
-                AND other.id = ANY (ARRAY(SELECT id FROM rivals WHERE beaten_by IS NOT NULL))
+                AND other.id = ANY (ARRAY(SELECT id FROM rivals WHERE loses_to IS NOT NULL))
                 AND other.import_id = %(import_id)s
                 AND other.import_record = rivals.record
                 AND action = 'created'
-                AND beaten_by IS NOT NULL
+                AND loses_to IS NOT NULL
             """,
         ),
         {"import_id": import_id},
@@ -226,32 +200,32 @@ async def _remove_beaten(conn: Connection, resource: Resource, import_id: UUID) 
     return Counts(created=-cursor.rowcount)
 
 
-async def _count_again(conn: Connection, resource: Resource, import_id: UUID) -> Counts:
-    """Takes back what was counted for rows that were there before: beaten, or unchanged but matched by several records."""
+async def _correct_counts(conn: Connection, resource: Resource, import_id: UUID) -> Counts:
+    """Corrects what was counted for rows stored before the import: those of losers, and unchanged ones with several matches."""
     cursor = await conn.execute(
         """
-        SELECT count(*) FILTER (WHERE action = 'updated' AND beaten_by IS NOT NULL),
-            count(*) FILTER (WHERE action = 'unchanged' AND beaten_by IS NOT NULL),
-            count(*) FILTER (WHERE action = 'unchanged' AND beaten_by IS NULL AND NOT is_alone)
+        SELECT count(*) FILTER (WHERE action = 'updated' AND loses_to IS NOT NULL),
+            count(*) FILTER (WHERE action = 'unchanged' AND loses_to IS NOT NULL),
+            count(*) FILTER (WHERE action = 'unchanged' AND loses_to IS NULL AND NOT is_only_match)
         FROM rivals
         """
     )
     updated, unchanged, shared = await cursor.fetchone() or (0, 0, 0)
     if shared:
         await conn.execute(
-            staging.compose(
+            cached_sql(
                 resource,
                 """
                 UPDATE {table} AS other
                 SET import_action = 'updated'
                 FROM rivals
                 WHERE other.id = rivals.id
-                    AND other.id = ANY (ARRAY(SELECT id FROM rivals WHERE NOT is_alone))
+                    AND other.id = ANY (ARRAY(SELECT id FROM rivals WHERE NOT is_only_match))
                     AND other.import_id = %(import_id)s
                     AND other.import_record = rivals.record
                     AND action = 'unchanged'
-                    AND beaten_by IS NULL
-                    AND NOT is_alone
+                    AND loses_to IS NULL
+                    AND NOT is_only_match
                 """,
             ),
             {"import_id": import_id},
@@ -259,29 +233,34 @@ async def _count_again(conn: Connection, resource: Resource, import_id: UUID) ->
     return Counts(updated=shared - updated, unchanged=-unchanged - shared)
 
 
-async def _choose(conn: Connection, resource: Resource) -> None:
-    """Leaves only the winners in `staged`, each with the row that it overwrites, if that was there before this import."""
+async def _keep_winners(conn: Connection, resource: Resource) -> None:
+    """Leaves only the winners in the staging table, each to be inserted or to overwrite the row stored before this import."""
     await conn.execute(
-        staging.compose(
+        cached_sql(
             resource,
             """
             DELETE FROM {staged} AS staged
             USING rivals
-            WHERE staged.record = rivals.record AND beaten_by IS NOT NULL
+            WHERE staged.record = rivals.record AND loses_to IS NOT NULL
             """,
         )
     )
     await conn.execute(
-        staging.compose(
+        cached_sql(
             resource,
             """
             UPDATE {staged} AS staged
-            SET verdict = CASE WHEN target_existed THEN 'update' ELSE 'insert' END, is_alone = rivals.is_alone
+            SET verdict = CASE WHEN target_existed THEN 'update' ELSE 'insert' END, is_only_match = rivals.is_only_match
             FROM rivals
             WHERE staged.record = rivals.record
             """,
         )
     )
+
+
+async def _clear(conn: Connection, import_id: UUID) -> None:
+    await conn.execute("DELETE FROM import_deferred WHERE import_id = %(import_id)s", {"import_id": import_id})
+    await conn.execute("DROP TABLE rivals")
 
 
 def _is_referred_to(resource: Resource) -> sql.Composable:

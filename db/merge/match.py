@@ -1,4 +1,4 @@
-"""What each staged record is to become: which stored row it is, whether its parents are there, what stands against it."""
+"""Decides what becomes of each staged record: which stored row it matches, whether its parents exist, what refuses it."""
 
 from collections import Counter
 from uuid import UUID
@@ -6,20 +6,28 @@ from uuid import UUID
 from psycopg import sql
 
 from db.connections.pool import Connection
-from db.merge.staging import Mode, compose
+from db.imports.jobs import Mode
+from db.merge.sql import cached_sql
 from db.queue import Counts
 from db.resources.definition import Resource, foreign_key_message
 
 
-async def mark_orphans(conn: Connection, resource: Resource, import_id: UUID) -> Counter[str]:
-    """Marks the records whose parents are missing and writes why; returns the errors by code.
+async def decide(conn: Connection, resource: Resource, import_id: UUID, mode: Mode) -> Counts:
+    """Gives each staged record its verdict. The refused ones leave the staging table: counted, their errors written."""
+    codes = await _mark_orphans(conn, resource, import_id)
+    await _match(conn, resource, import_id, mode)
+    return Counts(codes=codes) + await _refuse(conn, resource, import_id, mode)
 
-    The parents that are there are locked against removal until the end of the transaction.
+
+async def _mark_orphans(conn: Connection, resource: Resource, import_id: UUID) -> Counter[str]:
+    """Marks the records with a missing parent and writes their errors; returns the errors by code.
+
+    The existing parents are locked against removal until the end of the transaction.
     """
     codes = Counter[str]()
     for n, (field, parent) in enumerate(resource.references.items(), 1):
         cursor = await conn.execute(
-            compose(
+            cached_sql(
                 resource,
                 """
                 WITH parents AS MATERIALIZED (
@@ -31,7 +39,8 @@ async def mark_orphans(conn: Connection, resource: Resource, import_id: UUID) ->
                 ), orphans AS (
                     UPDATE {staged} AS staged
                     SET is_orphan = true
-                    WHERE NOT EXISTS (SELECT FROM parents WHERE parents.id = staged.{field})
+                    WHERE staged.{field} IS NOT NULL
+                        AND NOT EXISTS (SELECT FROM parents WHERE parents.id = staged.{field})
                     RETURNING *
                 )
                 INSERT INTO import_errors (
@@ -51,15 +60,15 @@ async def mark_orphans(conn: Connection, resource: Resource, import_id: UUID) ->
     return codes
 
 
-async def match(conn: Connection, resource: Resource, import_id: UUID, mode: Mode) -> None:
-    """Finds for each staged record its stored row, if any, and what is to become of the record.
+async def _match(conn: Connection, resource: Resource, import_id: UUID, mode: Mode) -> None:
+    """Finds the stored row of each staged record, if there is one, and sets the verdict.
 
-    A row is *ours* when this import touched it, and *existed* when it was there before this import. Rows that may be overwritten
-    are locked, and seen as they are once we have the lock. One that comes, or comes by its key, while we wait for locks is not
-    seen: it will be in the way of INSERT or UPDATE, and be found by the next round.
+    A row is *ours* when this import has written it, and *existed* when it was stored before this import. Rows that may be
+    overwritten are locked, and read as they are once the lock is held. A row that is inserted, or gets its key, while this
+    statement waits for locks is not seen: it makes INSERT or UPDATE fail, and the next round finds it.
     """
     await conn.execute(
-        compose(
+        cached_sql(
             resource,
             """
             WITH found AS MATERIALIZED (
@@ -89,14 +98,14 @@ async def match(conn: Connection, resource: Resource, import_id: UUID, mode: Mod
                     WHEN is_orphan THEN 'refused'
                     WHEN %(mode)s IN ('insert', 'skip') THEN CASE
                         WHEN by_id IS NOT NULL AND NOT id_is_ours OR by_key IS NOT NULL AND NOT key_is_ours THEN 'taken'
-                        WHEN is_twin OR by_id IS NOT NULL OR by_key IS NOT NULL THEN 'deferred'
+                        WHEN is_duplicate OR by_id IS NOT NULL OR by_key IS NOT NULL THEN 'deferred'
                         ELSE 'insert'
                     END
                     WHEN key_existed AND by_key IS DISTINCT FROM matched.target THEN 'key_conflict'
                     WHEN %(mode)s = 'update' AND matched.target_existed IS NOT TRUE THEN 'not_found'
-                    WHEN is_twin OR by_id IS NOT NULL AND id_is_ours OR by_key IS NOT NULL AND key_is_ours THEN 'deferred'
+                    WHEN is_duplicate OR by_id IS NOT NULL AND id_is_ours OR by_key IS NOT NULL AND key_is_ours THEN 'deferred'
                     WHEN matched.target IS NULL THEN 'insert'
-                    -- it would move a unique column of a stored row, which could not be undone
+                    -- it would change the key of a stored row, which could not be undone
                     WHEN staged.id IS NOT NULL AND is_moved THEN 'deferred'
                     ELSE 'update'
                 END
@@ -112,10 +121,10 @@ async def match(conn: Connection, resource: Resource, import_id: UUID, mode: Mod
     )
 
 
-async def refuse(conn: Connection, resource: Resource, import_id: UUID, mode: Mode) -> Counts:
-    """Takes out what is not stored, and writes why; in mode skip a match is no error, but counted as skipped."""
+async def _refuse(conn: Connection, resource: Resource, import_id: UUID, mode: Mode) -> Counts:
+    """Removes the records that are not stored and writes their errors; in mode skip a match is counted as skipped instead."""
     cursor = await conn.execute(
-        compose(
+        cached_sql(
             resource,
             """
             WITH written AS (
@@ -148,7 +157,7 @@ async def refuse(conn: Connection, resource: Resource, import_id: UUID, mode: Mo
     )
     codes = Counter(dict(await cursor.fetchall()))
     cursor = await conn.execute(
-        compose(
+        cached_sql(
             resource,
             """
             WITH gone AS (
@@ -166,29 +175,8 @@ async def refuse(conn: Connection, resource: Resource, import_id: UUID, mode: Mo
     return Counts(failed=gone - skipped, skipped=skipped, codes=codes)
 
 
-async def refuse_one(conn: Connection, resource: Resource, import_id: UUID, record: int, *, why: str) -> Counts:
-    """Refuses a record that the database does not take, for a reason that the resource's definition does not know of."""
-    await conn.execute(
-        compose(
-            resource,
-            """
-            WITH gone AS (
-                DELETE FROM {staged} AS staged
-                WHERE record = %(record)s
-                RETURNING *
-            )
-            INSERT INTO import_errors (import_id, record, n, line, record_id, record_key, code, message)
-            SELECT %(import_id)s, record, 1, line, id::text, {sent_key}, 'constraint_violation', %(why)s
-            FROM gone AS staged
-            """,
-        ),
-        {"import_id": import_id, "record": record, "why": why},
-    )
-    return Counts(failed=1, codes=Counter(constraint_violation=1))
-
-
 def _existed(alias: str) -> sql.Composable:
-    """The condition that a row was there before this import."""
+    """The condition that the row was stored before this import."""
     return sql.SQL(
         "({alias}.id IS NOT NULL"
         " AND ({alias}.import_id IS DISTINCT FROM %(import_id)s OR {alias}.import_action <> 'created'))"

@@ -23,7 +23,6 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-import db.imports.jobs
 import workers.imports
 from db import merge, queue, settings
 from db.connections import pool
@@ -36,7 +35,7 @@ from tests.support import api_client
 from tests.support.api_client import Api
 from workers import completion
 from workers.parsing import csv_reader, json_reader
-from workers.pool import spare_the_collector
+from workers.pool import tune_gc
 from workers.worker import Worker
 
 WIDTH = 180
@@ -47,20 +46,20 @@ STAGES: tuple[tuple[str, Any, str], ...] = (
     ("claim", queue, "claim"),
     ("begin, savepoint", psycopg.AsyncTransaction, "__aenter__"),
     ("fence", queue, "fence"),
-    ("fetch the payload", db.imports.jobs, "work"),
+    ("fetch the payload", workers.imports, "load_claimed"),
     ("read and check types", csv_reader.Reader, "read"),
     ("read and check types", json_reader.Reader, "read"),
     ("rules, and the flawed one by one", workers.imports, "parse"),
     ("straight: order, COPY's rows", merge, "merge"),
-    ("what is in the way", conflicts, "find"),
+    ("what is in the way", conflicts, "conflicting_rows"),
     ("end of a COPY", psycopg.AsyncCopy, "__aexit__"),
     ("staged: COPY's rows", staging, "fill"),
-    ("staged: missing parents", match, "mark_orphans"),
-    ("staged: match", match, "match"),
-    ("staged: refuse", match, "refuse"),
+    ("staged: missing parents", match, "_mark_orphans"),
+    ("staged: match", match, "_match"),
+    ("staged: refuse", match, "_refuse"),
     ("staged: defer", apply, "defer"),
-    ("staged: update", apply, "update"),
-    ("staged: insert", apply, "insert"),
+    ("staged: update", apply, "_update"),
+    ("staged: insert", apply, "_insert"),
     ("staged: is anything left", staging, "remaining"),
     ("settle", duplicates, "settle"),
     ("write the errors", errors, "insert"),
@@ -223,7 +222,7 @@ def main() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
     with environment.opened(size, console) as opened:
-        spare_the_collector()
+        tune_gc()
         table = _table(uvloop.run(_measure(opened)))
         console.print("\nµs a record: by the clock · of the worker's CPU · of its PostgreSQL process' CPU")
         console.print(table)

@@ -112,9 +112,9 @@ async def claim(conn: Connection, *, worker: str = "me", chunks_max: int = 1) ->
     return claimed
 
 
-async def perform(conn: Connection, claimed: Claim, *, memory: work.Memory | None = None) -> work.Done | None:
+async def perform(conn: Connection, claimed: Claim, *, memory: work.ConflictMemory | None = None) -> work.Done | None:
     """What a worker does with a claim, without its retries."""
-    return await work.perform(conn, claimed, settings=SETTINGS, memory=memory or work.Memory())
+    return await work.perform(conn, claimed, settings=SETTINGS, memory=memory or work.ConflictMemory())
 
 
 async def run(conn: Connection, id: UUID, *, order: Sequence[int] | None = None, chunks_max: int = 1) -> jobs.Import:

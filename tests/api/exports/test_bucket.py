@@ -18,8 +18,8 @@ from db.exports.storage.bucket import BLOCK_BYTES, PART_BYTES
 from db.settings import Settings
 from tests.support.eventually import eventually
 from tests.support.exports import EXPORTS, MANY, STREAM, completed, create, many_articles, stall, write
-from workers import export_upkeep
 from workers import exports as work
+from workers import maintenance
 from workers.worker import Worker
 
 KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "aws_region": "us-east-1"}
@@ -196,7 +196,7 @@ async def test_what_is_over_is_removed(service, conn, bucket):
     async with httpx.AsyncClient(base_url=started.url) as client:
         assert (await client.delete(f"{EXPORTS}/{deleted.id}")).status_code == 204
         assert bucket.names() == [f"some/exports/{expired.file_name}"]
-        assert await export_upkeep.expire(conn, settings(bucket, export_retention_seconds=1e-6)) == 1
+        assert await maintenance.expire_files(conn, settings(bucket, export_retention_seconds=1e-6)) == 1
         assert (await client.get(f"{EXPORTS}/{expired.id}/download")).status_code == 410
     assert bucket.names() == []
 

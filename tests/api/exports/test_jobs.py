@@ -21,8 +21,8 @@ from db.settings import Settings
 from tests.support.eventually import eventually
 from tests.support.exports import EXPORTS, MANY, STREAM, completed, create, many_articles, order, stall, write
 from tests.support.sse import Events
-from workers import export_upkeep
 from workers import exports as work
+from workers import maintenance
 from workers.worker import Worker
 
 if sys.version_info >= (3, 14):
@@ -332,9 +332,9 @@ async def test_the_sweep_takes_only_what_is_lost(conn, tmp_path):
     )
     for name in (lost, *kept):
         (tmp_path / name).touch()
-    assert await export_upkeep.sweep_parts(conn, settings) == 1
+    assert await maintenance.remove_partial_files(conn, settings) == 1
     assert names(settings) == sorted(kept)
-    assert await export_upkeep.sweep_parts(conn, settings) == 0
+    assert await maintenance.remove_partial_files(conn, settings) == 0
 
 
 async def test_a_job_whose_worker_died_after_its_commit_is_found(conn, tmp_path):
@@ -505,14 +505,14 @@ async def test_old_jobs_go(conn, tmp_path):
         query = "UPDATE export_jobs SET finished_at = finished_at - %(seconds)s * interval '1 second' WHERE id = %(id)s"
         await conn.execute(query, {"seconds": seconds, "id": old.id})
 
-    assert await export_upkeep.expire(conn, settings) == 0
+    assert await maintenance.expire_files(conn, settings) == 0
     await age(101)
-    assert await export_upkeep.expire(conn, settings) == 1
-    assert await export_upkeep.expire(conn, settings) == 0
-    assert await export_upkeep.prune(conn, settings) == 0
+    assert await maintenance.expire_files(conn, settings) == 1
+    assert await maintenance.expire_files(conn, settings) == 0
+    assert await maintenance.prune_exports(conn, settings) == 0
     (tmp_path / f"articles-{old.id}-1.ndjson").touch()
     await age(900)
-    assert await export_upkeep.prune(conn, settings) == 1
+    assert await maintenance.prune_exports(conn, settings) == 1
     assert names(settings) == [young.file_name]
     assert {job.id for job in await jobs.newest(conn, status=None, resource=None, before=None, limit=9)} == {
         young.id,
@@ -526,11 +526,11 @@ async def test_upkeep_bears_a_storage_that_is_away(conn, tmp_path):
     job = await write(conn, settings)
     (tmp_path / "exports").rename(tmp_path / "elsewhere")
     (tmp_path / "exports").touch()
-    await export_upkeep.run_once(conn, settings)
+    await maintenance.maintain_exports(conn, settings)
     assert [leftover.id for leftover in await retention.expired(conn)] == [job.id]
     (tmp_path / "exports").unlink()
     (tmp_path / "elsewhere").rename(tmp_path / "exports")
-    await export_upkeep.run_once(conn, settings)
+    await maintenance.maintain_exports(conn, settings)
     assert await retention.expired(conn) == []
     assert names(settings) == []
 

@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 
 from db.imports import completion
-from db.merge import Obstacles
+from db.merge import ConflictLevel
 from tests.support.factories import (
     article,
     blocked,
@@ -25,15 +25,15 @@ from tests.support.factories import (
     user,
     users,
 )
-from workers.imports import Memory
+from workers.imports import ConflictMemory
 
 # what a worker may remember of an import's earlier chunks: a way to store the next one each
-EXPECTED = get_args(Obstacles)
+EXPECTED = get_args(ConflictLevel)
 
 
-def remembering(expected: Obstacles, *ids) -> Memory:
+def remembering(expected: ConflictLevel, *ids) -> ConflictMemory:
     """The memory of a worker that has met as many obstacles in these imports."""
-    memory = Memory()
+    memory = ConflictMemory()
     for id in ids:
         memory.note(id, expected)
     return memory
@@ -41,7 +41,7 @@ def remembering(expected: Obstacles, *ids) -> Memory:
 
 async def finish(conn, id):
     """The import at its end, with its books checked; all its chunks have been performed."""
-    assert await completion.finish(conn, id) is not None
+    assert await completion.finish(conn, id) != []
     return await ended(conn, id)
 
 
@@ -252,7 +252,7 @@ async def test_two_chunks_meet_over_one_address(conn, other, expected, undone):
     assert (row["created"], row["deferred"]) == ((2, 0) if undone else (1, 1))
     if undone:
         await perform(conn, one)
-    assert await completion.finish(conn, id) is None
+    assert await completion.finish(conn, id) == []
     assert (await run(conn, id)).created == 3
     assert await rows(conn, "SELECT name FROM users WHERE email = 'user1@example.com'") == [("User 1",)]
     assert await errors(conn, id) == [(3, "email", "duplicate_in_file")]

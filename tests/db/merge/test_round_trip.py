@@ -231,8 +231,8 @@ async def reimported(conn, resource: str, format, data: bytes, batch_size: int, 
             parsed,
             mode=mode,
             dry_run=False,
-            is_alone=False,
-            expected="none",
+            is_whole_import=False,
+            assumed="none",
         )
         counts += merged.counts
     return counts

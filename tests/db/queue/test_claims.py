@@ -30,8 +30,7 @@ async def reclaimed(conn, **limits: int) -> queue.Claim:
 
 
 async def finished(conn, id: UUID) -> completion.Finished:
-    end = await completion.finish(conn, id)
-    assert end is not None
+    [end] = await completion.finish(conn, id)
     return end
 
 
@@ -317,7 +316,7 @@ async def test_a_poison_chunk_fails_and_the_job_ends(conn):
     await claim(conn)
     await perform(conn, await claim(conn))
     for crash in range(1, CRASHES_MAX + 1):
-        assert await completion.finish(conn, id) is None
+        assert await completion.finish(conn, id) == []
         await pass_time(conn, 1000)
         assert (await reclaimed(conn)).state == ("failed" if crash == CRASHES_MAX else "running")
     assert (await finished(conn, id)).status == "failed"
@@ -371,7 +370,7 @@ async def test_a_job_with_work_left_does_not_end(conn, other):
     claimed = await claim(conn)
     async with conn.transaction():
         await perform(conn, claimed)
-        assert await completion.finish(other, id) is None
+        assert await completion.finish(other, id) == []
     assert (await finished(other, id)).status == "completed"
 
 
@@ -383,9 +382,9 @@ async def test_the_last_two_finish_the_job_once(conn, other):
         await perform(conn, one)
         await perform(other, two)
         # the first chunk is not committed yet
-        assert await completion.finish(other, id) is None
+        assert await completion.finish(other, id) == []
     assert (await finished(conn, id)).created == 2
-    assert await completion.finish(other, id) is None
+    assert await completion.finish(other, id) == []
     await ended(conn, id)
 
 
@@ -398,7 +397,7 @@ async def test_two_ends_at_once_are_one(conn, other):
         assert (await finished(conn, id)).status == "completed"
         second = asyncio.create_task(completion.finish(other, id))
         await blocked(other, by=conn)
-    assert await second is None
+    assert await second == []
     await ended(conn, id)
 
 
@@ -407,11 +406,10 @@ async def test_an_end_that_is_rolled_back_falls_to_the_other(conn, other):
     id = await queued(conn, users(1))
     await perform(conn, await claim(conn))
     async with conn.transaction(force_rollback=True):
-        assert await completion.finish(conn, id) is not None
+        assert await completion.finish(conn, id) != []
         second = asyncio.create_task(completion.finish(other, id))
         await blocked(other, by=conn)
-    end = await second
-    assert end is not None
+    [end] = await second
     assert end.status == "completed"
 
 
@@ -421,10 +419,10 @@ async def test_two_workers_queue_one_settle_chunk(conn, other):
     await perform(conn, await claim(conn))
     await perform(conn, await claim(conn))
     async with conn.transaction():
-        assert await completion.finish(conn, id) is None
+        assert await completion.finish(conn, id) == []
         second = asyncio.create_task(completion.finish(other, id))
         await blocked(other, by=conn)
-    assert await second is None
+    assert await second == []
     settle = await claim(conn)
     assert settle.kind == "settle"
     assert await queue.claim(other, worker="late") is None
@@ -475,7 +473,7 @@ async def test_a_claim_races_a_cancellation(conn, other):
         cancelling = asyncio.create_task(cancel(other, id))
         await blocked(other, by=conn)
     await cancelling
-    assert await completion.finish(other, id) is None
+    assert await completion.finish(other, id) == []
     async with conn.transaction():
         assert not await queue.fence(conn, claimed)
         await queue.drop(conn, claimed)
@@ -492,7 +490,7 @@ async def test_a_cancelled_job_is_settled_all_the_same(conn):
     await pass_time(conn, GRACE_SECONDS)
     await perform(conn, await reclaimed(conn))
     await cancel(conn, id)
-    assert await completion.finish(conn, id) is None
+    assert await completion.finish(conn, id) == []
     await perform(conn, await claim(conn))
     assert (await finished(conn, id)).status == "cancelled"
     job = await ended(conn, id)

@@ -248,7 +248,7 @@ async def test_the_end_of_a_job_costs_its_own_chunks(history):
         await work_off(history, id, chunks=99)
         await work_on(history, await factories.claim(history))
         told = await plans.of(completion.finish(history, id))
-        assert told[-1].query.lstrip().startswith("WITH done")
+        assert any(plan.query.lstrip().startswith("WITH done") for plan in told)
         for plan in told:
             assert not plan.read_whole & {"chunks", "import_jobs"}, plan
             # a page for each version of each of the 100 chunks, of which the server may not have removed any yet
