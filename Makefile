@@ -13,7 +13,7 @@ MINUTES ?= 10
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test check fix bench chaos soak lock migrate-up migrate-down db-start db-stop audit psql \
+.PHONY: help install run demo test test-fast check fix bench chaos soak lock migrate-up migrate-down db-start db-stop audit psql \
 	monitoring-start monitoring-stop clean
 
 help: ## list the targets
@@ -30,8 +30,11 @@ run: install ## run the API and the workers, and PostgreSQL if DATABASE_URL is u
 demo: .venv/installed-dev ## watch the main job on a scratch server: imports with planted faults, an export
 	@$(PYTHON) -m tests.demo
 
-test: .venv/installed-dev ## run the tests
-	@$(PYTHON) -m pytest -n $(TEST_PROCESSES) --dist loadfile
+test: .venv/installed-dev ## run all tests; COVERAGE=1 also prints the branch coverage
+	@$(PYTHON) -m tests --processes $(TEST_PROCESSES) $(if $(COVERAGE),--coverage)
+
+test-fast: .venv/installed-dev ## run the tests that start no process of the service, in less than 30 seconds
+	@$(PYTHON) -m tests fast --processes $(TEST_PROCESSES)
 
 check: .venv/installed-dev ## check format, lint, types and the import contracts
 	@ruff format --check

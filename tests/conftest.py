@@ -11,11 +11,13 @@ from psycopg.sql import SQL, Identifier
 from db import migrate
 from db.connections import pool
 from db.embedded import EmbeddedError
-from tests.support import postgres, workers
+from tests.support import ROOT, postgres, programs, workers
 from tests.support.service import Service, running_service
 
 SERVER = pytest.StashKey[dict[str, str]]()
 TEARDOWN = pytest.StashKey[ExitStack]()
+# fixtures that start processes
+PROCESS_FIXTURES = {"service", "api", "browser"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -44,8 +46,26 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         config.stash[TEARDOWN].close()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks tests by what they cost: see tests/README.md."""
+    for item in items:
+        if item.path.is_relative_to(ROOT / "tests" / "system"):
+            item.add_marker("system")
+        if PROCESS_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("processes")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers("needs"):
+        for program in marker.args:
+            programs.check(program)
+
+
 def pytest_terminal_summary(terminalreporter) -> None:
-    """Shows what tests have put into the property `summary`, which reaches us from xdist's processes too."""
+    """Shows the property `summary` of passed tests, and a line for each missing program."""
+    reasons = (report.longrepr[2] for report in terminalreporter.getreports("skipped"))
+    for line in programs.summary(reasons):
+        terminalreporter.write_line(line)
     for report in terminalreporter.getreports("passed"):
         for name, line in report.user_properties:
             if name == "summary":

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from db import embedded
 from db.settings import Settings
 from monitoring import __main__ as starter
 from monitoring import metrics  # noqa: F401  defines what the registry tells
-from tests.support import ROOT, api_client
+from tests.support import ROOT, api_client, programs
 from tests.support.api_client import USERS_HEADER, user_row
 from tests.support.eventually import eventually
 from tests.support.service import Service, unused_port
@@ -34,10 +33,6 @@ HERE = ROOT / "monitoring"
 DASHBOARDS = sorted((HERE / "grafana" / "dashboards").glob("*.json"))
 RULES = yaml.safe_load((HERE / "alerts.yml").read_text())["groups"][0]["rules"]
 RULE_TESTS = yaml.safe_load((HERE / "alerts.test.yml").read_text())["tests"]
-
-NOT_HERE = "is not installed (Debian: apt install prometheus)"
-with_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason=f"promtool {NOT_HERE}")
-with_prometheus = pytest.mark.skipif(shutil.which("prometheus") is None, reason=f"prometheus {NOT_HERE}")
 
 
 def promtool(*arguments: object, given: str | None = None) -> None:
@@ -48,7 +43,7 @@ def promtool(*arguments: object, given: str | None = None) -> None:
 # ── the configuration and the rules ───────────────────────────────────────────────────────────────────────────────────
 
 
-@with_promtool
+@pytest.mark.needs("promtool")
 @pytest.mark.parametrize("given", [{}, {"api_keys": "first, second"}, {"api_keys": "key", "metrics_public": True}])
 def test_prometheus_takes_the_configuration(tmp_path, given):
     """As it lies there, and as it is written for the settings, which decide on the port and on the key."""
@@ -62,7 +57,7 @@ def test_prometheus_takes_the_configuration(tmp_path, given):
     assert (config / "api_key").exists() == needs_key
 
 
-@with_promtool
+@pytest.mark.needs("promtool")
 def test_each_alert_fires_when_it_should():
     """promtool runs the cases of alerts.test.yml against the rules."""
     promtool("test", "rules", HERE / "alerts.test.yml")
@@ -146,7 +141,7 @@ async def running(server_url, tmp_path_factory):
     ) as service:
         headers = {"Authorization": "Bearer key"}
         async with httpx.AsyncClient(base_url=service.url, headers=headers, timeout=30) as client:
-            prometheus = _Prometheus(folder, service) if shutil.which("prometheus") else None
+            prometheus = _Prometheus(folder, service) if programs.find("prometheus") else None
             try:
                 if prometheus:
                     # the first scrape, so that what is counted then is seen to grow
@@ -234,7 +229,7 @@ def expressions() -> list[tuple[str, str, str]]:
     ]
 
 
-@with_prometheus
+@pytest.mark.needs("prometheus")
 async def test_every_panel_shows_something(running):
     """After an import and two exports each query of each panel has series; and the counts of that import were seen to grow."""
     _, prometheus = running
@@ -255,7 +250,7 @@ async def test_every_panel_shows_something(running):
             pytest.fail(f"{name}, {title}: no series for {expression}")
 
 
-@with_prometheus
+@pytest.mark.needs("prometheus")
 async def test_variables_have_values(running):
     """The list of resources to choose from comes from a metric that is always told."""
     _, prometheus = running
@@ -267,7 +262,7 @@ async def test_variables_have_values(running):
             assert values == {"users", "articles", "comments"}
 
 
-@with_prometheus
+@pytest.mark.needs("prometheus")
 async def test_the_rules_are_loaded_and_quiet(running):
     """A healthy service fires no alert."""
     _, prometheus = running
@@ -275,7 +270,7 @@ async def test_the_rules_are_loaded_and_quiet(running):
     assert prometheus.query('ALERTS{alertstate="firing"}') == []
 
 
-@with_promtool
+@pytest.mark.needs("promtool")
 async def test_promtool_finds_no_fault_in_the_metrics(running):
     """Names, types, help texts and units are as Prometheus wants them."""
     text, _ = running
@@ -373,11 +368,11 @@ def monitoring(action: str, folder: Path, *, path: Path, port: int = 9090) -> su
     )
 
 
-@with_prometheus
+@pytest.mark.needs("prometheus")
 def test_without_docker_the_machines_own_prometheus_is_started(tmp_path):
     """It says what is left out and why, is started once, and is gone after the stop."""
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "prometheus").symlink_to(shutil.which("prometheus") or "")
+    (tmp_path / "bin" / "prometheus").symlink_to(programs.find("prometheus") or "")
     port = unused_port()
     here = {"path": tmp_path / "bin", "port": port}
     try:

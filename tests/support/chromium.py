@@ -1,11 +1,12 @@
 """Chromium, driven by Playwright: the installed browser, never a downloaded one."""
 
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 from playwright.async_api import Browser, async_playwright
+
+from tests.support import programs
 
 ARGUMENTS = (
     "--no-sandbox",
@@ -20,10 +21,8 @@ ARGUMENTS = (
 
 def executable() -> str:
     """The path of the installed Chromium. Skips the test when there is none."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("needs Chromium: apt install chromium")
-    return path
+    programs.check("chromium")
+    return programs.find("chromium") or ""
 
 
 @asynccontextmanager

@@ -3,7 +3,6 @@
 import os
 import pwd
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,12 +14,9 @@ from pathlib import Path
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from db import embedded
-from tests.support import ROOT, postgres
+from tests.support import ROOT, postgres, programs
 from tests.support.eventually import eventually
 from tests.support.service import unused_port
-
-PROGRAM = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-WHY_NOT = "no pgbouncer is installed; on Debian: apt install pgbouncer"
 
 
 class Bouncer:
@@ -46,7 +42,7 @@ class Bouncer:
             user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
         with self.configuration.with_name("log").open("ab") as log:
             self.popen = subprocess.Popen(
-                [PROGRAM, self.configuration],
+                [programs.find("pgbouncer") or "", self.configuration],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

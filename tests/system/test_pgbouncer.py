@@ -15,7 +15,7 @@ from tests.support.factories import chunk, queued, user, users
 from tests.support.service import running_service
 from tests.support.workers import HELD, ended, stuck
 
-pytestmark = pytest.mark.skipif(pgbouncer.PROGRAM is None, reason=pgbouncer.WHY_NOT)
+pytestmark = pytest.mark.needs("pgbouncer")
 
 EXPORTS = "/api/v1/exports"
 

@@ -329,6 +329,7 @@ values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(values)
 def test_no_json_value_makes_it_raise(value):

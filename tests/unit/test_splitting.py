@@ -301,6 +301,7 @@ def test_deep_nesting_is_one_record():
     assert read("json", b"[%b,7]" % deep, record_max_bytes=1000, batch_size=1) == [(1, deep[:1001]), (1, b"7")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "before", "long", "after", "good"),
     [

@@ -186,6 +186,7 @@ async def answer(conn, id: UUID) -> Answer:
     return Answer(table, Counter(counts), found)
 
 
+@pytest.mark.slow
 def test_any_file_in_any_order_means_the_same(database_url):
     """For random files, tables, cuts and orders of the chunks the outcome is the definition's, and a dry run foretells it."""
     with asyncio.Runner() as runner:

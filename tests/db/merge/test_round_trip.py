@@ -109,6 +109,7 @@ def numbered(resource: str, records: list[dict[str, Any]]) -> list[dict[str, Any
 CASES = {"users": USERS, "articles": ARTICLES, "comments": COMMENTS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resource", CASES)
 def test_what_is_exported_imports_again(database_url, resource):
     """Any text, null or not, any time: in each format an upsert of the export finds everything unchanged.

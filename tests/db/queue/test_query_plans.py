@@ -32,6 +32,8 @@ CLAIM_CHUNKS = 8
 # psycopg prepares a statement at its sixth execution, and the server may take a generic plan for it five executions later
 ROUNDS = 12
 
+pytestmark = pytest.mark.slow
+
 EXPLAIN = {"log_min_duration": "0", "log_analyze": "on", "log_buffers": "on", "log_timing": "off", "log_format": "json"}
 
 

@@ -474,6 +474,7 @@ async def _connect(stack: AsyncExitStack, url: str) -> Connection:
     return conn
 
 
+@pytest.mark.slow
 def test_the_queue_is_as_its_model(database_url):
     """Whatever the workers do in whatever order: leases exclude each other, no chunk is done twice, every job ends."""
     with asyncio.Runner() as runner:

@@ -1,0 +1,45 @@
+"""Programs that some tests need beside Python and PostgreSQL.
+
+`@pytest.mark.needs("curl")` leaves a test out where the program is missing, and the end of the run says so. Where
+TEST_REQUIRED names the program, the test fails instead: a machine that promises to run a test cannot leave it out silently.
+"""
+
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterable
+
+import pytest
+
+# Debian keeps some of them where only root looks
+SEARCHED = f"{os.environ.get('PATH', '')}:/usr/sbin"
+# those that have more than one name
+NAMES = {"chromium": ("chromium", "chromium-browser", "google-chrome")}
+# the Debian packages, where the name is not that of the program
+PACKAGES = {"promtool": "prometheus", "java": "default-jdk-headless", "node": "nodejs", "go": "golang-go"}
+REASON = re.compile(r"needs ([\w-]+)$")
+
+
+def find(program: str) -> str | None:
+    """The path of an installed program."""
+    return next((path for name in NAMES.get(program, (program,)) if (path := shutil.which(name, path=SEARCHED))), None)
+
+
+def check(program: str) -> None:
+    """Skips the running test if the program is missing, or fails it if the program is required."""
+    if find(program):
+        return
+    if program in os.environ.get("TEST_REQUIRED", "").replace(",", " ").split():
+        pytest.fail(f"TEST_REQUIRED names {program}, which is not installed", pytrace=False)
+    pytest.skip(f"needs {program}")
+
+
+def summary(reasons: Iterable[str]) -> list[str]:
+    """One line for each missing program, from the reasons of skipped tests."""
+    missing = Counter(match[1] for reason in reasons if (match := REASON.search(reason)))
+    return [
+        f"left out {count} {'test' if count == 1 else 'tests'}: {program} is not installed "
+        f"(Debian: apt install {PACKAGES.get(program, program)})"
+        for program, count in sorted(missing.items())
+    ]
