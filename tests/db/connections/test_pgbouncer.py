@@ -16,7 +16,7 @@ from tests.db.queue.test_claims import *  # noqa: F403
 from tests.support import pgbouncer
 from tests.support.factories import rows
 
-pytestmark = pytest.mark.needs("pgbouncer")
+pytestmark = [pytest.mark.needs("pgbouncer"), pytest.mark.processes]
 
 # it has a direct connection of its own, and is long
 del test_any_file_in_any_order_means_the_same  # noqa: F821
