@@ -5,9 +5,9 @@ from uuid import UUID
 
 from psycopg.sql import SQL, Literal
 
-from db.compression import Compression
 from db.exports import copy_out, jobs
 from db.exports.filters import select
+from db.formats import Compression
 from db.resources import RESOURCES
 from db.settings import Settings
 from tests.support.eventually import eventually

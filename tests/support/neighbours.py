@@ -1,0 +1,57 @@
+"""Clients that harm their neighbours if they are allowed to: slow readers, half requests, costly uploads, queues of exports."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from urllib.parse import urlsplit
+
+import httpx
+
+from tests.support.exports import EXPORTS, STREAM
+from tests.support.service import Service
+
+IMPORTS = "/api/v1/imports"
+# below CONNECTIONS_MAX, so that probes still find a place
+HALF_REQUESTS = 700
+STREAMS = 10
+UPLOADS = 10
+JOBS = 20
+# a stream that is not read holds its connection only as long as the response does not fit into the buffers on the way
+RECEIVE_BUFFER_BYTES = 64 * 1024
+
+
+@asynccontextmanager
+async def all_at_once(service: Service, *, bracket_bytes: int) -> AsyncIterator[None]:
+    """Slow streams, half requests, uploads of brackets and a queue of exports of the articles, while the context is open."""
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(httpx.AsyncClient(base_url=service.url, timeout=600))
+        for _ in range(JOBS):
+            assert (await client.post(EXPORTS, json={"resource": "articles"})).status_code == 202
+        request = f"GET {STREAM.format('articles')} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+        for _ in range(STREAMS):
+            reader = await stack.enter_async_context(_connection(service, request, limit=RECEIVE_BUFFER_BYTES))
+            assert b" 200 " in await reader.readline()
+        for _ in range(HALF_REQUESTS):
+            await stack.enter_async_context(_connection(service, b"GET /live HTTP/1.1\r\nHost: local"))
+        brackets = b"[" * bracket_bytes
+        headers = {"Content-Type": "application/json"}
+        uploads = [
+            asyncio.create_task(client.post(IMPORTS, params={"resource": "users"}, content=brackets, headers=headers))
+            for _ in range(UPLOADS)
+        ]
+        yield
+        for response in await asyncio.gather(*uploads):
+            assert response.status_code in (400, 429), response.text
+
+
+@asynccontextmanager
+async def _connection(service: Service, request: bytes, *, limit: int = 2**16) -> AsyncIterator[asyncio.StreamReader]:
+    """A connection on which `request` was sent, and which is not read on."""
+    address = urlsplit(service.url)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port, limit=limit)
+    writer.write(request)
+    try:
+        yield reader
+    finally:
+        # resets what has not been read, so that nobody waits for the rest
+        writer.transport.abort()

@@ -1,0 +1,36 @@
+"""Clients that are slow, half-finished, costly or many harm themselves alone."""
+
+import httpx
+
+from tests.support import neighbours
+from tests.support.eventually import eventually
+from tests.support.exports import MANY, many_articles
+
+ROUNDS = 3
+
+
+async def test_a_small_import_among_bad_neighbours(service, conn):
+    """Beside slow streams, half requests, uploads of brackets and a queue of exports, imports end and probes answer."""
+    await many_articles(conn, MANY)
+    running = await service(worker_pool_size=2)
+    async with (
+        neighbours.all_at_once(running, bracket_bytes=100_000),
+        httpx.AsyncClient(base_url=running.url, timeout=120) as client,
+    ):
+        for number in range(ROUNDS):
+            posted = await client.post(
+                neighbours.IMPORTS,
+                params={"resource": "users"},
+                content=f"email,name,role,active\nann{number}@example.com,Ann,admin,true\n",
+                headers={"Content-Type": "text/csv"},
+            )
+            assert posted.status_code == 202, posted.text
+
+            async def is_completed(location=posted.headers["location"]) -> bool:
+                return (await client.get(location)).json()["status"] == "completed"
+
+            await eventually(is_completed)
+            for probe in ("/live", "/ready"):
+                # a connection of its own, as a balancer has it
+                async with httpx.AsyncClient(base_url=running.url, timeout=120) as balancer:
+                    assert (await balancer.get(probe)).status_code == 200
