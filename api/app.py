@@ -93,11 +93,11 @@ async def _connected(app: Litestar) -> AsyncIterator[None]:
 
 
 def _from_state(name: str) -> Provide:
-    def provide(request: Request) -> Any:
+    def provide(request: Request[Any, Any, Any]) -> Any:
         return request.app.state[name]
 
     return Provide(provide, sync_to_thread=False)
 
 
-def _request_id(request: Request) -> str:
+def _request_id(request: Request[Any, Any, Any]) -> str:
     return problems.request_id(request.scope)

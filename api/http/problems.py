@@ -209,7 +209,7 @@ def problem_responses(*slugs: Slug) -> dict[int, ResponseSpec]:
     }
 
 
-def _answer(request: Request, error: Exception) -> Response:
+def _respond(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     if request.scope["state"].get("client_left") and isinstance(error, InternalServerException):
         # raised by the framework when the client disconnects while its body is read: no response can be sent
         return Response(b"", status_code=CLIENT_DISCONNECTED, media_type=MediaType.TEXT)
@@ -250,4 +250,4 @@ def _from_framework(error: HTTPException) -> Problem:
     return Problem(slug, details.get(slug, error.detail), errors=faults, headers=error.headers)
 
 
-HANDLERS: ExceptionHandlersMap = {Exception: _answer}
+HANDLERS: ExceptionHandlersMap = {Exception: _respond}

@@ -172,7 +172,7 @@ def _fill(copy: AsyncCopy) -> PQGen[tuple[bytes, int]]:
     """
     rows = 0
     data = bytearray()
-    while len(data) < BLOCK_BYTES and (row := (yield from copy._read_gen())):
+    while len(data) < BLOCK_BYTES and (row := (yield from copy._read_gen())):  # pyright: ignore[reportPrivateUsage]
         data += row
         rows += 1
     return bytes(data), rows

@@ -2,7 +2,7 @@
 
 import time
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.progress import (
     BarColumn,
@@ -61,7 +61,7 @@ class Reporter:
         elif self._is_due():
             self._session.say(f"{job.kind} {job.id} {job.status}: {text}")
 
-    def _show(self, label: str, done: float, total: float | None, columns: tuple, text: str) -> None:
+    def _show(self, label: str, done: float, total: float | None, columns: tuple[Any, ...], text: str) -> None:
         if self._bar is None or self._bar.tasks[0].description != label:
             self._stop()
             self._bar = Progress(

@@ -8,7 +8,7 @@ import rich_click as click
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]  # generic only for the checker
     """`90`, `90s`, `10m`, `2h`, `1d`, as seconds."""
 
     name = "duration"
@@ -20,7 +20,7 @@ class Duration(click.ParamType):
         return float(found[1]) * UNITS[found[2]]
 
 
-class ErrorBudget(click.ParamType):
+class ErrorBudget(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]  # likewise
     """`100` records or `1%` of them, as the parameter of the API."""
 
     name = "number or %"
