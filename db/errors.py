@@ -46,6 +46,10 @@ OUTDATED: tuple[type[Exception], ...] = (
 )
 
 
+# Any other error of the database: a fault in a statement of ours, or a trigger or constraint that an operator has added.
+DATABASE_ERROR = psycopg.Error
+
+
 def sqlstate(error: Exception) -> str | None:
     """The SQLSTATE of `error`, for the log; None when it did not come from the server."""
     return error.sqlstate if isinstance(error, psycopg.Error) else None

@@ -11,7 +11,7 @@ import structlog
 from db import health, queue
 from db.connections import pool
 from db.connections.pool import Connection
-from db.errors import OUTDATED, RETRYABLE, UNAVAILABLE, sqlstate
+from db.errors import DATABASE_ERROR, OUTDATED, RETRYABLE, UNAVAILABLE, sqlstate
 from db.queue import Claim, failpoints
 from db.settings import Settings
 from monitoring import metrics
@@ -59,6 +59,10 @@ class Worker:
             except (*UNAVAILABLE, *OUTDATED) as error:
                 self.outage.failed(error)
                 await self._unless_stopping(asyncio.sleep(_backoff(self.outage.failures)))
+            except DATABASE_ERROR as error:
+                # outside the work on a chunk, which is given back after an error: the worker goes on with a new connection
+                log.exception("unexpected database error", worker=self.name, sqlstate=sqlstate(error))
+                await self._unless_stopping(asyncio.sleep(BACKOFF_SECONDS_MAX))
 
     async def _serve(self, conn: Connection) -> None:
         health.require_utf8(conn)

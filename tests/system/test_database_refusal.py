@@ -8,12 +8,15 @@ import httpx
 import pytest
 
 from db import migrate
+from db.settings import Settings
 from tests.support import postgres_outage
 from tests.support.api_client import PATH, USERS_HEADER, user_row
 from tests.support.eventually import eventually
+from tests.support.factories import queued, rows, users
 from tests.support.postgres import database_url
 from tests.support.postgres_outage import Server, finished, is_ready, running
 from tests.support.service import Process, Service
+from workers import worker
 
 UPLOAD = {
     "content": USERS_HEADER + user_row(1),
@@ -134,3 +137,26 @@ async def _is_starting(reader: StreamReader, writer: StreamWriter) -> None:
     fields = b"SFATAL\0VFATAL\0C57P03\0Mthe database system is starting up\0\0"
     writer.write(b"E" + (len(fields) + 4).to_bytes(4) + fields)
     writer.close()
+
+
+async def test_an_unexpected_error_does_not_end_a_worker(conn, database_url, monkeypatch):
+    """An error of a statement outside the work on a chunk, here of the claim: the worker connects again and goes on."""
+    monkeypatch.setattr(worker, "BACKOFF_SECONDS_MAX", 0.1)
+    await conn.execute(
+        """
+        CREATE SEQUENCE claims;
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN PERFORM nextval('claims'); RAISE EXCEPTION 'refused'; END $$;
+        CREATE TRIGGER refuse BEFORE UPDATE ON chunks FOR EACH ROW WHEN (NEW.state = 'running') EXECUTE FUNCTION refuse()
+        """
+    )
+    id = await queued(conn, users(1))
+    stopping = asyncio.Event()
+    working = asyncio.create_task(
+        worker.Worker(Settings(database_url=database_url, poll_seconds=0.1), name="steady", stopping=stopping).run()
+    )
+    await eventually(lambda: rows(conn, "SELECT 1 FROM claims WHERE last_value >= 2"))
+    await conn.execute("DROP TRIGGER refuse ON chunks")
+    await eventually(lambda: rows(conn, "SELECT 1 FROM import_jobs WHERE id = %(id)s AND status = 'completed'", id=id))
+    stopping.set()
+    await working
