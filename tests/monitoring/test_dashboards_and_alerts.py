@@ -139,7 +139,7 @@ async def running(server_url, tmp_path_factory):
     async with api_client.service(
         server_url, folder, worker_pool_size=2, batch_size=100, api_keys="the-only-key-there-is"
     ) as service:
-        headers = {"Authorization": "Bearer key"}
+        headers = {"Authorization": "Bearer the-only-key-there-is"}
         async with httpx.AsyncClient(base_url=service.url, headers=headers, timeout=30) as client:
             prometheus = _Prometheus(folder, service) if programs.find("prometheus") else None
             try:
