@@ -231,7 +231,8 @@ async def metrics_text(probe: ProbeHere) -> Response[bytes]:
         wait_seconds=stats.get("requests_wait_ms", 0) / 1000,
     )
     text = await asyncio.to_thread(metrics.exposition, pool, queue, server)
-    return Response(text, media_type=metrics.CONTENT_TYPE, headers=NO_STORE)
+    # a header, because the framework adds a second charset to a media type of text
+    return Response(text, headers={**NO_STORE, "Content-Type": metrics.CONTENT_TYPE})
 
 
 HANDLERS = [live, ready, health, metrics_text]

@@ -179,9 +179,11 @@ class _StreamCount:
         self.resource = resource
         self.format: Format = format
         self.records = 0
-        self.is_complete = False
+        # a stream that was not begun, as for HEAD, is not aborted
+        self.is_complete = True
 
     async def counted(self, first: copy_out.Block | None, rest: AsyncIterator[copy_out.Block]) -> AsyncIterator[bytes]:
+        self.is_complete = False
         if first is not None:
             yield self._add(first)
             async for block in rest:

@@ -1,7 +1,6 @@
-"""What every request gets, whatever becomes of it: an id, its numbers, and a line in the log.
+"""What happens to every request: an id, metrics, a line in the log, default headers, and HEAD.
 
-Plain ASGI, around the whole application, because the framework's own middleware does not see addresses that it does not
-know, and because nothing here may hold a body.
+Plain ASGI, around the whole application: the framework's own middleware does not see requests that match no route.
 """
 
 import asyncio
@@ -20,14 +19,16 @@ from monitoring import metrics
 
 log = structlog.get_logger("access")
 
-_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-# asked every few seconds by machines: counted, not logged
+# called every few seconds by probes and scrapes: counted, not logged
 _UNLOGGED = frozenset({"/live", "/ready", "/health", "/metrics"})
+# unless the handler says otherwise: records and job data belong into no cache, and a body is what its type says
+_DEFAULT_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 class Observed:
-    """The application `app`, observed. Once `draining` is set, answers say that their connection is of no more use."""
+    """Wraps `app`. Once `draining` is set, each response closes its connection."""
 
     def __init__(self, app: ASGIApp, draining: asyncio.Event) -> None:
         self.app = app
@@ -40,24 +41,29 @@ class Observed:
         exchange = _Exchange(cast("HTTPScope", scope), receive, send, self.draining)
         metrics.http_requests_in_progress.inc()
         try:
-            await self.app(scope, exchange.receive, exchange.send)
+            await self.app(exchange.scope, exchange.receive, exchange.send)
         except (Exception, asyncio.CancelledError) as error:
-            # the framework wraps what comes after the beginning of an answer
+            # the framework wraps what is raised after the response has begun
             cause = error.__cause__ or error
             if not exchange.is_half_sent or not isinstance(cause, (*UNAVAILABLE, asyncio.CancelledError)):
                 raise
-            # no fault that a traceback would help to find; of an answer without its end the server closes the connection
-            log.warning("response aborted", route=scope.get("path_template"), error=type(cause).__name__)
+            # not a bug, so no traceback; the server closes the connection of an incomplete response
+            log.warning("response aborted", route=exchange.route, error=type(cause).__name__)
         finally:
             metrics.http_requests_in_progress.dec()
             exchange.finish()
 
 
 class _Exchange:
-    """One request and its answer, as they pass by."""
+    """One request and its response.
+
+    To the application a HEAD request is a GET request; the server sends the headers only, and the application sees the client
+    disconnect as soon as it begins the body.
+    """
 
     def __init__(self, scope: HTTPScope, receive: Receive, send: Send, draining: asyncio.Event) -> None:
-        self.scope = scope
+        self.method = scope["method"]
+        self.scope: HTTPScope = cast("HTTPScope", {**scope, "method": "GET"}) if self.method == "HEAD" else scope
         self._draining = draining
         self._receive = receive
         self._send = send
@@ -66,10 +72,14 @@ class _Exchange:
         self.received_bytes = 0
         self.sent_bytes = 0
         self.complete = False
-        given = Headers.from_scope(scope).get("x-request-id", "")
-        self.request_id = given if _SANE_ID.fullmatch(given) else uuid4().hex
+        headers = Headers.from_scope(scope)
+        # without a read the server has not sent 100 Continue, and the client may leave its body out
+        self._is_body_pending = headers.get("expect", "").lower() == "100-continue"
+        requested = headers.get("x-request-id", "")
+        self.request_id = requested if _REQUEST_ID.fullmatch(requested) else uuid4().hex
         scope["state"]["request_id"] = self.request_id
-        # requests of one connection run in the same context: what an earlier one bound must not stand in our lines
+        scope["state"]["is_head"] = self.method == "HEAD"
+        # requests of one connection share a context: clear what an earlier one has bound
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=self.request_id)
 
@@ -77,7 +87,12 @@ class _Exchange:
     def is_half_sent(self) -> bool:
         return self.status is not None and not self.complete
 
+    @property
+    def route(self) -> str:
+        return self.scope.get("path_template", "unmatched")
+
     async def receive(self) -> Message:
+        self._is_body_pending = False
         message = await self._receive()
         if message["type"] == "http.request":
             self.received_bytes += len(message.get("body", b""))
@@ -88,27 +103,37 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = MutableScopeHeaders(message)
-            headers["X-Request-Id"] = self.request_id
-            if self._draining.is_set():
-                headers["Connection"] = "close"
+            self._set_headers(MutableScopeHeaders(message))
         elif message["type"] == "http.response.body":
+            if self.method == "HEAD":
+                if self.complete:
+                    return
+                message["body"], message["more_body"] = b"", False
             self.sent_bytes += len(message.get("body", b""))
             self.complete = not message.get("more_body", False)
         await self._send(message)
 
+    def _set_headers(self, headers: MutableScopeHeaders) -> None:
+        headers["X-Request-Id"] = self.request_id
+        for name, value in _DEFAULT_HEADERS.items():
+            headers.setdefault(name, value)
+        if self._draining.is_set() or self._is_body_pending:
+            headers["Connection"] = "close"
+        allowed = headers.get("Allow", "")
+        if "GET" in allowed and "HEAD" not in allowed:
+            headers["Allow"] = f"{allowed}, HEAD"
+
     def finish(self) -> None:
-        left = bool(self.scope["state"].get("client_left"))
-        status = self.status or (CLIENT_DISCONNECTED if left else 500)
-        method = self.scope["method"] if self.scope["method"] in _METHODS else "OTHER"
-        route = self.scope.get("path_template", "unmatched")
+        client_left = bool(self.scope["state"].get("client_left"))
+        status = self.status or (CLIENT_DISCONNECTED if client_left else 500)
+        method = self.method if self.method in _METHODS else "OTHER"
         seconds = time.perf_counter() - self.started
-        metrics.request_finished(method, route, status, seconds)
-        if route not in _UNLOGGED:
+        metrics.request_finished(method, self.route, status, seconds)
+        if self.route not in _UNLOGGED:
             log.info(
                 "request",
                 method=method,
-                route=route,
+                route=self.route,
                 status=status,
                 duration_ms=round(seconds * 1000, 1),
                 bytes=self.sent_bytes,

@@ -1,41 +1,47 @@
-"""HTTP/1.1 as the server speaks it, with bounds on what a client may send, and on how long it may take.
+"""HTTP/1.1 for uvicorn, with limits on what a client may send and on how long it may take.
 
-uvicorn's own protocol holds a head of any size, waits for it for ever, and lets a client that has had its answer keep the
-connection for as long as it sends a byte now and then. Here every wait for a client ends, and nothing that is kept of what
-it sent grows without end. A client that breaks a bound is answered with a problem document where HTTP still allows one, that
-is before its answer has begun; else the connection is broken.
+uvicorn's own protocol accepts a request head of any size, waits for it without a limit, and keeps a connection open as long as a
+byte arrives now and then. Here every wait for a client has a time limit and every buffer a size limit. A client that exceeds a
+limit gets a problem document as long as its response has not begun; otherwise its connection is closed.
+
+Three differences from uvicorn in what HTTP means: an `Upgrade` is ignored, and the request is processed with its body; HTTP/1.0
+clients get responses that end with the connection instead of chunks; trailers are dropped.
 """
 
 import asyncio
-import socket
 from typing import Any, cast
 from uuid import uuid4
 
 import httptools
 import structlog
-from litestar.types import Scope
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from api.http.problems import MEDIA_TYPE, Problem
+from api.http import connection, refusals
+from api.http.http_1_0 import close_delimited
+from api.http.problems import Problem
 from db.settings import Settings
+from monitoring import throttle
 
 log = structlog.get_logger(__name__)
 
 # requests that wait behind the one that is being answered
 PIPELINED_MAX = 16
-# a refused client that still sends is listened to for so long: to close at once would take its answer away from it
+# how long a refused client may go on sending: closing at once would reset the connection before it reads the response
 LINGER_SECONDS = 2
 # after the listener has closed: how long a new connection has for its request to arrive, and an idle one
 FIRST_REQUEST_SECONDS = 1.0
 NEXT_REQUEST_SECONDS = 0.1
+# connections beyond CONNECTIONS_MAX that are accepted for these paths only, so that probes get through
+PROBE_CONNECTIONS = 16
+PROBES = frozenset({b"/live", b"/ready", b"/health", b"/metrics"})
 
 
 class BoundedHttp(HttpToolsProtocol):
     """One connection."""
 
-    # until the connection is lost
+    # None after the connection is lost
     parser: Any
 
     def __init__(
@@ -47,15 +53,18 @@ class BoundedHttp(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.settings: Settings = cast("Any", config.app).state.settings
-        # what the parser was given since a head was complete or a piece of a body came: it holds it, or nobody needs it
-        self._idle_bytes = 0
-        self._is_moving = False
+        # bytes fed to the parser since the last complete head or piece of a body, which it may be buffering
+        self._unparsed_bytes = 0
+        self._has_progressed = False
         self._in_head = False
         self._in_body = False
-        # of the body, since the last look at how fast it comes, and whether it was ours to read on
+        # the parser stops behind a head with `Upgrade`, which it reports as a whole message
+        self._is_upgrade = False
+        # of the body, since the last check of its rate; and whether reading was paused by us since then
         self._body_bytes = 0
-        self._is_ours = False
+        self._was_paused = False
         self._is_refused = False
+        self._is_for_probes = False
         self._running: RequestResponseCycle | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._body_timer: asyncio.TimerHandle | None = None
@@ -65,17 +74,21 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         super().connection_made(transport)
-        _limit_unacknowledged(transport, self.settings.stall_seconds)
-        if len(self.connections) > self.settings.connections_max:
-            self._refuse(_too_many(self.settings.connections_max))
-            # one that lingers is still a connection
-            transport.close()
-        else:
-            self._expect_head()
+        connection.limit_unacknowledged(transport, self.settings.stall_seconds)
+        connection.limit_unsent(transport)
+        excess = len(self.connections) - self.settings.connections_max
+        if excess > 0 and not self._evict_oldest():
+            self._is_for_probes = True
+            if excess > PROBE_CONNECTIONS:
+                self._refuse(refusals.too_many(self.settings.connections_max))
+                # not `_linger`: a lingering connection still counts
+                transport.close()
+                return
+        self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_timers()
-        # uvicorn tells the last request alone, and the one that is being answered may be an earlier one
+        # uvicorn informs the newest request only, and the one that is being answered may be an earlier one
         for cycle in (self._running, *(waiting for waiting, _ in self.pipeline)):
             if cycle is not None and not cycle.response_complete:
                 cycle.disconnected = True
@@ -84,23 +97,44 @@ class BoundedHttp(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        # in place of uvicorn's, for which any byte is a reason to go on waiting
+        # replaces uvicorn's, which restarts the keep-alive time with every byte
         if self._is_refused:
             return
-        self._is_moving = False
+        self._has_progressed = False
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # answered as if it had not been asked for; what follows cannot be told from another protocol
-            self._is_refused = True
-            self.cycle.keep_alive = False
+            self._feed(data)
         except httptools.HttpParserError as error:
             raised = error.__context__
-            self._refuse(raised if isinstance(raised, Problem) else _NOT_HTTP)
+            self._refuse(raised if isinstance(raised, Problem) else refusals.NOT_HTTP)
         else:
-            self._idle_bytes = 0 if self._is_moving else self._idle_bytes + len(data)
-            if self._idle_bytes > self.settings.head_max_bytes:
-                self._refuse(_head_too_large(self.settings))
+            self._unparsed_bytes = 0 if self._has_progressed else self._unparsed_bytes + len(data)
+            if self._unparsed_bytes > self.settings.head_max_bytes:
+                self._refuse(refusals.head_too_large(self.settings))
+
+    def _feed(self, data: bytes) -> None:
+        """Parses `data`. Behind a head with `Upgrade` the parser stops: it gets that head again without it, then the rest."""
+        rest: bytes | None = data
+        while rest:
+            try:
+                self.parser.feed_data(rest)
+                rest = None
+            except httptools.HttpParserUpgrade as stop:
+                if not self._is_upgrade:
+                    # CONNECT: there is no tunnel, and what follows the head is not HTTP
+                    self._is_refused = True
+                    self.cycle.keep_alive = False
+                    return
+                rest = rest[stop.args[0] :]
+                self._is_upgrade = False
+                self.parser.feed_data(self._head_without_upgrade())
+
+    def _head_without_upgrade(self) -> bytes:
+        version = self.parser.get_http_version().encode()
+        lines = [
+            self.parser.get_method() + b" " + self.url + b" HTTP/" + version,
+            *(name + b": " + value for name, value in self.headers if name != b"upgrade"),
+        ]
+        return b"\r\n".join(lines) + b"\r\n\r\n"
 
     def shutdown(self) -> None:
         """Called when the listener has closed: ends the connection behind its request, also one that is only arriving."""
@@ -115,7 +149,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._write_timer = self.loop.call_later(self.settings.stall_seconds, self._abort, "takes no answer")
+        self._write_timer = self.loop.call_later(self.settings.stall_seconds, self._abort, "client does not read")
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -132,97 +166,137 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._in_head:
-            # a trailer: nobody asks for it, and the request is under way with the headers that it had
+            # a trailer: the request was started with the headers before its body
             return
         super().on_header(name, value)
         if len(self.headers) > self.settings.headers_max:
-            raise _head_too_large(self.settings)
+            raise refusals.head_too_large(self.settings)
 
     def on_headers_complete(self) -> None:
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if size > self.settings.head_max_bytes:
-            raise _head_too_large(self.settings)
-        if self.parser.get_http_version() not in ("1.0", "1.1"):
-            raise _NOT_HTTP
+            raise refusals.head_too_large(self.settings)
+        version = self.parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            raise refusals.NOT_HTTP
         if len(self.pipeline) >= PIPELINED_MAX:
-            raise Problem("invalid-request", f"More than {PIPELINED_MAX} requests wait for their answer.")
+            raise Problem("invalid-request", f"More than {PIPELINED_MAX} requests wait for their response.")
+        if self._is_for_probes and self.url.partition(b"?")[0] not in PROBES:
+            raise refusals.too_many(self.settings.connections_max)
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            self._is_upgrade = True
+            return
+        # RFC 9110 10.1.1: an expectation of HTTP/1.0 is ignored
+        self.expect_100_continue &= version == "1.1"
         super().on_headers_complete()
-        self.cycle.transport = cast("asyncio.Transport", _Answering(self))
-        self._in_head, self._in_body, self._is_moving = False, True, True
+        self.cycle.keep_alive &= not self._is_for_probes
+        self.cycle.transport = cast("asyncio.Transport", _ResponseTransport(self, self.cycle))
+        self._in_head, self._in_body, self._has_progressed = False, True, True
         self._head_timer = _cancelled(self._head_timer)
         self._expect_body()
 
     def on_body(self, body: bytes) -> None:
         super().on_body(body)
-        self._is_moving = True
+        self._has_progressed = True
         self._body_bytes += len(body)
-        self._is_ours |= self.flow.read_paused
+        self._was_paused |= self.flow.read_paused
 
     def on_message_complete(self) -> None:
+        if self._is_upgrade:
+            return
         super().on_message_complete()
-        self._in_body, self._is_moving = False, True
+        self._in_body, self._has_progressed = False, True
         self._body_timer = _cancelled(self._body_timer)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
-        super()._start_asgi_task(cycle, app)
+        super()._start_asgi_task(cycle, close_delimited(cycle, app) if cycle.scope["http_version"] == "1.0" else app)
 
-    # ── what comes too late ───────────────────────────────────────────────────────────────────────────────────────────
+    # ── time limits ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _expect_head(self) -> None:
         self._head_timer = self.loop.call_later(self.settings.head_seconds, self._head_is_late)
 
     def _head_is_late(self) -> None:
         if self._in_head:
-            self._refuse(_too_late(f"The head of the request was not complete after {self.settings.head_seconds:g} s."))
+            self._refuse(
+                refusals.too_late(f"The head of the request was not complete after {self.settings.head_seconds:g} s.")
+            )
         else:
-            # it never said a word, so it does not wait for one
+            # no byte was received: close without a 408
             self.transport.close()
 
     def _expect_body(self) -> None:
-        self._body_bytes, self._is_ours = 0, False
+        self._body_bytes, self._was_paused = 0, False
         self._body_timer = _cancelled(self._body_timer)
-        self._body_timer = self.loop.call_later(self.settings.stall_seconds, self._look_at_body)
+        self._body_timer = self.loop.call_later(self.settings.stall_seconds, self._check_body)
 
-    def _look_at_body(self) -> None:
-        """A body has to come at some speed; as long as we do not read it, or wait for another request, it need not."""
+    def _check_body(self) -> None:
+        """Enforces the minimum rate of a body, except while the API itself does not read it or waits for another request."""
         seconds, rate = self.settings.stall_seconds, self.settings.body_rate_min
-        is_ours = self._is_ours or self.flow.read_paused or self.cycle.waiting_for_100_continue
-        if is_ours or self._body_bytes >= seconds * rate:
+        is_exempt = self._was_paused or self.flow.read_paused or self.cycle.waiting_for_100_continue
+        if is_exempt or self._body_bytes >= seconds * rate:
             self._expect_body()
         elif self._in_body:
-            self._refuse(_too_late(f"Of the body came less than {rate} bytes a second, for {seconds:g} s."))
+            self._refuse(refusals.too_late(f"The body arrived at less than {rate} bytes a second for {seconds:g} s."))
 
-    # ── ending ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── too many connections ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def _evict_oldest(self) -> bool:
+        """Closes the connection that has waited longest without a complete request; False when all are being answered."""
+        waiting = [one for one in cast("set[BoundedHttp]", self.connections) if one is not self and one._is_waiting]
+        oldest = min(waiting, key=BoundedHttp._waits_until, default=None)
+        if oldest is None:
+            return False
+        throttle.warning(log, "connection closed for a new one", connections_max=self.settings.connections_max)
+        oldest._is_refused = True
+        oldest._cancel_timers()
+        oldest.transport.abort()
+        return True
+
+    @property
+    def _is_waiting(self) -> bool:
+        is_answering = self._running is not None and not self._running.response_complete
+        return not self._is_refused and not is_answering and self._waits_until() < float("inf")
+
+    def _waits_until(self) -> float:
+        """When the wait for a request ends: the first wait to have begun ends first."""
+        timer = self._head_timer or self.timeout_keep_alive_task
+        return timer.when() if timer else float("inf")
+
+    # ── ending ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _refuse(self, problem: Problem) -> None:
-        """Answers, and listens no more."""
+        """Sends the problem document and ignores everything that follows."""
         if self._is_refused or self.transport.is_closing():
             return
         self._is_refused = True
-        answering = self._running if self._running and not self._running.response_complete else None
-        if answering and (answering.response_started or answering is not self.cycle or self._in_head):
-            # what was written now would be taken for a part of another answer
+        current = self._running if self._running and not self._running.response_complete else None
+        if current and (current.response_started or current is not self.cycle or self._in_head):
+            # written now, the problem would become part of another response
             self._abort(problem.detail)
             return
         request_id = uuid4().hex
         log.info("request refused", status=problem.status, reason=problem.detail, refusal_id=request_id)
-        if answering:
-            # whoever reads the body is told that the client has left
-            answering.disconnected = True
-            answering.message_event.set()
-        self.transport.write(_answer(problem, request_id))
+        if current:
+            # the handler that reads the body gets a disconnect
+            current.disconnected = True
+            current.message_event.set()
+        self.transport.write(refusals.response(problem, request_id))
         self._linger()
 
-    def close(self) -> None:
-        """Ends the connection behind an answer: at once, or later when the client may still be sending."""
-        if self._in_body:
+    def close(self, *, is_complete: bool) -> None:
+        """Ends the connection behind a response: at once, or later when the client may still be sending."""
+        if not is_complete and self._running and self._running.scope["http_version"] == "1.0":
+            # the end of the connection would mark the response as whole
+            connection.reset(self.transport)
+        elif self._in_body:
             self._linger()
         else:
             self.transport.close()
 
     def _linger(self) -> None:
-        """Says that no more will come, and listens to what nobody needs, lest the client lose its answer by a reset."""
+        """Sends the end of the response, then reads and discards for a while so that a reset does not overtake it."""
         self._is_refused = True
         self._cancel_timers()
         self.flow.resume_reading()
@@ -231,7 +305,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _abort(self, reason: str) -> None:
         log.info("connection aborted", reason=reason)
-        self.transport.abort()
+        connection.reset(self.transport)
 
     def _cancel_timers(self) -> None:
         self._unset_keepalive_if_required()
@@ -240,57 +314,19 @@ class BoundedHttp(HttpToolsProtocol):
         self._write_timer = _cancelled(self._write_timer)
 
 
-class _Answering:
-    """The connection as the answer to one request sees it: when that ends it, its client is not cut short."""
+class _ResponseTransport:
+    """The transport as one request sees it. Its `close` lets the client finish sending."""
 
-    def __init__(self, protocol: BoundedHttp) -> None:
-        self.close = protocol.close
+    def __init__(self, protocol: BoundedHttp, cycle: RequestResponseCycle) -> None:
         self.write = protocol.transport.write
         self.is_closing = protocol.transport.is_closing
+        self._protocol = protocol
+        self._cycle = cycle
 
-
-_NOT_HTTP = Problem("invalid-request", "This is not a request of HTTP/1.1.")
-
-
-def _head_too_large(settings: Settings) -> Problem:
-    return Problem(
-        "head-too-large",
-        f"The request line and the headers may have {settings.head_max_bytes} bytes, in {settings.headers_max} headers.",
-        limit_bytes=settings.head_max_bytes,
-        limit_headers=settings.headers_max,
-    )
-
-
-def _too_late(detail: str) -> Problem:
-    return Problem("request-timeout", detail)
-
-
-def _too_many(connections: int) -> Problem:
-    return Problem("unavailable", f"There are {connections} connections already, which is as many as there may be.")
-
-
-def _answer(problem: Problem, request_id: str) -> bytes:
-    """The whole answer. Of the request nothing is sure, so its address is left out."""
-    body = problem.body(cast("Scope", {"path": "", "state": {"request_id": request_id}}))
-    headers = {
-        "Content-Type": MEDIA_TYPE,
-        "Content-Length": str(len(body)),
-        "X-Request-Id": request_id,
-        "Connection": "close",
-        **problem.headers,
-    }
-    lines = [f"{name.lower()}: {value}\r\n" for name, value in headers.items()]
-    return b"".join([STATUS_LINE[problem.status], *(line.encode() for line in lines), b"\r\n", body])
+    def close(self) -> None:
+        self._protocol.close(is_complete=self._cycle.response_complete)
 
 
 def _cancelled(timer: asyncio.TimerHandle | None) -> None:
     if timer is not None:
         timer.cancel()
-
-
-def _limit_unacknowledged(transport: asyncio.Transport, seconds: float) -> None:
-    """Lets the system break a connection whose client takes nothing more, also one that we have closed (Linux alone)."""
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        transport.get_extra_info("socket").setsockopt(
-            socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(seconds * 1000)
-        )

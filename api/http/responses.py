@@ -67,7 +67,7 @@ def job(request: AnyRequest, view: JobView, *, is_final: bool) -> Response[bytes
     """The current state of a job with an ETag; 304 if that is the client's. Retry-After while it can still change."""
     body = msgspec.json.encode(view)
     etag = hashlib.sha256(body).hexdigest()[:32]
-    headers = {"ETag": f'"{etag}"', "Cache-Control": "no-cache", **({} if is_final else RETRY_AFTER)}
+    headers = {"ETag": f'"{etag}"', "Cache-Control": "private, no-cache", **({} if is_final else RETRY_AFTER)}
     if matches_etag(request, etag):
         return Response(b"", status_code=304, headers=headers, media_type=JSON)
     return Response(body, headers=headers, media_type=JSON)

@@ -1,4 +1,4 @@
-"""Answers whose body is made while it is sent: whole or visibly broken, and at no cost when the client is slow or leaves."""
+"""Streamed responses: complete or visibly broken, and stopped when the client leaves."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -9,9 +9,9 @@ from litestar.types import HTTPResponseBodyEvent, Receive, Scope, Send
 
 
 class BlockStream(ASGIStreamingResponse):
-    """Sends `blocks`, then lets go of what is `held`; at once too when the client leaves or a block cannot be had.
+    """Sends `blocks`, then closes `held`, also when the client leaves or a block raises.
 
-    What is raised half way is raised on: the server then closes the connection without the end of the body.
+    An exception of a block is raised on: the server then closes the connection without the end of the body.
     """
 
     def __init__(
@@ -23,19 +23,21 @@ class BlockStream(ASGIStreamingResponse):
         headers: Mapping[str, str],
         status_code: int,
     ) -> None:
-        # as a header, because the framework adds a second charset to any text
+        # a header, because the framework adds a second charset to a media type of text
         super().__init__(iterator=blocks, headers={**headers, "Content-Type": media_type}, status_code=status_code)
         self.blocks = blocks
         self.held = held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # a HEAD request needs no block
+        self.is_head_response = bool(scope["state"].get("is_head"))
         async with self.held:
             await super().__call__(scope, receive, send)
 
     async def send_body(self, send: Send, receive: Receive) -> None:
-        """In place of the framework's own, which cancels again and again what is just cleaning up after a first time."""
+        """Replaces Litestar's, which keeps cancelling a task that is already cleaning up."""
         sending = asyncio.create_task(self._send(send))
-        leaving = asyncio.create_task(_left(receive))
+        leaving = asyncio.create_task(_client_left(receive))
         try:
             await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -47,12 +49,12 @@ class BlockStream(ASGIStreamingResponse):
 
     async def _send(self, send: Send) -> None:
         async for block in self.blocks:
-            # a client that takes nothing is cut off by api.protocol, and has then left
+            # waits for a slow client; api.http.protocol disconnects one that does not read at all
             await send(_body(block, more=True))
         await send(_body(b"", more=False))
 
 
-async def _left(receive: Receive) -> None:
+async def _client_left(receive: Receive) -> None:
     """Returns when the client has closed its connection."""
     while (await receive())["type"] != "http.disconnect":
         pass

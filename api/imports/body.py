@@ -111,6 +111,23 @@ class Body:
             if self._expected is not None:
                 self._digest.update(block)
             yield block
+        self._check_length(length)
+
+    def _check_length(self, announced: str) -> None:
+        """Raises `Problem` 400 unless what arrived is what was announced: an upload must not be lost on the way unnoticed."""
+        is_chunked = "transfer-encoding" in self._request.headers
+        if not announced and not is_chunked:
+            raise _fault(
+                "Content-Length", "missing", "is required, or Transfer-Encoding: chunked; for an empty file it is 0"
+            )
+        if announced and int(announced) != self.bytes_received:
+            raise _fault("Content-Length", "invalid_value", f"is {announced}, but {self.bytes_received} bytes arrived")
+        if is_chunked and not self.bytes_received:
+            raise _fault(
+                "Transfer-Encoding",
+                "invalid_value",
+                "announced a body, but no byte arrived; for an empty file send Content-Length: 0",
+            )
 
     async def _raw(self, media_type: str) -> AsyncIterator[Event]:
         if media_type not in FORMATS and media_type not in OPAQUE and "format" not in self._request.query_params:

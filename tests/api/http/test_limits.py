@@ -5,8 +5,9 @@ import json
 import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
+import httpx
 import pytest
 import pytest_asyncio
 
@@ -24,6 +25,7 @@ POST = f"POST {PATH}?resource=users HTTP/1.1\r\nHost: localhost\r\nContent-Type:
 ENDLESS = POST + b"Content-Length: 1000000\r\n\r\n" + USERS_HEADER
 ROW = b"a@example.org,A,reader,true\n"
 LIVE = b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+CLOSING = b"GET /live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 STREAM = b"GET /api/v1/exports/users/stream HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
@@ -126,27 +128,54 @@ async def test_a_second_head(shared):
         assert b" 408 " in answer
 
 
-async def test_many_that_say_nothing(shared, api):
-    """Connections without a word are closed; beyond the limit a new one is told so, and afterwards there is room again."""
-    port = int(shared.url.rpartition(":")[2])
-    silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(500)]
+async def test_half_open_heads_shut_nobody_out(shared):
+    """Any number of connections without a whole request: a new one replaces the oldest of them, and is served."""
+    port = httpx.URL(shared.url).port
+    heads = []
     try:
-
-        async def refused() -> bool:
-            async with connection(shared) as client:
-                return b" 503 " in await client.to_the_end()
-
-        assert await refused()
-
-        async def served() -> bool:
-            async with connection(shared) as client:
-                client.send(b"GET /live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-                return (await client.to_the_end()).startswith(b"HTTP/1.1 200")
-
-        await eventually(served)
+        for number in range(5 * CONNECTIONS_MAX):
+            heads.append(socket.create_connection(("127.0.0.1", port)))
+            heads[-1].sendall((b"", b"GET /live HTTP/1.1\r\nHost: te")[number % 2])
+            if number % 5 == 0:
+                async with connection(shared) as client:
+                    client.send(CLOSING)
+                    assert (await client.to_the_end()).startswith(b"HTTP/1.1 200")
     finally:
-        for one in silent:
+        for one in heads:
             one.close()
+
+
+async def test_idle_connections_make_room_too(shared):
+    """A connection that is kept alive between two requests is closed for a new one."""
+    async with AsyncExitStack() as stack:
+        for _ in range(CONNECTIONS_MAX + 5):
+            client = await stack.enter_async_context(connection(shared))
+            client.send(LIVE)
+            assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+
+
+async def test_probes_get_through_when_all_connections_are_busy(shared, api, events):
+    """Beyond the limit only probes are answered; everything else is 503, and afterwards there is room again."""
+    async with AsyncExitStack() as stack:
+        # the fixture has a connection too
+        for _ in range(CONNECTIONS_MAX):
+            client = await stack.enter_async_context(connection(shared))
+            client.send(events)
+            if not (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200"):
+                break
+        async with connection(shared) as probe:
+            probe.send(LIVE)
+            assert (await probe.to_the_end()).startswith(b"HTTP/1.1 200")
+        async with connection(shared) as other:
+            other.send(b"GET /api/v1/imports HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert problem(await other.to_the_end())["status"] == 503
+
+    async def is_served() -> bool:
+        async with connection(shared) as client:
+            client.send(CLOSING)
+            return (await client.to_the_end()).startswith(b"HTTP/1.1 200")
+
+    await eventually(is_served)
 
 
 @pytest.mark.parametrize("form", ["a file", "an order"])
@@ -194,15 +223,16 @@ async def test_the_rest_of_a_refused_body(shared):
         await sending
 
 
+MANY_USERS = """
+    INSERT INTO users (email, name, role, active)
+    SELECT 'user' || n || '@example.org', repeat('x', 250), 'reader', true FROM generate_series(1, 100000) AS n
+"""
+
+
 @pytest.fixture
 async def many_users(api) -> None:
     """More than the buffers between the database and a client hold."""
-    await api.conn.execute(
-        """
-        INSERT INTO users (email, name, role, active)
-        SELECT 'user' || n || '@example.org', repeat('x', 250), 'reader', true FROM generate_series(1, 100000) AS n
-        """
-    )
+    await api.conn.execute(MANY_USERS)
 
 
 @pytest.mark.parametrize("behind", [b"", LIVE], ids=["alone", "pipelined"])
@@ -215,6 +245,27 @@ async def test_a_stream_that_nobody_reads(shared, api, many_users, behind):
         await eventually(lambda: streaming(api))
         await eventually(lambda: not_streaming(api))
         await eventually(lambda: alone(api))
+
+
+SLOW_READ_BYTES = 64 * 1024
+SLOW_PAUSE_SECONDS = 0.5
+
+
+async def test_a_stream_that_is_read_slowly(shared, server_url, tmp_path):
+    """A client that reads steadily is served, however many megabytes the kernel could buffer for it."""
+    stall_seconds = 3
+    async with (
+        api_client.service(server_url, tmp_path, run=["api"], stall_seconds=stall_seconds) as service,
+        api_client.connected(service) as api,
+    ):
+        await api.conn.execute(MANY_USERS)
+        async with connection(service) as client:
+            client.send(STREAM)
+            began = time.monotonic()
+            while time.monotonic() - began < 4 * stall_seconds:
+                assert await client.reader.read(SLOW_READ_BYTES)
+                await asyncio.sleep(SLOW_PAUSE_SECONDS)
+            assert await streaming(api)
 
 
 @pytest.fixture

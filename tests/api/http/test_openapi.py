@@ -34,6 +34,7 @@ METHODS = {"get", "put", "post", "delete", "patch", "head", "options"}
 # headers of any HTTP answer, which say nothing of this interface
 PLAIN_HEADERS = {
     "cache-control",
+    "x-content-type-options",
     "connection",
     "content-length",
     "content-type",

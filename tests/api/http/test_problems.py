@@ -144,7 +144,7 @@ async def test_errors_of_the_framework_are_problems(client, method, path, status
 async def test_a_wrong_method_is_told_the_right_ones(client):
     """405 names the methods that the address knows."""
     response = await client.delete("/t/problem")
-    assert set(response.headers["allow"].split(", ")) == {"GET", "OPTIONS"}
+    assert set(response.headers["allow"].split(", ")) == {"GET", "HEAD", "OPTIONS"}
 
 
 async def test_a_body_beyond_the_limit_is_refused(client):
