@@ -13,7 +13,7 @@ MINUTES ?= 10
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test test-fast check fix bench chaos soak lock migrate-up migrate-down db-start db-stop audit psql \
+.PHONY: help install run demo test test-fast clients check fix bench chaos soak lock migrate-up migrate-down db-start db-stop audit psql \
 	monitoring-start monitoring-stop clean
 
 help: ## list the targets
@@ -35,6 +35,9 @@ test: .venv/installed-dev ## run all tests; COVERAGE=1 also prints the branch co
 
 test-fast: .venv/installed-dev ## run the tests that start no process of the service, in less than 30 seconds
 	@$(PYTHON) -m tests fast --processes $(TEST_PROCESSES)
+
+clients: .venv/installed-dev ## run the tests with every real HTTP client: curl, Java, Node, Go, Chromium, ...
+	@CLIENTS=all $(PYTHON) -m pytest tests/clients
 
 check: .venv/installed-dev ## check format, lint, types and the import contracts
 	@ruff format --check

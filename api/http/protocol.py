@@ -63,6 +63,8 @@ class BoundedHttp(HttpToolsProtocol):
         # of the body, since the last check of its rate; and whether reading was paused by us since then
         self._body_bytes = 0
         self._was_paused = False
+        # of the response, at the last check whether the client reads
+        self._unwritten_bytes = 0
         self._is_refused = False
         self._is_for_probes = False
         self._running: RequestResponseCycle | None = None
@@ -149,7 +151,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._write_timer = self.loop.call_later(self.settings.stall_seconds, self._abort, "client does not read")
+        self._expect_reading()
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -239,6 +241,17 @@ class BoundedHttp(HttpToolsProtocol):
             self._expect_body()
         elif self._in_body:
             self._refuse(refusals.too_late(f"The body arrived at less than {rate} bytes a second for {seconds:g} s."))
+
+    def _expect_reading(self) -> None:
+        self._unwritten_bytes = self.transport.get_write_buffer_size()
+        self._write_timer = self.loop.call_later(self.settings.stall_seconds, self._check_reading)
+
+    def _check_reading(self) -> None:
+        """A client may read slowly, but not stop."""
+        if self.transport.get_write_buffer_size() < self._unwritten_bytes:
+            self._expect_reading()
+        else:
+            self._abort("client does not read")
 
     # ── too many connections ──────────────────────────────────────────────────────────────────────────────────────────
 

@@ -81,8 +81,13 @@ class Client:
 
 
 @asynccontextmanager
-async def connection(service: Service) -> AsyncIterator[Client]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(service.url.rpartition(":")[2]))
+async def connection(service: Service, *, receive_buffer_bytes: int | None = None) -> AsyncIterator[Client]:
+    line = socket.socket()
+    if receive_buffer_bytes is not None:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
+    line.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(line, ("127.0.0.1", httpx.URL(service.url).port))
+    reader, writer = await asyncio.open_connection(sock=line)
     try:
         yield Client(reader, writer)
     finally:
@@ -259,7 +264,8 @@ async def test_a_stream_that_is_read_slowly(shared, server_url, tmp_path):
         api_client.connected(service) as api,
     ):
         await api.conn.execute(MANY_USERS)
-        async with connection(service) as client:
+        # a client reports its free space in steps of a part of its buffer
+        async with connection(service, receive_buffer_bytes=SLOW_READ_BYTES) as client:
             client.send(STREAM)
             began = time.monotonic()
             while time.monotonic() - began < 4 * stall_seconds:
