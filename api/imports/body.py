@@ -117,13 +117,13 @@ class Body:
         """Raises `Problem` 400 unless what arrived is what was announced: an upload must not be lost on the way unnoticed."""
         is_chunked = "transfer-encoding" in self._request.headers
         if not announced and not is_chunked:
-            raise _fault(
+            raise invalid(
                 "Content-Length", "missing", "is required, or Transfer-Encoding: chunked; for an empty file it is 0"
             )
         if announced and int(announced) != self.bytes_received:
-            raise _fault("Content-Length", "invalid_value", f"is {announced}, but {self.bytes_received} bytes arrived")
+            raise invalid("Content-Length", "invalid_value", f"is {announced}, but {self.bytes_received} bytes arrived")
         if is_chunked and not self.bytes_received:
-            raise _fault(
+            raise invalid(
                 "Transfer-Encoding",
                 "invalid_value",
                 "announced a body, but no byte arrived; for an empty file send Content-Length: 0",
