@@ -114,19 +114,17 @@ class Body:
         self._check_length(length)
 
     def _check_length(self, announced: str) -> None:
-        """Raises `Problem` 400 unless what arrived is what was announced: an upload must not be lost on the way unnoticed."""
+        """Raises `Problem` 400 unless as much arrived as was announced: an upload that lost bytes is never a success."""
         is_chunked = "transfer-encoding" in self._request.headers
         if not announced and not is_chunked:
             raise invalid(
-                "Content-Length", "missing", "is required, or Transfer-Encoding: chunked; for an empty file it is 0"
+                "Content-Length", "is required, or Transfer-Encoding: chunked; for an empty file it is 0", "missing"
             )
         if announced and int(announced) != self.bytes_received:
-            raise invalid("Content-Length", "invalid_value", f"is {announced}, but {self.bytes_received} bytes arrived")
+            raise invalid("Content-Length", f"is {announced}, but {self.bytes_received} bytes arrived")
         if is_chunked and not self.bytes_received:
             raise invalid(
-                "Transfer-Encoding",
-                "invalid_value",
-                "announced a body, but no byte arrived; for an empty file send Content-Length: 0",
+                "Transfer-Encoding", "announced a body, but no byte arrived; for an empty file send Content-Length: 0"
             )
 
     async def _raw(self, media_type: str) -> AsyncIterator[Event]:

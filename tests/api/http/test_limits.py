@@ -256,6 +256,7 @@ SLOW_READ_BYTES = 64 * 1024
 SLOW_PAUSE_SECONDS = 0.5
 
 
+@pytest.mark.timing
 async def test_a_stream_that_is_read_slowly(shared, server_url, tmp_path):
     """A client that reads steadily is served, however many megabytes the kernel could buffer for it."""
     stall_seconds = 3
