@@ -1,4 +1,4 @@
-"""Which PostgreSQL is run, and whom it runs as."""
+"""Finds the PostgreSQL to run, and the user to run it as."""
 
 import importlib.util
 import os
@@ -12,12 +12,12 @@ from typing import Any
 
 
 class EmbeddedError(Exception):
-    """The embedded server cannot do what was asked; the message says why in one line."""
+    """The embedded server cannot be started, stopped or found; the message gives the reason in one line."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Whom a program runs as: words before its command line, and arguments to `subprocess`."""
+    """The user that a program runs as: words before its command line, and arguments to `subprocess`."""
 
     prefix: Sequence[str] = ()
     popen: Mapping[str, Any] = field(default_factory=dict)
@@ -39,9 +39,9 @@ def find() -> Path:
 
 
 def identity(bin_dir: Path, data_path: Path) -> Identity:
-    """Whom the server of `data_path` runs as: ourselves, unless we are root, which PostgreSQL refuses.
+    """The user that the server of `data_path` runs as: the present one, unless it is root, which PostgreSQL refuses.
 
-    Raises `EmbeddedError` when root finds nobody to run it as.
+    Raises `EmbeddedError` when root finds no user to run it as.
     """
     if os.geteuid() != 0:
         return Identity()

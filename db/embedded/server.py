@@ -129,7 +129,7 @@ def stop(data_path: Path) -> None:
 
 
 def has_crashed(data_path: Path) -> bool:
-    """Whether the server that this process has started has come to an end that nobody asked for."""
+    """Whether the server that this process has started has ended without having been stopped."""
     server = _children.get(data_path)
     return server is not None and server.poll() not in (None, 0)
 
@@ -219,7 +219,7 @@ def _port_again(data_path: Path) -> int:
 
 
 def _free_port(wanted: int) -> int:
-    """`wanted`, or any if that is 0. Raises `OSError` when somebody else has it."""
+    """`wanted`, or any if that is 0. Raises `OSError` when it is in use."""
     with socket.socket() as probe:
         # connections of the last server that are only waiting for their end do not count
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
