@@ -23,8 +23,11 @@ install: .venv/installed ## make the environment in .venv and install what the s
 
 # The server, the migrations, then the Procfile. The environment alone says what is set, so honcho reads no .env. The shell
 # becomes honcho, so that its number is honcho's.
+# Under honcho no process sees the terminal, so the console's log format is chosen here.
 run: install ## run the API and the workers, and PostgreSQL if DATABASE_URL is unset; Ctrl-C stops all
-	@PYTHONUNBUFFERED=1 exec $(PYTHON) -m db.embedded run -- sh -c \
+	@$(PYTHON) -m api --check
+	@echo "http://$${HTTP_HOST:-127.0.0.1}:$${HTTP_PORT:-8080}  the API, described in api/README.md; Ctrl-C stops everything"
+	@[ -t 1 ] && export LOG_FORMAT=$${LOG_FORMAT:-console}; PYTHONUNBUFFERED=1 exec $(PYTHON) -m db.embedded run -- sh -c \
 		'python -m db.migrate up --wait && exec env SUPERVISOR_PID=$$$$ honcho --env /dev/null --procfile Procfile start'
 
 demo: .venv/installed-dev ## watch the main job on a scratch server: imports with planted faults, an export

@@ -1,4 +1,4 @@
-"""The API process: `python -m api`."""
+"""The API process: `python -m api`. `python -m api --check` only says whether it could start with these settings."""
 
 import os
 import signal
@@ -29,8 +29,10 @@ def main() -> None:
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     try:
-        application = app.create(config)
         listeners = server.listen(config)
+        if sys.argv[1:] == ["--check"]:
+            return
+        application = app.create(config)
     except (SettingsError, server.AddressInUse) as error:
         sys.exit(_fail(str(error)))
     except OSError as error:

@@ -12,6 +12,8 @@ import errno
 import signal
 import socket
 import time
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from types import FrameType
 
 import structlog
@@ -51,9 +53,22 @@ def listen(settings: Settings) -> list[socket.socket]:
         for listener in sockets:
             listener.close()
         if error.errno == errno.EADDRINUSE:
-            raise AddressInUse(f"HTTP_PORT: {host}:{port} is in use by another process") from None
+            occupant = "another copy of this service" if _is_this_service(host, port) else "another process"
+            raise AddressInUse(f"HTTP_PORT: {host}:{port} is in use by {occupant}") from None
         raise
     return sockets
+
+
+def _is_this_service(host: str, port: int) -> bool:
+    connection = HTTPConnection(host, port, timeout=1)
+    try:
+        connection.request("GET", "/live")
+        answer = connection.getresponse()
+        return answer.status == HTTPStatus.OK and answer.getheader("X-Request-Id") is not None
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 class Server(uvicorn.Server):

@@ -54,16 +54,17 @@ def main() -> None:
 def _run(command: list[str], given: Settings) -> int:
     """Runs `command` with the server around it, and returns its exit status as a shell gives it."""
     if given.database_url:
-        # there is nothing to look after
-        _become(command, os.environ)
+        return _wait_for(command, os.environ, None)
     with embedded.running(given.data_path) as database_url:
         return _wait_for(command, {**os.environ, "DATABASE_URL": database_url}, given.data_path)
 
 
-def _wait_for(command: list[str], environment: Mapping[str, str], data_path: Path) -> int:
+def _wait_for(command: list[str], environment: Mapping[str, str], data_path: Path | None) -> int:
+    """Runs `command` to its end, and the server in `data_path` with it if there is one. An end by Ctrl-C is a success."""
+    interrupts: list[int] = []
     # Ctrl-C goes to the whole foreground group, to the child too. A hang-up does as well, and would kill a child that
     # does not expect it before it has stopped its own: the child is kept from it, and told to terminate instead.
-    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         child = subprocess.Popen(command, env=environment, preexec_fn=embedded.die_with_parent(signal.SIGTERM))
@@ -75,9 +76,11 @@ def _wait_for(command: list[str], environment: Mapping[str, str], data_path: Pat
         try:
             status = child.wait(timeout=LOOK_SECONDS)
         except subprocess.TimeoutExpired:
-            _revive(data_path)
+            if data_path:
+                _revive(data_path)
         else:
-            return status if status >= 0 else 128 - status
+            status = status if status >= 0 else 128 - status
+            return 0 if interrupts and status == 128 + signal.SIGINT else status
 
 
 def _revive(data_path: Path) -> None:

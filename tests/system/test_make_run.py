@@ -1,5 +1,6 @@
-"""`make run`, the whole of it: what it does when a part of it is killed that looks after the others."""
+"""`make run`: how it starts, how it ends, and what happens when one of its supervisors is killed."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -17,12 +18,16 @@ from tests.support import ROOT, postgres
 from tests.support.eventually import eventually
 from tests.support.service import unused_port
 
+# `install` is taken as done: the tests have an environment of their own
+COMMAND = ["make", "--no-print-directory", "--assume-old=install", "run", f"PYTHON={sys.executable}"]
+
 
 @dataclass
 class Run:
     process: subprocess.Popen[bytes]
     url: str
     data_path: Path
+    log: Path
 
     async def is_ready(self) -> bool:
         """With its workers."""
@@ -53,9 +58,8 @@ def run() -> Iterator[Run]:
             "WORKER_POOL_SIZE": "2",
         }
         with (folder / "log").open("wb") as log:
-            # what is installed is the tests' own matter
             process = subprocess.Popen(
-                ["make", "--no-print-directory", "--assume-old=install", "run", f"PYTHON={sys.executable}"],
+                COMMAND,
                 cwd=ROOT,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -63,7 +67,7 @@ def run() -> Iterator[Run]:
                 stderr=log,
                 start_new_session=True,
             )
-        yield Run(process, f"http://127.0.0.1:{port}", folder / "data")
+        yield Run(process, f"http://127.0.0.1:{port}", folder / "data", folder / "log")
         process.terminate()
         process.wait(timeout=30)
 
@@ -99,11 +103,29 @@ async def test_what_is_killed_comes_back_or_takes_the_rest_along(run):
     members = family(run.process.pid)
     honcho = next(pid for pid in members if "honcho --env" in command(pid) and "db.embedded" not in command(pid))
     ours = [pid for pid in family(honcho) if "-m api" in command(pid) or "-m workers" in command(pid)]
-    # the API, the pool, and two workers
-    assert len(ours) == 4
+    # the API, the pool, and two workers; a worker may just have been replaced
+    assert len(ours) >= 4
     os.kill(honcho, signal.SIGKILL)
     await eventually(lambda: not [pid for pid in ours if command(pid)])
     await eventually(lambda: run.process.poll() is not None)
+    assert not is_there(run)
+
+
+async def test_the_first_line_a_port_in_use_and_ctrl_c(run):
+    """The first line has the address; a second copy names the setting and the first copy; Ctrl-C is no failure."""
+    await eventually(run.is_ready)
+    assert run.log.read_text().startswith(f"{run.url} ")
+    environment = os.environ | {"HTTP_PORT": run.url.rpartition(":")[2]}
+    second = await asyncio.to_thread(
+        subprocess.run, COMMAND, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    address = run.url.removeprefix("http://")
+    assert f"api: HTTP_PORT: {address} is in use by another copy of this service\n" in second.stderr
+    assert second.stdout == ""
+    # as the terminal does: to the whole foreground group
+    os.killpg(run.process.pid, signal.SIGINT)
+    await eventually(lambda: run.process.poll() is not None)
+    assert "***" not in run.log.read_text()
     assert not is_there(run)
 
 
