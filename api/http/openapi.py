@@ -44,6 +44,7 @@ BINARY = Schema(type=OpenAPIType.STRING, format="binary")  # pyright: ignore[rep
 OBJECTS = Schema(type=OpenAPIType.ARRAY, items=OBJECT)
 
 TAGS = {
+    "resources": "What records consist of, and template files.",
     "imports": "Import files of records, follow the jobs, repair what was refused.",
     "exports": "Stream a resource, or have a file written in the background.",
     "operations": "Probes and metrics.",

@@ -120,5 +120,5 @@ def job_id(id: str, kind: str) -> UUID:
     return UUID(id)
 
 
-def not_found(kind: str) -> Problem:
-    return Problem("not-found", f"No {kind} has this id.")
+def not_found(kind: str, by: str = "id") -> Problem:
+    return Problem("not-found", f"No {kind} has this {by}.")

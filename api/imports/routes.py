@@ -22,6 +22,7 @@ from api.http.problems import problem_responses
 from api.imports import errors as error_stream
 from api.imports import wait
 from api.imports.parameters import ImportParameters
+from api.imports.timeline import get_import_timeline
 from api.imports.uploads import UploadsHere, receive
 from api.imports.view import PATH, ImportView, brief, get_or_404, view
 from db.imports import errors as record_errors
@@ -238,4 +239,4 @@ def _error_cursor(cursor: str | None) -> Position:
         raise responses.invalid_cursor() from None
 
 
-HANDLERS = [create_import, list_imports, get_import, get_import_events, get_import_errors]
+HANDLERS = [create_import, list_imports, get_import, get_import_events, get_import_errors, get_import_timeline]

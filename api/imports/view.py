@@ -133,7 +133,7 @@ def _links(job: Import) -> dict[str, str]:
     self = f"{PATH}/{job.id}"
     links = {"self": self} | {
         name.replace("-", "_"): f"{self}/{name}"
-        for name in ("errors", "failed-records", "unprocessed-records", "events")
+        for name in ("errors", "failed-records", "unprocessed-records", "events", "timeline")
     }
     if job.status not in FINAL:
         return links | {"cancel": f"{self}/cancel"}

@@ -40,4 +40,20 @@ ARTICLES = Resource(
     new_id=uuid4,
     new_id_sql="gen_random_uuid()",
     filtered_by=("id", "slug", "author_id", "tags", "status", "published_at"),
+    descriptions={
+        "id": "Generated when absent.",
+        "slug": "The natural key; lower-case words joined by hyphens.",
+        "author_id": "The id of a user.",
+        "tags": "In CSV a JSON array in one cell.",
+        "published_at": "A draft has none.",
+    },
+    example={
+        "slug": "first-notes",
+        "title": "First notes",
+        "body": "On the Analytical Engine.",
+        "author_id": "6f1c8d4e-2b7a-4c39-9d5e-0a1b2c3d4e5f",
+        "tags": ["engines", "notes"],
+        "status": "published",
+        "published_at": "2026-01-31T12:00:00Z",
+    },
 )

@@ -38,4 +38,16 @@ COMMENTS = Resource(
     new_id_sql="'cm_' || gen_random_uuid()",
     stamped=("created_at",),
     filtered_by=("id", "article_id", "user_id", "created_at"),
+    descriptions={
+        "id": "A UUID, or cm_ and a UUID; generated when absent.",
+        "article_id": "The id of an article.",
+        "user_id": "The id of a user.",
+        "body": f"At most {BODY_WORDS_MAX} words.",
+        "created_at": "Default: the time of the import.",
+    },
+    example={
+        "article_id": "0f9e8d7c-6b5a-4f3e-8d2c-1b0a9f8e7d6c",
+        "user_id": "6f1c8d4e-2b7a-4c39-9d5e-0a1b2c3d4e5f",
+        "body": "Well put.",
+    },
 )

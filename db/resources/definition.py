@@ -130,6 +130,10 @@ class Resource:
     touched: str | None = None
     # fields by which an export can be filtered; how, follows from their types (see `db.selection`)
     filtered_by: tuple[str, ...] = ()
+    # what a field means, beyond its name and type
+    descriptions: dict[str, str] = field(default_factory=dict)
+    # a record for the template file, without fields that the service fills in
+    example: dict[str, Any] = field(default_factory=dict)
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -37,4 +37,11 @@ USERS = Resource(
     stamped=("created_at", "updated_at"),
     touched="updated_at",
     filtered_by=("id", "email", "role", "active", "created_at", "updated_at"),
+    descriptions={
+        "id": "Generated when absent.",
+        "email": "The natural key; unique without regard to case.",
+        "created_at": "Default: the time of the import.",
+        "updated_at": "Default: the time of the import, also when the row is updated.",
+    },
+    example={"email": "ada@example.org", "name": "Ada Lovelace", "role": "author", "active": True},
 )
