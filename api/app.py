@@ -9,7 +9,7 @@ from litestar import Litestar, Request
 from litestar.datastructures import State
 from litestar.di import Provide
 
-from api import health, resources
+from api import health, resources, tickets
 from api.exports import actions, routes, stream
 from api.exports.admission import StreamAdmission
 from api.http import openapi, problems
@@ -29,6 +29,7 @@ BODY_MAX_BYTES = 1024 * 1024
 ROUTE_HANDLERS = [
     *health.HANDLERS,
     *resources.HANDLERS,
+    *tickets.HANDLERS,
     *imports.HANDLERS,
     *repairs.HANDLERS,
     *stream.HANDLERS,

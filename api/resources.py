@@ -16,7 +16,7 @@ from api.http.headers import AnyRequest
 from api.http.openapi import BINARY, operation
 from api.http.problems import problem_responses
 from db.formats import MEDIA_TYPES
-from db.merge.staging import Mode
+from db.imports.jobs import Mode
 from db.resources import RESOURCES
 from db.resources.definition import Resource
 

@@ -1,6 +1,7 @@
 """The settings: one frozen struct, read once from the environment at the edge of each process."""
 
 import os
+import re
 from collections.abc import Mapping
 from functools import cache
 from ipaddress import ip_address
@@ -25,13 +26,28 @@ class SettingsError(Exception):
     """A setting is wrong; the message names it in one line."""
 
 
+# what the name of a key may be
+_KEY_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
+
+
+class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
+    """One of API_KEYS. A key with the role `read` may only send requests that change nothing."""
+
+    name: str | None
+    role: Literal["admin", "read"]
+    key: str
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Each field is the environment variable of the same name in capitals."""
 
     http_host: str = "127.0.0.1"
     http_port: Annotated[int, Meta(ge=0, le=65535)] = 8080
-    # comma-separated; without keys the service listens on loopback only
+    # comma-separated; each is KEY, or NAME:ROLE:KEY with the role admin or read
+    # without keys the service listens on loopback only
     api_keys: str = ""
+    # how long a download ticket is valid
+    ticket_seconds: Annotated[float, Meta(ge=1, le=86_400)] = 60.0
     # comma-separated names by which clients may call this service, besides localhost and loopback addresses; any name if unset
     # and API_KEYS is set
     hosts: str = ""
@@ -116,8 +132,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     supervisor_pid: Annotated[int, Meta(ge=1)] | None = None
 
     @property
-    def keys(self) -> tuple[str, ...]:
-        return tuple(key for key in (part.strip() for part in self.api_keys.split(",")) if key)
+    def keys(self) -> tuple[ApiKey, ...]:
+        """Raises `SettingsError`."""
+        return tuple(_api_key(part) for part in (part.strip() for part in self.api_keys.split(",")) if part)
 
     @property
     def export_workers(self) -> int:
@@ -154,7 +171,7 @@ def read(environ: Mapping[str, str]) -> Settings:
         raise SettingsError(f"{path.rstrip('`').upper()}: {reason}") from None
     if settings.api_keys and not settings.keys:
         raise SettingsError("API_KEYS: has separators but no key")
-    if any(len(key) < API_KEY_MIN_CHARACTERS for key in settings.keys):
+    if any(len(key.key) < API_KEY_MIN_CHARACTERS for key in settings.keys):
         raise SettingsError(f"API_KEYS: a key has fewer than {API_KEY_MIN_CHARACTERS} characters")
     if not settings.keys and not _loopback(settings.http_host):
         raise SettingsError(
@@ -175,6 +192,17 @@ def read(environ: Mapping[str, str]) -> Settings:
 def load() -> Settings:
     """The settings of this process."""
     return read(os.environ)
+
+
+def _api_key(text: str) -> ApiKey:
+    name, _, rest = text.partition(":")
+    role, is_named, key = rest.partition(":")
+    if not is_named:
+        return ApiKey(name=None, role="admin", key=text)
+    if not _KEY_NAME.fullmatch(name) or role not in ("admin", "read") or not key:
+        # the message has no part of the text, which may be a key
+        raise SettingsError("API_KEYS: a key is KEY or NAME:ROLE:KEY, where ROLE is admin or read")
+    return ApiKey(name=name, role=role, key=key)
 
 
 def _readable(url: str) -> bool:

@@ -90,7 +90,7 @@ def configure(given: Settings, folder: Path) -> Path:
     key.unlink(missing_ok=True)
     if given.keys and not given.metrics_public:
         key.touch(mode=0o600)
-        key.write_text(given.keys[0])
+        key.write_text(given.keys[0].key)
         # a relative name, since the folder has another one in the container
         text = text.replace(
             "    static_configs:", "    authorization: {credentials_file: api_key}\n    static_configs:"

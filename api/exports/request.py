@@ -9,11 +9,11 @@ from litestar.openapi.spec import RequestBody
 from litestar.openapi.spec.media_type import OpenAPIMediaType
 from msgspec import Meta
 
-from api.http import parameters, responses
+from api.http import parameters
 from api.http.headers import AnyRequest, idempotency_key
 from api.http.openapi import object_schema
 from api.http.parameters import IdempotencyToken
-from api.http.problems import Fault, Problem, invalid, invalid_request, request_id
+from api.http.problems import Fault, invalid, invalid_request, request_id
 from db.exports import filters as export_filters
 from db.exports.filters import InvalidSelection, Selection
 from db.exports.jobs import ExportRequest
@@ -49,7 +49,7 @@ BODY = RequestBody(
 async def read(request: AnyRequest) -> ExportRequest:
     """The checked request. Raises `Problem` 400, 413, 415."""
     requested = parameters.parse(
-        [*request.query_params.multi_items(), *(await _json_object(request)).items()], ExportParameters
+        [*request.query_params.multi_items(), *(await parameters.json_object(request)).items()], ExportParameters
     )
     select(
         RESOURCES[requested.resource],
@@ -102,23 +102,3 @@ def check_csv_safe(format: Format, *, csv_safe: bool) -> None:
     """Raises `Problem` 400 if csv_safe is set for another format than CSV."""
     if csv_safe and format != "csv":
         raise invalid("csv_safe", f"requires the format csv, but the format is {format}", "conflicting_values")
-
-
-async def _json_object(request: AnyRequest) -> dict[str, Any]:
-    media_type = request.headers.get("content-type", responses.JSON).partition(";")[0].strip().lower()
-    if media_type != responses.JSON:
-        raise Problem("unsupported-format", f"The body of this request must be {responses.JSON}, not {media_type}.")
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):
-        raise Problem(
-            "unsupported-format",
-            f"The body of this request must not have a Content-Encoding, but has {encoding}.",
-            headers={"Accept-Encoding": "identity"},
-        )
-    try:
-        body = msgspec.json.decode(await request.body())
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Problem("invalid-request", f"The body is not JSON: {error}") from None
-    if not isinstance(body, dict):
-        raise Problem("invalid-request", "The body is not a JSON object.")
-    return body

@@ -6,6 +6,7 @@ anything. Clients that are not browsers send no Origin and are not affected.
 """
 
 import hmac
+import time
 from ipaddress import ip_address
 from typing import cast
 from urllib.parse import urlsplit
@@ -14,8 +15,9 @@ import structlog
 from litestar.datastructures import Headers
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
+from api.http import tickets
 from api.http.problems import MEDIA_TYPE, Problem
-from db.settings import Settings
+from db.settings import ApiKey, Settings
 from monitoring import metrics, throttle
 
 log = structlog.get_logger(__name__)
@@ -24,6 +26,21 @@ log = structlog.get_logger(__name__)
 _PUBLIC = frozenset({"/live", "/ready", "/health"})
 # methods that change nothing (RFC 9110, 9.2.1)
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+# creates nothing but an address for reading
+TICKETS = "/api/v1/tickets"
+
+
+def api_key(scope: Scope) -> ApiKey | None:
+    """The key of an allowed request, also when it came with a ticket; None without API_KEYS."""
+    return scope["state"].get("api_key")
+
+
+def created_by(scope: Scope) -> str | None:
+    """The name of the key of the request, for the jobs that it creates; None for a key without a name."""
+    key = api_key(scope)
+    return key and key.name
 
 
 def is_public(path: str, settings: Settings) -> bool:
@@ -37,7 +54,7 @@ class AccessControl:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
         self.settings = settings
-        self.keys = [key.encode() for key in settings.keys]
+        self.keys = settings.keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (problem := self._refusal(cast("HTTPScope", scope))) is not None:
@@ -56,8 +73,29 @@ class AccessControl:
                     )
         if scope["method"] not in _SAFE and self._is_cross_origin(headers):
             return Problem("cross-origin", "Pages of other origins may not send requests that change something.")
-        if self.keys and not is_public(scope["path"], self.settings) and not self._has_key(headers):
-            return Problem("unauthorized", "Send an API key as `Authorization: Bearer …` or as `X-API-Key`.")
+        if self.keys and not is_public(scope["path"], self.settings):
+            return self._unauthorized(scope, headers)
+        return None
+
+    def _unauthorized(self, scope: HTTPScope, headers: Headers) -> Problem | None:
+        """401 or 403; None if the key or the ticket of the request allows it."""
+        sent = _key(headers)
+        ticket = tickets.split(scope["query_string"])
+        if ticket and not sent and scope["method"] == "GET":
+            scope["query_string"], mac = ticket
+            query = b"?" + scope["query_string"] if scope["query_string"] else b""
+            key = self._of_ticket(mac, scope["raw_path"] + query)
+            if key is None:
+                return Problem("unauthorized", "The ticket is not valid, or has expired. Request a new one.")
+        else:
+            key = self._of(sent)
+            if key is None:
+                return Problem("unauthorized", "Send an API key as `Authorization: Bearer …` or as `X-API-Key`.")
+        if key.role == "read" and scope["method"] not in _SAFE and scope["path"] != TICKETS:
+            return Problem(
+                "forbidden", "This API key has the role read: it may send only requests that change nothing."
+            )
+        scope["state"]["api_key"] = key
         return None
 
     def _is_known(self, host: str) -> bool:
@@ -80,14 +118,19 @@ class AccessControl:
         host = urlsplit(origin).netloc if "://" in origin else ""
         return host.lower() != headers.get("host", "").lower() and _name(host) not in self.settings.host_names
 
-    def _has_key(self, headers: Headers) -> bool:
-        sent = _key(headers)
+    def _of(self, sent: bytes) -> ApiKey | None:
         # compares with every key, so that the duration does not depend on which key is similar
-        is_known = any([hmac.compare_digest(sent, key) for key in self.keys])  # noqa: C419  # a generator would stop early
-        if sent and not is_known:
+        equal = [key for key in self.keys if hmac.compare_digest(sent, key.key.encode())]
+        if sent and not equal:
             metrics.wrong_api_keys.inc()
             throttle.warning(log, "wrong API key")
-        return is_known
+        return equal[0] if equal else None
+
+    def _of_ticket(self, ticket: bytes, target: bytes) -> ApiKey | None:
+        """The key that the ticket was made with."""
+        now = time.time()
+        valid = [key for key in self.keys if tickets.is_valid(ticket, target, key.key, now=now)]
+        return valid[0] if valid else None
 
 
 async def _send(problem: Problem, scope: Scope, send: Send) -> None:

@@ -202,7 +202,8 @@ class Document(JsonRenderPlugin):
         responses.setdefault("431", _problem("head-too-large"))
         responses.setdefault("500", _problem("internal-error"))
         if method not in ("get", "head"):
-            responses.setdefault("403", _problem("cross-origin"))
+            slugs: list[Slug] = ["cross-origin", "forbidden"] if self.settings.keys else ["cross-origin"]
+            responses.setdefault("403", _problem(*slugs))
         if self.settings.hosts_checked:
             responses.setdefault("421", _problem("misdirected-request"))
         if self.settings.keys:
@@ -333,6 +334,7 @@ def _names(operation: Node) -> set[str]:
     return {parameter["name"] for parameter in operation.get("parameters", ())}
 
 
-def _problem(slug: Slug) -> Node:
+def _problem(*slugs: Slug) -> Node:
     schema = {"$ref": "#/components/schemas/ProblemDocument"}
-    return {"description": f"{KINDS[slug].title} (`{slug}`)", "content": {MEDIA_TYPE: {"schema": schema}}}
+    description = "; ".join(f"{KINDS[slug].title} (`{slug}`)" for slug in slugs)
+    return {"description": description, "content": {MEDIA_TYPE: {"schema": schema}}}

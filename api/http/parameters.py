@@ -13,6 +13,8 @@ from db.resources import validation
 S = TypeVar("S", bound=msgspec.Struct)
 
 # more than any route has, and few enough to report each of them
+JSON = "application/json"
+
 PARAMETERS_MAX = 100
 
 # PostgreSQL cannot store the character U+0000 in a text
@@ -36,6 +38,27 @@ class ListParameters(msgspec.Struct, kw_only=True):
 def query(request: AnyRequest, into: type[S] = NoParameters) -> S:
     """The parameters of the query as the struct `into`. Raises `Problem` 400."""
     return parse(request.query_params.multi_items(), into)
+
+
+async def json_object(request: AnyRequest) -> dict[str, Any]:
+    """The body, a JSON object. Raises `Problem` 400, 413, 415."""
+    media_type = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
+    if media_type != JSON:
+        raise Problem("unsupported-format", f"The body of this request must be {JSON}, not {media_type}.")
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise Problem(
+            "unsupported-format",
+            f"The body of this request must not have a Content-Encoding, but has {encoding}.",
+            headers={"Accept-Encoding": "identity"},
+        )
+    try:
+        body = msgspec.json.decode(await request.body())
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Problem("invalid-request", f"The body is not JSON: {error}") from None
+    if not isinstance(body, dict):
+        raise Problem("invalid-request", "The body is not a JSON object.")
+    return body
 
 
 def parse(given: Iterable[tuple[str, Any]], into: type[S]) -> S:

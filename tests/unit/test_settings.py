@@ -68,7 +68,22 @@ def test_the_readme_names_every_setting():
 def test_without_keys_loopback_is_allowed(host):
     """And nothing else, as the table above says; with keys any address is."""
     assert settings.read({"HTTP_HOST": host}).http_host == host
-    assert settings.read({"HTTP_HOST": "0.0.0.0", "API_KEYS": f"{'a' * 16}, {'b' * 16}"}).keys == ("a" * 16, "b" * 16)  # noqa: S104
+    assert settings.read({"HTTP_HOST": "0.0.0.0", "API_KEYS": f"{'a' * 16}, {'b' * 16}"}).keys  # noqa: S104
+
+
+def test_keys_have_names_and_roles():
+    """NAME:ROLE:KEY, or a bare KEY, which is an admin without a name; the part that is the key is never in an error."""
+    keys = settings.read({"API_KEYS": f"ada:admin:{'a' * 16}, {'b' * 16},grafana:read:{'c:' * 8}"}).keys
+    assert [(key.name, key.role, key.key) for key in keys] == [
+        ("ada", "admin", "a" * 16),
+        (None, "admin", "b" * 16),
+        ("grafana", "read", "c:" * 8),
+    ]
+    for bad in (f"ada:write:{'s' * 16}", f":read:{'s' * 16}", "ada:read:", f"a b:read:{'s' * 16}"):
+        with pytest.raises(settings.SettingsError) as error:
+            settings.read({"API_KEYS": bad})
+        assert "API_KEYS" in str(error.value)
+        assert "sss" not in str(error.value)
 
 
 @pytest.mark.parametrize("module", ["api", "workers", "db.migrate", "db.embedded"])

@@ -3,6 +3,8 @@
 import httpx
 import pytest
 
+from tests.support.eventually import eventually
+
 EXPORTS = "/api/v1/exports"
 KEY = "a-key-of-thirty-two-characters-00"
 
@@ -96,3 +98,56 @@ async def test_wrong_keys_are_counted(service):
         assert "http_wrong_api_keys_total 3.0" in (await client.get("/metrics")).text
     assert started.api.logged("wrong API key")
     assert "guessed-by-somebody" not in started.api.output
+
+
+async def test_a_read_key_changes_nothing(service):
+    """It may read and ask for tickets; all else is 403. A key without a role may do everything."""
+    reader = "reader-key-of-32-characters-0000"
+    url = (await service(run=["api"], api_keys=f"grafana:read:{reader},ada:admin:{KEY}")).url
+    async with httpx.AsyncClient(base_url=url, headers={"X-API-Key": reader}) as client:
+        assert (await client.get(EXPORTS)).status_code == 200
+        refused = await client.post(EXPORTS, json={"resource": "users"})
+        assert (refused.status_code, refused.json()["type"]) == (403, "/problems/forbidden")
+        assert (await client.delete(f"{EXPORTS}/x")).status_code == 403
+        assert (await client.post("/api/v1/tickets", json={"path": EXPORTS})).status_code == 201
+        admin = await client.post(EXPORTS, json={"resource": "users"}, headers={"X-API-Key": KEY})
+        assert admin.status_code == 202
+
+
+async def test_a_ticket_reads_one_address_for_a_while(service):
+    """GET of exactly this address needs no key until it expires. The log has neither the ticket nor its query."""
+    started = await service(run=["api"], api_keys=f"ada:admin:{KEY}", ticket_seconds=1)
+    stream = "/api/v1/exports/users/stream"
+    async with httpx.AsyncClient(base_url=started.url) as client:
+
+        async def ticket(path: str) -> dict:
+            answer = await client.post("/api/v1/tickets", json={"path": path}, headers={"X-API-Key": KEY})
+            assert answer.status_code == 201, answer.text
+            return answer.json()
+
+        assert (await client.post("/api/v1/tickets", json={"path": stream})).status_code == 401
+        for path in (stream, f"{stream}?format=csv&role=admin"):
+            url = (await ticket(path))["url"]
+            assert (await client.get(url)).status_code == 200
+            assert (await client.post(url)).status_code == 401
+            assert (await client.get(url.replace("users", "comments"))).status_code == 401
+            assert (await client.get(url.replace("ticket=", "limit=1&ticket="))).status_code == 401
+            assert (await client.get(url[:-1] + ("0" if url[-1] != "0" else "1"))).status_code == 401
+            assert (await client.get(url.replace("ticket=", "ticket=9"))).status_code == 401
+
+            async def has_expired(url: str = url) -> bool:
+                return (await client.get(url)).status_code == 401
+
+            await eventually(has_expired)
+        for path in ("/metrics", "//evil.example/api/v1/", "/api/v1/imports#x", f"{stream}?ticket=1.a", "/api/v1/é"):
+            answer = await client.post("/api/v1/tickets", json={"path": path}, headers={"X-API-Key": KEY})
+            assert (path, answer.status_code, answer.json()["errors"][0]["field"]) == (path, 400, "path")
+    assert "ticket=" not in started.api.output
+
+
+async def test_without_keys_a_ticket_is_the_plain_address(service):
+    """Nothing needs a key, so the address is returned as it is."""
+    url = (await service(run=["api"])).url
+    async with httpx.AsyncClient(base_url=url) as client:
+        answer = await client.post("/api/v1/tickets", json={"path": f"{EXPORTS}?limit=1"})
+        assert answer.json() == {"url": f"{EXPORTS}?limit=1", "expires_at": None}
