@@ -85,11 +85,12 @@ async def _connected(app: Litestar) -> AsyncIterator[None]:
     pools = [app.state.db_pool, *app.state.stream_pools]
     for db_pool in pools:
         await db_pool.open(wait=False)
-    alive = asyncio.create_task(app.state.uploads.keep_alive())
+    tasks = [asyncio.create_task(app.state.uploads.keep_alive()), asyncio.create_task(app.state.probe.pauses.run())]
     try:
         yield
     finally:
-        alive.cancel()
+        for task in tasks:
+            task.cancel()
         for db_pool in pools:
             await db_pool.close(timeout=1)
 

@@ -20,6 +20,7 @@ from db.errors import OUTDATED, READ_ONLY, UNAVAILABLE, UnsupportedDatabase
 from db.exports import storage
 from db.settings import Settings
 from monitoring import metrics
+from monitoring.event_loop import PauseMeter
 
 T = TypeVar("T")
 
@@ -118,6 +119,7 @@ class Probe:
         self.settings = settings
         self.draining = draining
         self.started = time.monotonic()
+        self.pauses = PauseMeter()
         self.database = CachedCheck(self._database)
         self.storage = CachedCheck(self._storage)
         self.queue = CachedCheck(self._queue)
@@ -230,7 +232,7 @@ async def metrics_text(probe: ProbeHere) -> Response[bytes]:
         waiting=stats.get("requests_waiting", 0),
         wait_seconds=stats.get("requests_wait_ms", 0) / 1000,
     )
-    text = await asyncio.to_thread(metrics.exposition, pool, queue, server)
+    text = await asyncio.to_thread(metrics.exposition, pool, probe.pauses.longest_seconds(), queue, server)
     # a header, because the framework adds a second charset to a media type of text
     return Response(text, headers={**NO_STORE, "Content-Type": metrics.CONTENT_TYPE})
 

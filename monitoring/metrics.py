@@ -135,7 +135,9 @@ class PoolNumbers:
     wait_seconds: float
 
 
-def exposition(pool: PoolNumbers, queue: QueueNumbers | None, server: ServerNumbers | None) -> bytes:
+def exposition(
+    pool: PoolNumbers, longest_pause_seconds: float, queue: QueueNumbers | None, server: ServerNumbers | None
+) -> bytes:
     """The response to a scrape: the metrics of all processes of this machine, and those read from the database if available.
 
     Reads files: call it in a thread. Raises `RuntimeError` in a process that has not joined.
@@ -143,7 +145,7 @@ def exposition(pool: PoolNumbers, queue: QueueNumbers | None, server: ServerNumb
     _initialise_series()
     registry = CollectorRegistry()
     registry.register(Machine())
-    registry.register(_ScrapeTime(pool, queue, server))
+    registry.register(_ScrapeTime(pool, longest_pause_seconds, queue, server))
     return generate_latest(registry)
 
 
@@ -182,8 +184,15 @@ def _initialise_series() -> None:
 class _ScrapeTime(Collector):
     """Metrics that are read at the time of the scrape."""
 
-    def __init__(self, pool: PoolNumbers, queue: QueueNumbers | None, server: ServerNumbers | None) -> None:
+    def __init__(
+        self,
+        pool: PoolNumbers,
+        longest_pause_seconds: float,
+        queue: QueueNumbers | None,
+        server: ServerNumbers | None,
+    ) -> None:
         self.pool = pool
+        self.longest_pause_seconds = longest_pause_seconds
         self.queue = queue
         self.server = server
 
@@ -193,6 +202,11 @@ class _ScrapeTime(Collector):
         yield GaugeMetricFamily("db_pool_waiting", "Requests that wait for a connection.", self.pool.waiting)
         yield CounterMetricFamily(
             "db_pool_wait_seconds", "Time that requests have waited for a connection.", self.pool.wait_seconds
+        )
+        yield GaugeMetricFamily(
+            "bulk_api_event_loop_longest_pause_seconds",
+            "Longest time of the last minute or two in which the event loop of this API process answered nothing.",
+            self.longest_pause_seconds,
         )
         if self.queue is not None:
             yield from _queue(self.queue)
