@@ -13,11 +13,11 @@ MINUTES ?= 10
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test test-fast clients check fix bench chaos soak lock migrate-up migrate-down db-start db-stop audit psql \
+.PHONY: help install run demo test test-fast clients e2e check fix bench chaos soak lock migrate-up migrate-down db-start db-stop audit psql \
 	monitoring-start monitoring-stop clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 install: .venv/installed ## make the environment in .venv and install what the service needs
 
@@ -41,6 +41,9 @@ test-fast: .venv/installed-dev ## run the tests that start no process of the ser
 
 clients: .venv/installed-dev ## run the tests with every real HTTP client: curl, Java, Node, Go, Chromium, ...
 	@CLIENTS=all $(PYTHON) -m pytest tests/clients
+
+e2e: ## run the curl scripts of tests/e2e against a running service: HOST=http://127.0.0.1:8080, API_KEY=… if it has keys
+	@for script in imports exports errors; do tests/e2e/$$script.sh || exit 1; done
 
 check: .venv/installed-dev ## check format, lint, types and the import contracts
 	@ruff format --check
