@@ -13,7 +13,8 @@ from litestar.response.base import ASGIResponse
 
 from api.http.problems import Problem
 from api.http.streaming import BlockStream
-from api.imports import annotations, splitting
+from api.imports import annotations
+from api.imports.splitting import FileSplitter, Unreadable
 from db.connections.pool import Pool
 from db.formats import MEDIA_TYPES
 from db.imports import records as leftovers
@@ -150,11 +151,11 @@ def _is_element(raw: bytes) -> bool:
         msgspec.json.decode(raw, type=msgspec.Raw)
     except (msgspec.DecodeError, RecursionError):
         size = len(raw)
-        cutter = splitting.cutter("json", batch_size=2, chunk_max_bytes=size, record_max_bytes=size)
+        splitter = FileSplitter(format="json", batch_size=2, chunk_max_bytes=size, record_max_bytes=size)
         try:
-            cutter.feed(b"[" + raw + b"]")
-            cutter.finish()
-        except splitting.Unreadable:
+            splitter.feed(b"[" + raw + b"]")
+            splitter.finish()
+        except Unreadable:
             return False
-        return cutter.records == 1
+        return splitter.record_count == 1
     return True

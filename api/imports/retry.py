@@ -11,7 +11,7 @@ from uuid import UUID
 
 from api.imports.chunk_writer import Store
 from api.imports.records import frame, pieces
-from api.imports.splitting.chunk_builder import Chunks
+from api.imports.splitting.chunk_builder import ChunkBuilder
 from api.imports.uploads import Uploads
 from db.imports import actions
 from db.imports.actions import Source
@@ -52,12 +52,12 @@ async def _take(uploads: Uploads, parent: Source, id: UUID, request_id: str) -> 
     """Stores the records as chunks of the upload `id`. Bytes and sha-256 are those of the file that they would make."""
     head, separator, tail = frame(parent)
     settings = uploads.settings
-    chunks = Chunks(batch_size=settings.batch_size, max_bytes=settings.chunk_max_bytes, separator=separator)
+    chunks = ChunkBuilder(batch_size=settings.batch_size, max_bytes=settings.chunk_max_bytes, separator=separator)
     sha256, size = hashlib.sha256(head), len(head)
     async with Store(uploads.pool, id) as store, aclosing(pieces(uploads.pool, parent, "all")) as found:
         async for piece in found:
             for _, line, raw in piece.records(parent.format):
-                data = separator + raw if chunks.records else raw
+                data = separator + raw if chunks.record_count else raw
                 sha256.update(data)
                 size += len(data)
                 chunks.add(raw, line)
@@ -70,7 +70,7 @@ async def _take(uploads: Uploads, parent: Source, id: UUID, request_id: str) -> 
         dry_run=parent.dry_run,
         file_bytes=size + len(tail),
         file_sha256=sha256.digest(),
-        total_records=chunks.records,
+        total_records=chunks.record_count,
         total_chunks=store.chunks,
         digest=hashlib.sha256(b"retry" + parent.id.bytes + sha256.digest()).digest(),
         request_id=request_id,

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 import pytest_asyncio
 
-from api.imports.splitting import Unreadable, cutter
+from api.imports.splitting import FileSplitter, Unreadable
 from db.resources import RESOURCES
 from tests.support import api_client
 from workers.parsing import parse
@@ -251,7 +251,7 @@ RECORDS = [(name, object_of("case", value), outcome) for name, value, outcome in
 def read(format: Any, data: bytes, *, delimiter: str = ",", ignore_unknown: bool = False):
     """The bodies by slug and the errors as (line, code, field) of a file, cut and parsed as the service does it."""
     limits = {"batch_size": 2, "chunk_max_bytes": 1 << 21, "record_max_bytes": RECORD_MAX_BYTES}
-    cutting = cutter(format, delimiter=delimiter, **limits)
+    cutting = FileSplitter(format=format, delimiter=delimiter, **limits)
     bodies, errors = {}, []
     for chunk in [*cutting.feed(data), *cutting.finish()]:
         parsed = parse(

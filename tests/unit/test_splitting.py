@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from api.imports.splitting import Unreadable, cutter, sniff
+from api.imports.splitting import FileSplitter, Unreadable, sniff
 
 LIMITS: dict[str, Any] = {"batch_size": 1000, "chunk_max_bytes": 1 << 20, "record_max_bytes": 1 << 16}
 RECORD_MAX = LIMITS["record_max_bytes"]
@@ -16,7 +16,7 @@ RECORD_MAX = LIMITS["record_max_bytes"]
 
 def cut(form, data, *, sizes=(), **limits):
     """The cutter and its chunks, with the data sent in blocks of `sizes` and a last one of what is left."""
-    cutting = cutter(form, **(LIMITS | limits))
+    cutting = FileSplitter(format=form, **(LIMITS | limits))
     chunks = []
     position = 0
     for size in sizes:
@@ -44,7 +44,7 @@ def outcome(form, data, sizes, limits):
         cutting, chunks = cut(form, data, sizes=sizes, **limits)
     except Unreadable as error:
         return error.message, error.line
-    return chunks, cutting.records, cutting.header, cutting.columns
+    return chunks, cutting.record_count, cutting.header, cutting.columns
 
 
 # few letters, so that quotes, line ends and brackets meet each other often
@@ -98,7 +98,7 @@ def test_chunks_keep_their_limits_and_follow_each_other(file, limits):
         assert chunk.records == 1 or len(chunk.data) <= limits["chunk_max_bytes"]
         assert len(list(chunk.slices())) == chunk.records
         due += chunk.records
-    assert cutting.records == due - 1
+    assert cutting.record_count == due - 1
 
 
 def reference_record(data, start, limit):

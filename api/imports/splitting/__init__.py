@@ -1,96 +1,130 @@
-"""Cuts a file, block by block as it arrives, into the chunks that the workers read. Pure: bytes in, chunks out.
+"""Splits a file, block by block as it arrives, into the chunks that workers read. Pure: bytes in, chunks out.
 
-A cutter holds one chunk and one record at most, and its chunks do not depend on how the file is split into blocks.
+It may import db.formats and db.imports.payload, and nothing that has a database or speaks HTTP.
 """
 
-from typing import Literal, TypeAlias
+import hashlib
 
-from api.imports.splitting.chunk_builder import Chunks, Unreadable
-from api.imports.splitting.json_array import JsonArray
-from api.imports.splitting.lines import Csv, Lines
+from api.imports.splitting.chunk_builder import ChunkBuilder, Unreadable
+from api.imports.splitting.json_array import JsonArraySplitter
+from api.imports.splitting.lines import CsvSplitter, LineSplitter
+from db.formats import Format
 from db.imports.payload import Chunk
 
-__all__ = ["Cutter", "Format", "Unreadable", "cutter", "sniff"]
-
-Format: TypeAlias = Literal["csv", "ndjson", "json"]
+__all__ = ["FileSplitter", "Unreadable", "sniff"]
 
 _BOM = b"\xef\xbb\xbf"
-_FOREIGN_BOMS = {
+_OTHER_BOMS = {
     b"\xff\xfe\x00\x00": "UTF-32",
     b"\x00\x00\xfe\xff": "UTF-32",
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
 }
-_BOM_MAX_BYTES = 4
+_BOM_BYTES_MAX = 4
+# blank bytes that are searched for the first byte that tells the format
+_BLANK_BYTES_MAX = 64 * 1024
 
 
-class Cutter:
-    """Cuts one file. After `Unreadable` it is of no more use.
+class FileSplitter:
+    """Splits one file, and counts and digests it. After `Unreadable` it cannot be used any more.
 
-    Records are the file's own bytes. Blank lines of csv and ndjson are left out, though they count as lines; each
-    record of these ends with a newline, also the last one of a file that does not. Of a record that is longer than
-    `record_max_bytes`, not counting its `\\n`, only the first `record_max_bytes + 1` bytes are kept.
+    Without `format` the first byte that is not blank decides; `format` is set from then on. `delimiter` is one ASCII
+    character and matters to CSV alone. A chunk has at most `batch_size` records and `chunk_max_bytes` bytes, more only for
+    a single record. Its limits depend on the records, never on how the file is divided into blocks.
+
+    Records are the file's own bytes. Blank lines of CSV and NDJSON are left out, though they count as lines; each record of
+    these ends with a newline, also the last one of a file that does not. Of a record longer than `record_max_bytes`, not
+    counting its newline, only the first `record_max_bytes + 1` bytes are kept. One chunk and one record are held at most.
     """
 
-    def __init__(self, chunks: Chunks, form: Lines | JsonArray) -> None:
-        self._chunks = chunks
-        self._form = form
-        # the first bytes, until they are enough to hold any byte order mark
-        self._head: bytes | None = b""
+    def __init__(
+        self,
+        *,
+        format: Format | None,
+        batch_size: int,
+        chunk_max_bytes: int,
+        record_max_bytes: int,
+        delimiter: str = ",",
+    ) -> None:
+        self.format: Format | None = format
+        self.bytes = 0
+        self._delimiter = delimiter
+        self._record_max_bytes = record_max_bytes
+        self._chunks = ChunkBuilder(batch_size=batch_size, max_bytes=chunk_max_bytes)
+        self._sha256 = hashlib.sha256()
+        # the first bytes, until they tell the format and hold any byte order mark
+        self._head = b""
+        self._records: LineSplitter | JsonArraySplitter | None = None
 
     @property
-    def records(self) -> int:
-        """How many records there were so far."""
-        return self._chunks.records
+    def record_count(self) -> int:
+        """The number of records so far."""
+        return self._chunks.record_count
+
+    @property
+    def sha256(self) -> bytes:
+        """The digest of the file so far."""
+        return self._sha256.digest()
 
     @property
     def header(self) -> bytes | None:
-        """A CSV file's header as it was, with its line end; None until it was read."""
-        return self._form.header
+        """The header of a CSV file as it was, with its line end; None until it was read."""
+        return self._records.header if self._records else None
 
     @property
     def columns(self) -> list[str] | None:
         """The names in the CSV header, without the white space around them."""
-        return self._form.columns
+        return self._records.columns if self._records else None
 
     def feed(self, block: bytes) -> list[Chunk]:
-        """The chunks that are full with these bytes. Raises `Unreadable`."""
-        if self._head is not None:
+        """The chunks that these bytes complete. Raises `Unreadable`."""
+        self.bytes += len(block)
+        self._sha256.update(block)
+        if self._records is None:
             self._head += block
-            if len(self._head) < _BOM_MAX_BYTES:
+            if not self._is_recognizable():
                 return []
-            block, self._head = _without_bom(self._head), None
-        self._form.feed(block)
+            self._begin().feed(self._without_bom())
+        else:
+            self._records.feed(block)
         return self._chunks.take()
 
     def finish(self) -> list[Chunk]:
-        """The chunks that are left at the end of the file. Raises `Unreadable`."""
-        if self._head is not None:
-            self._form.feed(_without_bom(self._head))
-            self._head = None
-        self._form.finish()
+        """The chunks that remain at the end of the file. Raises `Unreadable`."""
+        if self._records is None:
+            self._begin().feed(self._without_bom())
+        if self._records is not None:
+            self._records.finish()
         self._chunks.close()
         return self._chunks.take()
 
+    def _is_recognizable(self) -> bool:
+        if len(self._head) < _BOM_BYTES_MAX:
+            return False
+        return self.format is not None or sniff(self._head) is not None or len(self._head) >= _BLANK_BYTES_MAX
 
-def cutter(
-    form: Format, *, batch_size: int, chunk_max_bytes: int, record_max_bytes: int, delimiter: str = ","
-) -> Cutter:
-    """A cutter into chunks of at most `batch_size` records and `chunk_max_bytes` bytes (more only for a single record).
+    def _begin(self) -> "LineSplitter | JsonArraySplitter":
+        self.format = self.format or sniff(self._head) or "csv"
+        limit = self._record_max_bytes
+        if self.format == "json":
+            self._chunks.separator = b",\n"
+            self._records = JsonArraySplitter(self._chunks, record_max_bytes=limit)
+        elif self.format == "ndjson":
+            self._records = LineSplitter(self._chunks, record_max_bytes=limit)
+        else:
+            self._records = CsvSplitter(self._chunks, record_max_bytes=limit, delimiter=self._delimiter)
+        return self._records
 
-    `delimiter` is one ASCII character and matters to csv alone.
-    """
-    separator = b",\n" if form == "json" else b""
-    chunks = Chunks(batch_size=batch_size, max_bytes=chunk_max_bytes, separator=separator)
-    if form == "json":
-        return Cutter(chunks, JsonArray(chunks, record_max_bytes=record_max_bytes))
-    if form == "ndjson":
-        return Cutter(chunks, Lines(chunks, record_max_bytes=record_max_bytes))
-    return Cutter(chunks, Csv(chunks, record_max_bytes=record_max_bytes, delimiter=delimiter))
+    def _without_bom(self) -> bytes:
+        head, self._head = self._head, b""
+        for bom, encoding in _OTHER_BOMS.items():
+            if head.startswith(bom):
+                raise Unreadable(f"not UTF-8: the file begins with the byte order mark of {encoding}", 1)
+        return head.removeprefix(_BOM)
 
 
 def sniff(first: bytes) -> Format | None:
-    """The format that a file beginning with `first` has; None when nothing but blanks came yet."""
+    """The format of a file that begins with `first`; None while there is nothing but blanks."""
     if len(first) < len(_BOM) and _BOM.startswith(first):
         return None
     rest = first.removeprefix(_BOM).lstrip(b" \t\r\n")
@@ -99,10 +133,3 @@ def sniff(first: bytes) -> Format | None:
     if rest.startswith(b"["):
         return "json"
     return "ndjson" if rest.startswith(b"{") else "csv"
-
-
-def _without_bom(head: bytes) -> bytes:
-    for bom, encoding in _FOREIGN_BOMS.items():
-        if head.startswith(bom):
-            raise Unreadable(f"not UTF-8: the file begins with the byte order mark of {encoding}", 1)
-    return head.removeprefix(_BOM)

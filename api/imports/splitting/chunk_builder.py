@@ -1,4 +1,4 @@
-"""Gathers the records that a cutter has found into chunks."""
+"""Groups records into chunks."""
 
 from itertools import accumulate
 
@@ -17,48 +17,50 @@ class Unreadable(Exception):
         return f"{self.message} (line {self.line})"
 
 
-class Chunks:
-    """Chunks of at most `batch_size` records and `max_bytes` bytes; a larger record has a chunk of its own.
+class ChunkBuilder:
+    """Makes chunks of at most `batch_size` records and `max_bytes` bytes; a larger record has a chunk of its own.
+
+    `separator` goes between two records of a chunk.
 
     Where a chunk ends depends on the records alone, never on how many are added at once.
     """
 
-    def __init__(self, *, batch_size: int, max_bytes: int, separator: bytes) -> None:
-        self.records = 0
+    def __init__(self, *, batch_size: int, max_bytes: int, separator: bytes = b"") -> None:
+        self.record_count = 0
+        self.separator = separator
         self._batch_size = batch_size
         self._max_bytes = max_bytes
-        self._separator = separator
         self._ready: list[Chunk] = []
         # the open chunk: runs of (line of the first record, records, bytes)
         self._runs: list[tuple[int, int, bytes]] = []
         self._count = 0
         self._size = 0
-        # whether each of its records is one line, and the lines follow each other
-        self._plain = True
+        # whether each of its records is one line, and the lines are consecutive
+        self._is_plain = True
 
     def add(self, record: bytes, line: int) -> None:
-        """One record, which starts at the physical line `line`."""
-        size = len(record) + (len(self._separator) if self._count else 0)
+        """Adds one record, which starts at the physical line `line`."""
+        size = len(record) + (len(self.separator) if self._count else 0)
         if self._count and self._size + size > self._max_bytes:
             self.close()
             size = len(record)
-        self._append(record, 1, size, line, plain=not self._separator and record.count(b"\n") == 1)
+        self._append(record, 1, size, line, is_plain=not self.separator and record.count(b"\n") == 1)
 
     def add_lines(self, data: bytes, line: int) -> int:
-        """Many records, each of them one line of `data`, the first of them being the physical line `line`.
+        """Adds many records, each of them one line of `data`, the first at the physical line `line`.
 
         Returns their number.
         """
-        total = left = data.count(b"\n")
-        while left:
-            fits, count = self._fitting(data, left)
+        total = remaining = data.count(b"\n")
+        while remaining:
+            fits, count = self._fitting(data, remaining)
             if not count:
                 self.close()
                 continue
-            self._append(data[:fits], count, fits, line, plain=True)
+            self._append(data[:fits], count, fits, line, is_plain=True)
             data = data[fits:]
             line += count
-            left -= count
+            remaining -= count
         return total
 
     def close(self) -> None:
@@ -66,31 +68,31 @@ class Chunks:
         if not self._count:
             return
         first_line = self._runs[0][0]
-        data = self._separator.join([run for _, _, run in self._runs])
-        starts, lines = (None, None) if self._plain else self._index()
-        self._ready.append(Chunk(self.records - self._count + 1, first_line, self._count, data, starts, lines))
-        self._runs, self._count, self._size, self._plain = [], 0, 0, True
+        data = self.separator.join([run for _, _, run in self._runs])
+        starts, lines = (None, None) if self._is_plain else self._index()
+        self._ready.append(Chunk(self.record_count - self._count + 1, first_line, self._count, data, starts, lines))
+        self._runs, self._count, self._size, self._is_plain = [], 0, 0, True
 
     def take(self) -> list[Chunk]:
         """The chunks that were closed since the last call."""
         ready, self._ready = self._ready, []
         return ready
 
-    def _append(self, data: bytes, count: int, size: int, line: int, *, plain: bool) -> None:
-        if not plain or (self._count and line != self._runs[0][0] + self._count):
-            self._plain = False
+    def _append(self, data: bytes, count: int, size: int, line: int, *, is_plain: bool) -> None:
+        if not is_plain or (self._count and line != self._runs[0][0] + self._count):
+            self._is_plain = False
         self._runs.append((line, count, data))
         self._count += count
         self._size += size
-        self.records += count
+        self.record_count += count
         if self._count == self._batch_size:
             self.close()
 
-    def _fitting(self, data: bytes, left: int) -> tuple[int, int]:
-        """How much of `data`, which has `left` lines, the open chunk still takes: bytes and lines."""
-        fits, count = len(data), left
+    def _fitting(self, data: bytes, lines: int) -> tuple[int, int]:
+        """How much of `data`, which has `lines` lines, the open chunk still takes: bytes and lines."""
+        fits, count = len(data), lines
         vacant = self._batch_size - self._count
-        if left > vacant:
+        if lines > vacant:
             fits, count = len(data) - len(data.split(b"\n", vacant)[-1]), vacant
         room = self._max_bytes - self._size
         if fits > room:
@@ -113,5 +115,5 @@ class Chunks:
                 lengths = (len(part) + 1 for part in run.split(b"\n")[: count - 1])
                 starts.extend(accumulate(lengths, initial=offset))
             lines.extend(range(line - first_line, line - first_line + count))
-            offset += len(run) + len(self._separator)
+            offset += len(run) + len(self.separator)
         return starts, lines

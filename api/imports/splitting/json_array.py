@@ -1,14 +1,14 @@
-"""Cuts a JSON array into its elements.
+"""Splits a JSON array into its elements.
 
-An element is found by its strings and brackets alone; whether it is valid JSON is for the reader of the chunk to say.
-Most elements are flat objects, which one match finds. Any other is followed bracket by bracket, and what is known of it
-(depth, within a string or not) outlives the block, so that nothing is read twice however many blocks it comes in.
+An element is found by its strings and brackets alone; the reader of the chunk decides whether it is valid JSON. Most
+elements are flat objects, which one match finds. Any other is followed by runs of brackets, and its state (the open
+brackets, within a string or not) is kept between blocks, so that nothing is read twice.
 """
 
 import re
 from enum import Enum, auto
 
-from api.imports.splitting.chunk_builder import Chunks, Unreadable
+from api.imports.splitting.chunk_builder import ChunkBuilder, Unreadable
 
 _SPACE = re.compile(rb"[ \t\r\n]*+")
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
@@ -17,14 +17,17 @@ _INNER = rb"(?:\{%b\}|\[%b\])" % (_PLAIN, _PLAIN)
 # an object with at most one more level of brackets within, and the comma before it
 _NEXT_OBJECT = re.compile(rb"[ \t\r\n]*+,[ \t\r\n]*+(\{%b(?:%b%b)*+\})" % (_PLAIN, _INNER, _PLAIN), re.DOTALL)
 
-_TO_BRACKET = re.compile(rb'%b(["{}\[\]])?' % _PLAIN, re.DOTALL)
+# to the next quote or the next run of brackets that open or close, past brackets with no others within
+_TO_BRACKETS = re.compile(rb'%b(?:%b%b)*+(?:(")|([{\[]++)|([}\]]++))?' % (_PLAIN, _INNER, _PLAIN), re.DOTALL)
 _TO_QUOTE = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+(["\\])?', re.DOTALL)
 _SCALAR = re.compile(rb'[^ \t\r\n,"{}\[\]]*+')
 
-# far deeper than any reader goes: such a record is refused, but what is deeper still is no file, and each bracket costs time
+_OPENING = re.compile(rb"[{\[]++")
+
+# far deeper than the reader goes, which refuses such a record alone; each open bracket is one byte of memory
 DEPTH_MAX = 1_000_000
 
-_OPENING = {ord("]"): ord("["), ord("}"): ord("{")}
+_CLOSING = bytes.maketrans(b"[{", b"]}")
 
 
 class _Expect(Enum):
@@ -45,13 +48,13 @@ class _Inside(Enum):
     SCALAR = auto()
 
 
-class JsonArray:
+class JsonArraySplitter:
     """Raises `Unreadable` where the array is not one: the brackets and commas around its elements have to be right."""
 
     header: bytes | None = None
     columns: list[str] | None = None
 
-    def __init__(self, chunks: Chunks, *, record_max_bytes: int) -> None:
+    def __init__(self, chunks: ChunkBuilder, *, record_max_bytes: int) -> None:
         self._chunks = chunks
         self._keep = record_max_bytes + 1
         self._line = 1
@@ -66,7 +69,7 @@ class JsonArray:
         position = 0
         while position < len(block):
             if self._inside is not _Inside.ARRAY:
-                position = self._go_on(block, position)
+                position = self._continue(block, position)
                 continue
             if self._expect is _Expect.COMMA_OR_END:
                 position = self._add_objects(block, position)
@@ -90,7 +93,7 @@ class JsonArray:
         return position
 
     def _between(self, block: bytes, position: int) -> int:
-        """Takes the byte at `position`, which is not within an element, or begins the element that it begins."""
+        """Reads the byte at `position`, which is not within an element, or begins an element there."""
         byte = block[position : position + 1]
         match self._expect, byte:
             case _Expect.ARRAY, b"[":
@@ -120,8 +123,8 @@ class JsonArray:
         self._inside = _Inside.BRACKETS if byte in b"{[" else _Inside.SCALAR
         return position
 
-    def _go_on(self, block: bytes, position: int) -> int:
-        """Reads on within the element, to its end or to the end of the block."""
+    def _continue(self, block: bytes, position: int) -> int:
+        """Reads the element to its end or to the end of the block."""
         start, ended = position, False
         while position < len(block) and not ended:
             before = position
@@ -137,7 +140,7 @@ class JsonArray:
     def _step(self, block: bytes, position: int) -> tuple[int, bool]:
         """Where the next part of the element ends, and whether the element does."""
         if self._inside is _Inside.BRACKETS:
-            return self._step_bracket(block, position)
+            return self._step_brackets(block, position)
         if self._inside is _Inside.SCALAR:
             scalar = _SCALAR.match(block, position)
             end = scalar.end() if scalar else position
@@ -154,18 +157,28 @@ class JsonArray:
         self._inside = _Inside.BRACKETS
         return match.end(), not self._open
 
-    def _step_bracket(self, block: bytes, position: int) -> tuple[int, bool]:
-        match = _TO_BRACKET.match(block, position)
-        if not match or not match[1]:
+    def _step_brackets(self, block: bytes, position: int) -> tuple[int, bool]:
+        # the first brackets of an element are counted, so that no match goes past its end
+        match = _OPENING.match(block, position) if not self._open else _TO_BRACKETS.match(block, position)
+        if not match:
             return len(block), False
-        byte = block[match.end() - 1]
-        if byte == ord('"'):
-            self._inside = _Inside.STRING
-        elif byte in b"{[":
-            if len(self._open) == DEPTH_MAX:
+        quote, opened, closed = (None, match[0], None) if not self._open else match.groups()
+        if opened:
+            if len(self._open) + len(opened) > DEPTH_MAX:
                 raise Unreadable(f"nested more than {DEPTH_MAX} deep", self._line)
-            self._open.append(byte)
-        elif self._open.pop() != _OPENING[byte]:
+            self._open += opened
+            return match.end(), False
+        if quote:
+            self._inside = _Inside.STRING
+            return match.end(), False
+        if not closed:
+            return len(block), False
+        # what closes more than the element is the array's own end
+        closed = closed[: len(self._open)]
+        expected = self._open[-len(closed) :][::-1].translate(_CLOSING)
+        if closed != expected:
+            wrong = next(byte for byte, right in zip(closed, expected, strict=True) if byte != right)
             line = self._line + block.count(b"\n", position, match.end())
-            raise Unreadable(f"a bracket of the JSON array is closed by {chr(byte)!r}, which does not match", line)
-        return match.end(), not self._open and self._inside is _Inside.BRACKETS
+            raise Unreadable(f"a bracket of the JSON array is closed by {chr(wrong)!r}, which does not match", line)
+        del self._open[-len(closed) :]
+        return match.start(3) + len(closed), not self._open

@@ -1,18 +1,17 @@
-"""Cuts CSV and NDJSON, whose records end at line ends.
+"""Splits CSV and NDJSON, whose records end at line ends.
 
 A CSV record is more than one line when a quoted field has newlines in it. Since every quote of a well-formed record
 opens or closes a field (an escaped one does both), a line end lies within quotes exactly when an odd number of quotes
-precedes it in its record. A line with an even number is therefore always one record, be it sound or broken, and only
-one with an odd number has to be read by the rules. Such a record goes on to the next line with an odd number, so that
-however many quotes are astray no byte is read more than a few times.
+precedes it in its record. A line with an even number is therefore always one record, valid or not, and only one with an
+odd number is read by the rules. Such a record continues to the next line with an odd number, so that no byte is read more
+than a few times, however many stray quotes there are.
 """
 
 import csv
 import re
 
-from api.imports.splitting.chunk_builder import Chunks, Unreadable
+from api.imports.splitting.chunk_builder import ChunkBuilder, Unreadable
 
-# far more than any resource has
 COLUMNS_MAX = 1000
 
 _BLANK = re.compile(rb"[ \t\r]*+\n")
@@ -27,17 +26,17 @@ _SINGLE_NDJSON = rb"(?:(?![ \t\r]*+\n)[^\n]*+\n)++"
 _SINGLE_CSV = rb'(?:(?![ \t\r]*+\n)[^"\n]*+(?:"[^"\n]*+"[^"\n]*+)*+\n)++'
 
 
-class Lines:
+class LineSplitter:
     """NDJSON: each line that is not blank is a record."""
 
     header: bytes | None = None
     columns: list[str] | None = None
 
-    def __init__(self, chunks: Chunks, *, record_max_bytes: int) -> None:
+    def __init__(self, chunks: ChunkBuilder, *, record_max_bytes: int) -> None:
         self._chunks = chunks
         self._max = record_max_bytes
         self._line = 1
-        # what was read of the record that comes next, and whether it is the first part of a line that was too long
+        # the beginning of the next record, and whether it belongs to a line that was too long
         self._pending = bytearray()
         self._skipping = False
         self._singles = re.compile(_SINGLE_NDJSON)
@@ -50,7 +49,7 @@ class Lines:
         if self._is_undecided(block):
             self._pending += block
         else:
-            self._cut(bytes(self._pending) + block, last=False)
+            self._split(bytes(self._pending) + block, last=False)
         if len(self._pending) > self._max and not self._skipping:
             self._add_too_long(self._pending)
             self._pending.clear()
@@ -59,10 +58,10 @@ class Lines:
     def finish(self) -> None:
         # a last line without its line end gets one, so that every record has it
         if self._pending:
-            self._cut(bytes(self._pending) + b"\n", last=True)
+            self._split(bytes(self._pending) + b"\n", last=True)
 
-    def _cut(self, data: bytes, *, last: bool) -> None:
-        """Adds the records of `data`, which starts with a record, and keeps what is left over as pending."""
+    def _split(self, data: bytes, *, last: bool) -> None:
+        """Adds the records of `data`, which starts with a record, and keeps the incomplete last one as pending."""
         position, end = 0, data.rfind(b"\n") + 1
         if self._all_single(data[:end]):
             self._add_singles(data[:end])
@@ -105,15 +104,15 @@ class Lines:
         self._line += record.count(b"\n")
 
     def _add_too_long(self, line: bytes | bytearray) -> None:
-        """One byte more than is allowed shows the reader of the chunk that the record was too large."""
+        """Keeps one byte more than is allowed, which shows the reader of the chunk that the record is too large."""
         kept = bytes(line[: self._max + 1])
         if kept.endswith(b"\r"):
-            # it would be taken for a part of the line end, and what is left for a whole record
+            # it would be read as part of the line end, and the rest as a whole record
             kept = kept[:-1] + b" "
         self._chunks.add(kept + b"\n", self._line)
 
     def _skip(self, block: bytes) -> bytes:
-        """What follows the line that was too long; nothing as long as that line goes on."""
+        """The bytes after the line that was too long; none while that line continues."""
         _, newline, rest = block.partition(b"\n")
         if newline:
             self._skipping = False
@@ -121,32 +120,32 @@ class Lines:
         return rest
 
     def _is_undecided(self, block: bytes) -> bool:
-        """Whether `block` does not bring what the pending record waits for."""
+        """Whether the pending record is still incomplete with `block`."""
         return b"\n" not in block
 
     def _all_single(self, data: bytes) -> bool:
-        """Whether each line of `data` is a record; the usual answer, and a quick one."""
+        """Whether each line of `data` is a record, which is the usual case."""
         return not _BLANK.match(data) and not _BLANK_LATER.search(data)
 
     def _record_end(self, data: bytes, position: int, *, last: bool) -> int:  # noqa: ARG002 - CSV needs it
         return data.find(b"\n", position) + 1
 
 
-class Csv(Lines):
+class CsvSplitter(LineSplitter):
     """CSV: the first line that is not blank is the header; a record may go over many lines.
 
     A record that breaks the rules of quoting, or whose quote is not closed within `record_max_bytes`, is its first
     line alone: one stray quote costs one record and not the rest of the file.
     """
 
-    def __init__(self, chunks: Chunks, *, record_max_bytes: int, delimiter: str) -> None:
+    def __init__(self, chunks: ChunkBuilder, *, record_max_bytes: int, delimiter: str) -> None:
         super().__init__(chunks, record_max_bytes=record_max_bytes)
         self._delimiter = delimiter
         mark = re.escape(delimiter.encode())
         field = rb'(?:"[^"]*+(?:""[^"]*+)*+"|[^"\n%b]*+)' % mark
         self._strict = re.compile(rb"%b(?:%b%b)*+\r?\n" % (field, mark, field))
         self._singles = re.compile(_SINGLE_CSV)
-        # whether the pending record is known to go on after a line end, and whether it was left within quotes
+        # whether the pending record continues after a line end, and whether it ended within quotes
         self._open = False
         self._quoted = False
 
@@ -195,7 +194,7 @@ class Csv(Lines):
             return super()._is_undecided(block)
         if len(self._pending) + len(block) > self._max:
             return False
-        # only what is new is looked at: a record may come in a great many blocks
+        # only the new bytes are read: a record may arrive in very many blocks
         position = 0
         if self._quoted:
             position = block.find(b'"') + 1

@@ -210,7 +210,7 @@ async def check(conn, resource: str, records: list[dict[str, Any]], batch_size: 
 
 async def reimported(conn, resource: str, format, data: bytes, batch_size: int, *, mode, csv_safe: bool) -> Counts:
     """What an import of these bytes counts: cut, parsed and merged as by the API and a worker."""
-    cutter = splitting.cutter(format, batch_size=batch_size, delimiter=",", **LIMITS)
+    cutter = splitting.FileSplitter(format=format, batch_size=batch_size, delimiter=",", **LIMITS)
     counts = Counts()
     import_id = uuid4()
     for chunk in [*cutter.feed(data), *cutter.finish()]:
