@@ -1,58 +1,101 @@
-"""Who may upload now: what is beyond a limit is told which one, and when to come back, before its body is read."""
+"""Limits on uploads: how many at once, how much may wait in the queue, how much is buffered. Checked before a body is read."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+from litestar.di import NamedDependency
+from litestar.params import SkipValidation
 
 from api.http.problems import Problem
-from db.imports.backlog import Load
+from db.imports.backlog import Backlog
 from db.settings import Settings
 
-# a place among the uploads is free again soon; a full queue takes a while to drain
+# an upload ends soon, a full queue takes a while to drain
 UPLOADS_RETRY_SECONDS = 1
 QUEUE_RETRY_SECONDS = 10
 
 
 class Admission:
-    """Counts the uploads of this process. `stopping` is set when the process has closed its listener."""
+    """Counts the uploads of this process and what they buffer. `stopping` is set when the listener is closed."""
 
     def __init__(self, settings: Settings, stopping: asyncio.Event) -> None:
-        self.settings = settings
-        self.stopping = stopping
+        self._settings = settings
+        self._stopping = stopping
         self._uploads = 0
+        self._buffered = 0
 
     @contextmanager
     def upload(self) -> Iterator[None]:
-        """One more upload. Raises `Problem`: 503 when the process is stopping, 429 when it has enough of them."""
-        if self.stopping.is_set():
-            raise Problem("unavailable", "This process is stopping and takes no more uploads; another one will.")
-        if self._uploads >= self.settings.uploads_max:
-            raise _full("uploads_max", self.settings.uploads_max, "uploads at once", UPLOADS_RETRY_SECONDS)
+        """Admits one more upload. Raises `Problem`: 503 when the process is stopping, 429 when there are too many."""
+        if self._stopping.is_set():
+            raise Problem("unavailable", "The process is stopping and accepts no more uploads. Repeat the request.")
+        if self._uploads >= self._settings.uploads_max:
+            raise _full("uploads_max", self._settings.uploads_max, "uploads at once", UPLOADS_RETRY_SECONDS)
         self._uploads += 1
         try:
             yield
         finally:
             self._uploads -= 1
 
-    def check(self, load: Load) -> None:
-        """Raises `Problem` 429 when the queue, the new import counted with it, holds more than it may.
+    @asynccontextmanager
+    async def until_stopping(self) -> AsyncIterator[None]:
+        """Raises `TimeoutError` in the block when it takes longer than half of STOP_SECONDS after the stop.
 
-        Uploads that begin at the same moment do not see each other, so a few too many may get in.
+        So an upload ends while there is time to remove its chunks and to answer its client.
         """
-        if load.jobs > self.settings.queue_jobs_max:
-            raise _full(
-                "queue_jobs_max", self.settings.queue_jobs_max, "imports that are not final", QUEUE_RETRY_SECONDS
-            )
-        if load.bytes >= self.settings.queue_bytes_max:
-            raise _full(
-                "queue_bytes_max", self.settings.queue_bytes_max, "bytes of imports not final", QUEUE_RETRY_SECONDS
-            )
+
+        async def limit() -> None:
+            await self._stopping.wait()
+            timeout.reschedule(asyncio.get_running_loop().time() + self._settings.stop_seconds / 2)
+
+        async with asyncio.timeout(None) as timeout:
+            waiting = asyncio.create_task(limit())
+            try:
+                yield
+            finally:
+                waiting.cancel()
+
+    @contextmanager
+    def buffer(self) -> Iterator[Callable[[int], None]]:
+        """A function that accounts for more buffered bytes until the block ends.
+
+        It raises `Problem` 429 beyond JSON_BUFFERS_MAX_BYTES in all uploads together.
+        """
+        held = 0
+
+        def add(size: int) -> None:
+            nonlocal held
+            maximum = self._settings.json_buffers_max_bytes
+            if self._buffered + size > maximum:
+                raise _full("json_buffers_max_bytes", maximum, "bytes of JSON objects at once", UPLOADS_RETRY_SECONDS)
+            self._buffered += size
+            held += size
+
+        try:
+            yield add
+        finally:
+            self._buffered -= held
+
+    def check(self, backlog: Backlog) -> None:
+        """Raises `Problem` 429 when the queue, the new import included, holds more than it may.
+
+        Uploads that begin at the same moment do not see each other, so that a few too many may be admitted.
+        """
+        jobs_max, bytes_max = self._settings.queue_jobs_max, self._settings.queue_bytes_max
+        if backlog.jobs > jobs_max:
+            raise _full("queue_jobs_max", jobs_max, "imports that are not final", QUEUE_RETRY_SECONDS)
+        if backlog.bytes >= bytes_max:
+            raise _full("queue_bytes_max", bytes_max, "bytes of imports not final", QUEUE_RETRY_SECONDS)
+
+
+AdmissionHere = NamedDependency[SkipValidation[Admission]]
 
 
 def _full(limit: str, maximum: int, of_what: str, retry_seconds: int) -> Problem:
     return Problem(
         "too-many-requests",
-        f"The limit {limit} is reached: {maximum} {of_what}. Try again in some seconds.",
+        f"The limit {limit} is reached: {maximum} {of_what}. Repeat the request after Retry-After.",
         headers={"Retry-After": str(retry_seconds)},
         limit=limit,
         maximum=maximum,

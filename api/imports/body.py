@@ -5,7 +5,8 @@ Nothing is kept but the block in hand, except of the JSON object form, which is 
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
@@ -20,8 +21,8 @@ from multipart import (
 from api.http.headers import AnyRequest, content_digest
 from api.http.parameters import PARAMETERS_MAX
 from api.http.problems import Problem, invalid
-from api.imports.decompression import Compression
-from api.imports.unpacking import Unpacking, too_large
+from api.imports.admission import Admission
+from api.imports.decompression import Compression, Decompressor, too_large
 from db.formats import Format
 from db.settings import Settings
 
@@ -51,8 +52,8 @@ COMPRESSIONS: dict[str, Compression] = {
 OPAQUE = ("", "application/octet-stream", "text/plain", *COMPRESSIONS)
 
 PARAMETER_MAX_BYTES = 4096
-# so many blank bytes are looked through for the first byte that tells the format
-HEAD_MAX_BYTES = 64 * 1024
+# blank bytes that are searched for the first byte, which tells an array from an object
+BLANK_BYTES_MAX = 64 * 1024
 PARTS_MAX = 32
 BOUNDARY_MAX_CHARACTERS = 200
 
@@ -75,14 +76,15 @@ Event: TypeAlias = Parameter | File | bytes
 class Body:
     """Reads one request. `bytes_received` counts as sent, `Content-Digest` is checked at the end, over what was sent."""
 
-    def __init__(self, request: AnyRequest, settings: Settings) -> None:
+    def __init__(self, request: AnyRequest, settings: Settings, admission: Admission) -> None:
         self._request = request
         self._settings = settings
+        self._admission = admission
         self._expected = content_digest(request)
         self._digest = hashlib.sha256()
         self.bytes_received = 0
 
-    async def events(self) -> AsyncIterator[Event]:
+    async def events(self) -> AsyncGenerator[Event, None]:
         """Parameters and the blocks of one file. Raises `Problem`: 400, 413, 415."""
         media_type, options = parse_options_header(self._request.headers.get("content-type", ""))
         if media_type == "multipart/form-data":
@@ -91,10 +93,11 @@ class Body:
             events = self._json()
         else:
             events = self._raw(media_type)
-        async for event in events:
-            yield event
-            # a small packed block may have a great many of these, and nothing waits in between: let others have a turn
-            await asyncio.sleep(0)
+        async with aclosing(events):
+            async for event in events:
+                yield event
+                # a small compressed block may make very many events, with nothing to wait for in between
+                await asyncio.sleep(0)
         if self._expected is not None and self._expected != self._digest.digest():
             raise Problem("digest-mismatch", "The bytes that arrived do not have the sha-256 of Content-Digest.")
 
@@ -127,7 +130,7 @@ class Body:
                 "Transfer-Encoding", "announced a body, but no byte arrived; for an empty file send Content-Length: 0"
             )
 
-    async def _raw(self, media_type: str) -> AsyncIterator[Event]:
+    async def _raw(self, media_type: str) -> AsyncGenerator[Event, None]:
         if media_type not in FORMATS and media_type not in OPAQUE and "format" not in self._request.query_params:
             raise Problem(
                 "unsupported-format",
@@ -139,20 +142,20 @@ class Body:
             yield block
 
     async def _decoded(self, compression: Compression | None) -> AsyncIterator[bytes]:
-        unpack = Unpacking(compression, self._settings)
+        decompressor = Decompressor(compression, self._settings, lambda: self.bytes_received)
         async for block in self._blocks():
-            for unpacked in unpack.feed(block):
-                yield unpacked
+            for output in decompressor.feed(block):
+                yield output
                 await asyncio.sleep(0)
-        unpack.finish()
+        decompressor.finish()
 
-    async def _json(self) -> AsyncIterator[Event]:
+    async def _json(self) -> AsyncGenerator[Event, None]:
         """An array is a file like any other; an object holds the records beside the parameters."""
         decoded = self._decoded(_content_encoding(self._request))
         head = b""
         async for block in decoded:
             head += block
-            if head.lstrip(b"\xef\xbb\xbf \t\r\n") or len(head) > HEAD_MAX_BYTES:
+            if head.lstrip(b"\xef\xbb\xbf \t\r\n") or len(head) > BLANK_BYTES_MAX:
                 break
         if not head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") or "format" in self._request.query_params:
             yield File(None, "json")
@@ -161,20 +164,23 @@ class Body:
                 yield block
             return
         limit = self._settings.json_body_max_bytes
-        whole = bytearray(head)
-        async for block in decoded:
-            whole += block
-            if len(whole) > limit:
-                raise Problem(
-                    "payload-too-large",
-                    f"A JSON object with records may have {limit} bytes; send more as a file.",
-                    limit_bytes=limit,
-                )
-        for event in _object(bytes(whole)):
-            yield event
+        with self._admission.buffer() as buffered:
+            buffered(len(head))
+            whole = bytearray(head)
+            async for block in decoded:
+                buffered(len(block))
+                whole += block
+                if len(whole) > limit:
+                    raise Problem(
+                        "payload-too-large",
+                        f"A JSON object with records may have {limit} bytes; send more as a file.",
+                        limit_bytes=limit,
+                    )
+            for event in _object(bytes(whole)):
+                yield event
 
-    async def _multipart(self, boundary: str) -> AsyncIterator[Event]:
-        form = _Form(boundary, self._settings)
+    async def _multipart(self, boundary: str) -> AsyncGenerator[Event, None]:
+        form = _Form(boundary, self._settings, lambda: self.bytes_received)
         async for block in self._decoded(_content_encoding(self._request)):
             for event in form.feed(block):
                 yield event
@@ -184,17 +190,18 @@ class Body:
 class _Form:
     """A multipart form, part by part."""
 
-    def __init__(self, boundary: str, settings: Settings) -> None:
+    def __init__(self, boundary: str, settings: Settings, received: Callable[[], int]) -> None:
         # RFC 2046 allows 70
         if not 1 <= len(boundary) <= BOUNDARY_MAX_CHARACTERS:
             raise invalid(
                 "Content-Type", f"needs a boundary of 1 to {BOUNDARY_MAX_CHARACTERS} characters", "invalid_value"
             )
         self._settings = settings
+        self._received = received
         self._parser = PushMultipartParser(boundary, max_segment_count=PARTS_MAX)
         self._part: MultipartSegment | None = None
         self._value = b""
-        self._unpack: Unpacking | None = None
+        self._decompressor: Decompressor | None = None
         self._has_file = False
 
     def feed(self, block: bytes) -> Iterator[Event]:
@@ -206,8 +213,8 @@ class _Form:
                     yield from self._begin(event)
                 elif event is None:
                     yield from self._end()
-                elif self._unpack is not None:
-                    yield from self._unpack.feed(bytes(event))
+                elif self._decompressor is not None:
+                    yield from self._decompressor.feed(bytes(event))
                 else:
                     self._value += event
                     if len(self._value) > PARAMETER_MAX_BYTES:
@@ -243,14 +250,14 @@ class _Form:
         endings = name.lower().split(".")[1:][-2:] if name else []
         media_type = (part.content_type or "").lower()
         compression = COMPRESSIONS.get(media_type) or (COMPRESSIONS.get(endings[-1]) if endings else None)
-        self._unpack = Unpacking(compression, self._settings)
+        self._decompressor = Decompressor(compression, self._settings, self._received)
         told_by = next((hint for hint in (media_type, *reversed(endings)) if hint in FORMATS), None)
         yield File(name, None if told_by is None else FORMATS[told_by])
 
     def _end(self) -> Iterator[Event]:
-        if self._unpack is not None:
-            self._unpack.finish()
-            self._unpack = None
+        if self._decompressor is not None:
+            self._decompressor.finish()
+            self._decompressor = None
         else:
             try:
                 yield Parameter(self._name, self._value.decode())

@@ -1,4 +1,4 @@
-"""Chunks of one upload on their way into the database, some megabytes at a time, while the next ones arrive."""
+"""Stores the chunks of one upload, some megabytes at a time, while the next ones arrive."""
 
 import asyncio
 from types import TracebackType
@@ -9,23 +9,23 @@ from db.connections.pool import Pool
 from db.imports import uploads
 from db.imports.payload import Chunk
 
-# chunks are held back until they have so many bytes: fewer, still short transactions
+# bytes of chunks that are collected for one transaction
 FLUSH_BYTES = 4 * 1024 * 1024
 
 
-class Store:
-    """To be entered. When its block ends all that was added is stored; if it fails, nothing is under way any more.
+class ChunkWriter:
+    """Used in an `async with` block, at whose end all chunks are stored; if the block fails, the pending write is cancelled.
 
-    Without an `id` the chunks are only counted. Both `add` and the end raise `uploading.Gone`.
+    `add` and the end of the block raise `db.imports.uploads.Gone`.
     """
 
-    def __init__(self, pool: Pool, id: UUID | None) -> None:
-        self.pool = pool
-        self.id = id
-        self.chunks = 0
-        self._held: list[Chunk] = []
-        self._held_bytes = 0
-        self._under_way: asyncio.Task[None] | None = None
+    def __init__(self, pool: Pool, id: UUID) -> None:
+        self.chunk_count = 0
+        self._pool = pool
+        self._id = id
+        self._collected: list[Chunk] = []
+        self._collected_bytes = 0
+        self._writing: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -35,33 +35,32 @@ class Store:
     ) -> None:
         if error is None:
             await self._flush()
-            await self._arrived()
-        elif self._under_way is not None:
-            self._under_way.cancel()
-            await asyncio.gather(self._under_way, return_exceptions=True)
+            await self._wait()
+        elif self._writing is not None:
+            self._writing.cancel()
+            await asyncio.gather(self._writing, return_exceptions=True)
 
     async def add(self, chunks: list[Chunk]) -> None:
-        self.chunks += len(chunks)
-        if self.id is None:
-            return
-        self._held += chunks
-        self._held_bytes += sum(len(chunk.data) for chunk in chunks)
-        if self._held_bytes >= FLUSH_BYTES:
+        self.chunk_count += len(chunks)
+        self._collected += chunks
+        self._collected_bytes += sum(len(chunk.data) for chunk in chunks)
+        if self._collected_bytes >= FLUSH_BYTES:
             await self._flush()
 
     async def _flush(self) -> None:
-        """Begins to store what is held, when what was begun before is done: their order is that of the file."""
-        await self._arrived()
-        if self._held and self.id is not None:
-            self._under_way = asyncio.create_task(self._append(self.id, self._held, self.chunks - len(self._held) + 1))
-        self._held = []
-        self._held_bytes = 0
+        """Begins to store what is collected, after the previous write: chunks are stored in the order of the file."""
+        await self._wait()
+        if self._collected:
+            first_seq = self.chunk_count - len(self._collected) + 1
+            self._writing = asyncio.create_task(self._append(self._collected, first_seq))
+        self._collected = []
+        self._collected_bytes = 0
 
-    async def _arrived(self) -> None:
-        if self._under_way is not None:
-            await self._under_way
-            self._under_way = None
+    async def _wait(self) -> None:
+        if self._writing is not None:
+            await self._writing
+            self._writing = None
 
-    async def _append(self, id: UUID, chunks: list[Chunk], first_seq: int) -> None:
-        async with self.pool.connection() as conn, conn.transaction():
-            await uploads.append(conn, id, chunks, first_seq=first_seq)
+    async def _append(self, chunks: list[Chunk], first_seq: int) -> None:
+        async with self._pool.connection() as conn, conn.transaction():
+            await uploads.append(conn, self._id, chunks, first_seq=first_seq)

@@ -1,10 +1,13 @@
-"""Undoes gzip and zstd as the bytes arrive, in blocks of bounded size, whatever the ratio."""
+"""Decompresses gzip and zstd as the bytes arrive, in blocks of bounded size and within the limits of an upload."""
 
 import sys
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Literal, Protocol
+
+from api.http.problems import Problem
+from db.settings import Settings
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -13,17 +16,21 @@ else:
 
 Compression = Literal["gzip", "zstd"]
 
-BLOCK_BYTES = 256 * 1024
-# so many bytes are looked at for the next member, behind the end of one
+# up to this size an upload may decompress to any multiple of what was sent
+RATIO_FREE_BYTES = 16 * 1024 * 1024
+
+# what is split at once, between two turns of the event loop
+BLOCK_BYTES = 64 * 1024
+# bytes that are read for the next member, behind the end of one
 STEP_BYTES = 4 * 1024
-# `cat` of many files may have a few empty ones
+# a concatenation of many files may have a few empty ones
 EMPTY_MAX = 1000
-# as a power of two, 8 MiB: what RFC 9659 allows, and `zstd -19` uses; the decoder holds as much
+# as a power of two, 8 MiB: what RFC 9659 allows and `zstd -19` uses; the decoder needs as much memory
 ZSTD_WINDOW_LOG_MAX = 23
 
 
 class Undecodable(Exception):
-    """The bytes are not of the compression that they claim, or end too early."""
+    """The bytes are not valid data of this compression, or end too early."""
 
 
 class Decoder(Protocol):
@@ -47,7 +54,7 @@ class Plain:
 
 
 class Members(ABC):
-    """Members, as gzip calls them, or frames, as zstd does: one or several in a row, as `cat a.gz b.gz` makes them."""
+    """Members (gzip) or frames (zstd): one or several in a row, as `cat a.gz b.gz` makes them."""
 
     name: str
 
@@ -60,10 +67,10 @@ class Members(ABC):
         position, step = 0, BLOCK_BYTES
         while position < len(data):
             piece = data[position : position + step]
-            # what is left behind the end of a member is copied: many tiny ones must not be cut from a large piece
-            left = yield from self._part(piece)
-            position += len(piece) - left
-            step = STEP_BYTES if left else min(2 * step, BLOCK_BYTES)
+            # the bytes behind the end of a member are copied, so many tiny members must not be taken from a large piece
+            remaining = yield from self._part(piece)
+            position += len(piece) - remaining
+            step = STEP_BYTES if remaining else min(2 * step, BLOCK_BYTES)
 
     def finish(self) -> None:
         if not self._is_between:
@@ -71,17 +78,17 @@ class Members(ABC):
 
     @abstractmethod
     def _part(self, data: bytes) -> Generator[bytes, None, int]:
-        """Unpacks what belongs to one member; how many bytes are left over."""
+        """Decompresses what belongs to one member. Returns the number of bytes behind it."""
 
-    def _saw(self, block: bytes, *, is_end: bool) -> None:
-        """Raises `Undecodable` after too many members that hold nothing: they cost time, and no bytes of any limit."""
+    def _count(self, block: bytes, *, is_end: bool) -> None:
+        """Raises `Undecodable` after too many empty members, which cost time and count towards no limit in bytes."""
         self._is_between = is_end
         self._is_empty &= not block
         if is_end:
             self._empty += self._is_empty
             self._is_empty = True
             if self._empty > EMPTY_MAX:
-                raise Undecodable(f"the {self.name} data has more than {EMPTY_MAX} members with nothing in them")
+                raise Undecodable(f"the {self.name} data has more than {EMPTY_MAX} empty members")
 
 
 class Gzip(Members):
@@ -96,11 +103,11 @@ class Gzip(Members):
             self._member = zlib.decompressobj(wbits=31)
         is_full = False
         try:
-            # a full block may leave output behind although all input was taken
+            # after a full block there may be more output although all input was consumed
             while (data or is_full) and not self._member.eof:
                 block = self._member.decompress(data, BLOCK_BYTES)
                 is_full = len(block) == BLOCK_BYTES
-                self._saw(block, is_end=self._member.eof)
+                self._count(block, is_end=self._member.eof)
                 data = self._member.unconsumed_tail
                 if block:
                     yield block
@@ -122,7 +129,7 @@ class Zstd(Members):
         try:
             while (data or not self._frame.needs_input) and not self._frame.eof:
                 block = self._frame.decompress(data, BLOCK_BYTES)
-                self._saw(block, is_end=self._frame.eof)
+                self._count(block, is_end=self._frame.eof)
                 data = b""
                 if block:
                     yield block
@@ -137,3 +144,51 @@ def _frame() -> zstd.ZstdDecompressor:
 
 def decoder(compression: Compression | None) -> Decoder:
     return {None: Plain, "gzip": Gzip, "zstd": Zstd}[compression]()
+
+
+class Decompressor:
+    """A decoder whose output is limited, in bytes and in proportion to the bytes on the wire.
+
+    `received` is the number of bytes of the request's body so far, as they were sent. Of a compressed file in a compressed
+    form both layers are held against it, so that ratios do not multiply. Raises `Problem`: 400, 413.
+    """
+
+    def __init__(self, compression: Compression | None, settings: Settings, received: Callable[[], int]) -> None:
+        self._decoder = decoder(compression)
+        self._settings = settings
+        self._received = received
+        self._output_bytes = 0
+
+    def feed(self, block: bytes) -> Iterator[bytes]:
+        try:
+            for output in self._decoder.feed(block):
+                self._output_bytes += len(output)
+                self._check()
+                yield output
+        except Undecodable as error:
+            raise _undecodable(error) from None
+
+    def finish(self) -> None:
+        try:
+            self._decoder.finish()
+        except Undecodable as error:
+            raise _undecodable(error) from None
+
+    def _check(self) -> None:
+        if self._output_bytes > self._settings.upload_max_bytes:
+            raise too_large(self._settings.upload_max_bytes)
+        ratio = self._settings.unpack_ratio_max
+        if self._output_bytes > max(RATIO_FREE_BYTES, self._received() * ratio):
+            raise Problem(
+                "payload-too-large",
+                f"A compressed upload may decompress to {ratio} times its size, from {RATIO_FREE_BYTES} bytes on.",
+                limit_ratio=ratio,
+            )
+
+
+def too_large(limit: int) -> Problem:
+    return Problem("payload-too-large", f"An upload may have {limit} bytes, sent and decompressed.", limit_bytes=limit)
+
+
+def _undecodable(error: Undecodable) -> Problem:
+    return Problem("invalid-request", f"The file cannot be decompressed: {error}.")

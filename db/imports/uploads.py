@@ -25,7 +25,7 @@ class AfterUnknown(Exception):
     """There is no import with the id that this one is to wait for."""
 
 
-class Upload(msgspec.Struct, frozen=True, kw_only=True):
+class ImportSpec(msgspec.Struct, frozen=True, kw_only=True):
     """All that is known of an import once its last byte is here. `digest` is that of its parameters and bytes."""
 
     resource: str
@@ -52,8 +52,8 @@ class Upload(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str | None
 
 
-async def begin(conn: Connection, *, token: str | None) -> UUID:
-    """A new job that no worker touches and no list shows. Raises `TokenTaken`."""
+async def begin(conn: Connection, *, token: str | None) -> UUID | None:
+    """Creates a job that no worker claims and no list shows. Returns its id, or None when another job has the token."""
     id = uuid7()
     cursor = await conn.execute(
         """
@@ -63,9 +63,7 @@ async def begin(conn: Connection, *, token: str | None) -> UUID:
         """,
         {"id": id, "token": token},
     )
-    if cursor.rowcount == 0:
-        raise TokenTaken
-    return id
+    return id if cursor.rowcount else None
 
 
 async def append(conn: Connection, id: UUID, chunks: Sequence[Chunk], *, first_seq: int) -> None:
@@ -101,7 +99,7 @@ async def touch(conn: Connection, ids: Sequence[UUID], *, or_raise: bool = False
         raise Gone
 
 
-async def seal(conn: Connection, id: UUID, upload: Upload) -> None:
+async def seal(conn: Connection, id: UUID, spec: ImportSpec) -> None:
     """Makes the upload a job that counts: totals, digest, `pending`; tells the workers. No record: completed at once.
 
     Raises `Gone`; `AfterUnknown`; `TokenTaken` when the token became known only now and is another job's.
@@ -139,7 +137,7 @@ async def seal(conn: Connection, id: UUID, upload: Upload) -> None:
                 request_id = %(request_id)s
             WHERE id = %(id)s AND status = 'uploading'
             """,
-            {"id": id, **msgspec.structs.asdict(upload)},
+            {"id": id, **msgspec.structs.asdict(spec)},
         )
     except UniqueViolation:
         raise TokenTaken from None

@@ -1,0 +1,226 @@
+"""Receives an import request: parameters and file as they arrive, stored in short transactions, sealed at the end."""
+
+import hashlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from api.http import parameters
+from api.http.headers import AnyRequest, idempotency_key
+from api.http.problems import Fault, Problem, invalid, request_id
+from api.imports.admission import Admission
+from api.imports.body import Body, File, Parameter
+from api.imports.chunk_writer import ChunkWriter
+from api.imports.parameters import ImportParameters
+from api.imports.splitting import FileSplitter, Unreadable
+from api.imports.uploads import ActiveUploads
+from db.connections.pool import Pool
+from db.formats import ANNOTATIONS
+from db.imports import backlog, jobs, uploads
+from db.imports.jobs import Import
+from db.imports.payload import Chunk
+from db.imports.uploads import ImportSpec
+from db.resources import RESOURCES
+from db.resources.definition import Resource
+from db.settings import Settings
+from monitoring import metrics
+
+
+async def receive(
+    request: AnyRequest, *, pool: Pool, settings: Settings, admission: Admission, active: ActiveUploads
+) -> tuple[Import, bool]:
+    """Reads the request to its end. Returns the job, and whether an earlier request with the same key and content made it.
+
+    Raises `Problem`: 400, 409, 413, 415, 422, 429, 503.
+    """
+    receiver = UploadReceiver(request, pool=pool, settings=settings, admission=admission, active=active)
+    try:
+        with admission.upload():
+            async with admission.until_stopping():
+                id, is_replay = await receiver.run()
+    except Unreadable as error:
+        raise Problem("invalid-request", f"The file cannot be read: {error}") from None
+    except uploads.AfterUnknown:
+        raise invalid("after", "is not the id of an import") from None
+    except TimeoutError:
+        raise Problem("unavailable", "The process is stopping and could not wait for the end of the upload.") from None
+    except uploads.Gone:
+        raise Problem("unavailable", "The upload was inactive for too long and was removed.") from None
+    if receiver.token is not None:
+        metrics.idempotency("replayed" if is_replay else "created")
+    async with pool.connection() as conn:
+        job = await jobs.get(conn, id)
+    if job is None:
+        raise Problem("not-found", "The import was removed meanwhile.")
+    return job, is_replay
+
+
+class UploadReceiver:
+    """One import request on its way in."""
+
+    def __init__(
+        self, request: AnyRequest, *, pool: Pool, settings: Settings, admission: Admission, active: ActiveUploads
+    ) -> None:
+        self._pool = pool
+        self._settings = settings
+        self._admission = admission
+        self._active = active
+        self._request_id = request_id(request.scope)
+        self._parameters: list[tuple[str, Any]] = list(request.query_params.multi_items())
+        self._key = idempotency_key(request)
+        self._body = Body(request, settings, admission)
+        self._file = File(None, None)
+
+    @property
+    def token(self) -> str | None:
+        """The idempotency key, as far as it is known."""
+        token = next((value for name, value in self._parameters if name == "idempotency_token"), None)
+        return parameters.check_token(self._key, token)
+
+    async def run(self) -> tuple[UUID, bool]:
+        """Receives everything. Returns the job's id, and whether it is the job of an earlier request."""
+        async with aclosing(self._body.events()) as events:
+            await self._read_to_file(events)
+            early = parameters.parse(self._parameters, ImportParameters)
+            splitter = FileSplitter(
+                format=early.format or self._file.format,
+                delimiter=early.delimiter,
+                batch_size=self._settings.batch_size,
+                chunk_max_bytes=self._settings.chunk_max_bytes,
+                record_max_bytes=self._settings.record_max_bytes,
+            )
+            id = await self._begin()
+            if id is None:
+                chunks = 0
+                async for part in self._split(events, splitter):
+                    chunks += len(part)
+                return await self._earlier(self._specify(early, splitter, chunks)), True
+            async with self._active.held(id):
+                async with ChunkWriter(self._pool, id) as writer:
+                    async for part in self._split(events, splitter):
+                        await writer.add(part)
+                spec = self._specify(early, splitter, writer.chunk_count)
+                try:
+                    async with self._pool.connection() as conn, conn.transaction():
+                        await uploads.seal(conn, id, spec)
+                except uploads.TokenTaken:
+                    # the key came behind the file, and belongs to another job
+                    await self._active.discard(id)
+                else:
+                    return id, False
+            return await self._earlier(spec), True
+
+    async def _begin(self) -> UUID | None:
+        """The id of a new upload; None when another job has its idempotency key. Raises `Problem` 429.
+
+        The key is looked at first: a repeated request adds nothing to the queue.
+        """
+        async with self._pool.connection() as conn, conn.transaction():
+            id = await uploads.begin(conn, token=self.token)
+            if id is not None:
+                self._admission.check(await backlog.measure(conn))
+        return id
+
+    async def _read_to_file(self, events: AsyncIterator[Parameter | File | bytes]) -> None:
+        async for event in events:
+            if isinstance(event, File):
+                self._file = event
+                return
+            if isinstance(event, Parameter):
+                self._parameters.append(event)
+        raise invalid("file", "is required: the part that holds the records", "missing")
+
+    async def _split(
+        self, events: AsyncIterator[Parameter | File | bytes], splitter: FileSplitter
+    ) -> AsyncIterator[list[Chunk]]:
+        """The chunks of the file, as they are complete. Keeps the parameters that come behind it."""
+        async for event in events:
+            if isinstance(event, Parameter):
+                self._parameters.append(event)
+            elif isinstance(event, bytes):
+                yield splitter.feed(event)
+        yield splitter.finish()
+
+    def _specify(self, early: ImportParameters, splitter: FileSplitter, chunk_count: int) -> ImportSpec:
+        """The import as it was received. Raises `Problem` 400."""
+        final = parameters.parse(self._parameters, ImportParameters)
+        if final.resource is None:
+            raise invalid("resource", f"is required: {', '.join(RESOURCES)}", "missing")
+        for name in ("format", "csv_delimiter"):
+            if getattr(final, name) != getattr(early, name):
+                raise invalid(name, "must come before the file, which is read as it arrives", "too_late")
+        if splitter.columns is not None:
+            check_columns(
+                splitter.columns, RESOURCES[final.resource], ignores_unknown=final.unknown_fields == "ignore"
+            )
+        settled: dict[str, Any] = {
+            "resource": final.resource,
+            "mode": final.mode,
+            "on_error": final.on_error,
+            "max_errors": final.max_errors,
+            "max_error_rate": final.max_error_rate,
+            "dry_run": final.dry_run,
+            "after_id": final.after,
+            "unknown_fields": final.unknown_fields,
+            "format": splitter.format or "csv",
+            "csv_delimiter": final.delimiter,
+            "csv_safe": final.csv_safe,
+        }
+        return ImportSpec(
+            **settled,
+            parent_id=None,
+            csv_header=splitter.header,
+            csv_columns=splitter.columns,
+            file_name=self._file.name,
+            file_bytes=splitter.bytes,
+            file_sha256=splitter.sha256,
+            total_records=splitter.record_count,
+            total_chunks=chunk_count,
+            idempotency_token=self.token,
+            digest=_digest(settled, splitter.sha256),
+            request_id=self._request_id,
+        )
+
+    async def _earlier(self, spec: ImportSpec) -> UUID:
+        """The job that has the key already, if its request was the same as this one. Raises `Problem` 409, 422."""
+        async with self._pool.connection() as conn:
+            holder = await uploads.by_token(conn, self.token or "")
+            if holder is None or holder[1] == "uploading":
+                metrics.idempotency("in_progress")
+                raise Problem(
+                    "idempotency-in-progress", "The first request with this idempotency key is still arriving."
+                )
+            job = await jobs.get(conn, holder[0])
+        if job is None or job.request_digest != spec.digest:
+            metrics.idempotency("reused")
+            raise Problem(
+                "idempotency-key-reused",
+                "This idempotency key belongs to an import with other parameters or another file.",
+            )
+        return job.id
+
+
+def check_columns(columns: list[str], resource: Resource, *, ignores_unknown: bool) -> None:
+    """Raises `Problem` 400 that names each column that is unknown or missing, because it is so in every record."""
+    faults = [
+        Fault(column, "missing_required", f"is a column that {resource.name} must have")
+        for column in resource.columns
+        if column in resource.required and column not in columns
+    ]
+    if not ignores_unknown:
+        faults += [
+            Fault(column, "unknown_field", f"is not a column of {resource.name}")
+            for column in columns
+            if column not in (*resource.columns, *ANNOTATIONS)
+        ]
+    if faults:
+        detail = "; ".join(f"{fault.field} {fault.message}" for fault in faults)
+        raise Problem("invalid-request", f"The first line is not a header of {resource.name}: {detail}", errors=faults)
+
+
+def _digest(settled: Mapping[str, Any], sha256: bytes) -> bytes:
+    """The digest of an import's parameters and bytes, which a repeated request must have too."""
+    return hashlib.sha256(msgspec.json.encode(settled, order="sorted") + sha256).digest()
