@@ -18,7 +18,7 @@ from api.http.middleware import Observed
 from api.imports import actions as repairs
 from api.imports import routes as imports
 from api.imports.admission import Admission
-from api.imports.uploads import Uploads
+from api.imports.uploads import ActiveUploads
 from db.connections import pool
 from db.settings import Settings
 from monitoring.outage import Outage
@@ -60,7 +60,8 @@ def create(settings: Settings) -> Litestar:
         "draining": draining,
         "stopping": stopping,
         "probe": health.Probe(db_pool, settings, draining),
-        "uploads": Uploads(db_pool, settings, Admission(settings, stopping)),
+        "admission": Admission(settings, stopping),
+        "active_uploads": ActiveUploads(db_pool, settings),
     }
     app = Litestar(
         ROUTE_HANDLERS,
@@ -85,7 +86,10 @@ async def _connected(app: Litestar) -> AsyncIterator[None]:
     pools = [app.state.db_pool, *app.state.stream_pools]
     for db_pool in pools:
         await db_pool.open(wait=False)
-    tasks = [asyncio.create_task(app.state.uploads.keep_alive()), asyncio.create_task(app.state.probe.pauses.run())]
+    tasks = [
+        asyncio.create_task(app.state.active_uploads.keep_alive()),
+        asyncio.create_task(app.state.probe.pauses.run()),
+    ]
     try:
         yield
     finally:

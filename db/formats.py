@@ -15,3 +15,6 @@ COMPRESSED_MEDIA_TYPES: dict[Compression, str] = {"gzip": "application/gzip", "z
 # A spreadsheet reads a cell that begins with one of these as a formula (OWASP, "CSV Injection"), full-width forms and some white
 # space included. With csv_safe such a cell gets an apostrophe in front of it.
 FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
+# columns and members that annotate a refused record; an import ignores them
+ANNOTATIONS = ("_line", "_errors")

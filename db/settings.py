@@ -88,6 +88,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     upload_max_bytes: Bytes = 10 * 1024**3
     record_max_bytes: Annotated[int, Meta(ge=1024, le=64 * 1024 * 1024)] = 1024 * 1024
     json_body_max_bytes: Bytes = 8 * 1024 * 1024
+    # of all JSON objects that one API process receives at once
+    json_buffers_max_bytes: Bytes = 64 * 1024 * 1024
     # how many times its own size a packed upload may unpack to, from some megabytes on; gzip packs text 3 to 50 times
     unpack_ratio_max: Count = 250
     # the request line and the headers, their bytes and their number

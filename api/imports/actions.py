@@ -17,12 +17,12 @@ from api.http.headers import AnyRequest
 from api.http.openapi import BINARY, OBJECTS, operation
 from api.http.problems import Problem, problem_responses, request_id
 from api.imports import records, retry
-from api.imports.uploads import UploadsHere
+from api.imports.admission import AdmissionHere
+from api.imports.uploads import ActiveUploadsHere
 from api.imports.view import PATH, ImportView, get_or_404, view
 from db.connections.pool import Pool
-from db.imports import actions, backlog, completion
-from db.imports import uploads as uploading
-from db.imports.actions import NotCommittable, Source
+from db.imports import actions, backlog, completion, uploads
+from db.imports.actions import NotCommittable, ParentImport
 from db.imports.jobs import FINAL
 from db.imports.records import Gone
 from db.settings import Settings
@@ -91,23 +91,37 @@ CHILD = {
         ),
     },
 )
-async def retry_import(request: AnyRequest, id: FromPath[str], uploads: UploadsHere) -> Response[bytes]:
+async def retry_import(
+    request: AnyRequest,
+    id: FromPath[str],
+    db_pool: PoolHere,
+    settings: SettingsHere,
+    admission: AdmissionHere,
+    active_uploads: ActiveUploadsHere,
+) -> Response[bytes]:
     """A new import of just these records, with the same parameters; its errors tell the lines of the first file.
 
     An import has one retry: requested again, it is the same one, so that nothing is ever stored twice. What that has left is
     for its own retry.
     """
     parameters.query(request)
-    parent = await _source(uploads.pool, id)
+    parent = await _parent(db_pool, id)
     if not parent.is_final:
         raise Problem("not-final", f"The import is {parent.status}; cancel it, or wait.")
-    if not parent.left:
+    if not parent.remaining:
         raise Problem("nothing-to-retry", "Every record of the import was taken.")
     try:
-        child, is_replay = await retry.run(uploads, parent, request_id(request.scope))
-    except (Gone, uploading.Gone):
+        child, is_replay = await retry.run(
+            parent,
+            pool=db_pool,
+            settings=settings,
+            admission=admission,
+            active=active_uploads,
+            request_id=request_id(request.scope),
+        )
+    except (Gone, uploads.Gone):
         raise records.removed() from None
-    return await _child(uploads.pool, uploads.settings, child, is_replay=is_replay)
+    return await _child(db_pool, settings, child, is_replay=is_replay)
 
 
 @post(
@@ -120,23 +134,25 @@ async def retry_import(request: AnyRequest, id: FromPath[str], uploads: UploadsH
         **problem_responses("invalid-request", "not-found", "not-committable", "too-many-requests", "unavailable"),
     },
 )
-async def commit_import(request: AnyRequest, id: FromPath[str], uploads: UploadsHere) -> Response[bytes]:
+async def commit_import(
+    request: AnyRequest, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere, admission: AdmissionHere
+) -> Response[bytes]:
     """A new import of the same file without a second upload. A dry run has one commit: requested again, it is the same one."""
     parameters.query(request)
-    dry_run = await _source(uploads.pool, id)
+    dry_run = await _parent(db_pool, id)
     digest = hashlib.sha256(b"commit" + dry_run.id.bytes).digest()
     try:
-        async with uploads.pool.connection() as conn, conn.transaction():
+        async with db_pool.connection() as conn, conn.transaction():
             child, is_replay = await actions.commit(
                 conn, dry_run.id, digest=digest, request_id=request_id(request.scope)
             )
             if not is_replay:
-                uploads.admission.check(await backlog.load(conn))
+                admission.check(await backlog.measure(conn))
     except NotCommittable as reason:
         raise Problem("not-committable", str(reason)) from None
     except Gone:
         raise records.removed() from None
-    return await _child(uploads.pool, uploads.settings, child, is_replay=is_replay)
+    return await _child(db_pool, settings, child, is_replay=is_replay)
 
 
 @post(
@@ -187,15 +203,15 @@ async def delete_import(request: AnyRequest, id: FromPath[str], db_pool: PoolHer
 
 async def _records(request: AnyRequest, id: str, pool: Pool, which: Literal["failed", "unprocessed"]) -> ASGIResponse:
     requested = parameters.query(request, RecordParameters)
-    return await records.answer(pool, await _source(pool, id), which, is_annotated=requested.annotate)
+    return await records.answer(pool, await _parent(pool, id), which, is_annotated=requested.annotate)
 
 
-async def _source(pool: Pool, id: str) -> Source:
+async def _parent(pool: Pool, id: str) -> ParentImport:
     async with pool.connection() as conn:
-        source = await actions.source(conn, responses.job_id(id, "import"))
-    if source is None:
+        parent = await actions.parent(conn, responses.job_id(id, "import"))
+    if parent is None:
         raise responses.not_found("import")
-    return source
+    return parent
 
 
 async def _child(pool: Pool, settings: Settings, id: UUID, *, is_replay: bool) -> Response[bytes]:

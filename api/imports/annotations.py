@@ -1,7 +1,7 @@
-"""Says beside a record, in its own format, where it stood and what is wrong with it: `_line` and `_errors`. No I/O.
+"""Adds `_line` and `_errors` to a record in its own format: where it was in the file and why it was refused. No I/O.
 
-An import ignores both, so that an annotated file can be mended and posted as it is. They come first, in CSV as the first two
-columns: there they are in their place even where a row has too few cells or a quote that is not closed.
+An import ignores both, so that an annotated file can be corrected and posted as it is. In CSV they are the first two columns,
+where they are found even in a row that has too few cells or an unclosed quote.
 """
 
 import re
@@ -9,12 +9,12 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
-from api.imports.splitting.intake import ANNOTATIONS
-from db.imports.records import Note
+from db.formats import ANNOTATIONS
+from db.imports.records import RecordNote
 
 
 class Csv:
-    """Annotates the rows below one header. Annotations of an earlier time, wherever their columns are, are replaced."""
+    """Annotates the rows below one header. Earlier annotations are replaced, in whatever column they are."""
 
     def __init__(self, columns: Sequence[str], delimiter: str) -> None:
         self._delimiter = delimiter.encode()
@@ -28,13 +28,13 @@ class Csv:
         """The header's own bytes behind the names of the annotations."""
         return self._delimiter.join([*(name.encode() for name in ANNOTATIONS), self._bare(header)])
 
-    def record(self, raw: bytes, line: int, notes: Sequence[Note]) -> bytes:
+    def record(self, raw: bytes, line: int, notes: Sequence[RecordNote]) -> bytes:
         """The row's own bytes behind its annotations, its line end as it was."""
         cell = b'"%b"' % msgspec.json.encode(notes).replace(b'"', b'""')
         return self._delimiter.join([b"%d" % line, cell, self._bare(raw)])
 
     def _bare(self, raw: bytes) -> bytes:
-        """The row without the cells of earlier annotations, as far as it can be told where a cell ends."""
+        """The row without the cells of earlier annotations, as far as its cells can be told apart."""
         if not self._old:
             return raw
         kept: list[bytes] = []
@@ -51,10 +51,10 @@ class Csv:
         return b"".join(kept) + raw[position:]
 
 
-def json(raw: bytes, line: int, notes: Sequence[Note]) -> bytes:
-    """The object's own bytes with two more members in front. What does not begin like an object cannot have any, and stays.
+def json(raw: bytes, line: int, notes: Sequence[RecordNote]) -> bytes:
+    """The object's own bytes with two more members in front, also when it is not valid JSON. Anything else is returned as it is.
 
-    A broken one can. Of an object that was annotated before the old members are taken out; if it is also broken, it stays.
+    Earlier annotations are replaced; an annotated object that is not valid JSON is returned as it is.
     """
     if not raw.lstrip(b" \t\r\n").startswith(b"{"):
         return raw

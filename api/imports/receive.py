@@ -119,7 +119,7 @@ class UploadReceiver:
         The key is looked at first: a repeated request adds nothing to the queue.
         """
         async with self._pool.connection() as conn, conn.transaction():
-            id = await uploads.begin(conn, token=self.token)
+            id = await uploads.begin_once(conn, token=self.token)
             if id is not None:
                 self._admission.check(await backlog.measure(conn))
         return id
@@ -153,9 +153,7 @@ class UploadReceiver:
             if getattr(final, name) != getattr(early, name):
                 raise invalid(name, "must come before the file, which is read as it arrives", "too_late")
         if splitter.columns is not None:
-            check_columns(
-                splitter.columns, RESOURCES[final.resource], ignores_unknown=final.unknown_fields == "ignore"
-            )
+            check_columns(splitter.columns, RESOURCES[final.resource], ignores_unknown=final.unknown_fields == "ignore")
         settled: dict[str, Any] = {
             "resource": final.resource,
             "mode": final.mode,

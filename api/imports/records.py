@@ -1,6 +1,6 @@
-"""The refused and the unprocessed records of an import as a file like the one that was sent, ready to be mended and sent again.
+"""Failed and unprocessed records, in the format and the order of the file that was sent.
 
-Each chunk is read by a statement of its own, on a connection that is held no longer: a slow client holds nothing.
+Each chunk is read by a statement of its own. No connection is held while the client reads.
 """
 
 import re
@@ -17,9 +17,9 @@ from api.imports import annotations
 from api.imports.splitting import FileSplitter, Unreadable
 from db.connections.pool import Pool
 from db.formats import MEDIA_TYPES
-from db.imports import records as leftovers
-from db.imports.actions import Source
-from db.imports.records import Gone, Note, Piece
+from db.imports import records
+from db.imports.actions import ParentImport
+from db.imports.records import ChunkRecords, Gone, RecordNote
 
 Which: TypeAlias = Literal["failed", "unprocessed", "all"]
 
@@ -29,50 +29,52 @@ _ENDINGS = re.compile(r"(?:\.(?:csv|ndjson|jsonl|json|gz|zst|txt))+$", re.IGNORE
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
 
-class Frame(NamedTuple):
-    """What makes a file of records: what stands before, between and behind them."""
+class FileFrame(NamedTuple):
+    """The bytes before, between and behind the records of a file."""
 
     head: bytes
     separator: bytes
     tail: bytes
 
 
-def frame(source: Source) -> Frame:
-    """Of an empty CSV file, which has no header, nothing."""
-    if source.format == "json":
-        return Frame(b"[", b",\n", b"]")
-    return Frame(source.csv_header or b"", b"", b"")
+def file_frame(parent: ParentImport) -> FileFrame:
+    """The frame of the import's format. A CSV file without a header has none."""
+    if parent.format == "json":
+        return FileFrame(b"[", b",\n", b"]")
+    return FileFrame(parent.csv_header or b"", b"", b"")
 
 
-async def pieces(pool: Pool, source: Source, which: Which) -> AsyncGenerator[Piece, None]:
-    """The records by chunks, in the order of the file. Raises `Gone`, also at the end if they were not all."""
+async def read_chunks(pool: Pool, parent: ParentImport, which: Which) -> AsyncGenerator[ChunkRecords, None]:
+    """The records by chunks, in the order of the file. Raises `Gone`, also at the end if some are missing."""
     failed, unprocessed = which != "unprocessed", which != "failed"
-    wanted = source.failed * failed + (source.left - source.failed) * unprocessed
-    given, after_seq = 0, 0
+    expected = parent.failed * failed + (parent.remaining - parent.failed) * unprocessed
+    yielded, after_seq = 0, 0
     while True:
         async with pool.connection() as conn:
-            piece = await leftovers.piece(conn, source.id, after_seq=after_seq, failed=failed, unprocessed=unprocessed)
-        if piece is None:
+            chunk = await records.next_chunk(
+                conn, parent.id, after_seq=after_seq, failed=failed, unprocessed=unprocessed
+            )
+        if chunk is None:
             break
-        yield piece
-        given += len(piece.numbers)
-        after_seq = piece.seq
-    # what has expired goes bit by bit, and must not pass for a file without faults
-    if source.is_final and given != wanted:
+        yield chunk
+        yielded += len(chunk.numbers)
+        after_seq = chunk.seq
+    # retention removes records in steps; a part of them must not look like the whole
+    if parent.is_final and yielded != expected:
         raise Gone
 
 
-async def answer(pool: Pool, source: Source, which: Which, *, is_annotated: bool) -> ASGIResponse:
+async def answer(pool: Pool, parent: ParentImport, which: Which, *, is_annotated: bool) -> ASGIResponse:
     """Streams the file. Raises `Problem` 404 when the records were removed."""
-    name = download_name(source.file_name, source.resource, which, source.format)
+    name = download_name(parent.file_name, parent.resource, which, parent.format)
     try:
-        return await stream(_blocks(pool, source, which, is_annotated=is_annotated), MEDIA_TYPES[source.format], name)
+        return await stream(_blocks(pool, parent, which, is_annotated=is_annotated), MEDIA_TYPES[parent.format], name)
     except Gone:
         raise removed() from None
 
 
 async def stream(blocks: AsyncGenerator[bytes, None], media_type: str, name: str) -> ASGIResponse:
-    """An answer of these blocks, to be saved as `name`; what fails before the first of them can still become a problem."""
+    """An answer of these blocks, to be saved as `name`. An error before the first block becomes a problem document."""
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(aclosing(blocks))
         first = await anext(blocks, b"")
@@ -86,7 +88,7 @@ async def stream(blocks: AsyncGenerator[bytes, None], media_type: str, name: str
 
 
 def download_name(file_name: str | None, resource: str, what: str, ending: str) -> str:
-    """What the client may call the answer, like `users-failed.csv`: after the import's file, in harmless characters only."""
+    """A name for the download like `users-failed.csv`: that of the import's file, in safe characters only."""
     stem = _ENDINGS.sub("", re.split(r"[/\\]", file_name or "")[-1])
     return f"{_UNSAFE.sub('_', stem).strip('_')[:100] or resource}-{what}.{ending}"
 
@@ -102,18 +104,18 @@ async def _chain(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[byte
         yield block
 
 
-async def _blocks(pool: Pool, source: Source, which: Which, *, is_annotated: bool) -> AsyncGenerator[bytes, None]:
-    head, separator, tail = frame(source)
-    csv = annotations.Csv(source.csv_columns or (), source.csv_delimiter) if source.format == "csv" else None
+async def _blocks(pool: Pool, parent: ParentImport, which: Which, *, is_annotated: bool) -> AsyncGenerator[bytes, None]:
+    head, separator, tail = file_frame(parent)
+    csv = annotations.Csv(parent.csv_columns or (), parent.csv_delimiter) if parent.format == "csv" else None
     if head and csv and is_annotated:
         head = csv.header(head)
     before = head
-    async with aclosing(pieces(pool, source, which)) as found:
-        async for piece in found:
-            notes = await _notes(pool, source, piece) if is_annotated else None
+    async with aclosing(read_chunks(pool, parent, which)) as found:
+        async for chunk in found:
+            notes = await _notes(pool, parent, chunk) if is_annotated else None
             records = [
-                _given_back(raw, line, None if notes is None else notes.get(number, []), csv=csv, source=source)
-                for number, line, raw in piece.records(source.format)
+                _record(raw, line, None if notes is None else notes.get(number, []), csv=csv, parent=parent)
+                for number, line, raw in chunk.records(parent.format)
             ]
             data = before + separator.join(records)
             for start in range(0, len(data), BLOCK_BYTES):
@@ -125,20 +127,20 @@ async def _blocks(pool: Pool, source: Source, which: Which, *, is_annotated: boo
         yield tail
 
 
-async def _notes(pool: Pool, source: Source, piece: Piece) -> dict[int, list[Note]]:
+async def _notes(pool: Pool, parent: ParentImport, chunk: ChunkRecords) -> dict[int, list[RecordNote]]:
     async with pool.connection() as conn:
-        return await leftovers.notes(conn, source.id, first=piece.numbers[0], last=piece.numbers[-1])
+        return await records.notes(conn, parent.id, first=chunk.numbers[0], last=chunk.numbers[-1])
 
 
-def _given_back(
-    raw: bytes, line: int, notes: list[Note] | None, *, csv: annotations.Csv | None, source: Source
+def _record(
+    raw: bytes, line: int, notes: list[RecordNote] | None, *, csv: annotations.Csv | None, parent: ParentImport
 ) -> bytes:
-    """The record as it was; with notes, annotated.
+    """The record as it was sent; with notes, annotated.
 
-    Of a record that was too large only the beginning was kept. In a JSON array that would break all others: an object which
-    tells but the line stands in its place.
+    Of a record that was too large only the beginning is stored. In a JSON array an object with the line replaces it, so that
+    the array stays valid.
     """
-    if source.format == "json" and not _is_element(raw):
+    if parent.format == "json" and not _is_element(raw):
         return annotations.json(b"{}", line, notes) if notes is not None else b'{"_line":%d}' % line
     if notes is None:
         return raw
@@ -146,7 +148,7 @@ def _given_back(
 
 
 def _is_element(raw: bytes) -> bool:
-    """Whether the bytes can be an element of an array, right or wrong, without harm to its neighbours."""
+    """Whether the bytes are one element of an array, valid or not, whose brackets are balanced."""
     try:
         msgspec.json.decode(raw, type=msgspec.Raw)
     except (msgspec.DecodeError, RecursionError):

@@ -21,9 +21,11 @@ from api.http.parameters import STORABLE, ListParameters
 from api.http.problems import problem_responses
 from api.imports import errors as error_stream
 from api.imports import wait
+from api.imports.admission import AdmissionHere
 from api.imports.parameters import ImportParameters
+from api.imports.receive import receive
 from api.imports.timeline import get_import_timeline
-from api.imports.uploads import UploadsHere, receive
+from api.imports.uploads import ActiveUploadsHere
 from api.imports.view import PATH, ImportView, brief, get_or_404, view
 from db.imports import errors as record_errors
 from db.imports import jobs as imports
@@ -107,15 +109,22 @@ BODY = RequestBody(
         ),
     },
 )
-async def create_import(request: AnyRequest, uploads: UploadsHere, stopping: StoppingHere) -> Response[bytes]:
+async def create_import(
+    request: AnyRequest,
+    db_pool: PoolHere,
+    settings: SettingsHere,
+    admission: AdmissionHere,
+    active_uploads: ActiveUploadsHere,
+    stopping: StoppingHere,
+) -> Response[bytes]:
     """The upload counts as a whole or not at all. Requests with the same idempotency key create one job."""
     seconds = headers.wait_seconds(request)
-    job, is_replay = await receive(request, uploads)
+    job, is_replay = await receive(request, pool=db_pool, settings=settings, admission=admission, active=active_uploads)
     if seconds is not None:
-        job = await wait.until_final(request, uploads.pool, job, seconds=seconds, stopping=stopping)
+        job = await wait.until_final(request, db_pool, job, seconds=seconds, stopping=stopping)
     is_final = job.status in FINAL
     return responses.accepted(
-        await view(uploads.pool, uploads.settings, job),
+        await view(db_pool, settings, job),
         is_final=is_final,
         is_replay=is_replay,
         is_result=is_final and seconds is not None,

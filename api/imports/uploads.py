@@ -52,7 +52,7 @@ class ActiveUploads:
                     async with self._pool.connection() as conn:
                         await uploads.touch(conn, list(self._ids))
                 except Exception as error:
-                    throttle.warning(log, "uploads_not_touched", error=type(error).__name__)
+                    throttle.warning(log, "upload heartbeat failed", error=type(error).__name__)
 
     async def discard(self, id: UUID) -> None:
         """Removes an upload that will not be sealed; its idempotency key is free again."""
@@ -60,7 +60,7 @@ class ActiveUploads:
             async with self._pool.connection() as conn:
                 await uploads.discard(conn, id)
         except Exception as error:
-            log.warning("upload_not_discarded", job_id=str(id), error=type(error).__name__)
+            log.warning("upload not discarded", job_id=str(id), error=type(error).__name__)
             task = asyncio.create_task(self._keep_discarding(id))
             self._discarding.add(task)
             task.add_done_callback(self._discarding.discard)

@@ -1,4 +1,4 @@
-"""Repairs of imports: children that do again what is left, or make a dry run real; cancel; delete."""
+"""Actions on imports: retry, commit of a dry run, cancel, delete."""
 
 from uuid import UUID
 
@@ -11,9 +11,9 @@ from db.imports import completion, uploads
 from db.imports.jobs import FINAL, Status
 from db.imports.payload import Format
 from db.imports.records import Gone
-from db.imports.uploads import Upload
+from db.imports.uploads import ImportSpec
 
-# a commit copies a whole file, which may take longer than a session's statements usually may
+# a commit copies a whole file, which may take longer than statement_timeout
 COPY_SECONDS_MAX = 3600
 
 
@@ -21,10 +21,10 @@ class NotCommittable(Exception):
     """The import is not a completed dry run; the message says what it is."""
 
 
-class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """An import as far as its records are given back, or done again by a child.
+class ParentImport(msgspec.Struct, frozen=True, kw_only=True):
+    """An import whose records are returned, or imported again by a child.
 
-    `failed` and `left` (neither stored nor passed by: failed or unprocessed) are right once it is final.
+    `remaining` counts the failed and the unprocessed records. It and `failed` are final once the import is.
     """
 
     id: UUID
@@ -47,7 +47,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     total_records: int
     total_chunks: int
     failed: int
-    left: int
+    remaining: int
 
     @property
     def is_final(self) -> bool:
@@ -57,56 +57,56 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 _SELECT = """
     SELECT id, status, resource, mode, dry_run, on_error, max_errors, max_error_rate, unknown_fields, format,
         csv_delimiter, csv_safe, csv_header, csv_columns, file_name, file_bytes, file_sha256, total_records, total_chunks, failed,
-        total_records - created - updated - unchanged - skipped AS left
+        total_records - created - updated - unchanged - skipped AS remaining
     FROM import_jobs
     WHERE id = %(id)s AND status <> 'uploading'
 """
 
 
-async def source(conn: Connection, id: UUID) -> Source | None:
+async def parent(conn: Connection, id: UUID) -> ParentImport | None:
     """None when there is no such import or it is still being uploaded."""
-    cursor = conn.cursor(row_factory=class_row(Source))
+    cursor = conn.cursor(row_factory=class_row(ParentImport))
     await cursor.execute(_SELECT, {"id": id})
     return await cursor.fetchone()
 
 
-async def retried_by(conn: Connection, parent: Source) -> UUID | None:
-    """The import that does again what `parent` has left; None when there is none yet."""
+async def retried_by(conn: Connection, parent: ParentImport) -> UUID | None:
+    """The retry of `parent`; None when there is none yet."""
     return await _child(conn, parent.id, dry_run=parent.dry_run)
 
 
-async def seal_retry(conn: Connection, id: UUID, upload: Upload, parent: Source) -> UUID:
-    """Seals an upload as the one retry of `parent`; its id, or that of another one which came first: then nothing is done.
+async def seal_retry(conn: Connection, id: UUID, spec: ImportSpec, parent: ParentImport) -> UUID:
+    """Seals an upload as the one retry of `parent`. Returns its id; or that of an earlier retry, and then changes nothing.
 
-    Two requests at once meet at the parent's row. Raises `Gone`.
+    Concurrent requests wait for each other at the lock on the parent's row. Raises `Gone`.
     """
     if await _lock(conn, parent.id) is None:
         raise Gone
     earlier = await retried_by(conn, parent)
     if earlier is not None:
         return earlier
-    await uploads.seal(conn, id, upload)
+    await uploads.seal(conn, id, spec)
     return id
 
 
 async def commit(conn: Connection, id: UUID, *, digest: bytes, request_id: str | None) -> tuple[UUID, bool]:
-    """Makes a completed dry run a real import; its id, and whether it is an earlier commit's. In the caller's transaction.
+    """Makes a completed dry run a real import. Returns its id, and whether an earlier request made it.
 
-    Raises `NotCommittable`, `Gone`.
+    Runs in the caller's transaction. Raises `NotCommittable`, `Gone`.
     """
     parent = await _lock(conn, id)
     if parent is None:
         raise Gone
     if not parent.dry_run:
-        raise NotCommittable("The import is not a dry run: what it could store is stored.")
+        raise NotCommittable("The import is not a dry run.")
     if parent.status != "completed":
         raise NotCommittable(f"The dry run is {parent.status}; only a completed one can be committed.")
     earlier = await _child(conn, id, dry_run=False)
     if earlier is not None:
         return earlier, True
-    child = await uploads.begin(conn, token=None)
+    child = await uploads.begin(conn)
     await _copy_file(conn, child, parent)
-    upload = child_upload(
+    spec = child_spec(
         parent,
         dry_run=False,
         file_bytes=parent.file_bytes,
@@ -116,12 +116,12 @@ async def commit(conn: Connection, id: UUID, *, digest: bytes, request_id: str |
         digest=digest,
         request_id=request_id,
     )
-    await uploads.seal(conn, child, upload)
+    await uploads.seal(conn, child, spec)
     return child, False
 
 
-def child_upload(
-    parent: Source,
+def child_spec(
+    parent: ParentImport,
     *,
     dry_run: bool,
     file_bytes: int,
@@ -130,9 +130,9 @@ def child_upload(
     total_chunks: int,
     digest: bytes,
     request_id: str | None,
-) -> Upload:
-    """What a child is sealed with: its parent's parameters and these totals. It waits for nothing: that is behind it."""
-    return Upload(
+) -> ImportSpec:
+    """The specification of a child: its parent's parameters and these totals, without `after`, which has been waited for."""
+    return ImportSpec(
         resource=parent.resource,
         mode=parent.mode,
         dry_run=dry_run,
@@ -185,9 +185,9 @@ async def delete(conn: Connection, id: UUID) -> bool:
     return cursor.rowcount == 1
 
 
-async def _lock(conn: Connection, id: UUID) -> Source | None:
+async def _lock(conn: Connection, id: UUID) -> ParentImport | None:
     """The import, kept as it is, and from other repairs, for the rest of the transaction."""
-    cursor = conn.cursor(row_factory=class_row(Source))
+    cursor = conn.cursor(row_factory=class_row(ParentImport))
     await cursor.execute(_SELECT + "FOR NO KEY UPDATE", {"id": id})
     return await cursor.fetchone()
 
@@ -208,7 +208,7 @@ async def _child(conn: Connection, parent_id: UUID, *, dry_run: bool) -> UUID | 
     return await cursor.fetchone()
 
 
-async def _copy_file(conn: Connection, child: UUID, parent: Source) -> None:
+async def _copy_file(conn: Connection, child: UUID, parent: ParentImport) -> None:
     """Gives the child the parent's chunks, none of them begun, and their payloads. Raises `Gone` when these are not all here."""
     liveness.allow_silence(conn, COPY_SECONDS_MAX)
     milliseconds = str(COPY_SECONDS_MAX * 1000)

@@ -6,7 +6,7 @@ from psycopg.rows import class_row
 from db.connections.pool import Connection
 
 
-class Load(msgspec.Struct, frozen=True, kw_only=True):
+class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     """The imports that are not final, uploads under way included, and the bytes of their files.
 
     An upload's bytes are known, and counted, when it is sealed.
@@ -16,9 +16,9 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
 
 
-async def load(conn: Connection) -> Load:
+async def measure(conn: Connection) -> Backlog:
     """Leans on the partial indexes of live jobs and of uploads: its cost is what the limits allow, not the history."""
-    cursor = conn.cursor(row_factory=class_row(Load))
+    cursor = conn.cursor(row_factory=class_row(Backlog))
     await cursor.execute(
         """
         SELECT count(*) AS jobs, coalesce(sum(file_bytes), 0)::bigint AS bytes
@@ -29,4 +29,4 @@ async def load(conn: Connection) -> Load:
         ) AS live
         """
     )
-    return await cursor.fetchone() or Load(jobs=0, bytes=0)
+    return await cursor.fetchone() or Backlog(jobs=0, bytes=0)

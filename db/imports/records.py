@@ -12,11 +12,11 @@ from db.resources.definition import Code
 
 
 class Gone(Exception):
-    """The import, or the bytes of its records, were removed meanwhile."""
+    """The import or the bytes of its records were removed meanwhile."""
 
 
-class Note(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One error of a record, as it is noted beside the record."""
+class RecordNote(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One error of a record, as it is written into an annotated record."""
 
     field: str | None
     code: Code
@@ -24,8 +24,8 @@ class Note(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     duplicate_of_line: int | None = None
 
 
-class Piece(msgspec.Struct, frozen=True, kw_only=True):
-    """The records of one chunk that are asked for: `numbers`, in order. `data` is None when the bytes were removed."""
+class ChunkRecords(msgspec.Struct, frozen=True, kw_only=True):
+    """The requested records of one chunk: `numbers`, in order. `data` is None when the bytes were removed."""
 
     seq: int
     first_record: int
@@ -53,14 +53,16 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
             yield number, chunk.line(index), raw
 
 
-async def piece(conn: Connection, id: UUID, *, after_seq: int, failed: bool, unprocessed: bool) -> Piece | None:
-    """The first chunk behind `after_seq` that has a refused or an unprocessed record, as it is now; None: no more.
+async def next_chunk(
+    conn: Connection, id: UUID, *, after_seq: int, failed: bool, unprocessed: bool
+) -> ChunkRecords | None:
+    """The first chunk behind `after_seq` that has a refused or an unprocessed record, as it is now; None at the end.
 
-    Raises `Gone`: who has read to the end without it has read the whole import.
+    Raises `Gone` if the import was deleted meanwhile, so a reader that reaches the end has seen every record.
     """
-    cursor = conn.cursor(row_factory=class_row(Piece), binary=True)
+    cursor = conn.cursor(row_factory=class_row(ChunkRecords), binary=True)
     await cursor.execute(
-        # chunks in the order of their key (job_id, seq), each of them asked by the keys of the other tables
+        # chunks in the order of their key (job_id, seq); the other tables are looked up by key for each
         """
         SELECT seq, chunks.first_record, first_line, records AS count, data, starts, lines,
             ARRAY(
@@ -107,7 +109,7 @@ async def piece(conn: Connection, id: UUID, *, after_seq: int, failed: bool, unp
     return found
 
 
-async def notes(conn: Connection, id: UUID, *, first: int, last: int) -> dict[int, list[Note]]:
+async def notes(conn: Connection, id: UUID, *, first: int, last: int) -> dict[int, list[RecordNote]]:
     """The errors of the records from `first` to `last`, by record."""
     cursor = await conn.execute(
         """
@@ -118,9 +120,9 @@ async def notes(conn: Connection, id: UUID, *, first: int, last: int) -> dict[in
         """,
         {"id": id, "first": first, "last": last},
     )
-    found: dict[int, list[Note]] = {}
+    found: dict[int, list[RecordNote]] = {}
     async for record, field, code, message, line in cursor:
-        found.setdefault(record, []).append(Note(field=field, code=code, message=message, duplicate_of_line=line))
+        found.setdefault(record, []).append(RecordNote(field=field, code=code, message=message, duplicate_of_line=line))
     return found
 
 

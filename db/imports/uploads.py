@@ -1,4 +1,4 @@
-"""Import jobs that are still arriving: begun, added to in short transactions, and sealed, or removed without a trace."""
+"""Uploads: import jobs that are still arriving. Begun, appended to in short transactions, then sealed or removed."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -14,7 +14,7 @@ from db.imports.payload import Chunk
 
 
 class Gone(Exception):
-    """The upload is no more: it showed no sign of life for too long and was swept."""
+    """The upload was swept, because it was not marked as alive for too long."""
 
 
 class TokenTaken(Exception):
@@ -22,11 +22,11 @@ class TokenTaken(Exception):
 
 
 class AfterUnknown(Exception):
-    """There is no import with the id that this one is to wait for."""
+    """There is no import with the id in `after`."""
 
 
 class ImportSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """All that is known of an import once its last byte is here. `digest` is that of its parameters and bytes."""
+    """An import after its last byte has arrived. `digest` is that of its parameters and bytes."""
 
     resource: str
     mode: str
@@ -52,8 +52,15 @@ class ImportSpec(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str | None
 
 
-async def begin(conn: Connection, *, token: str | None) -> UUID | None:
-    """Creates a job that no worker claims and no list shows. Returns its id, or None when another job has the token."""
+async def begin(conn: Connection) -> UUID:
+    """Creates a job without an idempotency token, which no worker claims and no list shows. Returns its id."""
+    id = uuid7()
+    await conn.execute("INSERT INTO import_jobs (id) VALUES (%(id)s)", {"id": id})
+    return id
+
+
+async def begin_once(conn: Connection, *, token: str | None) -> UUID | None:
+    """The same with a token. Returns None when another job has it."""
     id = uuid7()
     cursor = await conn.execute(
         """
@@ -86,7 +93,7 @@ async def append(conn: Connection, id: UUID, chunks: Sequence[Chunk], *, first_s
 
 
 async def touch(conn: Connection, ids: Sequence[UUID], *, or_raise: bool = False) -> None:
-    """Shows that these uploads are alive. With `or_raise`, raises `Gone` when one of them is no more."""
+    """Marks these uploads as alive. With `or_raise`, raises `Gone` when one of them was removed."""
     cursor = await conn.execute(
         """
         UPDATE import_jobs
@@ -100,9 +107,9 @@ async def touch(conn: Connection, ids: Sequence[UUID], *, or_raise: bool = False
 
 
 async def seal(conn: Connection, id: UUID, spec: ImportSpec) -> None:
-    """Makes the upload a job that counts: totals, digest, `pending`; tells the workers. No record: completed at once.
+    """Makes the upload a pending job and notifies the workers. A job without records is completed at once.
 
-    Raises `Gone`; `AfterUnknown`; `TokenTaken` when the token became known only now and is another job's.
+    Raises `Gone`; `AfterUnknown`; `TokenTaken` when the token arrived behind the file and belongs to another job.
     """
     try:
         cursor = await conn.execute(
@@ -149,12 +156,12 @@ async def seal(conn: Connection, id: UUID, spec: ImportSpec) -> None:
 
 
 async def discard(conn: Connection, id: UUID) -> None:
-    """Removes an upload that will not be sealed, its chunks with it; its token is free again."""
+    """Removes an upload that will not be sealed, with its chunks; its token is free again."""
     await conn.execute("DELETE FROM import_jobs WHERE id = %(id)s AND status = 'uploading'", {"id": id})
 
 
 async def sweep(conn: Connection, *, grace_seconds: float) -> int:
-    """Removes uploads whose API process died; how many."""
+    """Removes uploads whose API process died. Returns their number."""
     cursor = await conn.execute(
         """
         DELETE FROM import_jobs

@@ -79,7 +79,7 @@ async def queued(
 ) -> UUID:
     """An import of these records that waits for workers, cut into chunks of `sizes` records; None: a single one.
 
-    `parameters` are fields of `uploading.Upload`.
+    `parameters` are fields of `uploads.ImportSpec`.
     """
     lines = [json.dumps(record).encode() + b"\n" for record in records]
     sizes = [len(records)] if sizes is None else sizes
@@ -91,18 +91,18 @@ async def queued(
     ]
     upload = _upload(b"".join(lines), total_records=len(records), total_chunks=len(chunks), **parameters)
     async with conn.transaction():
-        id = await uploads.begin(conn, token=None)
+        id = await uploads.begin(conn)
         await uploads.append(conn, id, chunks, first_seq=1)
         await uploads.seal(conn, id, upload)
     return id
 
 
-def _upload(data: bytes, **parameters: Any) -> uploads.Upload:
+def _upload(data: bytes, **parameters: Any) -> uploads.ImportSpec:
     digest = sha256(data).digest()
     usual: dict[str, Any] = {"resource": "users", "mode": "insert", "dry_run": False, "on_error": "continue"}
     usual |= {"unknown_fields": "error", "format": "ndjson", "csv_delimiter": ",", "csv_safe": False}
     known = {"file_bytes": len(data), "file_sha256": digest, "digest": digest}
-    return uploads.Upload(**{**dict.fromkeys(uploads.Upload.__struct_fields__), **usual, **known, **parameters})
+    return uploads.ImportSpec(**{**dict.fromkeys(uploads.ImportSpec.__struct_fields__), **usual, **known, **parameters})
 
 
 async def claim(conn: Connection, *, worker: str = "me", chunks_max: int = 1) -> Claim:

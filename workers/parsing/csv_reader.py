@@ -9,9 +9,10 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from db.formats import ANNOTATIONS
 from db.imports.payload import Chunk
 from db.resources.definition import Resource
-from workers.parsing.validation import ANNOTATIONS, Unreadable
+from workers.parsing.validation import Unreadable
 
 BOOLEANS = {
     "".join(letters): value
@@ -34,7 +35,7 @@ class Reader:
         self._structs = list[self._struct]
         self._header = columns
         self._width = len(columns)
-        self._is_refused = not ignore_unknown and not ANNOTATIONS.issuperset(set(columns) - set(hints))
+        self._is_refused = not ignore_unknown and bool(set(columns) - set(hints) - set(ANNOTATIONS))
         self._delimiter = delimiter
         self._is_guarded = csv_safe
         # possessive quantifiers: a long broken line costs one pass, not one for each of its quotes

@@ -9,11 +9,9 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 
 import msgspec
 
+from db.formats import ANNOTATIONS
 from db.resources import validation
 from db.resources.definition import Code, FieldError, Resource
-
-# the columns of an annotated error file; a record may carry them, and they mean nothing
-ANNOTATIONS = frozenset(("_line", "_errors"))
 
 VALUE_CHARACTERS_MAX = 200
 

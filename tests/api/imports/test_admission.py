@@ -161,12 +161,39 @@ async def test_uploads_at_once(api):
             await refused(api, "uploads_max", UPLOADS_MAX)
 
 
+async def test_json_objects_share_a_budget(server_url, tmp_path):
+    """Objects that are received at once may have JSON_BUFFERS_MAX_BYTES together; one more is 429, and later it is taken."""
+    limits = {"json_body_max_bytes": 40_000, "json_buffers_max_bytes": 60_000}
+    async with (
+        api_client.service(server_url, tmp_path, run=["api"], **limits) as service,
+        api_client.connected(service) as api,
+    ):
+        whole = json.dumps({"resource": "users", "records": [], "padding": "x" * 30_000}).encode()
+        async with uploading(service.url, **{"Content-Type": "application/json"}) as first:
+            await first.send(whole[:-1])
+            # the first object is buffered once a second one of its size does not fit beside it
+            answer = await eventually(lambda: _refused(api, whole))
+            assert answer.headers["retry-after"] == "1"
+            assert answer.json()["limit"] == "json_buffers_max_bytes"
+        small = json.dumps({"resource": "users", "records": []}).encode()
+        await eventually(lambda: _taken(api, small))
+
+
+async def _refused(api, content: bytes) -> httpx.Response | None:
+    answer = await api.post(content, type="application/json")
+    return answer if answer.status_code == 429 else None
+
+
+async def _taken(api, content: bytes) -> bool:
+    return (await api.post(content, type="application/json")).status_code == 202
+
+
 async def test_a_process_that_stops_takes_no_more_uploads(database_url):
     """While it finishes what it has begun, new uploads are told at once to go to another process."""
     application = app.create(Settings(database_url=database_url))
     application.state.stopping.set()
     transport = httpx.ASGITransport(application)
-    async with httpx.AsyncClient(transport=transport, base_url="http://stopping") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         answer = await client.post(PATH, params={"resource": "users"}, content=USERS)
     assert (answer.status_code, answer.json()["type"]) == (503, "/problems/unavailable")
     assert int(answer.headers["retry-after"]) >= 1

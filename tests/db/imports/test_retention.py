@@ -63,7 +63,7 @@ async def test_what_is_not_final_never_goes(conn):
     working = await queued(conn, users(2, first=3), sizes=[1, 1])
     await claim(conn)
     await perform(conn, await claim(conn))
-    await uploads.begin(conn, token=None)
+    await uploads.begin(conn)
     await conn.execute(
         """
         UPDATE import_jobs

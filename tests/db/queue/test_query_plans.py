@@ -225,7 +225,7 @@ async def test_a_million_done_chunks_cost_nothing(history):
         told += await plans.of(completion.unfinished(history))
         told += await plans.of(completion.stop_dependents(history))
         told += await plans.of(uploads.sweep(history, grace_seconds=60))
-        told += await plans.of(backlog.load(history))
+        told += await plans.of(backlog.measure(history))
     for plan in told:
         assert not plan.read_whole & {"chunks", "import_jobs"}, plan
         assert plan.indexes.isdisjoint({"chunks_job_id_seq_key", "chunks_import"}), plan

@@ -66,6 +66,26 @@ CASES = [
         "limit_ratio",
     ),
     Case(
+        "a compressed file in a compressed form",
+        # the file's first member is not compressed, so that within the form its ratio is small
+        post(
+            gzip.compress(
+                USERS_PART
+                + part(
+                    b"file",
+                    HEADER + gzip.compress(BLANKS * 2, 0) + gzip_bomb(BLANKS, times=400),
+                    more=b'; filename="u.csv.gz"',
+                )
+                + END
+            ),
+            b"Content-Encoding: gzip",
+            target=IMPORTS,
+            type=MULTIPART,
+        ),
+        413,
+        "limit_ratio",
+    ),
+    Case(
         "a bomb of JSON",
         post(gzip_bomb(b"[" * 1_000_000, times=40), b"Content-Encoding: gzip", type=b"application/json"),
         400,
