@@ -3,6 +3,7 @@
 import asyncio
 import json
 import stat
+import sys
 import zipfile
 
 import pytest
@@ -143,7 +144,7 @@ async def test_exports(bulk, api, tmp_path):
 async def test_a_reader_that_leaves_ends_it_silently(bulk, api):
     """`bulk export users -o - | head -1` prints one line and no complaint."""
     await bulk("import", "-", "-r", "users", "-q", stdin=users(20_000))
-    command = "python -m api.client export users -o - | head -n 1"
+    command = f"{sys.executable} -m api.client export users -o - | head -n 1"
     process = await asyncio.create_subprocess_shell(
         command, env=bulk.environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
