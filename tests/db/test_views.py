@@ -81,7 +81,9 @@ async def test_why_an_import_waits_or_was_stopped(conn):
     """An upload under way, an import that waits for another, one that is cancelled and one that failed say so."""
     uploading = uuid4()
     await conn.execute("INSERT INTO import_jobs (id) VALUES (%(id)s)", {"id": uploading})
-    assert (await waiting_for(conn, uploading)) == "its file is being received; the last sign of life was 0 s ago"
+    assert re.fullmatch(
+        r"its file is being received; the last sign of life was \d+ s ago", await waiting_for(conn, uploading)
+    )
     first = await queued(conn, [user(1), user(1)], sizes=[1, 1], max_errors=0)
     second = await queued(conn, users(1), after_id=first)
     assert await waiting_for(conn, second) == f"it waits for import {first}, which is pending"

@@ -389,7 +389,7 @@ def test_without_docker_the_machines_own_prometheus_is_started(tmp_path):
     finally:
         stopped = monitoring("stop", tmp_path, **here)
     assert (stopped.returncode, stopped.stdout) == (0, "monitoring is stopped\n")
-    with pytest.raises(httpx.ConnectError):
+    with pytest.raises(httpx.TransportError):
         httpx.get(f"http://127.0.0.1:{port}/-/ready")
     assert monitoring("stop", tmp_path, **here).stdout == "monitoring is not started\n"
 

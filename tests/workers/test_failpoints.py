@@ -57,6 +57,9 @@ PLACES = [
     Place("before_commit", 1, together=3),
     Place("after_commit", 1, together=3),
 ]
+# each case runs two workers
+CASES_AT_ONCE = 4
+
 COMMITTED = {"after_commit", "before_finish"}
 
 
@@ -75,9 +78,15 @@ def price(kind: str, point: Point) -> tuple[str, int, int]:
 @pytest.mark.parametrize("kind", ["exit", "raise", "stop", "drop"])
 async def test_a_worker_comes_to_grief(kind, new_database, tmp_path):
     """Wherever a worker dies, fails, stands still or is cut off, the import ends as if nothing had happened."""
+    few = asyncio.Semaphore(CASES_AT_ONCE)
+
+    async def one(place: Place) -> None:
+        async with few:
+            await survived(new_case(kind, place, new_database(), tmp_path))
+
     async with asyncio.TaskGroup() as group:
         for place in PLACES:
-            group.create_task(survived(new_case(kind, place, new_database(), tmp_path)))
+            group.create_task(one(place))
 
 
 async def test_a_commit_whose_answer_is_lost(new_database, tmp_path):

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from db.exports import copy_out
-from tests.support.eventually import eventually
+from tests.support.eventually import broken_off, eventually
 from tests.support.exports import MANY, STREAM, exported, many_articles
 
 if sys.version_info >= (3, 14):
@@ -273,7 +273,7 @@ async def test_a_stream_that_fails_is_seen_to_be_broken(service, conn, encoding)
     url = (await service(run=["api"])).url
     unpacker = unpackers(encoding)
     async with httpx.AsyncClient(base_url=url, headers={"Accept-Encoding": encoding}) as client:
-        with pytest.raises(httpx.RemoteProtocolError, match="incomplete chunked read"):
+        with broken_off():
             async with client.stream("GET", STREAM.format("articles")) as response:
                 assert response.status_code == 200
                 assert response.headers.get("content-encoding", "identity") == encoding
@@ -295,7 +295,7 @@ async def test_a_stream_that_takes_too_long_is_broken_off(service, conn):
     url = (await service(run=["api"], stream_seconds_max=0.5)).url
     async with httpx.AsyncClient(base_url=url, headers={"Accept-Encoding": "identity"}) as client:
         began = time.monotonic()
-        with pytest.raises(httpx.RemoteProtocolError, match="incomplete chunked read"):
+        with broken_off():
             async with client.stream("GET", STREAM.format("articles")) as response:
                 chunks = response.aiter_raw()
                 await anext(chunks)

@@ -8,6 +8,7 @@ import pytest_asyncio
 from api.imports.decompression import zstd
 from tests.support import api_client
 from tests.support.api_client import USERS_HEADER, user_object, user_row
+from tests.support.eventually import eventually
 
 TYPES = {"csv": "text/csv", "ndjson": "application/x-ndjson", "json": "application/json"}
 
@@ -194,10 +195,17 @@ async def shared(server_url, tmp_path_factory):
         yield service
 
 
+def full_pool(service) -> list[int]:
+    """The pids of the workers, once all of them are there."""
+    children = service.workers.children()
+    return children if len(children) == int(service.environment["WORKER_POOL_SIZE"]) else []
+
+
 @pytest.fixture
 async def api(shared):
     """Whatever a test sends, the same processes are there afterwards."""
-    workers = shared.workers.children()
+    # a pool that has just been started has no children yet
+    workers = await eventually(lambda: full_pool(shared))
     async with api_client.connected(shared) as api:
         yield api
         assert (await api.client.get("/live")).status_code == 200

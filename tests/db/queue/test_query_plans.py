@@ -104,6 +104,9 @@ def history_url(server_url: str) -> Iterator[str]:
 def _make_history(conn: psycopg.Connection) -> None:
     # spares a million foreign key checks
     conn.execute("SET session_replication_role = replica")
+    # no other process changes what the plans are made from while they are counted
+    conn.execute("ALTER TABLE import_jobs SET (autovacuum_enabled = off)")
+    conn.execute("ALTER TABLE chunks SET (autovacuum_enabled = off)")
     conn.execute(
         """
         INSERT INTO import_jobs (
