@@ -31,10 +31,10 @@ from tests.bench import (
     tuning,
     uploads,
 )
-from tests.bench.environment import SIZES, Scene
+from tests.bench.environment import SIZES, Environment
 from tests.bench.report import Figure
 
-BENCHMARKS: dict[str, Callable[[Scene], Awaitable[list[Figure]]]] = {
+BENCHMARKS: dict[str, Callable[[Environment], Awaitable[list[Figure]]]] = {
     "imports": imports.run,
     "related": foreign_keys.run,
     "pgloader": pgloader.run,

@@ -109,7 +109,7 @@ SIZES = {
 }
 
 
-class Scene(msgspec.Struct, frozen=True, kw_only=True):
+class Environment(msgspec.Struct, frozen=True, kw_only=True):
     """`folder` is a scratch folder that psql may read; `server_url` is that of a server with nothing on it yet."""
 
     size: Size
@@ -126,11 +126,11 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @contextmanager
-def opened(size: Size, console: Console) -> Iterator[Scene]:
+def opened(size: Size, console: Console) -> Iterator[Environment]:
     """A server of the benchmark's own with the settings of the embedded one, which are durable; DATABASE_URL is not touched."""
     with postgres.open_folder() as folder:
         try:
-            yield Scene(
+            yield Environment(
                 size=size,
                 folder=folder,
                 server_url=embedded.start(folder / "server", options=embedded.TCP),

@@ -13,33 +13,35 @@ from db.exports.jobs import FINAL
 from db.formats import Format
 from db.resources.users import USERS
 from tests.bench import files, timed_import
-from tests.bench.environment import Scene, psql
+from tests.bench.environment import Environment, psql
 from tests.bench.report import Figure, number
 
 FORMATS: tuple[Format, ...] = ("ndjson", "csv")
 POLL_SECONDS = 0.005
 
 
-async def run(scene: Scene) -> list[Figure]:
-    copied = scene.subfolder("copied") / "users"
-    async with timed_import.opened(scene, "exports", worker_pool_size=1) as api:
+async def run(env: Environment) -> list[Figure]:
+    copied = env.subfolder("copied") / "users"
+    async with timed_import.opened(env, "exports", worker_pool_size=1) as api:
         database_url = api.service.environment["DATABASE_URL"]
-        timed_import.copied(api, files.users(scene, scene.size.records))
+        timed_import.copied(api, files.users(env, env.size.records))
         await timed_import.settled(api, "users")
-        return [await _measure(scene, api.client, database_url, copied, format) for format in FORMATS]
+        return [await _measure(env, api.client, database_url, copied, format) for format in FORMATS]
 
 
-async def _measure(scene: Scene, client: httpx.AsyncClient, database_url: str, file: Path, format: Format) -> Figure:
+async def _measure(
+    env: Environment, client: httpx.AsyncClient, database_url: str, file: Path, format: Format
+) -> Figure:
     statement = copy_out.statement(USERS, format, select(USERS, filters={}))[0].as_string(None)
     ours: list[float] = []
     yardstick: list[float] = []
-    for round in range(scene.size.rounds):
+    for round in range(env.size.rounds):
         if round % 2 == 0:
-            yardstick.append(scene.size.records / _copy(database_url, statement, file))
-        ours.append(scene.size.records / await _export(client, format))
+            yardstick.append(env.size.records / _copy(database_url, statement, file))
+        ours.append(env.size.records / await _export(client, format))
         if round % 2 == 1:
-            yardstick.append(scene.size.records / _copy(database_url, statement, file))
-        scene.tell(f"export of {format}, round {round + 1}: {number(ours[-1])}/s, COPY {number(yardstick[-1])}/s")
+            yardstick.append(env.size.records / _copy(database_url, statement, file))
+        env.tell(f"export of {format}, round {round + 1}: {number(ours[-1])}/s, COPY {number(yardstick[-1])}/s")
     return Figure(
         name=f"background export of users as {format}",
         unit="records/s",

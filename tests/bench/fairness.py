@@ -8,7 +8,7 @@ from statistics import quantiles
 from db import audit
 from db.imports.jobs import FINAL
 from tests.bench import files, timed_import
-from tests.bench.environment import Scene
+from tests.bench.environment import Environment
 from tests.bench.files import File
 from tests.bench.report import Figure, number
 from tests.support import make_data
@@ -18,19 +18,19 @@ RECORDS = 1_000
 POLL_SECONDS = 0.02
 
 
-async def run(scene: Scene) -> list[Figure]:
-    large = files.users(scene, scene.size.large_records)
-    smalls = _smalls(scene.subfolder("small"), 2 * scene.size.smalls + 1)
-    first, alone, beside = smalls[0], smalls[1 : scene.size.smalls + 1], smalls[scene.size.smalls + 1 :]
-    async with timed_import.opened(scene, "small") as api:
+async def run(env: Environment) -> list[Figure]:
+    large = files.users(env, env.size.large_records)
+    smalls = _smalls(env.subfolder("small"), 2 * env.size.smalls + 1)
+    first, alone, beside = smalls[0], smalls[1 : env.size.smalls + 1], smalls[env.size.smalls + 1 :]
+    async with timed_import.opened(env, "small") as api:
         # it finds connections not yet open and plans not yet made
         await _import(api, first)
         alone_ms = [await _import(api, file) for file in alone]
         beside_ms = await _beside(api, large, beside)
         assert await audit.violations(api.conn, strict=True) == []
-    scene.tell(f"{RECORDS:,} records: {len(alone_ms)} imports alone, {len(beside_ms)} beside a large one")
+    env.tell(f"{RECORDS:,} records: {len(alone_ms)} imports alone, {len(beside_ms)} beside a large one")
     if len(beside_ms) < 2:
-        scene.tell("skipped: the large import ended too soon")
+        env.tell("skipped: the large import ended too soon")
         return []
     ours, yardstick = (quantiles(samples, n=100, method="inclusive") for samples in (beside_ms, alone_ms))
     return [

@@ -6,7 +6,7 @@ Each import has a service and a database of its own, so that nothing is left of 
 from functools import partial
 
 from tests.bench import files, memory, timed_import
-from tests.bench.environment import Scene
+from tests.bench.environment import Environment
 from tests.bench.files import File
 from tests.bench.report import Figure, at_most
 from tests.support.api_client import Api
@@ -15,14 +15,14 @@ from tests.support.api_client import Api
 FLAT = 1.15
 
 
-async def run(scene: Scene) -> list[Figure]:
-    by_size = {records: files.users(scene, records) for records in scene.size.file_records}
+async def run(env: Environment) -> list[Figure]:
+    by_size = {records: files.users(env, records) for records in env.size.file_records}
     costs: dict[int, list[float]] = {records: [] for records in by_size}
     copies: dict[int, list[float]] = {records: [] for records in by_size}
     peaks: dict[str, dict[int, list[float]]] = {"the API": {}, "a worker": {}}
 
     async def measure(file: File) -> float:
-        async with timed_import.opened(scene, "sizes") as api:
+        async with timed_import.opened(env, "sizes") as api:
             is_first = len(costs[file.records]) % 2 == 0
             if is_first:
                 copies[file.records].append(await _copy(api, file))
@@ -37,7 +37,7 @@ async def run(scene: Scene) -> list[Figure]:
         return cost
 
     contenders = {f"{records:,} records": partial(measure, file) for records, file in by_size.items()}
-    await timed_import.rounds(scene, "files", "µs a record", contenders, scene.size.rounds_of_long)
+    await timed_import.rounds(env, "files", "µs a record", contenders, env.size.rounds_of_long)
     return _costs(costs, copies) + [
         figure for process, by_records in peaks.items() if by_records for figure in _memory(process, by_records)
     ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from tests.bench.environment import Scene
+from tests.bench.environment import Environment
 from tests.support import make_data
 from tests.support.make_data import Fault, Made
 
@@ -41,9 +41,9 @@ class File:
 
 
 @cache
-def users(scene: Scene, records: int, *, fault_rate: float = 0.0, without: tuple[Fault, ...] = ()) -> File:
+def users(env: Environment, records: int, *, fault_rate: float = 0.0, without: tuple[Fault, ...] = ()) -> File:
     """As CSV. Of one size the clean and the dirty ones have nothing in common."""
-    path = _path(scene, f"users-{records}-{fault_rate}-{len(without)}.csv")
+    path = _path(env, f"users-{records}-{fault_rate}-{len(without)}.csv")
     seed = 2 if fault_rate else 1
     with path.open("wb") as to:
         made = make_data.users(records, seed=seed, fault_rate=fault_rate, without=without, to=to)
@@ -51,11 +51,11 @@ def users(scene: Scene, records: int, *, fault_rate: float = 0.0, without: tuple
 
 
 @cache
-def articles(scene: Scene, records: int, *, fault_rate: float = 0.0) -> File:
-    """Of authors in the file of `scene.size.records` users; as CSV that COPY takes as well, with faults as NDJSON."""
+def articles(env: Environment, records: int, *, fault_rate: float = 0.0) -> File:
+    """Of authors in the file of `env.size.records` users; as CSV that COPY takes as well, with faults as NDJSON."""
     format = "ndjson" if fault_rate else "csv"
-    path = _path(scene, f"articles-{records}-{fault_rate}.{format}")
-    authors = users(scene, scene.size.records).ids
+    path = _path(env, f"articles-{records}-{fault_rate}.{format}")
+    authors = users(env, env.size.records).ids
     seed = 2 if fault_rate else 1
     with path.open("wb") as to:
         made = make_data.articles(records, authors=authors, seed=seed, fault_rate=fault_rate, format=format, to=to)
@@ -63,11 +63,11 @@ def articles(scene: Scene, records: int, *, fault_rate: float = 0.0) -> File:
 
 
 @cache
-def comments(scene: Scene, records: int, *, fault_rate: float = 0.0) -> File:
+def comments(env: Environment, records: int, *, fault_rate: float = 0.0) -> File:
     """On articles of the clean file of so many articles; as CSV, with faults as NDJSON."""
     format = "ndjson" if fault_rate else "csv"
-    path = _path(scene, f"comments-{records}-{fault_rate}.{format}")
-    parents = {"users": users(scene, scene.size.records).ids, "articles": articles(scene, records).ids}
+    path = _path(env, f"comments-{records}-{fault_rate}.{format}")
+    parents = {"users": users(env, env.size.records).ids, "articles": articles(env, records).ids}
     seed = 2 if fault_rate else 1
     with path.open("wb") as to:
         made = make_data.comments(records, **parents, seed=seed, fault_rate=fault_rate, format=format, to=to)
@@ -85,8 +85,8 @@ def as_ndjson(file: File) -> File:
     return replace(file, path=path)
 
 
-def _path(scene: Scene, name: str) -> Path:
-    folder = scene.folder / "files"
+def _path(env: Environment, name: str) -> Path:
+    folder = env.folder / "files"
     folder.mkdir(exist_ok=True)
     return folder / name
 

@@ -7,30 +7,30 @@ from collections.abc import Callable
 from functools import partial
 
 from tests.bench import files, timed_import
-from tests.bench.environment import Scene
+from tests.bench.environment import Environment
 from tests.bench.files import File
 from tests.bench.report import Figure, at_least
 from tests.support.api_client import Api
 
 
-async def run(scene: Scene) -> list[Figure]:
-    records = scene.size.related_records
+async def run(env: Environment) -> list[Figure]:
+    records = env.size.related_records
     users, articles, comments = (
-        files.users(scene, scene.size.records),
-        files.articles(scene, records),
-        files.comments(scene, records),
+        files.users(env, env.size.records),
+        files.articles(env, records),
+        files.comments(env, records),
     )
-    async with timed_import.opened(scene, "related") as api:
+    async with timed_import.opened(env, "related") as api:
         timed_import.copied(api, users)
         await timed_import.settled(api, "users")
-        figures = await _measure(scene, api, articles)
+        figures = await _measure(env, api, articles)
         await timed_import.emptied(api, "articles")
         timed_import.copied(api, articles)
         await timed_import.settled(api, "articles")
-        return figures + await _measure(scene, api, comments)
+        return figures + await _measure(env, api, comments)
 
 
-async def _measure(scene: Scene, api: Api, file: File) -> list[Figure]:
+async def _measure(env: Environment, api: Api, file: File) -> list[Figure]:
     async def copy() -> float:
         await timed_import.emptied(api, file.resource)
         return file.records / timed_import.copied(api, file)
@@ -44,7 +44,7 @@ async def _measure(scene: Scene, api: Api, file: File) -> list[Figure]:
         "CSV": partial(import_, lambda file: file),
         "NDJSON": partial(import_, files.as_ndjson),
     }
-    rates = await timed_import.rounds(scene, file.resource, "records/s", contenders, scene.size.rounds)
+    rates = await timed_import.rounds(env, file.resource, "records/s", contenders, env.size.rounds)
     return [
         Figure(
             name=f"import of {file.records:,} {file.resource} as {format}",

@@ -1,16 +1,16 @@
 r"""Users by HTTP until the import is completed (clean, dirty, and there already), against `\copy` of the clean file."""
 
 from tests.bench import files, timed_import
-from tests.bench.environment import Scene
+from tests.bench.environment import Environment
 from tests.bench.files import FAULT_RATE
 from tests.bench.report import Figure, Target, at_least
 
 
-async def run(scene: Scene) -> list[Figure]:
-    records = scene.size.records
-    clean = files.users(scene, records)
-    dirty = files.users(scene, records, fault_rate=FAULT_RATE)
-    async with timed_import.opened(scene, "imports") as api:
+async def run(env: Environment) -> list[Figure]:
+    records = env.size.records
+    clean = files.users(env, records)
+    dirty = files.users(env, records, fault_rate=FAULT_RATE)
+    async with timed_import.opened(env, "imports") as api:
 
         async def copy() -> float:
             await timed_import.emptied(api, "users")
@@ -31,7 +31,7 @@ async def run(scene: Scene) -> list[Figure]:
             return records / await timed_import.imported(api, clean, mode="upsert", stored="unchanged")
 
         contenders = {r"\copy": copy, "clean": import_clean, "dirty": import_dirty, "upsert": import_again}
-        rates = await timed_import.rounds(scene, "users", "records/s", contenders, scene.size.rounds)
+        rates = await timed_import.rounds(env, "users", "records/s", contenders, env.size.rounds)
 
     def figure(name: str, contender: str, target: Target) -> Figure:
         return Figure(

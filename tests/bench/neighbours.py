@@ -7,7 +7,7 @@ import httpx
 
 from db.imports.jobs import FINAL
 from tests.bench import timed_import
-from tests.bench.environment import Scene
+from tests.bench.environment import Environment
 from tests.bench.report import Figure
 from tests.support import neighbours
 from tests.support.api_client import Api
@@ -18,11 +18,11 @@ BRACKET_BYTES = 4 * 1024 * 1024
 REFUSED = float("inf")
 
 
-async def run(scene: Scene) -> list[Figure]:
+async def run(env: Environment) -> list[Figure]:
     """p99 and maximum of each. The neighbours are opened again for each round of ten samples. Refused requests are counted."""
-    async with timed_import.opened(scene, "neighbours") as api:
+    async with timed_import.opened(env, "neighbours") as api:
         await many_articles(api.conn, MANY)
-        rounds = max(1, scene.size.singles // 50)
+        rounds = max(1, env.size.singles // 50)
         alone: dict[str, list[float]] = {}
         beside: dict[str, list[float]] = {}
         for _ in range(rounds):
@@ -31,7 +31,7 @@ async def run(scene: Scene) -> list[Figure]:
                 await _samples(api, beside)
             await _exports_finished(api)
         for name, samples in beside.items():
-            scene.tell(f"{name}: {samples.count(REFUSED)} of {len(samples)} refused with 503")
+            env.tell(f"{name}: {samples.count(REFUSED)} of {len(samples)} refused with 503")
             beside[name] = [sample for sample in samples if sample != REFUSED]
     return [
         Figure(

@@ -15,7 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from db.resources.users import USERS
 from tests.bench import files, timed_import
-from tests.bench.environment import Scene
+from tests.bench.environment import Environment
 from tests.bench.files import FAULT_RATE, File
 from tests.bench.report import Figure, at_least
 from tests.support.api_client import Api
@@ -25,15 +25,15 @@ UNREADABLE: tuple[Fault, ...] = ((None, "malformed_row"),)
 ROUNDS = 1
 
 
-async def run(scene: Scene) -> list[Figure]:
+async def run(env: Environment) -> list[Figure]:
     if shutil.which("pgloader") is None:
-        scene.tell("skipped: pgloader is not installed")
+        env.tell("skipped: pgloader is not installed")
         return []
-    records = scene.size.pgloader_records
-    clean = files.users(scene, records)
-    dirty = files.users(scene, records, fault_rate=FAULT_RATE, without=UNREADABLE)
-    folder = scene.subfolder("pgloader")
-    async with timed_import.opened(scene, "beside-pgloader") as api:
+    records = env.size.pgloader_records
+    clean = files.users(env, records)
+    dirty = files.users(env, records, fault_rate=FAULT_RATE, without=UNREADABLE)
+    folder = env.subfolder("pgloader")
+    async with timed_import.opened(env, "beside-pgloader") as api:
 
         async def measure(file: File, load: Callable[[], float]) -> float:
             await timed_import.emptied(api, "users")
@@ -50,7 +50,7 @@ async def run(scene: Scene) -> list[Figure]:
         for name, file in (("clean", clean), ("dirty", dirty)):
             contenders[name] = partial(import_, file)
             contenders[f"pgloader {name}"] = partial(measure, file, partial(_load, api, file, folder))
-        rates = await timed_import.rounds(scene, "pgloader", "records/s", contenders, ROUNDS)
+        rates = await timed_import.rounds(env, "pgloader", "records/s", contenders, ROUNDS)
     return [
         Figure(
             name=f"import of {records:,} users ({name}), rates of so small a file",

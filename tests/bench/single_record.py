@@ -10,7 +10,7 @@ import psycopg
 from db import audit
 from db.imports.jobs import FINAL
 from tests.bench import timed_import
-from tests.bench.environment import Scene
+from tests.bench.environment import Environment
 from tests.bench.report import Figure, at_most
 from tests.support import api_client
 
@@ -19,16 +19,16 @@ POLL_SECONDS = 0.002
 TARGETS = {50: 25, 99: 100}
 
 
-async def run(scene: Scene) -> list[Figure]:
-    async with timed_import.opened(scene, "singles") as api:
+async def run(env: Environment) -> list[Figure]:
+    async with timed_import.opened(env, "singles") as api:
         # the first ones find connections not yet open and plans not yet made
         for n in range(5):
             await _import(api.client, -n)
-        imports = [await _import(api.client, n) for n in range(1, scene.size.singles + 1)]
+        imports = [await _import(api.client, n) for n in range(1, env.size.singles + 1)]
         assert await audit.violations(api.conn, strict=True) == []
         with psycopg.connect(api.service.environment["DATABASE_URL"], autocommit=True) as conn:
-            inserts = [_insert(conn, n) for n in range(scene.size.singles)]
-    scene.tell(f"one record: {len(imports)} imports, one after the other")
+            inserts = [_insert(conn, n) for n in range(env.size.singles)]
+    env.tell(f"one record: {len(imports)} imports, one after the other")
     ours, yardstick = (quantiles(samples, n=100, method="inclusive") for samples in (imports, inserts))
     return [
         Figure(

@@ -29,7 +29,7 @@ from db.connections import pool
 from db.imports import errors
 from db.merge import apply, conflicts, duplicates, match, staging
 from tests.bench import environment, files, timed_import
-from tests.bench.environment import Scene
+from tests.bench.environment import Environment
 from tests.bench.files import FAULT_RATE, File
 from tests.support import api_client
 from tests.support.api_client import Api
@@ -148,7 +148,7 @@ def _timed(clock: Clock, label: str, function: Callable[..., Any]) -> Callable[.
     return timed
 
 
-async def _measure(opened: Scene) -> dict[str, dict[str, Spent]]:
+async def _measure(opened: Environment) -> dict[str, dict[str, Spent]]:
     """Microseconds a record by case and stage; of the yardstick only those by the clock."""
     records = opened.size.records
     clean = {

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import psycopg
 
 from tests.bench import files, timed_import
-from tests.bench.environment import WORKERS, Scene
+from tests.bench.environment import WORKERS, Environment
 from tests.bench.report import Figure
 from tests.support.api_client import Api
 from tests.support.service import Service, running_service
@@ -19,30 +19,28 @@ CLIENTS = 4
 BATCH_SIZE = 100
 
 
-async def run(scene: Scene) -> list[Figure]:
+async def run(env: Environment) -> list[Figure]:
     """Of an import that waits, whose counters are sums over its chunks, and of the same one when it is final."""
-    file = files.users(scene, scene.size.tried_records)
+    file = files.users(env, env.size.tried_records)
     chunks = file.records // BATCH_SIZE
-    async with timed_import.opened(scene, "polls", run=["api"], batch_size=BATCH_SIZE) as api:
+    async with timed_import.opened(env, "polls", run=["api"], batch_size=BATCH_SIZE) as api:
         posted = await timed_import.post(api, file)
         address, database_url = posted.headers["location"], api.service.environment["DATABASE_URL"]
-        waiting = await _measure(scene, api, address, f"waits, {chunks} chunks")
+        waiting = await _measure(env, api, address, f"waits, {chunks} chunks")
         async with running_service(
-            scene.subfolder("polls-workers"), database_url, run=["workers"], worker_pool_size=WORKERS
+            env.subfolder("polls-workers"), database_url, run=["workers"], worker_pool_size=WORKERS
         ):
             await timed_import.check(api, await timed_import.final(api, posted), file)
-        return [waiting, await _measure(scene, api, address, f"is final, {chunks} chunks")]
+        return [waiting, await _measure(env, api, address, f"is final, {chunks} chunks")]
 
 
-async def _measure(scene: Scene, api: Api, address: str, title: str) -> Figure:
+async def _measure(env: Environment, api: Api, address: str, title: str) -> Figure:
     id = address.rpartition("/")[2]
     contenders = {
-        "HTTP": partial(_rate, scene.size.polls, partial(_get, api.service, address)),
-        "SELECT": partial(_rate, scene.size.polls, partial(_select, api.service, id)),
+        "HTTP": partial(_rate, env.size.polls, partial(_get, api.service, address)),
+        "SELECT": partial(_rate, env.size.polls, partial(_select, api.service, id)),
     }
-    rates = await timed_import.rounds(
-        scene, f"status of an import that {title}", "a second", contenders, scene.size.rounds
-    )
+    rates = await timed_import.rounds(env, f"status of an import that {title}", "a second", contenders, env.size.rounds)
     return Figure(
         name=f"status of an import that {title}",
         unit="polls/s",

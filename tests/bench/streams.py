@@ -13,7 +13,7 @@ from db.exports.filters import select
 from db.formats import Format
 from db.resources.users import USERS
 from tests.bench import files, memory, timed_import
-from tests.bench.environment import Scene, psql
+from tests.bench.environment import Environment, psql
 from tests.bench.report import Figure, at_least, at_most, number
 from tests.support.service import Service
 
@@ -27,30 +27,30 @@ SLOW_BYTES_A_SECOND = 1_000_000
 SLOW_LIMIT_MB = 30
 
 
-async def run(scene: Scene) -> list[Figure]:
-    async with timed_import.opened(scene, "streams", run=["api"]) as api:
+async def run(env: Environment) -> list[Figure]:
+    async with timed_import.opened(env, "streams", run=["api"]) as api:
         service = api.service
         database_url = service.environment["DATABASE_URL"]
-        timed_import.copied(api, files.users(scene, scene.size.records))
+        timed_import.copied(api, files.users(env, env.size.records))
         await timed_import.settled(api, "users")
-        figures = [await _measure(scene, service, database_url, format) for format in FORMATS]
-        _enlarge(scene, database_url)
-        figures += [await _first_bytes(scene, service, format) for format in FORMATS]
-        return figures + await _slow_client(scene, service)
+        figures = [await _measure(env, service, database_url, format) for format in FORMATS]
+        _enlarge(env, database_url)
+        figures += [await _first_bytes(env, service, format) for format in FORMATS]
+        return figures + await _slow_client(env, service)
 
 
-async def _measure(scene: Scene, service: Service, database_url: str, format: Format) -> Figure:
+async def _measure(env: Environment, service: Service, database_url: str, format: Format) -> Figure:
     statement = copy_out.statement(USERS, format, select(USERS, filters={}))[0].as_string(None)
     await _check_same(service, database_url, format, statement)
     ours: list[float] = []
     yardstick: list[float] = []
-    for round in range(scene.size.rounds):
+    for round in range(env.size.rounds):
         if round % 2 == 0:
-            yardstick.append(scene.size.records / _copy(database_url, statement))
-        ours.append(scene.size.records / await _stream(service, format))
+            yardstick.append(env.size.records / _copy(database_url, statement))
+        ours.append(env.size.records / await _stream(service, format))
         if round % 2 == 1:
-            yardstick.append(scene.size.records / _copy(database_url, statement))
-        scene.tell(f"stream of {format}, round {round + 1}: {number(ours[-1])}/s, COPY {number(yardstick[-1])}/s")
+            yardstick.append(env.size.records / _copy(database_url, statement))
+        env.tell(f"stream of {format}, round {round + 1}: {number(ours[-1])}/s, COPY {number(yardstick[-1])}/s")
     return Figure(
         name=f"stream of users as {format}",
         unit="records/s",
@@ -82,8 +82,8 @@ def _copy(database_url: str, statement: str) -> float:
     return time.monotonic() - began
 
 
-def _enlarge(scene: Scene, database_url: str) -> None:
-    scene.tell(f"{LARGER * scene.size.records:,} records")
+def _enlarge(env: Environment, database_url: str) -> None:
+    env.tell(f"{LARGER * env.size.records:,} records")
     with psycopg.connect(database_url, autocommit=True) as conn:
         conn.execute(
             """
@@ -96,7 +96,7 @@ def _enlarge(scene: Scene, database_url: str) -> None:
         conn.execute("VACUUM ANALYZE users")
 
 
-async def _first_bytes(scene: Scene, service: Service, format: Format) -> Figure:
+async def _first_bytes(env: Environment, service: Service, format: Format) -> Figure:
     """Milliseconds from the request to the first of the body; then the client leaves."""
     samples: list[float] = []
     for _ in range(FIRST_BYTES):
@@ -105,21 +105,21 @@ async def _first_bytes(scene: Scene, service: Service, format: Format) -> Figure
         await connection.reader.readexactly(1)
         samples.append(1000 * (time.monotonic() - began))
         connection.writer.close()
-    records = number(LARGER * scene.size.records)
+    records = number(LARGER * env.size.records)
     return Figure(name=f"first byte of {records} users as {format}", unit="ms", samples=samples)
 
 
-async def _slow_client(scene: Scene, service: Service) -> list[Figure]:
+async def _slow_client(env: Environment, service: Service) -> list[Figure]:
     """What the API's memory grows by while a client takes 1 MB a second."""
     if not memory.IS_KNOWN or service.api is None:
-        scene.tell("slow client skipped: it needs /proc")
+        env.tell("slow client skipped: it needs /proc")
         return []
     before = memory.now_mb(service.api.pid)
     memory.forget_peak(service.api.pid)
     connection = await _Client.open(service, "ndjson")
     began = time.monotonic()
     taken = 0
-    while (seconds := time.monotonic() - began) < scene.size.slow_seconds:
+    while (seconds := time.monotonic() - began) < env.size.slow_seconds:
         data = await connection.reader.read(64 * 1024)
         if not data:
             break
@@ -127,10 +127,10 @@ async def _slow_client(scene: Scene, service: Service) -> list[Figure]:
         await asyncio.sleep(max(0.0, taken / SLOW_BYTES_A_SECOND - seconds))
     most = memory.peak_mb(service.api.pid)
     connection.writer.close()
-    scene.tell(f"slow client: {taken / 1e6:.0f} MB in {seconds:.0f} s, resident {before:.0f} → {most:.0f} MB")
+    env.tell(f"slow client: {taken / 1e6:.0f} MB in {seconds:.0f} s, resident {before:.0f} → {most:.0f} MB")
     return [
         Figure(
-            name=f"memory the API adds for a stream of {number(LARGER * scene.size.records)} users at 1 MB/s",
+            name=f"memory the API adds for a stream of {number(LARGER * env.size.records)} users at 1 MB/s",
             unit="MB",
             samples=[most - before],
             target=at_most(SLOW_LIMIT_MB, of="samples"),

@@ -1,16 +1,16 @@
 r"""The same file into tables of different sizes, and `\copy` of it into the same: what a record costs as the table grows."""
 
 from tests.bench import files, timed_import
-from tests.bench.environment import Scene
+from tests.bench.environment import Environment
 from tests.bench.report import Figure
 from tests.support.api_client import Api
 
 
-async def run(scene: Scene) -> list[Figure]:
-    file = files.users(scene, scene.size.tried_records)
+async def run(env: Environment) -> list[Figure]:
+    file = files.users(env, env.size.tried_records)
     figures: list[Figure] = []
-    async with timed_import.opened(scene, "tables") as api:
-        for rows in scene.size.table_rows:
+    async with timed_import.opened(env, "tables") as api:
+        for rows in env.size.table_rows:
             await _fill(api, rows)
 
             async def copy() -> float:
@@ -23,7 +23,7 @@ async def run(scene: Scene) -> list[Figure]:
 
             title = f"table of {rows:,} rows"
             contenders = {r"\copy": copy, "import": import_}
-            costs = await timed_import.rounds(scene, title, "µs a record", contenders, scene.size.rounds_of_long)
+            costs = await timed_import.rounds(env, title, "µs a record", contenders, env.size.rounds_of_long)
             figures.append(
                 Figure(
                     name=f"cost of a record, {title}",

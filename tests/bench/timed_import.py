@@ -13,7 +13,7 @@ from psycopg.sql import SQL, Identifier
 from db import audit
 from db.imports.jobs import FINAL
 from db.settings import Settings
-from tests.bench.environment import WORKERS, Scene, psql
+from tests.bench.environment import WORKERS, Environment, psql
 from tests.bench.files import File
 from tests.bench.report import number
 from tests.support import api_client
@@ -25,11 +25,11 @@ POLL_SECONDS = 0.1
 
 
 @asynccontextmanager
-async def opened(scene: Scene, name: str, **settings: Any) -> AsyncIterator[Api]:
+async def opened(env: Environment, name: str, **settings: Any) -> AsyncIterator[Api]:
     """A service on a database of its own, all of its workers connected, and a client; `settings` as for `running_service`."""
     settings = {"worker_pool_size": WORKERS} | settings
     async with (
-        api_client.service(scene.server_url, scene.subfolder(name), **settings) as service,
+        api_client.service(env.server_url, env.subfolder(name), **settings) as service,
         connected(service) as api,
     ):
         yield api
@@ -124,7 +124,7 @@ async def check(api: Api, job: dict[str, Any], file: File, *, stored: str = "cre
 
 
 async def rounds(
-    scene: Scene, title: str, unit: str, contenders: Mapping[str, Callable[[], Awaitable[float]]], count: int
+    env: Environment, title: str, unit: str, contenders: Mapping[str, Callable[[], Awaitable[float]]], count: int
 ) -> dict[str, list[float]]:
     """What each contender returned in each round. Each comes first, second and last in turn."""
     samples: dict[str, list[float]] = {name: [] for name in contenders}
@@ -134,5 +134,5 @@ async def rounds(
         for name in names[first:] + names[:first]:
             samples[name].append(await contenders[name]())
         told = ", ".join(f"{name} {number(taken[-1])}" for name, taken in samples.items())
-        scene.tell(f"{title}, round {round + 1}, {unit}: {told}")
+        env.tell(f"{title}, round {round + 1}, {unit}: {told}")
     return samples

@@ -4,7 +4,7 @@ from functools import partial
 from typing import Any
 
 from tests.bench import files, timed_import
-from tests.bench.environment import WORKERS, Scene
+from tests.bench.environment import WORKERS, Environment
 from tests.bench.report import Figure, at_least
 
 BATCH_SIZE = 1_000
@@ -13,11 +13,11 @@ WORKER_COUNTS = (1, 4, 10)
 BATCH_SIZES = (100, 10_000)
 
 
-async def run(scene: Scene) -> list[Figure]:
-    file = files.users(scene, scene.size.tried_records)
+async def run(env: Environment) -> list[Figure]:
+    file = files.users(env, env.size.tried_records)
 
     async def measure(**settings: Any) -> float:
-        async with timed_import.opened(scene, "tuning", **settings) as api:
+        async with timed_import.opened(env, "tuning", **settings) as api:
             await timed_import.emptied(api, "users")
             return file.records / await timed_import.imported(api, file)
 
@@ -25,7 +25,7 @@ async def run(scene: Scene) -> list[Figure]:
     changed |= {f"BATCH_SIZE {size:,}": {"batch_size": size} for size in BATCH_SIZES}
     tried = {USUAL: {"worker_pool_size": WORKERS, "batch_size": BATCH_SIZE}} | changed
     contenders = {name: partial(measure, **settings) for name, settings in tried.items()}
-    rates = await timed_import.rounds(scene, "settings", "records/s", contenders, scene.size.rounds_of_long)
+    rates = await timed_import.rounds(env, "settings", "records/s", contenders, env.size.rounds_of_long)
     return [
         Figure(
             name=f"import of {file.records:,} users, {name}",

@@ -12,7 +12,7 @@ import psycopg
 
 from db.resources.users import USERS
 from tests.bench import memory, timed_import
-from tests.bench.environment import Scene
+from tests.bench.environment import Environment
 from tests.bench.report import Figure, at_most
 from tests.support import api_client, make_data
 from tests.support.api_client import Api
@@ -42,15 +42,15 @@ class _Payload(NamedTuple):
             yield self.block
 
 
-async def run(scene: Scene) -> list[Figure]:
-    return [figure for format in FORMATS for figure in await _measure(scene, format)]
+async def run(env: Environment) -> list[Figure]:
+    return [figure for format in FORMATS for figure in await _measure(env, format)]
 
 
-async def _measure(scene: Scene, format: str) -> list[Figure]:
+async def _measure(env: Environment, format: str) -> list[Figure]:
     """Of each format to an API that has had no other. The database is dropped, and the jobs with it."""
-    payload = _payload(format, scene.size.upload_bytes)
+    payload = _payload(format, env.size.upload_bytes)
     added_mb: list[float] = []
-    async with timed_import.opened(scene, f"uploads-{format}", run=["api"]) as api:
+    async with timed_import.opened(env, f"uploads-{format}", run=["api"]) as api:
         await api.conn.execute("CREATE TABLE raw (data bytea STORAGE EXTERNAL)")
 
         async def post() -> float:
@@ -66,7 +66,7 @@ async def _measure(scene: Scene, format: str) -> list[Figure]:
             return payload.megabytes / _copy(api.service.environment["DATABASE_URL"], payload)
 
         rates = await timed_import.rounds(
-            scene, f"upload of {format}", "MB/s", {"COPY": copy, "POST": post}, scene.size.rounds_of_long
+            env, f"upload of {format}", "MB/s", {"COPY": copy, "POST": post}, env.size.rounds_of_long
         )
     figures = [
         Figure(

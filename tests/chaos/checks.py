@@ -9,7 +9,7 @@ from uuid import UUID
 from psycopg import AsyncConnection
 
 from db import audit
-from tests.chaos.environment import Stage
+from tests.chaos.environment import Environment
 from tests.chaos.load import Load
 from tests.support.eventually import eventually
 
@@ -18,25 +18,25 @@ IDLE_SECONDS = 60
 SHOWN_MAX = 5
 
 
-async def found(stage: Stage, load: Load, *, broken: Collection[str] = ()) -> list[str]:
+async def found(env: Environment, load: Load, *, broken: Collection[str] = ()) -> list[str]:
     """What does not hold, a line each. The chunks of the jobs in `broken` may have failed."""
     try:
-        await eventually(stage.is_idle, within=IDLE_SECONDS)
+        await eventually(env.is_idle, within=IDLE_SECONDS)
     except AssertionError:
-        return [*load.wrong, *await _unfinished(stage)]
+        return [*load.wrong, *await _unfinished(env)]
     return [
         *load.wrong,
-        *await _unknown(stage, load),
-        *await _books(stage, load),
-        *await _effects(stage, load),
-        *await _failed(stage, broken),
-        *await _files(stage),
+        *await _unknown(env, load),
+        *await _books(env, load),
+        *await _effects(env, load),
+        *await _failed(env, broken),
+        *await _files(env),
     ][: SHOWN_MAX * 4]
 
 
-async def _unfinished(stage: Stage) -> list[str]:
+async def _unfinished(env: Environment) -> list[str]:
     """The jobs that have no end, and why."""
-    rows = await stage.rows(
+    rows = await env.rows(
         """
         SELECT 'import' AS kind, id, status, waiting_for
         FROM import_progress
@@ -50,12 +50,12 @@ async def _unfinished(stage: Stage) -> list[str]:
     return ["{kind} {id} is {status} for ever: {waiting_for}".format_map(row) for row in rows[:SHOWN_MAX]]
 
 
-async def _unknown(stage: Stage, load: Load) -> list[str]:
+async def _unknown(env: Environment, load: Load) -> list[str]:
     """One key has made one job, and half an upload none."""
-    rows = await stage.rows("SELECT id::text FROM import_jobs")
+    rows = await env.rows("SELECT id::text FROM import_jobs")
     stored = {row["id"] for row in rows}
     lost, strange = load.jobs - stored, stored - load.jobs
-    orphans = await stage.value(
+    orphans = await env.value(
         """
         SELECT (SELECT count(*) FROM import_payloads WHERE import_id NOT IN (SELECT id FROM import_jobs))
             + (SELECT count(*) FROM chunks WHERE import_id NOT IN (SELECT id FROM import_jobs))
@@ -68,9 +68,9 @@ async def _unknown(stage: Stage, load: Load) -> list[str]:
     ]
 
 
-async def _books(stage: Stage, load: Load) -> list[str]:
+async def _books(env: Environment, load: Load) -> list[str]:
     """Of each import that nobody has overwritten since, each record that was stored has its row."""
-    async with _auditor(stage) as conn:
+    async with _auditor(env) as conn:
         violations = await audit.violations(conn)
         for id in sorted(load.jobs - load.overwritten):
             violations += await audit.violations(conn, import_id=UUID(id), strict=True)
@@ -80,9 +80,9 @@ async def _books(stage: Stage, load: Load) -> list[str]:
     ]
 
 
-async def _effects(stage: Stage, load: Load) -> list[str]:
+async def _effects(env: Environment, load: Load) -> list[str]:
     """Each record of a chunk that is done has its row or its error, and no record of any other chunk has either."""
-    rows = await stage.rows(
+    rows = await env.rows(
         """
         WITH effect AS (
             SELECT import_id, import_record AS record FROM users
@@ -120,9 +120,9 @@ async def _effects(stage: Stage, load: Load) -> list[str]:
     ]
 
 
-async def _failed(stage: Stage, broken: Collection[str]) -> list[str]:
+async def _failed(env: Environment, broken: Collection[str]) -> list[str]:
     """No chunk fails that did not kill its workers."""
-    rows = await stage.rows(
+    rows = await env.rows(
         """
         SELECT kind, job_id::text, seq, attempt, crashes, last_error
         FROM chunks
@@ -136,18 +136,18 @@ async def _failed(stage: Stage, broken: Collection[str]) -> list[str]:
     ]
 
 
-async def _files(stage: Stage) -> list[str]:
+async def _files(env: Environment) -> list[str]:
     """Each completed export has its file, whole. What dead workers had begun is removed."""
-    rows = await stage.rows(
+    rows = await env.rows(
         "SELECT file_name, file_bytes, file_sha256 FROM export_jobs WHERE status = 'completed'",
     )
     complaints = [
         f"the file {row['file_name']} is not whole"
         for row in rows
-        if not _is_whole(stage.exports / row["file_name"], row["file_bytes"], row["file_sha256"])
+        if not _is_whole(env.exports / row["file_name"], row["file_bytes"], row["file_sha256"])
     ]
     try:
-        await eventually(lambda: not list(stage.exports.glob(".*.part")), within=IDLE_SECONDS)
+        await eventually(lambda: not list(env.exports.glob(".*.part")), within=IDLE_SECONDS)
     except AssertionError:
         complaints.append("a file that was begun was not removed")
     return complaints[:SHOWN_MAX]
@@ -161,6 +161,6 @@ def _is_whole(path: Path, size: int, sha256: bytes) -> bool:
 
 
 @asynccontextmanager
-async def _auditor(stage: Stage) -> AsyncIterator[AsyncConnection]:
-    async with await AsyncConnection.connect(stage.database_url, autocommit=True, application_name="chaos") as conn:
+async def _auditor(env: Environment) -> AsyncIterator[AsyncConnection]:
+    async with await AsyncConnection.connect(env.database_url, autocommit=True, application_name="chaos") as conn:
         yield conn

@@ -30,7 +30,7 @@ COMPLAINTS_MAX = 20
 COMPLAINT_CHARACTERS_MAX = 1000
 
 
-class Stage:
+class Environment:
     """What the disturbances and the load share. `disturbances` counts what was done, by its name."""
 
     def __init__(
@@ -159,17 +159,17 @@ class Stage:
 @asynccontextmanager
 async def opened(
     server: Server, folder: Path, *, seed: str, tell: Callable[[str], None], **settings: Any
-) -> AsyncIterator[Stage]:
+) -> AsyncIterator[Environment]:
     """`folder` is made for it. `settings` are those of the service, and `run`, which says what of it is started."""
     await asyncio.to_thread(folder.mkdir)
     async with (
         api_client.service(server.url, folder, **settings) as service,
         httpx.AsyncClient(base_url=service.url, timeout=REQUEST_SECONDS) as http,
     ):
-        stage = Stage(server, service, Client(http), seed=seed, tell=tell)
+        env = Environment(server, service, Client(http), seed=seed, tell=tell)
         try:
             if service.workers:
-                await eventually(lambda: stage.workers.children())
-            yield stage
+                await eventually(lambda: env.workers.children())
+            yield env
         finally:
-            await stage.stop()
+            await env.stop()

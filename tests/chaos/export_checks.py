@@ -4,7 +4,7 @@ import hashlib
 from typing import Any, Self
 
 from tests.chaos.client import Unexpected
-from tests.chaos.environment import Stage
+from tests.chaos.environment import Environment
 
 FORMATS = ("ndjson", "csv")
 # as it is: what arrives is what is compared
@@ -16,25 +16,25 @@ class References:
 
     formats = FORMATS
 
-    def __init__(self, stage: Stage, contents: dict[str, bytes]) -> None:
-        self.stage = stage
+    def __init__(self, env: Environment, contents: dict[str, bytes]) -> None:
+        self.env = env
         self.contents = contents
 
     @classmethod
-    async def take(cls, stage: Stage) -> Self:
+    async def take(cls, env: Environment) -> Self:
         """While nothing is wrong yet."""
         contents: dict[str, bytes] = {}
         for format in FORMATS:
-            answer = await stage.client.ask("GET", _stream(format), headers=PLAIN)
+            answer = await env.client.ask("GET", _stream(format), headers=PLAIN)
             assert answer.status_code == 200, answer.text
             contents[format] = answer.content
-        return cls(stage, contents)
+        return cls(env, contents)
 
     async def check_stream(self, format: str) -> list[str]:
         """What is wrong with a stream that came to its end. One that breaks raises what httpx raises; 503 counts as broken."""
-        http = self.stage.client.http
+        http = self.env.client.http
         async with http.stream("GET", _stream(format), headers=PLAIN) as answer:
-            self.stage.client.answers[str(answer.status_code)] += 1
+            self.env.client.answers[str(answer.status_code)] += 1
             content = await answer.aread()
         if answer.status_code == 503 and "retry-after" in answer.headers:
             return []
@@ -46,7 +46,7 @@ class References:
 
     async def check_download(self, job: dict[str, Any]) -> list[str]:
         """What is wrong with the file of a completed export."""
-        answer = await self.stage.client.ask("GET", job["links"]["download"], headers=PLAIN)
+        answer = await self.env.client.ask("GET", job["links"]["download"], headers=PLAIN)
         if answer.status_code != 200:
             return [f"a download was answered {answer.status_code}: {answer.text}"]
         right = self.contents[job["format"]]

@@ -10,46 +10,46 @@ from typing import TypeAlias
 
 from psycopg.rows import DictRow
 
-from tests.chaos.environment import Stage
+from tests.chaos.environment import Environment
 from tests.support.eventually import eventually
 
-Disturbance: TypeAlias = Callable[[Stage], Awaitable[None]]
+Disturbance: TypeAlias = Callable[[Environment], Awaitable[None]]
 
 # longer than the server puts up with a silent session that holds a lock
 FROZEN_SECONDS = 12.0
 LOOK_SECONDS = 0.05
 
 
-async def kill(stage: Stage) -> None:
+async def kill(env: Environment) -> None:
     """SIGKILL to a worker in mid-chunk."""
-    await _hit(stage, "KILL", signal.SIGKILL)
+    await _hit(env, "KILL", signal.SIGKILL)
 
 
-async def terminate(stage: Stage) -> None:
+async def terminate(env: Environment) -> None:
     """SIGTERM to one: it ends its chunk or gives it back, and the pool replaces it."""
-    await _hit(stage, "TERM", signal.SIGTERM)
+    await _hit(env, "TERM", signal.SIGTERM)
 
 
-async def freeze(stage: Stage) -> None:
+async def freeze(env: Environment) -> None:
     """SIGSTOP to one, and SIGCONT when its chunk is long somebody else's. One at a time.
 
     Who takes over from the first might wait for rows that the second has locked, and then the times would add up.
     """
-    if len(stage.awake) < len(stage.workers.children()):
+    if len(env.awake) < len(env.workers.children()):
         return
-    pid = await _victim(stage)
-    stage.disturbances["STOP, CONT"] += 1
+    pid = await _victim(env)
+    env.disturbances["STOP, CONT"] += 1
     at = time.time()
-    stage.freeze(pid)
-    asyncio.get_running_loop().call_later(FROZEN_SECONDS, stage.thaw, pid)
+    env.freeze(pid)
+    asyncio.get_running_loop().call_later(FROZEN_SECONDS, env.thaw, pid)
     # an export is given all the time that a slow storage may need, so it waits for the worker to wake up
-    stage.recoveries.chunks("STOP, CONT", at, [row for row in await _held(stage, pid) if row["kind"] != "export"])
+    env.recoveries.chunks("STOP, CONT", at, [row for row in await _held(env, pid) if row["kind"] != "export"])
 
 
-async def end_session(stage: Stage) -> None:
+async def end_session(env: Environment) -> None:
     """`pg_terminate_backend` of one session of the service, of a worker or of the API."""
     at = time.time()
-    rows = await stage.rows(
+    rows = await env.rows(
         """
         WITH victim AS MATERIALIZED (
             SELECT pid, application_name
@@ -62,79 +62,79 @@ async def end_session(stage: Stage) -> None:
         FROM victim
         LEFT JOIN chunks ON state = 'running' AND application_name = 'bulk worker ' || worker
         """,
-        lot=str(stage.random.random()),
+        lot=str(env.random.random()),
     )
-    stage.disturbances["pg_terminate_backend"] += len(rows)
-    stage.recoveries.chunks("pg_terminate_backend", at, [row for row in rows if row["id"] is not None])
+    env.disturbances["pg_terminate_backend"] += len(rows)
+    env.recoveries.chunks("pg_terminate_backend", at, [row for row in rows if row["id"] is not None])
 
 
-async def restart_postgres(stage: Stage) -> None:
+async def restart_postgres(env: Environment) -> None:
     """An immediate restart: the server is back as soon as it can."""
-    await away(stage, seconds=0.0, name="PostgreSQL restarts")
+    await away(env, seconds=0.0, name="PostgreSQL restarts")
 
 
-async def away(stage: Stage, *, seconds: float, name: str = "PostgreSQL away") -> None:
+async def away(env: Environment, *, seconds: float, name: str = "PostgreSQL away") -> None:
     """Time counts from the moment when the server accepts connections again."""
-    stage.disturbances[name] += 1
+    env.disturbances[name] += 1
     died_at = time.time()
-    await stage.server.away(seconds)
+    await env.server.away(seconds)
     at = time.time()
-    held = await stage.rows(
+    held = await env.rows(
         "SELECT id, lease FROM chunks WHERE state = 'running' AND claimed_at < to_timestamp(%(died_at)s)",
         died_at=died_at,
     )
-    stage.recoveries.chunks(name, at, held)
-    stage.recoveries.next_chunk(f"{name}: next chunk", at)
+    env.recoveries.chunks(name, at, held)
+    env.recoveries.next_chunk(f"{name}: next chunk", at)
 
 
-async def kill_pool(stage: Stage, *, away_seconds: float) -> None:
+async def kill_pool(env: Environment, *, away_seconds: float) -> None:
     """SIGKILL to the whole pool at once, which somebody starts anew after a while; from then on the time counts."""
-    stage.disturbances["KILL of the pool"] += 1
-    stage.kill("workers")
-    held = await stage.rows("SELECT id, lease FROM chunks WHERE state = 'running'")
+    env.disturbances["KILL of the pool"] += 1
+    env.kill("workers")
+    held = await env.rows("SELECT id, lease FROM chunks WHERE state = 'running'")
     await asyncio.sleep(away_seconds)
-    stage.start("workers")
-    stage.recoveries.chunks("KILL of the pool", time.time(), held)
+    env.start("workers")
+    env.recoveries.chunks("KILL of the pool", time.time(), held)
 
 
-async def kill_api(stage: Stage) -> None:
+async def kill_api(env: Environment) -> None:
     """SIGKILL to the API under all that it does, and a new one in its place."""
-    stage.disturbances["KILL of the API"] += 1
-    stage.kill("api")
-    stage.start("api")
+    env.disturbances["KILL of the API"] += 1
+    env.kill("api")
+    env.start("api")
 
 
-async def series(stage: Stage, choices: list[Disturbance], *, seconds: float, pause_seconds: float) -> None:
+async def series(env: Environment, choices: list[Disturbance], *, seconds: float, pause_seconds: float) -> None:
     """One of `choices` after the other for so long, each in work that is under way."""
     ends_at = time.monotonic() + seconds
     while time.monotonic() < ends_at:
-        await stage.random.choice(choices)(stage)
-        await asyncio.sleep(pause_seconds * stage.random.uniform(0.7, 1.3))
+        await env.random.choice(choices)(env)
+        await asyncio.sleep(pause_seconds * env.random.uniform(0.7, 1.3))
 
 
-async def _hit(stage: Stage, what: str, signum: signal.Signals) -> None:
-    pid = await _victim(stage)
-    stage.disturbances[what] += 1
+async def _hit(env: Environment, what: str, signum: signal.Signals) -> None:
+    pid = await _victim(env)
+    env.disturbances[what] += 1
     at = time.time()
     with suppress(ProcessLookupError):
         os.kill(pid, signum)
-    stage.recoveries.chunks(what, at, await _held(stage, pid))
+    env.recoveries.chunks(what, at, await _held(env, pid))
 
 
-async def _victim(stage: Stage) -> int:
+async def _victim(env: Environment) -> int:
     """A worker that has a chunk in hand, if there is one within half a second; else any. One that is frozen is none."""
     for _ in range(10):
-        rows = await stage.rows("SELECT split_part(worker, ':', 2)::integer AS pid FROM chunks WHERE state = 'running'")
-        busy = sorted({row["pid"] for row in rows} & set(stage.awake))
+        rows = await env.rows("SELECT split_part(worker, ':', 2)::integer AS pid FROM chunks WHERE state = 'running'")
+        busy = sorted({row["pid"] for row in rows} & set(env.awake))
         if busy:
-            return stage.random.choice(busy)
+            return env.random.choice(busy)
         await asyncio.sleep(LOOK_SECONDS)
-    return stage.random.choice(await eventually(lambda: stage.awake))
+    return env.random.choice(await eventually(lambda: env.awake))
 
 
-async def _held(stage: Stage, pid: int) -> list[DictRow]:
+async def _held(env: Environment, pid: int) -> list[DictRow]:
     """The chunk that this worker has in hand, in a list."""
-    return await stage.rows(
+    return await env.rows(
         "SELECT id, lease, kind FROM chunks WHERE state = 'running' AND split_part(worker, ':', 2)::integer = %(pid)s",
         pid=pid,
     )

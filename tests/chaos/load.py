@@ -12,7 +12,7 @@ import msgspec
 
 from tests.chaos import files
 from tests.chaos.client import Unexpected
-from tests.chaos.environment import Stage
+from tests.chaos.environment import Environment
 from tests.chaos.export_checks import References
 from tests.chaos.files import File, World
 from tests.support import make_data
@@ -38,8 +38,8 @@ class Load:
     `jobs` are the ids of all imports, `overwritten` those whose rows a later one has touched.
     """
 
-    def __init__(self, stage: Stage, size: Size) -> None:
-        self.stage = stage
+    def __init__(self, env: Environment, size: Size) -> None:
+        self.env = env
         self.size = size
         self.jobs: set[str] = set()
         self.overwritten: set[str] = set()
@@ -57,7 +57,7 @@ class Load:
         file = File("articles", "articles", articles.data, articles.records, expected, type=files.NDJSON)
         await self.take_in(file, key="articles")
         self.world = World(users.ids, articles.ids)
-        self.references = await References.take(self.stage)
+        self.references = await References.take(self.env)
 
     @asynccontextmanager
     async def running(self, *, exporting: bool, pause_seconds: float) -> AsyncIterator[None]:
@@ -83,14 +83,14 @@ class Load:
             base = await self.take_in(file.base, key=f"{key} base")
             self.overwritten.add(base["id"])
             after = base["id"]
-        job = await self.stage.client.final(await self.post(file, key=key, after=after))
+        job = await self.env.client.final(await self.post(file, key=key, after=after))
         self.check(job, file)
         return job
 
     async def post(self, file: File, *, key: str, after: str | None = None, content: Any = None) -> dict[str, Any]:
         """The job of a file; `content` is sent in its place, as slowly as one likes."""
         params = {"resource": file.resource, "mode": file.mode} | ({"after": after} if after else {})
-        job = await self.stage.client.post(content or file.data, type=file.type, key=key, params=params)
+        job = await self.env.client.post(content or file.data, type=file.type, key=key, params=params)
         self.jobs.add(job["id"])
         self.records += file.records
         self.done[file.kind] += 1
@@ -104,7 +104,7 @@ class Load:
             self.wrong.append(f"{file.kind} {job['id']} is {job['status']} with {counts}, should have {expected}")
 
     async def _lane(self, name: str, work: Callable[[Random, str], Awaitable[None]], pause_seconds: float) -> None:
-        random = Random(f"{self.stage.seed} {name}")
+        random = Random(f"{self.env.seed} {name}")
         for number in range(ROUNDS_MAX):
             if self._stopping.is_set():
                 return
@@ -129,8 +129,8 @@ class Load:
 
     async def _export(self, random: Random, key: str) -> None:
         format = random.choice(self.references.formats)
-        job = await self.stage.client.order(key=key, resource="articles", format=format)
-        job = await self.stage.client.final(job)
+        job = await self.env.client.order(key=key, resource="articles", format=format)
+        job = await self.env.client.final(job)
         if job["status"] != "completed":
             raise Unexpected(f"the export is {job['status']}: {job['problem']}")
         self.wrong += await self.references.check_download(job)

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from tests.chaos import checks, connections_exhausted, environment, faults, files
-from tests.chaos.environment import Stage
+from tests.chaos.environment import Environment
 from tests.chaos.files import File
 from tests.chaos.load import Load, Size
 from tests.chaos.server import Server
@@ -60,16 +60,16 @@ async def run(server: Server, folder: Path, *, seed: str, tell: Callable[[str], 
             if name == IDLE:
                 await held.enter_async_context(connections_exhausted.idle(server.url, IDLE_CONNECTIONS))
             place = folder / f"row-{number}"
-            scene = await held.enter_async_context(
+            env = await held.enter_async_context(
                 environment.opened(server, place, seed=f"{seed} {name}", tell=tell, **settings)
             )
-            done, wrong = await _perform(scene, happening, load)
+            done, wrong = await _perform(env, happening, load)
         rows.append(
             Row(
                 name=name,
                 done=done,
                 rate=done / (rows[0].done if rows else done),
-                disturbances=dict(scene.disturbances),
+                disturbances=dict(env.disturbances),
                 others={other: OTHERS.get(name, {}).get(other) for other in NAMES},
                 wrong=wrong,
             )
@@ -78,9 +78,9 @@ async def run(server: Server, folder: Path, *, seed: str, tell: Callable[[str], 
     return rows
 
 
-async def _perform(scene: Stage, happening: faults.Disturbance, load: list[File]) -> tuple[int, list[str]]:
+async def _perform(env: Environment, happening: faults.Disturbance, load: list[File]) -> tuple[int, list[str]]:
     """The records that were done within the window, and what was wrong when all were done."""
-    audited = Load(scene, Size(records=0, articles=0, lanes=0))
+    audited = Load(env, Size(records=0, articles=0, lanes=0))
     began = time.time()
 
     async def post(number: int, file: File) -> None:
@@ -89,13 +89,13 @@ async def _perform(scene: Stage, happening: faults.Disturbance, load: list[File]
 
     tasks = [asyncio.create_task(post(number, file)) for number, file in enumerate(load)]
     try:
-        await happening(scene)
+        await happening(env)
         ends = await asyncio.gather(*tasks, return_exceptions=True)
     finally:
         for task in tasks:
             task.cancel()
     audited.wrong += [f"a client ended with {end!r}" for end in ends if end is not None]
-    done = await scene.value(
+    done = await env.value(
         """
         SELECT coalesce(sum(records), 0)::bigint
         FROM chunks
@@ -103,23 +103,23 @@ async def _perform(scene: Stage, happening: faults.Disturbance, load: list[File]
         """,
         end=began + WINDOW_SECONDS,
     )
-    return done, await checks.found(scene, audited)
+    return done, await checks.found(env, audited)
 
 
 # ── the happenings ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def _nothing(scene: Stage) -> None:
-    del scene
+async def _nothing(env: Environment) -> None:
+    del env
 
 
-async def _once(scene: Stage, *, happening: faults.Disturbance) -> None:
+async def _once(env: Environment, *, happening: faults.Disturbance) -> None:
     await asyncio.sleep(EARLY_SECONDS)
-    await happening(scene)
+    await happening(env)
 
 
-async def _on_and_on(scene: Stage, *, happening: faults.Disturbance, pause_seconds: float) -> None:
-    await faults.series(scene, [happening], seconds=WINDOW_SECONDS, pause_seconds=pause_seconds)
+async def _on_and_on(env: Environment, *, happening: faults.Disturbance, pause_seconds: float) -> None:
+    await faults.series(env, [happening], seconds=WINDOW_SECONDS, pause_seconds=pause_seconds)
 
 
 IDLE = f"{IDLE_CONNECTIONS} idle connections"

@@ -9,7 +9,7 @@ import msgspec
 from rich import box
 from rich.table import Table
 
-from tests.chaos.environment import Stage
+from tests.chaos.environment import Environment
 
 SAMPLES_MIN = 6
 # a third of the time
@@ -42,9 +42,9 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     is_flat: bool
 
 
-async def sample(stage: Stage) -> dict[str, float]:
-    values = dict(_memory(stage))
-    (row,) = await stage.rows(
+async def sample(env: Environment) -> dict[str, float]:
+    values = dict(_memory(env))
+    (row,) = await env.rows(
         """
         SELECT
             (SELECT count(*) FROM chunks WHERE state = 'pending') AS "chunks pending",
@@ -58,7 +58,7 @@ async def sample(stage: Stage) -> dict[str, float]:
         """
     )
     values |= {name: float(value) for name, value in row.items()}
-    tables = await stage.rows(
+    tables = await env.rows(
         """
         SELECT relname, pg_table_size(relid) / 1e6 AS size, pg_indexes_size(relid) / 1e6 AS indexes, n_dead_tup
         FROM pg_stat_user_tables
@@ -118,13 +118,13 @@ def _figure(name: str, points: list[tuple[float, float]], warm: int) -> Figure:
     )
 
 
-def _memory(stage: Stage) -> Iterator[tuple[str, float]]:
+def _memory(env: Environment) -> Iterator[tuple[str, float]]:
     """MB. The server's processes share most of theirs, so of those only what is their own counts."""
-    yield "memory of the API, MB", _mb(stage.api.pid, "VmRSS")
-    yield "memory of the pool, MB", _mb(stage.workers.pid, "VmRSS")
-    for number, pid in enumerate(sorted(stage.workers.children()), 1):
+    yield "memory of the API, MB", _mb(env.api.pid, "VmRSS")
+    yield "memory of the pool, MB", _mb(env.workers.pid, "VmRSS")
+    for number, pid in enumerate(sorted(env.workers.children()), 1):
         yield f"memory of worker {number}, MB", _mb(pid, "VmRSS")
-    postmaster = stage.server.pid
+    postmaster = env.server.pid
     children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
     yield "PostgreSQL, private, MB", sum(_mb(pid, "RssAnon") for pid in (postmaster, *map(int, children)))
 

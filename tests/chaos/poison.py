@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from tests.chaos import files
 from tests.chaos.client import Unexpected
-from tests.chaos.environment import Stage
+from tests.chaos.environment import Environment
 from tests.chaos.load import Load
 
 NAME = "Poison"
@@ -16,9 +16,9 @@ SECONDS_MAX = 150
 LOOK_SECONDS = 0.05
 
 
-async def happen(stage: Stage, load: Load) -> list[str]:
+async def happen(env: Environment, load: Load) -> list[str]:
     """Posts one file with a poisoned record, whose chunk alone may fail; the id of its job, in a list."""
-    async with await stage.connect() as conn:
+    async with await env.connect() as conn:
         # a worker that comes to the record waits there for the lock, and there it is found
         await conn.execute("SELECT pg_advisory_lock(1)")
         await conn.execute(
@@ -38,14 +38,14 @@ async def happen(stage: Stage, load: Load) -> list[str]:
         )
         file = files.poisoned(load.size.records, 2**20, name=NAME)
         job = await load.post(file, key="poisoned")
-        watching = asyncio.create_task(_kill_who_comes(stage))
+        watching = asyncio.create_task(_kill_who_comes(env))
         try:
-            job = await stage.client.final(job, seconds=SECONDS_MAX)
+            job = await env.client.final(job, seconds=SECONDS_MAX)
         finally:
             watching.cancel()
             with suppress(asyncio.CancelledError):
                 await watching
-    (chunk,) = await stage.rows(
+    (chunk,) = await env.rows(
         "SELECT records, crashes FROM chunks WHERE job_id = %(id)s::uuid AND state = 'failed'", id=job["id"]
     )
     problem, counts = job["problem"] or {}, job["counts"]
@@ -53,22 +53,22 @@ async def happen(stage: Stage, load: Load) -> list[str]:
         raise Unexpected(f"the poisoned import is {job['status']}: {problem}")
     if (counts["created"], counts["unprocessed"]) != (file.records - chunk["records"], chunk["records"]):
         raise Unexpected(f"the poisoned import has {counts}, and its poisoned chunk {chunk['records']} records")
-    stage.tell(f"the poisoned chunk was given up after {chunk['crashes']} dead workers: {problem['detail']}")
+    env.tell(f"the poisoned chunk was given up after {chunk['crashes']} dead workers: {problem['detail']}")
     return [job["id"]]
 
 
-async def _kill_who_comes(stage: Stage) -> None:
+async def _kill_who_comes(env: Environment) -> None:
     deadline = time.monotonic() + SECONDS_MAX
     while time.monotonic() < deadline:
-        rows = await stage.rows(
+        rows = await env.rows(
             """
             SELECT split_part(application_name, ':', 2)::integer AS pid
             FROM pg_stat_activity
             WHERE wait_event = 'advisory' AND application_name LIKE 'bulk worker %%' AND datname = current_database()
             """
         )
-        for pid in {row["pid"] for row in rows} & set(stage.workers.children()):
-            stage.disturbances["KILL over the poisoned chunk"] += 1
+        for pid in {row["pid"] for row in rows} & set(env.workers.children()):
+            env.disturbances["KILL over the poisoned chunk"] += 1
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         await asyncio.sleep(LOOK_SECONDS)

@@ -11,14 +11,14 @@ import msgspec
 
 from tests.chaos import checks, connections_exhausted, disk_full, environment, faults, poison, uploads
 from tests.chaos.client import Unexpected
-from tests.chaos.environment import Stage
+from tests.chaos.environment import Environment
 from tests.chaos.load import Load, Size
 from tests.chaos.recovery import Sample
 from tests.chaos.server import Server
 from tests.support.eventually import eventually
 
 # what a scenario does beside the load; the ids of the jobs of which chunks may fail
-Happening = Callable[[Stage, Load], Awaitable[list[str]]]
+Happening = Callable[[Environment, Load], Awaitable[list[str]]]
 
 
 # between two disturbances of `each_twice`
@@ -64,21 +64,21 @@ async def perform(
     began = asyncio.get_running_loop().time()
     async with environment.opened(
         server, folder, seed=f"{seed} {scenario.name}", tell=tell, **{**settings, **scenario.settings}
-    ) as scene:
-        load = Load(scene, size)
+    ) as env:
+        load = Load(env, size)
         await load.prepare()
         async with load.running(exporting=scenario.exporting, pause_seconds=scenario.pause_seconds):
-            await eventually(scene.has_pending, within=60)
+            await eventually(env.has_pending, within=60)
             try:
-                broken = await scenario.happening(scene, load)
+                broken = await scenario.happening(env, load)
             except Unexpected as error:
                 load.wrong.append(str(error))
                 broken = []
-        wrong = await checks.found(scene, load, broken=broken)
-        async with await scene.connect() as conn:
-            samples = await scene.recoveries.samples(conn)
+        wrong = await checks.found(env, load, broken=broken)
+        async with await env.connect() as conn:
+            samples = await env.recoveries.samples(conn)
         if wrong:
-            wrong += await asyncio.to_thread(scene.complaints)
+            wrong += await asyncio.to_thread(env.complaints)
     wrong += [
         f"recovered after {sample.seconds:.1f} s, more than {sample.seconds_max:.0f}: {sample}"
         for sample in samples
@@ -90,8 +90,8 @@ async def perform(
         imports=len(load.jobs),
         records=load.records,
         work=load.done,
-        disturbances=scene.disturbances,
-        answers=scene.client.answers,
+        disturbances=env.disturbances,
+        answers=env.client.answers,
         samples=samples,
         wrong=wrong,
     )
@@ -101,8 +101,8 @@ async def perform(
 
 
 def _series(*choices: faults.Disturbance, seconds: float, pause_seconds: float) -> Happening:
-    async def happen(scene: Stage, load: Load) -> list[str]:
-        await faults.series(scene, list(choices), seconds=seconds, pause_seconds=pause_seconds)
+    async def happen(env: Environment, load: Load) -> list[str]:
+        await faults.series(env, list(choices), seconds=seconds, pause_seconds=pause_seconds)
         return []
 
     return happen
@@ -111,21 +111,21 @@ def _series(*choices: faults.Disturbance, seconds: float, pause_seconds: float) 
 def storm(*, seconds: float) -> Happening:
     """All at once, and an immediate restart of PostgreSQL in the middle."""
 
-    async def happen(scene: Stage, load: Load) -> list[str]:
+    async def happen(env: Environment, load: Load) -> list[str]:
         choices = [faults.kill, faults.terminate, faults.end_session]
-        await faults.series(scene, choices, seconds=seconds / 2, pause_seconds=0.5)
-        await faults.restart_postgres(scene)
-        await faults.series(scene, choices, seconds=seconds / 2, pause_seconds=0.5)
+        await faults.series(env, choices, seconds=seconds / 2, pause_seconds=0.5)
+        await faults.restart_postgres(env)
+        await faults.series(env, choices, seconds=seconds / 2, pause_seconds=0.5)
         return []
 
     return happen
 
 
-async def each_twice(scene: Stage, load: Load) -> list[str]:
+async def each_twice(env: Environment, load: Load) -> list[str]:
     """Every kind of disturbance, an immediate restart of PostgreSQL between the two rounds of the others."""
     choices = [faults.kill, faults.terminate, faults.end_session]
     for disturb in [*choices, faults.restart_postgres, *choices]:
-        await disturb(scene)
+        await disturb(env)
         await asyncio.sleep(PAUSE_SECONDS)
     return []
 

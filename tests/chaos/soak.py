@@ -19,9 +19,9 @@ from typing import Any
 from rich.console import Console
 
 from tests.bench import environment
-from tests.chaos import environment as stage
+from tests.chaos import environment as chaos_environment
 from tests.chaos import files, metrics, server
-from tests.chaos.environment import Stage
+from tests.chaos.environment import Environment
 from tests.chaos.files import File
 from tests.chaos.load import Load, Size
 from tests.chaos.metrics import Sample
@@ -75,7 +75,9 @@ async def _run(console: Console, seconds: float) -> bool:
     """Whether nothing has grown and nothing was wrong."""
     with postgres.open_folder() as folder, server.running(folder, options={}) as database:
         machine = environment.machine(database.url) | {"workers": SETTINGS["worker_pool_size"]}
-        async with stage.opened(database, folder / "soak", seed="soak", tell=console.print, **SETTINGS) as opened:
+        async with chaos_environment.opened(
+            database, folder / "soak", seed="soak", tell=console.print, **SETTINGS
+        ) as opened:
             load = Repeated(opened, SIZE)
             await load.prepare()
             async with load.running(exporting=True, pause_seconds=PAUSE_SECONDS):
@@ -95,7 +97,7 @@ async def _run(console: Console, seconds: float) -> bool:
     return not grown and not load.wrong
 
 
-async def _watch(opened: Stage, seconds: float) -> list[Sample]:
+async def _watch(opened: Environment, seconds: float) -> list[Sample]:
     began = time.monotonic()
     samples: list[Sample] = []
     while (now := time.monotonic() - began) < seconds or len(samples) < metrics.SAMPLES_MIN:

@@ -7,7 +7,7 @@ import httpx
 
 from tests.chaos import faults, files
 from tests.chaos.client import Unexpected
-from tests.chaos.environment import Stage
+from tests.chaos.environment import Environment
 from tests.chaos.files import File
 from tests.chaos.load import Load
 from tests.support.api_client import PATH
@@ -19,15 +19,15 @@ BLOCKS = 20
 BLOCK_SECONDS = 0.05
 
 
-async def happen(stage: Stage, load: Load) -> list[str]:
+async def happen(env: Environment, load: Load) -> list[str]:
     """Slow uploads, one after the other on several lanes, until the API was killed several times."""
     over = asyncio.Event()
     lanes = [asyncio.create_task(_lane(load, number, over)) for number in range(SLOW)]
-    forsaken = asyncio.create_task(_forsake(stage, files.clean(load.size.records, 2**21)))
+    forsaken = asyncio.create_task(_forsake(env, files.clean(load.size.records, 2**21)))
     try:
         for _ in range(KILLS):
-            await asyncio.sleep(PAUSE_SECONDS * stage.random.uniform(0.7, 1.3))
-            await faults.kill_api(stage)
+            await asyncio.sleep(PAUSE_SECONDS * env.random.uniform(0.7, 1.3))
+            await faults.kill_api(env)
         over.set()
         await asyncio.gather(*lanes, forsaken)
     finally:
@@ -42,10 +42,10 @@ async def _lane(load: Load, lane: int, over: asyncio.Event) -> None:
             return
         file = await asyncio.to_thread(files.clean, load.size.records, 2**22 + lane * 1000 + number)
         job = await load.post(file, key=f"slow {lane} {number}", content=_slowly(file.data))
-        load.check(await load.stage.client.final(job), file)
+        load.check(await load.env.client.final(job), file)
 
 
-async def _forsake(stage: Stage, file: File) -> None:
+async def _forsake(env: Environment, file: File) -> None:
     """Half an upload, without end; the API is killed under it, and nobody tries again."""
 
     async def body() -> AsyncIterator[bytes]:
@@ -58,7 +58,7 @@ async def _forsake(stage: Stage, file: File) -> None:
             await asyncio.sleep(BLOCK_SECONDS)
 
     try:
-        await stage.client.http.post(
+        await env.client.http.post(
             PATH, params={"resource": "users"}, content=body(), headers={"Content-Type": file.type}, timeout=60
         )
     except httpx.TransportError:
