@@ -83,16 +83,14 @@ class Client:
         *,
         resource: str | None = None,
         name: str | None = None,
-        columns: Mapping[str, str | None] | None = None,
         key: Key | str = "content",
         on_sent: Progress = _no_progress,
         **parameters: object,
     ) -> Job:
         """Imports a path, a binary stream, or an iterable of dicts; returns the job, which is not final yet.
 
-        `parameters` are those of `POST /imports`: `mode`, `format`, `dry_run`, `max_errors`, `after`, … `columns` maps the
-        file's column names to fields, None leaves a column out. `name` is the file's name where it has none.
-        `on_sent(bytes_sent, bytes)` reports the upload; memory does not grow with the file.
+        `parameters` are those of `POST /imports`: `mode`, `format`, `dry_run`, `max_errors`, `after`, … `name` is the
+        file's name where it has none. `on_sent(bytes_sent, bytes)` reports the upload; memory does not grow with the file.
 
         `key` is the idempotency key. With "content" it is made of the service, the parameters and the file's digest: the same
         call finds the same job, and `is_replayed` is true, for as long as the service keeps that job. With "random" each call
@@ -107,17 +105,29 @@ class Client:
         query = {name: _text(value) for name, value in parameters.items() if value is not None}
         if resource is not None:
             query["resource"] = resource
-        if columns:
-            query["columns"] = json.dumps(dict(columns), ensure_ascii=False, sort_keys=True)
         with source.opened(data, name=name) as opened:
             return self._post_file(opened, query, key, on_sent)
 
-    def repair(self, import_id: str, data: str | Path | BinaryIO | Records, **options: Any) -> Job:
-        """Imports mended records of an import: those of `refused(annotate=True)`, with their `_line`.
+    def repair(self, job: Job, file: Path, **parameters: Any) -> Job:
+        """Imports corrected records of an import: the file that `refused_to(annotate=True)` wrote, edited.
 
-        The resource, the mode and the other parameters are those of the first import, and so are the lines in its errors.
+        The resource and the mode are those of the import; the annotations in the file are ignored. `parameters` are further
+        parameters of `POST /imports`. The lines in errors are those of this file.
         """
-        return self.import_file(data, repairs=import_id, **options)
+        delimiter = None
+        if job.data["format"] == "csv":
+            # the header begins with the annotation's name and the file's delimiter
+            with file.open("rb") as content:
+                delimiter = content.readline().removeprefix(b"_line")[:1].decode("ascii", "replace")
+        return self.import_file(
+            file,
+            resource=job.resource,
+            mode=job.data["mode"],
+            format=job.data["format"],
+            dry_run=job.data["dry_run"],
+            csv_delimiter=delimiter,
+            **parameters,
+        )
 
     def _post_file(self, opened: Source, query: dict[str, str], key: Key | str, on_sent: Progress) -> Job:
         form = Form(opened)

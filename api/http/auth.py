@@ -37,12 +37,6 @@ def api_key(scope: Scope) -> ApiKey | None:
     return scope["state"].get("api_key")
 
 
-def created_by(scope: Scope) -> str | None:
-    """The name of the key of the request, for the jobs that it creates; None for a key without a name."""
-    key = api_key(scope)
-    return key and key.name
-
-
 def is_public(path: str, settings: Settings) -> bool:
     """Whether the path needs no key although keys are set."""
     return path in _PUBLIC or (path == "/metrics" and settings.metrics_public)

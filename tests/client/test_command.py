@@ -172,7 +172,6 @@ async def test_jobs_and_delete(bulk, two):
         (["import", "-", "-r", "users", "--mode", "merge"], "insert"),
         (["import", "-", "-r", "users", "--wait", "soon"], "write 90s, 10m or 2h"),
         (["import", "-", "-r", "users", "--max-errors", "some"], "write 100 or 1%"),
-        (["import", "-", "-r", "users", "--map", "name"], "--map 'Full Name=name'"),
         (["import", "-", "-r", "shoes"], "resource"),
         (["show", "last"], "bulk jobs"),
         (["show", "no-such-id"], ""),
@@ -247,3 +246,37 @@ async def test_one_file_holds_the_command(api, tmp_path, environment):
     )
     out, _ = await process.communicate(users(2))
     assert json.loads(out)["counts"]["created"] == 2
+
+
+async def test_fix_until_nothing_is_refused(bulk, two, tmp_path, api):
+    """The refused records open in the editor, twice; what was corrected is stored, and nothing is stored twice."""
+    await bulk("import", two, "-r", "users")
+    editor = tmp_path / "editor"
+    # the first round corrects the e-mail address, the second one the role
+    editor.write_text(
+        '#!/bin/sh\nif grep -q foo@bar "$1"; then sed -i s/foo@bar,/foo@example.org,/ "$1"; '
+        'else sed -i s/,boss,/,admin,/ "$1"; fi\n'
+    )
+    editor.chmod(0o755)
+    editing = Bulk(bulk.environment | {"EDITOR": str(editor), "VISUAL": ""})
+    result = await editing("fix")
+    assert result.code == 0, result
+    assert "Every record was taken." in result.err
+    assert await api.value("SELECT array_agg(email ORDER BY email) FROM users") == [
+        "ada@example.org",
+        "foo@example.org",
+    ]
+    assert await api.value("SELECT count(*) FROM import_jobs") == 3
+
+
+async def test_fix_stops_when_nothing_was_changed(bulk, tmp_path):
+    """An editor that saves nothing ends it with 3; another delimiter is kept."""
+    path = tmp_path / "semicolons.csv"
+    path.write_bytes(TWO.replace(b",", b";"))
+    await bulk("import", str(path), "-r", "users", "--delimiter", ";")
+    unchanged = await Bulk(bulk.environment | {"EDITOR": "true", "VISUAL": ""})("fix")
+    assert (unchanged.code, "Nothing was changed" in unchanged.err) == (3, True)
+    corrected = Bulk(
+        bulk.environment | {"EDITOR": "sed -i -e s/;foo@bar;/;foo@example.org;/ -e s/;boss;/;reader;/", "VISUAL": ""}
+    )
+    assert (await corrected("fix")).code == 0

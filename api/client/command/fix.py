@@ -18,20 +18,22 @@ ENDINGS = {"csv": ".csv", "ndjson": ".ndjson", "json": ".json"}
 
 @click.command()
 @click.argument("id", default=state.LAST)
+@click.option("--ignore-unknown", is_flag=True, help="Leave out columns that the resource does not have.")
 @common
-def fix(session: Session, id: str) -> None:
-    """Mend the refused records of an import in $EDITOR, and send them back.
+def fix(session: Session, id: str, ignore_unknown: bool) -> None:
+    """Correct the refused records of an import in $EDITOR, and send them back.
 
-    What is refused again opens again. Leave the file unchanged, or empty it, to stop.
+    What is refused again opens again. Leave the file unchanged, or empty it, to stop. Later rounds tell the lines of the
+    edited file.
     """
     job = session.client.get(state.resolve(session.client.url, id, "import"), kind="import")
     if not job.is_final:
         raise Usage(f"The import {job.id} is still {job.status}.", f"bulk watch {job.id}")
     if not job.failed:
-        session.say("No record was refused; there is nothing to mend.")
+        session.say("No record was refused; there is nothing to correct.")
         return
     while job.failed:
-        repaired = _round(session, job)
+        repaired = _round(session, job, ignore_unknown=ignore_unknown)
         if repaired is None:
             session.say(f"Nothing was changed. {records(job.failed)} stay refused; bulk fix {job.id} continues.")
             raise failure.Ended(failure.REFUSED_RECORDS)
@@ -42,7 +44,7 @@ def fix(session: Session, id: str) -> None:
     session.say("Every record was taken.")
 
 
-def _round(session: Session, job: Job) -> Job | None:
+def _round(session: Session, job: Job, *, ignore_unknown: bool) -> Job | None:
     """One round of editing: the final repair, or None when nothing was changed."""
     with tempfile.TemporaryDirectory(prefix="bulk-fix-") as folder:
         file = Path(folder) / f"refused{ENDINGS[job.data['format']]}"
@@ -50,11 +52,11 @@ def _round(session: Session, job: Job) -> Job | None:
         if file.stat().st_size > EDITED_BYTES_MAX:
             _hand_over(session, job, file)
         before = _digest(file)
-        session.say(f"Refused: {records(job.failed)}; mend them and save.")
+        session.say(f"Refused: {records(job.failed)}; correct them and save.")
         click.edit(filename=str(file))
         if _digest(file) == before or not file.read_bytes().strip():
             return None
-        sent = session.client.repair(job.id, file, name=file.name)
+        sent = session.client.repair(job, file, unknown_fields="ignore" if ignore_unknown else None)
     waiting.started(session, sent)
     return waiting.final(session, sent)
 
@@ -65,7 +67,7 @@ def _hand_over(session: Session, job: Job, file: Path) -> None:
     target.write_bytes(file.read_bytes())
     session.say(
         f"The refused records are {bytes_text(target.stat().st_size)}, too much for an editor. They are in {target.name}.\n"
-        f"Mend them there, then: bulk import {target.name} --repairs {job.id}"
+        f"Correct them there, then: bulk import {target.name} -r {job.resource} --mode {job.data['mode']}"
     )
     raise failure.Ended(failure.REFUSED_RECORDS)
 

@@ -1,6 +1,5 @@
 """`bulk import`, and what is done with the records that an import refused."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any, BinaryIO, get_args
@@ -28,8 +27,6 @@ ERRORS_SHOWN = 100
 @click.option("--mode", type=click.Choice(MODES), help="What a record that is stored already means; default insert.")
 @click.option("--check", is_flag=True, help="Only check the file: a dry run.")
 @click.option("--check-first", is_flag=True, help="Check the whole file, and store it if no record is refused.")
-@click.option("--map", "mappings", multiple=True, metavar="COLUMN=FIELD", help="A column of the file is this field.")
-@click.option("--map-file", type=click.Path(exists=True, dir_okay=False), help="The same as a JSON object.")
 @click.option("--ignore-unknown", is_flag=True, help="Leave out columns that the resource does not have.")
 @click.option("--max-errors", "budget", type=ErrorBudget(), metavar="N|N%", help="Fail beyond so many refused records.")
 @click.option("--stop-on-error", is_flag=True, help="Stop at the first refused record.")
@@ -39,7 +36,6 @@ ERRORS_SHOWN = 100
 @click.option("--csv-safe", is_flag=True, help="The CSV was exported with csv_safe.")
 @click.option("--refused", "refused_to", type=click.Path(dir_okay=False), help="Write the refused records here.")
 @click.option("--errors", "errors_to", type=click.Path(dir_okay=False), help="Write the errors here, as CSV.")
-@click.option("--repairs", metavar="ID|last", help="The file has mended records of that import, with their _line.")
 @click.option("--key-for-retry", default="auto", metavar="auto|new|KEY", help="Idempotency key: auto is by content.")
 @waiting.options
 @common
@@ -47,12 +43,9 @@ def import_(
     session: Session,
     file: str,
     resource: str | None,
-    mappings: tuple[str, ...],
-    map_file: str | None,
     budget: dict[str, str] | None,
     key_for_retry: str,
     check_first: bool,
-    repairs: str | None,
     refused_to: str | None,
     errors_to: str | None,
     allow_refused: bool,
@@ -67,9 +60,7 @@ def import_(
         raise Usage("--check-first has to wait for the check.", "leave out --detach, or use --check")
     is_check = options.pop("check") or check_first
     after = options.pop("after")
-    repaired = state.resolve(session.client.url, repairs, "import") if repairs else None
     parameters: dict[str, Any] = {
-        "repairs": repaired,
         "mode": options["mode"],
         "format": options["format"],
         "csv_delimiter": options["delimiter"],
@@ -85,8 +76,7 @@ def import_(
     job = send(
         session,
         file,
-        resource=resource or (None if repaired else _resource_of(session, file)),
-        columns=_columns(mappings, map_file),
+        resource=resource or _resource_of(session, file),
         key={"auto": "content", "new": "random"}.get(key_for_retry, key_for_retry),
         **parameters,
     )
@@ -124,24 +114,6 @@ def _resource_of(session: Session, file: str) -> str:
         if stem.startswith(name):
             return name
     raise Usage(f"Which resource is {file}?", f"add -r with one of {', '.join(names)}")
-
-
-def _columns(mappings: tuple[str, ...], map_file: str | None) -> dict[str, str | None] | None:
-    """The mapping of columns to fields; a column without a field is left out."""
-    columns: dict[str, str | None] = {}
-    if map_file:
-        try:
-            columns = json.loads(Path(map_file).read_text())
-        except ValueError as error:
-            raise Usage(f"{map_file} is not JSON: {error}.", None) from error
-        if not isinstance(columns, dict):
-            raise Usage(f"{map_file} is no JSON object.", """write {"Full Name": "name", "Notes": null}""")
-    for mapping in mappings:
-        column, equals, field = mapping.rpartition("=")
-        if not equals:
-            raise Usage(f"--map {mapping!r} has no =.", "--map 'Full Name=name', or --map 'Notes=' to leave it out")
-        columns[column] = field or None
-    return columns or None
 
 
 def _write_files(session: Session, import_id: str, refused_to: str | None, errors_to: str | None) -> None:
