@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 
+import hypothesis
 import psycopg
 import pytest
 from psycopg import AsyncConnection
@@ -13,6 +14,10 @@ from db.connections import pool
 from db.embedded import EmbeddedError
 from tests.support import ROOT, postgres, programs, workers
 from tests.support.service import Service, running_service
+
+# how long an example takes depends on what else the machine does
+hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("tests")
 
 SERVER = pytest.StashKey[dict[str, str]]()
 TEARDOWN = pytest.StashKey[ExitStack]()
