@@ -21,7 +21,7 @@ from tests.support import ROOT
 from tests.support.eventually import eventually
 
 # what the processes take over from the test run; all else is set by the test
-INHERITED = ("PATH", "HOME", "LANG", "TMPDIR")
+INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "COVERAGE_PROCESS_CONFIG")
 LISTENING = re.compile(r"http://127\.0\.0\.1:\d+")
 
 
