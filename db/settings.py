@@ -86,6 +86,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     # limits on what a client sends
     upload_max_bytes: Bytes = 10 * 1024**3
+    # errors reported for one record, and errors stored for one import; further ones are counted
+    record_errors_max: Annotated[int, Meta(ge=1, le=10_000)] = 100
+    import_errors_max: Count = 100_000
     record_max_bytes: Annotated[int, Meta(ge=1024, le=64 * 1024 * 1024)] = 1024 * 1024
     json_body_max_bytes: Bytes = 8 * 1024 * 1024
     # of all JSON objects that one API process receives at once

@@ -8,6 +8,7 @@ import msgspec
 
 from db import merge, queue
 from db.connections.pool import Connection
+from db.imports import errors as record_errors
 from db.imports.claimed import ClaimedImport, load_claimed
 from db.imports.payload import Chunk
 from db.merge import ConflictLevel, duplicates
@@ -22,6 +23,9 @@ IMPORTS_REMEMBERED_MAX = 1000
 
 # well below the server's idle_in_transaction_session_timeout
 KEEP_ALIVE_SECONDS = 1.0
+
+# a chunk that has failed so often, without killing its worker, is stored record by record from this attempt on
+ONE_BY_ONE_ATTEMPT = 4
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,9 +79,20 @@ async def perform(conn: Connection, claim: Claim, *, settings: Settings, memory:
                 dry_run=job.dry_run,
                 is_whole_import=job.total_chunks == len(claim.ids),
                 assumed=memory.level(claim.job_id),
+                one_by_one=claim.attempt - claim.crashes >= ONE_BY_ONE_ATTEMPT,
+                errors_max=settings.import_errors_max,
             )
             counts = merged.counts
             memory.note(claim.job_id, merged.level)
+        listed = counts.codes.total() - counts.errors_omitted
+        if listed:
+            counts.errors_omitted += await record_errors.remove_excess(
+                conn,
+                claim.job_id,
+                claim.ids if claim.kind == "records" else [],
+                listed=listed,
+                errors_max=settings.import_errors_max,
+            )
         is_followed = await queue.finish(conn, claim, counts)
         await failpoints.reach("before_commit", conn)
     await failpoints.reach("after_commit", conn)
@@ -101,18 +116,21 @@ async def _parse_in_thread(conn: Connection, job: ClaimedImport, chunks: list[Ch
 def _parse(job: ClaimedImport, chunks: list[Chunk], settings: Settings) -> Parsed:
     """Parses the chunks into one; empties the list, so that each chunk's bytes are freed when its records are made."""
     chunks.reverse()
-    return Parsed.joined(
-        [
-            parse(
-                RESOURCES[job.resource],
-                chunks.pop(),
-                format=job.format,
-                columns=job.csv_columns,
-                delimiter=job.csv_delimiter,
-                csv_safe=job.csv_safe,
-                ignore_unknown=job.unknown_fields == "ignore",
-                record_max_bytes=settings.record_max_bytes,
-            )
-            for _ in range(len(chunks))
-        ]
-    )
+    parts: list[Parsed] = []
+    errors_max = settings.import_errors_max
+    while chunks:
+        part = parse(
+            RESOURCES[job.resource],
+            chunks.pop(),
+            format=job.format,
+            columns=job.csv_columns,
+            delimiter=job.csv_delimiter,
+            csv_safe=job.csv_safe,
+            ignore_unknown=job.unknown_fields == "ignore",
+            record_max_bytes=settings.record_max_bytes,
+            record_errors_max=settings.record_errors_max,
+            errors_max=errors_max,
+        )
+        errors_max -= len(part.errors)
+        parts.append(part)
+    return Parsed.joined(parts)

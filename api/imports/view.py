@@ -49,7 +49,11 @@ class ImportProgress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ImportView(msgspec.Struct, frozen=True, kw_only=True):
-    """An import as clients see it. Lists show it without `errors` and `error_summary`."""
+    """An import as clients see it. Lists show it without `errors`, `error_summary` and `error_kinds`.
+
+    `error_count` counts all errors; `errors_stored` is how many of them can be read. `error_summary` counts the stored errors by
+    kind, the most frequent kinds first; `error_kinds` is the number of all kinds.
+    """
 
     id: UUID
     kind: Literal["import"] = "import"
@@ -65,8 +69,10 @@ class ImportView(msgspec.Struct, frozen=True, kw_only=True):
     counts: ImportCounts
     progress: ImportProgress
     error_count: int
+    errors_stored: int
     errors: list[RecordError] | UnsetType = UNSET
     error_summary: list[ErrorCount] | UnsetType = UNSET
+    error_kinds: int | UnsetType = UNSET
     problem: dict[str, Any] | None
     parent_id: UUID | None
     after: UUID | None
@@ -85,13 +91,15 @@ async def get_or_404(pool: Pool, id: str) -> Import:
 async def view(pool: Pool, settings: Settings, job: Import) -> ImportView:
     """The whole view. Reads the errors after the job, so that it never shows fewer than it counts."""
     if not job.errors:
-        return msgspec.structs.replace(brief(settings, job), errors=[], error_summary=[])
+        return msgspec.structs.replace(brief(settings, job), errors=[], error_summary=[], error_kinds=0)
     async with pool.connection() as conn:
         errors, _ = await record_errors.page(
             conn, job.id, after=record_errors.START, code=None, field=None, limit=ERRORS_SHOWN
         )
         summary = await record_errors.summary(conn, job.id)
-    return msgspec.structs.replace(brief(settings, job), errors=errors, error_summary=summary)
+    return msgspec.structs.replace(
+        brief(settings, job), errors=errors, error_summary=summary.counts, error_kinds=summary.kinds
+    )
 
 
 def brief(settings: Settings, job: Import) -> ImportView:
@@ -117,6 +125,7 @@ def brief(settings: Settings, job: Import) -> ImportView:
         ),
         progress=_progress(job),
         error_count=job.errors,
+        errors_stored=job.errors - job.errors_omitted,
         problem=job.problem,
         parent_id=job.parent_id,
         after=job.after_id,

@@ -7,6 +7,7 @@ from psycopg.rows import class_row, scalar_row
 
 from db import queue
 from db.connections.pool import Connection
+from db.imports import errors
 from db.imports.budget import apply_error_budget
 from db.imports.jobs import Outcome, Status
 
@@ -22,6 +23,7 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     total_records: int
     created: int
     failed: int
+    errors: int
     seconds: float
 
 
@@ -38,6 +40,8 @@ async def finish(conn: Connection, id: UUID) -> list[Finished]:
     end = None if await _queue_settle(conn, id) else await _write_end(conn, id)
     if end is None:
         return []
+    if end.errors:
+        await errors.write_summary(conn, id)
     # wakes the workers: an import may wait for this one
     await queue.notify(conn)
     return [end] if end.status == "completed" else [end, *await finish_dependents(conn)]
@@ -126,7 +130,7 @@ async def _write_end(conn: Connection, id: UUID) -> Finished | None:
         WITH done AS (
             SELECT sum(created) AS created, sum(updated) AS updated, sum(unchanged) AS unchanged,
                 sum(skipped) AS skipped, sum(failed) AS failed, sum(errors) AS errors,
-                bool_or(kind = 'settle') AS is_settled
+                sum(errors_omitted) AS errors_omitted, bool_or(kind = 'settle') AS is_settled
             FROM chunks
             WHERE job_id = %(id)s
         )
@@ -144,6 +148,7 @@ async def _write_end(conn: Connection, id: UUID) -> Finished | None:
             END,
             created = done.created, updated = done.updated, unchanged = done.unchanged,
             skipped = done.skipped, failed = done.failed, errors = done.errors,
+            errors_omitted = done.errors_omitted,
             finished_at = clock_timestamp()
         FROM done
         WHERE id = %(id)s
@@ -153,6 +158,7 @@ async def _write_end(conn: Connection, id: UUID) -> Finished | None:
             -- a chunk that has failed since apply_error_budget must set the problem first
             AND (problem IS NOT NULL OR NOT EXISTS (SELECT FROM chunks WHERE job_id = %(id)s AND state = 'failed'))
         RETURNING id, resource, status, outcome, request_id, total_records, import_jobs.created, import_jobs.failed,
+            import_jobs.errors,
             extract(epoch FROM import_jobs.finished_at - coalesce(started_at, sealed_at))::float8 AS seconds
         """,
         {"id": id},

@@ -1,19 +1,23 @@
-"""The record errors of an import: written in bulk, read in pages, counted by kind."""
+"""The record errors of an import: written by chunks, up to a limit, read in pages, and summarised by kind."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
 import msgspec
-from psycopg.rows import class_row
+from psycopg.rows import class_row, scalar_row
+from psycopg.types.json import Jsonb
 
 from db import copy
 from db.connections.pool import Connection
 from db.resources.definition import Code, RecordError
 
+# the kinds of error that a summary lists
+KINDS_MAX = 100
+
 
 class ErrorCount(msgspec.Struct, frozen=True, kw_only=True):
-    """How often one thing was wrong with one field, and the line where it was so first."""
+    """A kind of error: code and field, how many such errors are stored, and the line of the first one."""
 
     code: Code
     field: str | None
@@ -21,8 +25,15 @@ class ErrorCount(msgspec.Struct, frozen=True, kw_only=True):
     first_line: int
 
 
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """The most frequent kinds of error, and the number of all kinds."""
+
+    counts: list[ErrorCount]
+    kinds: int
+
+
 class Position(msgspec.Struct, frozen=True, array_like=True):
-    """An error's place in the order of the file."""
+    """An error's position in the order of the file."""
 
     record: int
     n: int
@@ -31,27 +42,87 @@ class Position(msgspec.Struct, frozen=True, array_like=True):
 START = Position(0, 0)
 
 
-async def insert(conn: Connection, import_id: UUID, errors: Sequence[RecordError]) -> None:
-    """COPYs the errors, which are in the order of their records; where there are none, nothing is asked of the server."""
-    if not errors:
-        return
-    columns = ["import_id", "record", "n", "line", "record_id", "record_key", "field", "code", "message", "value"]
-    types = ["uuid", "int8", "int2", "int8", *["text"] * 6, "int8"]
-    await copy.rows(conn, "import_errors", [*columns, "duplicate_of_line"], types, _rows(import_id, errors))
+async def insert(
+    conn: Connection, import_id: UUID, errors: Sequence[RecordError], *, unlisted: Sequence[int], errors_max: int
+) -> int:
+    """Stores the errors, which are in the order of their records, as far as the import has fewer than `errors_max`.
+
+    Returns the number of errors that were not stored. Their records, and the refused records `unlisted`, are kept as such.
+    Chunks that are worked on at the same time do not see each other's errors, so that the limit may be exceeded by as much.
+    """
+    if not errors and not unlisted:
+        return 0
+    kept = errors[: max(0, errors_max - await _stored(conn, import_id))]
+    if kept:
+        columns = ["import_id", "record", "n", "line", "record_id", "record_key", "field", "code", "message", "value"]
+        types = ["uuid", "int8", "int2", "int8", *["text"] * 6, "int8"]
+        await copy.rows(conn, "import_errors", [*columns, "duplicate_of_line"], types, _rows(import_id, kept))
+    last = kept[-1].record if kept else 0
+    refused = {error.record for error in errors[len(kept) :]} - {last}
+    await _keep_refused(conn, import_id, [*refused, *unlisted])
+    return len(errors) - len(kept)
 
 
-def _rows(import_id: UUID, errors: Sequence[RecordError]) -> Iterator[tuple[Any, ...]]:
-    record, n = 0, 0
-    for e in errors:
-        n = n + 1 if e.record == record else 1
-        record = e.record
-        yield import_id, record, n, e.line, e.id, e.key, e.field, e.code, e.message, e.value, e.duplicate_of_line
+async def remove_excess(
+    conn: Connection, import_id: UUID, chunks: Sequence[int], *, listed: int, errors_max: int
+) -> int:
+    """Removes those of the `listed` errors of this transaction that exceed the limit; returns how many.
+
+    For errors that were inserted by a statement. `chunks`: the ids of the chunks whose records they are of; empty for all.
+    """
+    stored = await _stored(conn, import_id)
+    if stored + listed <= errors_max:
+        return 0
+    cursor = conn.cursor(row_factory=scalar_row)
+    await cursor.execute(
+        # the bounds are for the index; between chunks that were claimed together there may be chunks of other workers
+        """
+        WITH slice AS MATERIALIZED (
+            SELECT first_record, first_record + records AS next_record
+            FROM chunks
+            WHERE id = ANY (%(chunks)s::bigint[]) OR (%(chunks)s::bigint[] = '{}' AND import_id = %(id)s AND kind = 'records')
+        ), excess AS (
+            SELECT record, n
+            FROM import_errors
+            WHERE import_id = %(id)s
+                AND record >= (SELECT min(first_record) FROM slice)
+                AND record < (SELECT max(next_record) FROM slice)
+                AND (
+                    %(chunks)s::bigint[] = '{}'
+                    OR EXISTS (SELECT FROM slice WHERE record >= first_record AND record < next_record)
+                )
+            ORDER BY record, n
+            OFFSET %(allowed)s
+        )
+        DELETE FROM import_errors
+        USING excess
+        WHERE import_id = %(id)s AND import_errors.record = excess.record AND import_errors.n = excess.n
+        RETURNING import_errors.record
+        """,
+        {
+            "id": import_id,
+            "chunks": list(chunks),
+            "allowed": errors_max if not chunks else max(0, errors_max - stored),
+        },
+    )
+    removed = await cursor.fetchall()
+    if removed:
+        await cursor.execute(
+            """
+            SELECT record
+            FROM unnest(%(records)s::bigint[]) AS removed (record)
+            WHERE NOT EXISTS (SELECT FROM import_errors WHERE import_id = %(id)s AND import_errors.record = removed.record)
+            """,
+            {"id": import_id, "records": list(set(removed))},
+        )
+        await _keep_refused(conn, import_id, await cursor.fetchall())
+    return len(removed)
 
 
 async def page(
     conn: Connection, import_id: UUID, *, after: Position, code: str | None, field: str | None, limit: int
 ) -> tuple[list[RecordError], Position | None]:
-    """Errors in the order of the file, from the one after `after`; and the last one's place when there are more."""
+    """Errors in the order of the file, from the one after `after` on; and the last one's position if there are more."""
     cursor = conn.cursor(row_factory=class_row(_Row))
     await cursor.execute(
         """
@@ -72,6 +143,7 @@ async def page(
 
 
 async def count(conn: Connection, import_id: UUID, *, code: str | None, field: str | None) -> int:
+    """How many errors are stored."""
     cursor = await conn.execute(
         """
         SELECT count(*)
@@ -86,21 +158,92 @@ async def count(conn: Connection, import_id: UUID, *, code: str | None, field: s
     return row[0] if row else 0
 
 
-async def summary(conn: Connection, import_id: UUID) -> list[ErrorCount]:
-    """What was wrong, most frequent first."""
-    cursor = conn.cursor(row_factory=class_row(ErrorCount))
+async def summary(conn: Connection, import_id: UUID) -> Summary:
+    """The stored errors by kind: as written at the import's end, or counted now."""
+    cursor = conn.cursor(row_factory=class_row(_StoredSummary))
     await cursor.execute(
-        """
-        SELECT code, field, count(*) AS count, min(line) AS first_line
-        FROM import_errors
-        WHERE import_id = %(id)s
-        GROUP BY code, field
-        ORDER BY count(*) DESC, code, field
-        """,
+        "SELECT error_summary AS counts, error_kinds AS kinds FROM import_jobs WHERE id = %(id)s AND error_kinds IS NOT NULL",
         {"id": import_id},
     )
-    return await cursor.fetchall()
+    row = await cursor.fetchone()
+    if row is None:
+        await cursor.execute(SUMMARISE, {"id": import_id, "kinds_max": KINDS_MAX})
+        row = await cursor.fetchone()
+    return (
+        Summary(counts=msgspec.convert(row.counts, list[ErrorCount]), kinds=row.kinds)
+        if row
+        else Summary(counts=[], kinds=0)
+    )
+
+
+# one row: the most frequent kinds as JSON, and the number of kinds
+SUMMARISE = """
+SELECT coalesce(jsonb_agg(kind ORDER BY place) FILTER (WHERE place <= %(kinds_max)s), '[]') AS counts, count(*) AS kinds
+FROM (
+    SELECT code, field, count(*) AS count, min(line) AS first_line,
+        row_number() OVER (ORDER BY count(*) DESC, code, field) AS place
+    FROM import_errors
+    WHERE import_id = %(id)s
+    GROUP BY code, field
+) AS ranked
+CROSS JOIN LATERAL (SELECT code, field, count, first_line) AS kind
+"""
+
+
+async def write_summary(conn: Connection, import_id: UUID) -> None:
+    """Stores the summary with a job that has just become final."""
+    found = await summary(conn, import_id)
+    await conn.execute(
+        "UPDATE import_jobs SET error_summary = %(counts)s, error_kinds = %(kinds)s WHERE id = %(id)s",
+        {"id": import_id, "counts": Jsonb(msgspec.to_builtins(found.counts)), "kinds": found.kinds},
+    )
+
+
+async def _stored(conn: Connection, import_id: UUID) -> int:
+    """How many errors the import's finished chunks have stored."""
+    cursor = conn.cursor(row_factory=scalar_row)
+    await cursor.execute(
+        "SELECT coalesce(sum(errors - errors_omitted), 0)::bigint FROM chunks WHERE job_id = %(id)s AND errors > 0",
+        {"id": import_id},
+    )
+    return await cursor.fetchone() or 0
+
+
+async def _keep_refused(conn: Connection, import_id: UUID, records: Sequence[int]) -> None:
+    """Keeps the numbers of refused records without a stored error, by chunk."""
+    if not records:
+        return
+    await conn.execute(
+        """
+        INSERT INTO import_refused (import_id, first_record, records)
+        SELECT %(id)s, chunk.first_record, range_agg(int8range(record, record, '[]'))
+        FROM unnest(%(records)s::bigint[]) AS refused (record)
+        CROSS JOIN LATERAL (
+            SELECT first_record
+            FROM import_payloads
+            WHERE import_id = %(id)s AND first_record <= record
+            ORDER BY first_record DESC
+            LIMIT 1
+        ) AS chunk
+        GROUP BY chunk.first_record
+        ON CONFLICT (import_id, first_record) DO UPDATE SET records = import_refused.records + excluded.records
+        """,
+        {"id": import_id, "records": list(records)},
+    )
+
+
+def _rows(import_id: UUID, errors: Sequence[RecordError]) -> Iterator[tuple[Any, ...]]:
+    record, n = 0, 0
+    for e in errors:
+        n = n + 1 if e.record == record else 1
+        record = e.record
+        yield import_id, record, n, e.line, e.id, e.key, e.field, e.code, e.message, e.value, e.duplicate_of_line
 
 
 class _Row(RecordError, kw_only=True):
     n: int
+
+
+class _StoredSummary(msgspec.Struct, kw_only=True):
+    counts: list[dict[str, Any]]
+    kinds: int

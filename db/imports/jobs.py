@@ -37,6 +37,8 @@ class Import(msgspec.Struct, frozen=True, kw_only=True):
     # duplicates, to be decided when all chunks are done; 0 once the job is final
     deferred: int
     errors: int
+    # of the errors, those that are not stored
+    errors_omitted: int
     after_id: UUID | None
     parent_id: UUID | None
     problem: dict[str, Any] | None
@@ -62,12 +64,13 @@ _SELECT = """
         coalesce(done.skipped, jobs.skipped) AS skipped,
         coalesce(done.failed, jobs.failed) AS failed,
         coalesce(done.deferred, 0) AS deferred,
-        coalesce(done.errors, jobs.errors) AS errors
+        coalesce(done.errors, jobs.errors) AS errors,
+        coalesce(done.errors_omitted, jobs.errors_omitted) AS errors_omitted
     FROM import_jobs AS jobs
     LEFT JOIN LATERAL (
         SELECT sum(created)::bigint AS created, sum(updated)::bigint AS updated, sum(unchanged)::bigint AS unchanged,
             sum(skipped)::bigint AS skipped, sum(failed)::bigint AS failed, sum(deferred)::bigint AS deferred,
-            sum(errors)::bigint AS errors
+            sum(errors)::bigint AS errors, sum(errors_omitted)::bigint AS errors_omitted
         FROM chunks
         WHERE chunks.job_id = jobs.id AND jobs.finished_at IS NULL
     ) AS done ON true

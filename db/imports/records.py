@@ -70,6 +70,10 @@ async def next_chunk(
                 FROM import_errors
                 WHERE %(failed)s AND import_id = %(id)s AND record >= chunks.first_record AND record < next_record
                 UNION
+                SELECT generate_series(lower(numbers), upper(numbers) - 1)
+                FROM import_refused, unnest(import_refused.records) AS numbers
+                WHERE %(failed)s AND import_id = %(id)s AND first_record = chunks.first_record
+                UNION
                 SELECT record
                 FROM import_deferred
                 WHERE %(unprocessed)s AND import_id = %(id)s AND record >= chunks.first_record AND record < next_record
@@ -91,6 +95,9 @@ async def next_chunk(
                     SELECT
                     FROM import_deferred
                     WHERE import_id = %(id)s AND record >= chunks.first_record AND record < next_record
+                )
+                OR %(failed)s AND EXISTS (
+                    SELECT FROM import_refused WHERE import_id = %(id)s AND first_record = chunks.first_record
                 )
                 OR %(failed)s AND EXISTS (
                     SELECT

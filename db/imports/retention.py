@@ -1,4 +1,4 @@
-"""Retention: what is left of imports that became final long ago is removed, a few rows at a time. Stored records stay."""
+"""Removes imports that became final long ago, with all that belongs to them, a few rows at a time. Stored records stay."""
 
 from uuid import UUID
 
@@ -8,14 +8,15 @@ from psycopg.rows import scalar_row
 
 from db.connections.pool import Connection
 
-# how many jobs one round looks at, and how many rows of one table it removes in one transaction. A payload may have
-# megabytes, which makes a row of it dearer than any other.
+# how many jobs one round looks at, and how many rows of one table it removes in one transaction. Few payloads, as one may have
+# megabytes.
 JOBS = 50
-ROWS = {"import_errors": 5000, "import_deferred": 1000, "import_payloads": 100, "chunks": 1000}
+ROWS = {"import_errors": 5000, "import_refused": 1000, "import_deferred": 1000, "import_payloads": 100, "chunks": 1000}
 
-# where each table's index begins that finds the rows of a job
+# the leading column of the index that finds the rows of a job
 _JOB = {
     "import_errors": "import_id",
+    "import_refused": "import_id",
     "import_deferred": "import_id",
     "import_payloads": "import_id",
     "chunks": "job_id",
@@ -23,17 +24,17 @@ _JOB = {
 
 
 class Pruned(msgspec.Struct, kw_only=True):
-    """What a round has removed. `rows` are those below the jobs, of all tables."""
+    """What a round has removed: jobs, and rows of the other tables."""
 
     jobs: int = 0
     rows: int = 0
 
 
 async def prune(conn: Connection, *, retention_seconds: float) -> Pruned:
-    """One round over the imports that have been final for longest, if that is longer than `retention_seconds`.
+    """One round over the imports that have been final for longer than `retention_seconds`, the oldest first.
 
-    Any number of workers may do this side by side. To be called outside of any transaction: each statement is one of its own,
-    so that no lock is held for long. A job goes when nothing is left below it, which may take several rounds.
+    Safe to run concurrently. To be called outside of a transaction: each statement commits by itself, so that no lock is held
+    for long. A job is deleted once its other rows are, which may take several rounds.
     """
     pruned = Pruned()
     expired = await _expired(conn, retention_seconds)
@@ -46,7 +47,7 @@ async def prune(conn: Connection, *, retention_seconds: float) -> Pruned:
 
 
 async def _expired(conn: Connection, retention_seconds: float) -> list[UUID]:
-    """A final job never lives again, so this needs no lock. One that a live import still waits for is kept."""
+    """Without a lock, as a final job stays final. A job that a live import waits for is kept."""
     cursor = conn.cursor(row_factory=scalar_row)
     await cursor.execute(
         """
@@ -63,7 +64,7 @@ async def _expired(conn: Connection, retention_seconds: float) -> list[UUID]:
 
 
 async def _delete_below(conn: Connection, table: str, jobs: list[UUID], rows_max: int) -> int:
-    """By the rows' places, which the locks hold fast; what another worker is removing right now is passed by."""
+    """Deletes by ctid, which the row locks keep valid; skips rows that another worker is deleting."""
     cursor = await conn.execute(
         sql.SQL(
             """
@@ -84,7 +85,7 @@ async def _delete_below(conn: Connection, table: str, jobs: list[UUID], rows_max
 
 async def _delete_jobs(conn: Connection, jobs: list[UUID]) -> int:
     cursor = await conn.execute(
-        # what another worker has removed but not yet committed is still seen here, and keeps the job for the next round
+        # rows deleted by another worker that has not committed are still visible here, and keep the job for the next round
         """
         DELETE FROM import_jobs
         WHERE id IN (
@@ -92,6 +93,7 @@ async def _delete_jobs(conn: Connection, jobs: list[UUID]) -> int:
             FROM import_jobs AS job
             WHERE id = ANY (%(jobs)s)
                 AND NOT EXISTS (SELECT FROM import_errors WHERE import_id = job.id)
+                AND NOT EXISTS (SELECT FROM import_refused WHERE import_id = job.id)
                 AND NOT EXISTS (SELECT FROM import_deferred WHERE import_id = job.id)
                 AND NOT EXISTS (SELECT FROM import_payloads WHERE import_id = job.id)
                 AND NOT EXISTS (SELECT FROM chunks WHERE job_id = job.id)

@@ -5,8 +5,9 @@ record), `apply` (UPDATE, INSERT, or set aside), and for the records that collid
 It may import db.imports, db.queue, db.copy and db.resources; only workers import it.
 """
 
+import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
@@ -15,7 +16,7 @@ import msgspec
 
 from db import copy
 from db.connections.pool import Connection
-from db.errors import REFUSED_ROW
+from db.errors import REFUSED_ROW, RETRYABLE, UNAVAILABLE
 from db.imports import errors as record_errors
 from db.imports.jobs import Mode
 from db.merge import apply, conflicts, duplicates, match, staging
@@ -30,8 +31,8 @@ ROUNDS_MAX = 5
 ConflictLevel = Literal["none", "some", "many"]
 
 # copy: one COPY into the resource's table. copy_free: the same without the conflicting records, which are staged.
-# stage: all through the staging table.
-Strategy = Literal["copy", "copy_free", "stage"]
+# stage: all through the staging table. one_by_one: the same for each record alone, in a savepoint.
+Strategy = Literal["copy", "copy_free", "stage", "one_by_one"]
 
 
 class Merged(NamedTuple):
@@ -51,29 +52,34 @@ async def merge(
     dry_run: bool,
     is_whole_import: bool,
     assumed: ConflictLevel,
+    one_by_one: bool = False,
+    errors_max: int = 100_000,
 ) -> Merged:
     """Stores the sound records of a chunk and writes its errors, in the caller's transaction.
 
     `is_whole_import`: there is no other chunk, so duplicates are settled here. `assumed` is the level of the import's earlier
-    chunks, `none` for the first; it decides how the records are stored, never which.
+    chunks, `none` for the first; it decides how the records are stored, never which. `one_by_one`: the chunk has failed before,
+    so a record that cannot be stored for any reason is refused.
     """
-    errors = await _with_missing_parents(conn, resource, parsed)
-    await record_errors.insert(conn, import_id, errors)
-    counts = Counts(failed=len({error.record for error in errors}), codes=Counter(error.code for error in errors))
+    counts = await _refuse_unsound(conn, resource, import_id, parsed, errors_max)
     keys = conflicts.keys(resource, parsed.records)
     all_rows = _in_key_order(parsed, keys)
-    strategy = _strategy(mode, dry_run=dry_run, assumed=assumed)
+    strategy = "one_by_one" if one_by_one else _strategy(mode, dry_run=dry_run, assumed=assumed)
     if not all_rows or (strategy == "copy" and await _copy(conn, resource, import_id, parsed, all_rows)):
         return Merged(counts + Counts(created=len(all_rows)), assumed)
 
     await staging.use_indexes(conn)
     same = conflicts.duplicates(parsed.records, keys)
     level, staged = "many", all_rows
-    if strategy != "stage":
+    if strategy in ("copy", "copy_free"):
         level, staged = await _copy_free(conn, resource, import_id, parsed, keys, same, all_rows)
-    await staging.fill(conn, resource, parsed, staged, duplicates=same)
-    counts += Counts(created=len(all_rows) - len(staged))
-    counts += await (_check_staged if dry_run else _store_staged)(conn, resource, import_id, mode)
+        counts += Counts(created=len(all_rows) - len(staged))
+    merge_staged = _check_staged if dry_run else _store_staged
+    if strategy == "one_by_one":
+        counts += await _one_by_one(conn, resource, import_id, parsed, mode, same, all_rows, merge_staged)
+    else:
+        await staging.fill(conn, resource, parsed, staged, duplicates=same)
+        counts += await merge_staged(conn, resource, import_id, mode)
     if is_whole_import and counts.deferred:
         counts += await duplicates.settle(conn, resource, import_id, mode, dry_run=dry_run)
         counts.deferred = 0
@@ -149,6 +155,57 @@ async def _check_staged(conn: Connection, resource: Resource, import_id: UUID, m
     """Dry run: refuses what the real run would; the sound records are all deferred and decided at the end."""
     counts = await match.decide(conn, resource, import_id, mode)
     return counts + Counts(deferred=await apply.defer_all(conn, resource, import_id))
+
+
+async def _one_by_one(
+    conn: Connection,
+    resource: Resource,
+    import_id: UUID,
+    parsed: Parsed,
+    mode: Mode,
+    same: Collection[int],
+    all_rows: Sequence[int],
+    merge_staged: Callable[[Connection, Resource, UUID, Mode], Awaitable[Counts]],
+) -> Counts:
+    """Refuses each record whose merge fails for a reason other than the state of the server or another transaction."""
+    counts = Counts()
+    await staging.create(conn, resource)
+    for i in all_rows:
+        try:
+            async with conn.transaction():
+                await staging.fill(conn, resource, parsed, [i], duplicates=same)
+                merged = await merge_staged(conn, resource, import_id, mode)
+        except Exception as error:
+            if not isinstance(error, REFUSED_ROW) and isinstance(error, (*RETRYABLE, *UNAVAILABLE)):
+                raise
+            record = parsed.records[i]
+            refused = RecordError(
+                line=parsed.lines[i],
+                record=parsed.numbers[i],
+                id=None if record.id is None else str(record.id),
+                key=getattr(record, resource.key) if resource.key else None,
+                field=None,
+                code="constraint_violation",
+                message=apply.refusal(error),
+                value=None,
+            )
+            await record_errors.insert(conn, import_id, [refused], unlisted=[], errors_max=sys.maxsize)
+            merged = Counts(failed=1, codes=Counter(constraint_violation=1))
+        counts += merged
+    return counts
+
+
+async def _refuse_unsound(
+    conn: Connection, resource: Resource, import_id: UUID, parsed: Parsed, errors_max: int
+) -> Counts:
+    """Stores and counts the errors of the records that are not sound."""
+    errors = await _with_missing_parents(conn, resource, parsed)
+    omitted = await record_errors.insert(conn, import_id, errors, unlisted=parsed.unlisted, errors_max=errors_max)
+    return Counts(
+        failed=len({error.record for error in errors}) + len(parsed.unlisted),
+        codes=Counter([*(error.code for error in errors), *parsed.omitted]),
+        errors_omitted=omitted + len(parsed.omitted),
+    )
 
 
 async def _with_missing_parents(conn: Connection, resource: Resource, parsed: Parsed) -> list[RecordError]:

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from psycopg import sql
 
+from db.connections import liveness
 from db.connections.pool import Connection
 from db.errors import REFUSED_ROW
 from db.imports.jobs import Mode
@@ -23,6 +24,8 @@ from db.resources import RESOURCES
 from db.resources.definition import Resource
 
 ROUNDS_MAX = 5
+
+SETTLE_SECONDS_MAX = 3600
 
 
 class _Conflict(Exception):
@@ -36,6 +39,7 @@ async def settle(conn: Connection, resource: Resource, import_id: UUID, mode: Mo
     of its sound records and stores none.
     """
     await staging.use_indexes(conn)
+    await _allow_long_statements(conn)
     if dry_run:
         return await _settle_dry_run(conn, resource, import_id, mode)
     for _ in range(ROUNDS_MAX):
@@ -47,6 +51,19 @@ async def settle(conn: Connection, resource: Resource, import_id: UUID, mode: Mo
         except REFUSED_ROW:
             break
     return await _attempt(conn, resource, import_id, mode, one_by_one=True)
+
+
+async def _allow_long_statements(conn: Connection) -> None:
+    """Each step is one statement over all deferred records, which may take longer than a statement of the service usually may."""
+    await conn.execute(
+        """
+        SELECT set_config(name, %(milliseconds)s, true)
+        FROM pg_settings
+        WHERE name IN ('statement_timeout', 'transaction_timeout')
+        """,
+        {"milliseconds": str(SETTLE_SECONDS_MAX * 1000)},
+    )
+    liveness.allow_silence(conn, SETTLE_SECONDS_MAX)
 
 
 async def _attempt(conn: Connection, resource: Resource, import_id: UUID, mode: Mode, *, one_by_one: bool) -> Counts:
@@ -159,16 +176,53 @@ async def _refuse_losers(conn: Connection, resource: Resource, import_id: UUID, 
         (skipped,) = await cursor.fetchone() or (0,)
         return Counts(skipped=skipped)
     cursor = await conn.execute(
+        # Whether the record of a stored row was sent with its id, or got it from the service, is seen in the file. A chunk of
+        # lines is split once for all its losers; encode, because the bytes of a chunk may not be valid text.
         """
+        WITH loser AS MATERIALIZED (
+            SELECT record, id::text AS id, (
+                SELECT first_record
+                FROM import_payloads
+                WHERE import_id = %(import_id)s AND first_record <= record
+                ORDER BY first_record DESC
+                LIMIT 1
+            ) AS first_record
+            FROM rivals
+            WHERE loses_to IS NOT NULL AND action IS NOT NULL
+        ), sent AS MATERIALIZED (
+            SELECT loser.record, bool_or(position(spelling IN slice.content) > 0) AS with_id
+            FROM import_payloads AS payload
+            CROSS JOIN LATERAL (
+                SELECT content, payload.first_record + number - 1 AS record
+                FROM unnest(string_to_array(encode(payload.data, 'escape'), E'\n')) WITH ORDINALITY AS line (content, number)
+                WHERE payload.starts IS NULL
+                UNION ALL
+                SELECT encode(substring(payload.data FROM start + 1 FOR next_start - start), 'escape'), record
+                FROM loser
+                CROSS JOIN LATERAL (SELECT record - payload.first_record + 1 AS number) AS numbered
+                CROSS JOIN LATERAL (
+                    SELECT payload.starts[number] AS start, coalesce(payload.starts[number + 1], octet_length(payload.data))
+                ) AS bounds (start, next_start)
+                WHERE payload.starts IS NOT NULL AND loser.first_record = payload.first_record
+            ) AS slice
+            JOIN loser ON loser.record = slice.record
+            CROSS JOIN unnest(
+                ARRAY[id, upper(id), replace(id, '-', ''), upper(replace(id, '-', ''))]
+            ) AS spelling
+            WHERE payload.import_id = %(import_id)s
+                AND payload.first_record = ANY (ARRAY(SELECT DISTINCT first_record FROM loser))
+            GROUP BY loser.record
+        )
         INSERT INTO import_errors (
             import_id, record, n, line, record_id, record_key, field, code, message, value, duplicate_of_line
         )
         SELECT %(import_id)s, record, 1, coalesce(rivals.line, import_record_line(%(import_id)s, record)),
-            CASE WHEN action IS NULL THEN sent_id WHEN import_sent_id(%(import_id)s, record, id::text) THEN id::text END,
+            CASE WHEN action IS NULL THEN sent_id WHEN sent.with_id THEN id::text END,
             sent_key,
             field, 'duplicate_in_file', format('line %%s has the same %%s', winner.line, field),
             CASE WHEN is_key THEN sent_key ELSE id::text END, winner.line
         FROM rivals
+        LEFT JOIN sent USING (record)
         CROSS JOIN LATERAL (SELECT loses_to = key_winner AS is_key) AS by_key
         CROSS JOIN LATERAL (SELECT CASE WHEN is_key THEN %(key)s::text ELSE 'id' END AS field) AS by_field
         CROSS JOIN LATERAL (SELECT import_record_line(%(import_id)s, loses_to) AS line) AS winner

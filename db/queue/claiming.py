@@ -38,7 +38,7 @@ WITH live AS (
     SELECT chunk.*
     FROM jobs
     CROSS JOIN LATERAL (
-        SELECT id, import_id, export_id, seq, lease
+        SELECT id, import_id, export_id, seq, lease, first_record
         FROM chunks
         WHERE job_id = jobs.id
             AND state = 'pending'
@@ -49,23 +49,38 @@ WITH live AS (
         FOR NO KEY UPDATE SKIP LOCKED
     ) AS chunk
     LIMIT 1
-), following AS MATERIALIZED (
-    SELECT chunk.id, chunk.seq
+), candidates AS MATERIALIZED (
+    SELECT chunk.id, chunk.seq, chunk.first_record
     FROM next
     JOIN import_jobs AS job ON job.id = next.import_id
     CROSS JOIN LATERAL (
-        SELECT id, seq
+        SELECT id, seq, first_record
         FROM chunks
         WHERE job_id = next.import_id AND state = 'pending' AND lease = 0 AND seq BETWEEN next.seq + 1 AND total_chunks
         ORDER BY seq
-        LIMIT greatest(1, least(
-            %(chunks_max)s,
-            (total_chunks - next.seq + 1) / %(workers)s,
-            %(bytes_max)s::bigint * total_chunks / greatest(file_bytes, 1)
-        )) - 1
+        LIMIT greatest(1, least(%(chunks_max)s, (total_chunks - next.seq + 1) / %(workers)s)) - 1
         FOR NO KEY UPDATE SKIP LOCKED
     ) AS chunk
     WHERE next.lease = 0 AND on_error = 'continue' AND max_errors IS NULL AND max_error_rate IS NULL
+), following AS MATERIALIZED (
+    -- by the chunks' own bytes: a file may have short records and long ones. octet_length does not read the bytes.
+    SELECT sized.id, sized.seq
+    FROM next
+    CROSS JOIN LATERAL (
+        SELECT candidates.id, candidates.seq, first.bytes + sum(payload.bytes) OVER (ORDER BY candidates.seq) AS bytes
+        FROM candidates
+        CROSS JOIN LATERAL (
+            SELECT octet_length(data) AS bytes
+            FROM import_payloads
+            WHERE import_id = next.import_id AND first_record = candidates.first_record
+        ) AS payload
+        CROSS JOIN LATERAL (
+            SELECT octet_length(data) AS bytes
+            FROM import_payloads
+            WHERE import_id = next.import_id AND first_record = next.first_record
+        ) AS first
+    ) AS sized
+    WHERE sized.bytes <= %(bytes_max)s
 ), started_import AS (
     UPDATE import_jobs
     SET status = 'processing', started_at = clock_timestamp()
@@ -111,7 +126,7 @@ async def claim(
 
     Ties between jobs are broken at random, which needs no state and starves no job. Within a job the order is that of `seq`.
 
-    For an import, following chunks are claimed too: `chunks_max` in all, about `bytes_max` bytes by the file's mean chunk size,
+    For an import, following chunks are claimed too: `chunks_max` in all, `bytes_max` bytes,
     and at most the job's remaining chunks divided by `workers` (guided self-scheduling; Polychronopoulos and Kuck, 1987). Only
     chunks that have never been claimed follow, so that a chunk that has failed once is worked on alone. A job that may be
     stopped by its error budget gets no followers, so that few records are stored after the last allowed error.

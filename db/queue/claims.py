@@ -46,6 +46,8 @@ class Counts(msgspec.Struct, kw_only=True):
     skipped: int = 0
     failed: int = 0
     deferred: int = 0
+    # of the errors, those that are not stored
+    errors_omitted: int = 0
     codes: Counter[str] = msgspec.field(default_factory=Counter)
 
     def __add__(self, other: "Counts") -> "Counts":

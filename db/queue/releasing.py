@@ -64,7 +64,8 @@ async def finish(conn: Connection, claim: Claim, counts: Counts) -> bool:
             skipped = %(skipped)s,
             failed = %(failed)s,
             deferred = %(deferred)s,
-            errors = %(errors)s
+            errors = %(errors)s,
+            errors_omitted = %(errors_omitted)s
         WHERE id = %(id)s AND lease = %(lease)s AND state || '' = 'running'
         -- from the end of chunks_pending, where the first entry is a live one
         RETURNING (

@@ -9,6 +9,8 @@ from msgspec import Meta
 
 from db.resources.definition import FieldError, Resource, Time
 
+TAGS_MAX = 1000
+TAG_CHARACTERS_MAX = 255
 SLUG = r"^[a-z0-9]+(?:-[a-z0-9]+)*\Z"
 
 
@@ -18,7 +20,7 @@ class Article(msgspec.Struct, kw_only=True):
     title: Annotated[str, Meta(min_length=1, max_length=500)]
     body: Annotated[str, Meta(min_length=1)]
     author_id: UUID
-    tags: list[str] | None = None
+    tags: Annotated[list[Annotated[str, Meta(max_length=TAG_CHARACTERS_MAX)]], Meta(max_length=TAGS_MAX)] | None = None
     status: Literal["draft", "published"]
     published_at: Time | None = None
 

@@ -31,6 +31,7 @@ Code = Literal[
     "invalid_enum",
     "too_long",
     "too_short",
+    "too_many",
     "too_many_words",
     "conflicting_fields",
     "duplicate_in_file",
@@ -40,6 +41,7 @@ Code = Literal[
     "foreign_key_not_found",
     "unknown_field",
     "constraint_violation",
+    "too_many_errors",
 ]
 
 
@@ -70,8 +72,9 @@ class RecordError(msgspec.Struct, kw_only=True):
 class Parsed:
     """Chunks, read and checked by themselves: their sound records and the errors of the others.
 
-    `records`, `numbers` and `lines` run in parallel and in the order of the file. `suspects` are references of
-    records that were refused already: each becomes an error as well if its parent turns out to be missing.
+    `records`, `numbers` and `lines` run in parallel and in the order of the file. `suspects` are references of refused
+    records: each becomes an error as well if its parent is missing. `unlisted` are refused records beyond the limit on
+    errors, and `omitted` the codes of their errors.
     """
 
     records: list[Any] = field(default_factory=list)
@@ -79,6 +82,8 @@ class Parsed:
     lines: Sequence[int] = ()
     errors: list[RecordError] = field(default_factory=list)
     suspects: list[RecordError] = field(default_factory=list)
+    unlisted: list[int] = field(default_factory=list)
+    omitted: list[Code] = field(default_factory=list)
 
     @classmethod
     def joined(cls, parts: Sequence["Parsed"]) -> "Parsed":

@@ -79,6 +79,10 @@ def field_problem(complaint: str, value: Any, *, allowed: tuple[str, ...], title
     """
     complaint = complaint.partition(" - at `$")[0]
     if length := _LENGTH.search(complaint):
+        if complaint.startswith("Expected `array`"):
+            return FieldProblem("too_many", f"{len(value)} elements, at most {length[2]}")
+        if isinstance(value, list):
+            return FieldProblem("too_long", f"an element is longer than {length[2]} characters")
         if length[1] == "<=":
             return FieldProblem("too_long", f"{len(value)} characters, at most {length[2]}")
         return FieldProblem("too_short", f"{len(value)} characters, at least {length[2]}")

@@ -369,3 +369,41 @@ def test_a_chunk_is_the_sum_of_its_records(csv, ndjson, ignore_unknown):
         assert rows(together) == [row for one in apart for row in rows(one)]
         for name in ("numbers", "lines", "errors"):
             assert getattr(together, name) == [item for one in apart for item in getattr(one, name)]
+
+
+def test_the_errors_of_one_record_are_limited():
+    """Unknown fields beyond the limit become one error that counts them."""
+    fields = {f"f{n}": n for n in range(500)}
+    line = json.dumps({"email": "a@b.org", "name": "A", "role": "none", "active": True} | fields).encode()
+    parsed = parse(
+        RESOURCES["users"],
+        Chunk(1, 1, 1, line),
+        format="ndjson",
+        columns=None,
+        delimiter=",",
+        ignore_unknown=False,
+        record_max_bytes=1 << 20,
+        record_errors_max=100,
+    )
+    assert [error.code for error in parsed.errors] == ["invalid_enum", *["unknown_field"] * 99, "too_many_errors"]
+    assert parsed.errors[-1].message == "and 401 more unknown fields"
+
+
+@pytest.mark.parametrize(
+    ("tags", "code"), [(["x" * 256], "too_long"), (["x"] * 1001, "too_many"), (["x" * 255] * 1000, None)]
+)
+def test_tags_have_limits(tags, code):
+    """A tag has at most 255 characters, and an article at most 1,000 tags."""
+    line = json.dumps(
+        {"slug": "a", "title": "A", "body": "b", "author_id": str(UUID(int=1)), "status": "draft", "tags": tags}
+    ).encode()
+    parsed = parse(
+        RESOURCES["articles"],
+        Chunk(1, 1, 1, line),
+        format="ndjson",
+        columns=None,
+        delimiter=",",
+        ignore_unknown=False,
+        record_max_bytes=1 << 20,
+    )
+    assert [error.code for error in parsed.errors] == ([code] if code else [])

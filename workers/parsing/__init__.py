@@ -1,4 +1,4 @@
-"""One chunk in, its sound records and the errors of the others out. No database here."""
+"""Parses a chunk: returns its sound records and the errors of the others. May import db.imports.payload and db.resources only."""
 
 from collections.abc import Iterator
 from functools import lru_cache, partial
@@ -8,18 +8,18 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from db.imports.payload import Chunk
-from db.resources.definition import FieldError, Parsed, RecordError, Resource, foreign_key_message
+from db.resources.definition import Code, FieldError, Parsed, RecordError, Resource, foreign_key_message
 from workers.parsing import csv_reader, json_reader
 from workers.parsing.validation import Findings, Unreadable, as_text, examine, unstorable
 
 Format = Literal["csv", "ndjson", "json"]
 
-# no slug and no e-mail address that is valid is longer, so a valid key is always told whole
+# no valid slug or e-mail address is longer, so a valid key is always shown whole
 KEY_CHARACTERS_MAX = 255
 
 
 class Reader(Protocol):
-    """What a format has to offer. Structs it returns have the resource's attributes, in the resource's order."""
+    """A format. The structs that it returns have the resource's attributes, in the resource's order."""
 
     def read(self, chunk: Chunk, record_max_bytes: int) -> list[Any]: ...
     def fields(self, text: str) -> dict[str, Any]: ...
@@ -36,8 +36,12 @@ def parse(
     csv_safe: bool = False,
     ignore_unknown: bool,
     record_max_bytes: int,
+    record_errors_max: int = 100,
+    errors_max: int = 100_000,
 ) -> Parsed:
     """Reads and checks a chunk; nothing in its bytes makes it raise. `columns` are the cells of a CSV header.
+
+    Once `errors_max` errors are listed, the errors of further records are only counted; see `Parsed`.
 
     `csv_safe`: an apostrophe that begins a cell of a CSV guards it from spreadsheets and is not part of it.
 
@@ -49,24 +53,36 @@ def parse(
     flawed = _flawed(resource, records, chunk.data)
     errors: list[RecordError] = []
     suspects: list[RecordError] = []
+    unlisted: list[int] = []
+    omitted: list[Code] = []
     raws = list(chunk.slices()) if flawed else []
     for index in flawed:
-        fields, found = _look(
-            resource, reader, raws[index], ignore_unknown=ignore_unknown, record_max_bytes=record_max_bytes
+        fields, found = _examine(
+            resource,
+            reader,
+            raws[index],
+            ignore_unknown=ignore_unknown,
+            record_max_bytes=record_max_bytes,
+            errors_max=record_errors_max,
         )
-        # the fast ways also turn down a little that is right, such as the annotations of an error file
+        # the fast decoders also refuse a few valid records, such as those with the annotations of an error file
         records[index] = None if found.errors else resource.record(**vars(found.sound))
-        if found.errors:
-            told = partial(_record_error, resource, chunk, index, fields)
-            errors += map(told, found.errors)
-            suspects += map(told, _suspects(resource, found.sound))
-    sound = [index for index, record in enumerate(records) if record is not None] if errors else range(len(records))
+        if found.errors and len(errors) < errors_max:
+            record_error = partial(_record_error, resource, chunk, index, fields)
+            errors += map(record_error, found.errors)
+            suspects += map(record_error, _suspects(resource, found.sound))
+        elif found.errors:
+            unlisted.append(chunk.first_record + index)
+            omitted.extend(error.code for error in found.errors)
+    sound = [index for index, record in enumerate(records) if record is not None] if flawed else range(len(records))
     return Parsed(
-        records=[records[index] for index in sound] if errors else records,
+        records=[records[index] for index in sound] if flawed else records,
         numbers=[chunk.first_record + index for index in sound],
         lines=chunk.lines_of(sound),
         errors=errors,
         suspects=suspects,
+        unlisted=unlisted,
+        omitted=omitted,
     )
 
 
@@ -80,10 +96,10 @@ def _reader(
 
 
 def _flawed(resource: Resource, records: list[Any], data: bytes) -> list[int]:
-    """The places of the records that could not be read, break a rule, or hold what cannot be stored."""
+    """The indexes of the records that could not be read, break a rule, or hold a value that cannot be stored."""
     rules = resource.rules
     flawed = {i for i, record in enumerate(records) if record is None or (rules and next(rules(record), None))}
-    # hardly a file has anything in it that could turn out to be unstorable
+    # few files contain anything that could be unstorable
     if b"\0" in data or b"0001-01-01" in data or b"9999-12-31" in data or (b"\\" in data and b"\\u00" in data):
         for i, record in enumerate(records):
             if record is not None and any(map(unstorable, msgspec.structs.astuple(record))):
@@ -91,10 +107,10 @@ def _flawed(resource: Resource, records: list[Any], data: bytes) -> list[int]:
     return sorted(flawed)
 
 
-def _look(
-    resource: Resource, reader: Reader, raw: bytes, *, ignore_unknown: bool, record_max_bytes: int
+def _examine(
+    resource: Resource, reader: Reader, raw: bytes, *, ignore_unknown: bool, record_max_bytes: int, errors_max: int
 ) -> tuple[dict[str, Any], Findings]:
-    """What a record says and what is wrong with it; no fields where they cannot be told apart."""
+    """The fields of a record and its errors; no fields when it cannot be split into them."""
     raw = reader.bare(raw)
     text = raw.decode(errors="replace")
     try:
@@ -108,7 +124,7 @@ def _look(
     except Unreadable as unreadable:
         nothing = SimpleNamespace(**dict.fromkeys(resource.columns))
         return {}, Findings(nothing, [FieldError(None, unreadable.code, unreadable.message, as_text(text))])
-    return fields, examine(resource, fields, ignore_unknown=ignore_unknown)
+    return fields, examine(resource, fields, ignore_unknown=ignore_unknown, errors_max=errors_max)
 
 
 def _suspects(resource: Resource, sound: Any) -> Iterator[FieldError]:

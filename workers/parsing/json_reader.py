@@ -20,6 +20,7 @@ class Reader:
         record = resource.record
         if not ignore_unknown:
             record = msgspec.defstruct(record.__name__, [], bases=(record,), kw_only=True, forbid_unknown_fields=True)
+        self._names = frozenset(record.__struct_fields__)
         self._is_lines = format == "ndjson"
         self._one = msgspec.json.Decoder(record)
         self._array = msgspec.json.Decoder(list[record])
@@ -56,12 +57,13 @@ class Reader:
     def fields(self, text: str) -> dict[str, Any]:
         """The values of an object, whatever they are; of a key that comes twice the last one. Raises Unreadable.
 
-        A number that Python cannot hold stays `msgspec.Raw`.
+        Values of fields that the resource does not have, and numbers that Python cannot hold, stay `msgspec.Raw`.
         """
         try:
             # whether it is JSON comes before whether it is an object
             msgspec.json.decode(text, type=msgspec.Raw)
-            return {name: _value(raw) for name, raw in self._fields.decode(text).items()}
+            fields = self._fields.decode(text).items()
+            return {name: _value(raw) if name in self._names else raw for name, raw in fields}
         except RecursionError:
             raise Unreadable("invalid_json", "nested too deeply") from None
         except msgspec.ValidationError:

@@ -1,4 +1,4 @@
-"""Why a record cannot be taken: its fields looked at one by one, after the fast way has refused the record."""
+"""Explains why a record is refused: checks it field by field, after the decoder of whole chunks has refused it."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ VALUE_CHARACTERS_MAX = 200
 
 
 class Unreadable(Exception):
-    """A record has no fields to look at."""
+    """A record cannot be split into fields."""
 
     def __init__(self, code: Code, message: str) -> None:
         super().__init__(message)
@@ -32,8 +32,11 @@ class Findings(NamedTuple):
     errors: list[FieldError]
 
 
-def examine(resource: Resource, fields: Mapping[str, Any], *, ignore_unknown: bool) -> Findings:
-    """All that is wrong with a record whose fields could be told apart, in the order of the resource's fields."""
+def examine(resource: Resource, fields: Mapping[str, Any], *, ignore_unknown: bool, errors_max: int) -> Findings:
+    """Checks a record field by field. The errors are in the order of the resource's fields, then of the unknown fields.
+
+    Errors beyond `errors_max` are replaced by one that counts them.
+    """
     sound = SimpleNamespace(**dict.fromkeys(resource.columns))
     errors: list[FieldError] = []
     for name, kind in _kinds(resource).items():
@@ -44,22 +47,22 @@ def examine(resource: Resource, fields: Mapping[str, Any], *, ignore_unknown: bo
             continue
         try:
             converted = _convert(value, kind)
-        except _Wrong as wrong:
-            errors.append(FieldError(name, wrong.code, wrong.message, as_text(value)))
+        except _Invalid as invalid:
+            errors.append(FieldError(name, invalid.code, invalid.message, as_text(value)))
         else:
             setattr(sound, name, converted)
-    # a rule sees the value that was read, an error tells the one that was sent
+    # rules check converted values; errors show the values as sent
     rules = resource.rules(sound) if resource.rules else ()
     errors += (error._replace(value=as_text(fields.get(error.field or ""))) for error in rules)
-    order = {name: place for place, name in enumerate(resource.columns)}
+    order = {name: position for position, name in enumerate(resource.columns)}
     errors.sort(key=lambda error: -1 if error.field is None else order[error.field])
     if not ignore_unknown:
-        errors += _unknown(resource, fields)
+        errors += _unknown(resource, fields, max(0, errors_max - len(errors)))
     return Findings(sound, errors)
 
 
 def unstorable(value: Any) -> str | None:
-    """Why PostgreSQL, or a later export, could not hold a value that is right by its type; None when they can."""
+    """Why PostgreSQL or an export cannot hold a value of the right type; None if they can."""
     if isinstance(value, str):
         return "holds the character U+0000, which cannot be stored" if "\0" in value else None
     if isinstance(value, list):
@@ -73,17 +76,25 @@ def unstorable(value: Any) -> str | None:
 
 
 def as_text(value: Any, *, characters_max: int = VALUE_CHARACTERS_MAX) -> str | None:
-    """A value as it is shown in an error: text itself, JSON of anything else; short, and fit to be stored."""
+    """A value as shown in an error: text as it is, anything else as JSON; shortened, and without U+0000."""
     if value is None:
         return None
     if isinstance(value, msgspec.Raw):
-        value = bytes(value).decode()
-    elif not isinstance(value, str):
+        value = _decoded(value)
+    if not isinstance(value, str):
         try:
             value = json.dumps(value, ensure_ascii=False)
         except RecursionError:
             value = "(deeply nested)"
     return value[:characters_max].replace("\0", "\ufffd")
+
+
+def _decoded(raw: msgspec.Raw) -> Any:
+    """A JSON value; its text when Python cannot hold it."""
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.ValidationError, RecursionError):
+        return bytes(raw).decode()
 
 
 class _Kind(NamedTuple):
@@ -118,7 +129,7 @@ def _parts(hint: Any) -> Iterator[Any]:
         yield from _parts(part)
 
 
-class _Wrong(Exception):
+class _Invalid(Exception):
     def __init__(self, code: Code, message: str) -> None:
         super().__init__(message)
         self.code: Code = code
@@ -126,22 +137,24 @@ class _Wrong(Exception):
 
 
 def _convert(value: Any, kind: _Kind) -> Any:
-    # a number that no type can hold was left as it stood
+    # a number out of the range of Python's decoder
     if isinstance(value, msgspec.Raw):
-        raise _Wrong("invalid_type", "a number out of range")
-    # before its format, which a NUL would make wrong in a way that nobody sees
+        raise _Invalid("invalid_type", "a number out of range")
+    # before the format, whose message would not mention the NUL
     if isinstance(value, str) and (reason := unstorable(value)):
-        raise _Wrong("invalid_format", reason)
+        raise _Invalid("invalid_format", reason)
     try:
         converted = msgspec.convert((value,), kind.holder).value
     except msgspec.ValidationError as error:
-        raise _Wrong(*validation.field_problem(str(error), value, allowed=kind.allowed, title=kind.title)) from None
+        raise _Invalid(*validation.field_problem(str(error), value, allowed=kind.allowed, title=kind.title)) from None
     if reason := unstorable(converted):
-        raise _Wrong("invalid_format", reason)
+        raise _Invalid("invalid_format", reason)
     return converted
 
 
-def _unknown(resource: Resource, fields: Mapping[str, Any]) -> Iterator[FieldError]:
-    for name, value in fields.items():
-        if name not in resource.columns and name not in ANNOTATIONS:
-            yield FieldError(as_text(name), "unknown_field", f"{resource.name} have no such field", as_text(value))
+def _unknown(resource: Resource, fields: Mapping[str, Any], errors_max: int) -> Iterator[FieldError]:
+    unknown = [name for name in fields if name not in resource.columns and name not in ANNOTATIONS]
+    for name in unknown[:errors_max]:
+        yield FieldError(as_text(name), "unknown_field", f"{resource.name} have no such field", as_text(fields[name]))
+    if len(unknown) > errors_max:
+        yield FieldError(None, "too_many_errors", f"and {len(unknown) - errors_max} more unknown fields", None)

@@ -346,7 +346,7 @@ async def test_lists(api):
             answer = await api.client.get(answer.links["next"]["url"])
         assert found == wanted
     job = (await api.get()).json()["imports"][0]
-    assert {*(await api.get(f"/{ids[0]}")).json()} - {*job} == {"errors", "error_summary"}
+    assert {*(await api.get(f"/{ids[0]}")).json()} - {*job} == {"errors", "error_summary", "error_kinds"}
 
 
 @pytest.mark.parametrize(
