@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 from litestar.openapi.spec import RequestBody
@@ -18,14 +18,14 @@ from db.exports import filters as export_filters
 from db.exports.filters import InvalidSelection, Selection
 from db.exports.jobs import ExportRequest
 from db.formats import Compression, Format
-from db.resources import RESOURCES
+from db.resources import RESOURCES, ResourceName
 from db.resources.definition import Resource
 
 
 class ExportParameters(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The body of POST /exports. Defaults are not part of the digest, so that a new parameter does not change old digests."""
 
-    resource: Literal["users", "articles", "comments"]
+    resource: ResourceName
     format: Format = "ndjson"
     compression: Compression = "none"
     filters: Annotated[

@@ -28,6 +28,7 @@ from litestar.openapi.spec.enums import OpenAPIType
 
 from api.http.auth import is_public
 from api.http.problems import KINDS, MEDIA_TYPE, Slug
+from db.resources import RESOURCES
 from db.settings import Settings
 
 # an operation, a response or a header, as it is written in the document
@@ -241,7 +242,7 @@ def config(settings: Settings, *, version: str) -> OpenAPIConfig:
     return OpenAPIConfig(
         title="Bulk import and export",
         version=version,
-        description="Imports and exports users, articles and comments in bulk. Errors are problem documents (RFC 9457).",
+        description=f"Imports and exports {', '.join(RESOURCES)} in bulk. Errors are problem documents (RFC 9457).",
         license=License(name="All rights reserved", identifier="LicenseRef-All-Rights-Reserved"),
         tags=[Tag(name=name, description=description) for name, description in TAGS.items()],
         operation_id_creator=_operation_id,

@@ -1,14 +1,14 @@
 """Parses the parameters of a query, a form or a JSON object into a struct, or one 400 that names every error."""
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 from api.http.headers import IDEMPOTENCY_KEY_MAX_CHARACTERS, AnyRequest
 from api.http.problems import Fault, Problem, invalid, invalid_request
-from db.resources import validation
+from db.resources import ResourceName, validation
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -30,7 +30,7 @@ class NoParameters(msgspec.Struct):
 class ListParameters(msgspec.Struct, kw_only=True):
     """The parameters that the lists of imports and exports share."""
 
-    resource: Literal["users", "articles", "comments"] | None = None
+    resource: ResourceName | None = None
     limit: Annotated[int, Meta(ge=1, le=100)] = 20
     cursor: Annotated[str | None, Meta(description="The `next_cursor` of the previous page.")] = None
 

@@ -9,14 +9,13 @@ from msgspec import Meta
 from api.http.parameters import IdempotencyToken
 from db.formats import Format
 from db.imports.jobs import Mode
+from db.resources import ResourceName
 
 
 class ImportParameters(msgspec.Struct, kw_only=True):
     """What a client may ask of an import: in the query, as parts of the form, or as members of the JSON object."""
 
-    resource: Annotated[
-        Literal["users", "articles", "comments"] | None, Meta(description="What the records are. Required.")
-    ] = None
+    resource: Annotated[ResourceName | None, Meta(description="What the records are. Required.")] = None
     mode: Annotated[
         Mode,
         Meta(

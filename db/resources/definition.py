@@ -1,6 +1,8 @@
 """What a resource is: a struct with types and limits, rules, keys and references. All else derives from it.
 
-A fourth resource is one new file in `db/resources/`, one line in its registry and one migration.
+A new resource is one file in `db/resources/`, one entry in its registry and one migration. The migration creates a table with the
+struct's fields as columns, a unique index on the expression of the natural key, and the columns import_id, import_record and
+import_action as in `0001.records.sql`. The imports, exports, metrics and the OpenAPI document follow from the definition.
 """
 
 from collections.abc import Callable, Iterator, Sequence

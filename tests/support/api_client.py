@@ -111,7 +111,7 @@ async def connected(service: Service, *, timeout: float = 30) -> AsyncIterator[A
         if service.workers:
             await eventually(api.is_idle)
         await conn.execute("DELETE FROM import_jobs")
-        await conn.execute("TRUNCATE users, articles, comments")
+        await conn.execute("TRUNCATE users CASCADE")
         yield api
 
 
