@@ -1,5 +1,6 @@
 """One server and one migrated template database a session, one copy of it a test."""
 
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 
@@ -27,6 +28,9 @@ PROCESS_FIXTURES = {"service", "api", "browser"}
 
 def pytest_configure(config: pytest.Config) -> None:
     """Starts the server, in the controller if there are several processes, which hands it on to the others."""
+    # shells ignore Ctrl-C for what they start in the background; what a test starts would inherit that
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if workerinput := getattr(config, "workerinput", None):
         config.stash[SERVER] = workerinput["server"]
         return
