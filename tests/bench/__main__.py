@@ -30,6 +30,7 @@ from tests.bench import (
     table_size,
     tuning,
     uploads,
+    worst_files,
 )
 from tests.bench.environment import SIZES, Environment
 from tests.bench.report import Figure
@@ -48,6 +49,7 @@ BENCHMARKS: dict[str, Callable[[Environment], Awaitable[list[Figure]]]] = {
     "sizes": file_size.run,
     "tuning": tuning.run,
     "tables": table_size.run,
+    "memory": worst_files.run,
 }
 RESULTS = Path("bench-results.json")
 # what a pipe or a file gets; a terminal has a width of its own

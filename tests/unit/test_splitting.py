@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from api.imports.splitting import FileSplitter, Unreadable, sniff
+from api.imports.splitting.chunk_builder import ChunkBuilder
 
 LIMITS: dict[str, Any] = {"batch_size": 1000, "chunk_max_bytes": 1 << 20, "record_max_bytes": 1 << 16}
 RECORD_MAX = LIMITS["record_max_bytes"]
@@ -391,3 +392,18 @@ def test_a_large_record_in_small_blocks_is_read_once(form, data):
 def test_sniff(first, form):
     """The first byte that is not blank tells the format; as long as there is none, nothing does."""
     assert sniff(first) == form
+
+
+def test_lines_too_far_apart_begin_a_chunk():
+    """A chunk's lines are counted from its first, as 32-bit numbers; any number of blank lines may be between two records."""
+    builder = ChunkBuilder(batch_size=10, max_bytes=1000)
+    far = 2**31 + 5
+    builder.add(b"a\n", 2)
+    builder.add(b"b\n", far)
+    builder.add_lines(b"c\nd\n", 2 * far)
+    builder.close()
+    assert [(chunk.first_line, chunk.records, chunk.lines) for chunk in builder.take()] == [
+        (2, 1, None),
+        (far, 1, None),
+        (2 * far, 2, None),
+    ]

@@ -17,6 +17,10 @@ class Unreadable(Exception):
         return f"{self.message} (line {self.line})"
 
 
+# a chunk counts the lines of its records from its first, as int4; blank lines between two records may be any number
+LINES_MAX = 2**31 - 1
+
+
 class ChunkBuilder:
     """Makes chunks of at most `batch_size` records and `max_bytes` bytes; a larger record has a chunk of its own.
 
@@ -41,7 +45,7 @@ class ChunkBuilder:
     def add(self, record: bytes, line: int) -> None:
         """Adds one record, which starts at the physical line `line`."""
         size = len(record) + (len(self.separator) if self._count else 0)
-        if self._count and self._size + size > self._max_bytes:
+        if self._count and (self._size + size > self._max_bytes or self._is_far(line)):
             self.close()
             size = len(record)
         self._append(record, 1, size, line, is_plain=not self.separator and record.count(b"\n") == 1)
@@ -51,6 +55,8 @@ class ChunkBuilder:
 
         Returns their number.
         """
+        if self._count and self._is_far(line):
+            self.close()
         total = remaining = data.count(b"\n")
         while remaining:
             fits, count = self._fitting(data, remaining)
@@ -87,6 +93,10 @@ class ChunkBuilder:
         self.record_count += count
         if self._count == self._batch_size:
             self.close()
+
+    def _is_far(self, line: int) -> bool:
+        """Whether the lines from this one on may be too far from the first of the open chunk."""
+        return line - self._runs[0][0] > LINES_MAX - self._batch_size
 
     def _fitting(self, data: bytes, lines: int) -> tuple[int, int]:
         """How much of `data`, which has `lines` lines, the open chunk still takes: bytes and lines."""
