@@ -20,7 +20,7 @@ from psycopg.rows import TupleRow
 REPLY_SECONDS = 5.0
 # the deadline of the check before a pool hands out a connection
 CHECK_SECONDS = 3.0
-# A COPY that has waited for the client's next data for so long waits in vain. A worker's COPY sends one chunk from memory.
+# A COPY that has waited this long for data from the client is ended. A worker's COPY sends one chunk from memory.
 COPY_SECONDS = 10.0
 WORKER_COPY_SECONDS = 5.0
 

@@ -68,7 +68,7 @@ def read() -> dict[str, Any]:
 
 
 def write(config: dict[str, Any]) -> None:
-    """Replaces the configuration; nobody but the user can read it."""
+    """Replaces the configuration file, with mode 600."""
     file = path()
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     lines = [f"default = {_quoted(config['default'])}", ""] if "default" in config else []
