@@ -1,7 +1,6 @@
-"""The resources by name, in the order in which foreign keys need them imported.
+"""The registry: resources by name, in the order in which foreign keys require them to be imported.
 
-To add one: a module beside `users.py`, its entry in the tuple below, and a migration for its table (see `definition`).
-This package has no database connection; every other package may import it.
+How to add one: `db/README.md`. This package uses no database connection; every other package may import it.
 """
 
 from typing import TYPE_CHECKING, Literal, TypeAlias

@@ -1,4 +1,4 @@
-"""Comments: an article, a user and at most 500 words. The id is text, kept as sent: a UUID, perhaps with `cm_` before it."""
+"""Comments: an article, a user and at most 500 words. The id is text and stored as sent: a UUID, optionally prefixed `cm_`."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -22,7 +22,7 @@ class Comment(msgspec.Struct, kw_only=True):
 
 
 def rules(comment: Any) -> Iterator[FieldError]:
-    # n words need n - 1 separators, so a short body need not be split
+    # n words have n - 1 separators, so a short body cannot have too many
     if comment.body is not None and len(comment.body) > 2 * BODY_WORDS_MAX:
         words = len(comment.body.split())
         if words > BODY_WORDS_MAX:

@@ -1,8 +1,6 @@
-"""What a resource is: a struct with types and limits, rules, keys and references. All else derives from it.
+"""`Resource`: the definition of a kind of record, by a struct with types and limits, rules, keys and references.
 
-A new resource is one file in `db/resources/`, one entry in its registry and one migration. The migration creates a table with the
-struct's fields as columns, a unique index on the expression of the natural key, and the columns import_id, import_record and
-import_action as in `0001.records.sql`. The imports, exports, metrics and the OpenAPI document follow from the definition.
+SQL, checks, messages, exports, metrics and the OpenAPI document derive from it. How to add one: `db/README.md`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -48,7 +46,7 @@ Code = Literal[
 
 
 class FieldError(NamedTuple):
-    """One thing that is wrong with one field, before it is known which record it belongs to."""
+    """An error of one field, without the position of its record."""
 
     field: str | None
     code: Code
@@ -57,7 +55,7 @@ class FieldError(NamedTuple):
 
 
 class RecordError(msgspec.Struct, kw_only=True):
-    """Why a record was refused, as the API tells it. `line` and `record` count from 1; `line` is where the record starts."""
+    """Why a record was refused, as the API returns it. `line` and `record` count from 1; `line` is where the record starts."""
 
     line: int
     record: int
@@ -72,9 +70,9 @@ class RecordError(msgspec.Struct, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """Chunks, read and checked by themselves: their sound records and the errors of the others.
+    """The result of parsing and checking chunks without the database: the valid records, and the errors of the others.
 
-    `records`, `numbers` and `lines` run in parallel and in the order of the file. `suspects` are references of refused
+    `records`, `numbers` and `lines` are parallel lists in the order of the file. `suspects` are references of refused
     records: each becomes an error as well if its parent is missing. `unlisted` are refused records beyond the limit on
     errors, and `omitted` the codes of their errors.
     """
@@ -89,14 +87,14 @@ class Parsed:
 
     @classmethod
     def joined(cls, parts: Sequence["Parsed"]) -> "Parsed":
-        """All of the parts, which are in the order of the file, as one."""
+        """Concatenates parts that are in the order of the file."""
         if len(parts) == 1:
             return parts[0]
         return cls(*(list(chain.from_iterable(getattr(part, each.name) for part in parts)) for each in fields(cls)))
 
 
 def foreign_key_message(resource: "Resource", field: str) -> str:
-    """What is said of a record whose reference `field` holds an id that the parent resource does not have."""
+    """The error message for a reference `field` whose id is not stored in the parent resource."""
     return f"no {resource.references[field].removesuffix('s')} has this id"
 
 
@@ -113,8 +111,8 @@ SQL_TYPES: dict[type, LiteralString] = {
 class Resource:
     """A kind of record. `name` is also its table; the struct's fields are the table's columns, in order.
 
-    A field with a `pattern` says by its `title` what is wanted, for messages and schemas. Each resource is one object,
-    equal to itself alone, so it can be the key of a cache.
+    The `title` of a field with a `pattern` describes valid values in messages and schemas. Resources are compared by
+    identity, so one can be the key of a cache.
     """
 
     name: str
@@ -126,18 +124,18 @@ class Resource:
     key_sql: LiteralString = "NULL"
     # field -> name of the resource whose id it holds
     references: dict[str, str] = field(default_factory=dict)
-    # what a single field cannot tell; gets anything with the record's attributes, None where a field is missing or bad
+    # checks of several fields together; gets an object with the record's attributes, None where a field is missing or invalid
     rules: Callable[[Any], Iterator[FieldError]] | None = None
-    # a new id for a record that came without one, in Python and in SQL
+    # a new id for a record without one, in Python and in SQL
     new_id: Callable[[], Any]
     new_id_sql: LiteralString
     # fields that are set to the time of the import when a new record has none
     stamped: tuple[str, ...] = ()
-    # the one of them that an update without it sets again
+    # the one of them that an update also sets when the record has none
     touched: str | None = None
-    # fields by which an export can be filtered; how, follows from their types (see `db.selection`)
+    # fields by which an export can be filtered; their types determine the filters (see `db.exports.filters`)
     filtered_by: tuple[str, ...] = ()
-    # what a field means, beyond its name and type
+    # descriptions of fields for `GET /resources`, where name and type do not suffice
     descriptions: dict[str, str] = field(default_factory=dict)
     # a record for the template file, without fields that the service fills in
     example: dict[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Users: `id`, `email` (unique without case), `name`, `role`, `active`, times."""
+"""Users: `id`, `email` (unique without regard to case), `name`, `role`, `active`, times."""
 
 from typing import Annotated, Literal
 from uuid import UUID, uuid4
@@ -8,8 +8,8 @@ from msgspec import Meta
 
 from db.resources.definition import Resource, Time
 
-# The address of the HTML Living Standard (4.10.5.1.5), with at least one dot in the domain. ASCII, so that
-# "without case" means the same to Python and to PostgreSQL whatever the server's locale.
+# The e-mail address of the HTML Living Standard (4.10.5.1.5), with at least one dot in the domain. ASCII only, so that
+# lower case is the same in Python and in PostgreSQL with any locale.
 EMAIL = (
     r"^[a-zA-Z0-9.!#$%&'*+/=?^_`{|}~-]+@[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
     r"(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)+\Z"
