@@ -20,6 +20,7 @@ from api.imports import routes as imports
 from api.imports.admission import Admission
 from api.imports.uploads import ActiveUploads
 from db.connections import pool
+from db.connections.pool import Pool
 from db.settings import Settings
 from monitoring.outage import Outage
 
@@ -59,6 +60,7 @@ def create(settings: Settings) -> Litestar:
         "settings": settings,
         "draining": draining,
         "stopping": stopping,
+        "schema": health.RequiredSchema(db_pool),
         "probe": health.Probe(db_pool, settings, draining),
         "admission": Admission(settings, stopping),
         "active_uploads": ActiveUploads(db_pool, settings),
@@ -67,7 +69,7 @@ def create(settings: Settings) -> Litestar:
         ROUTE_HANDLERS,
         state=State(given),
         dependencies={name: _from_state(name) for name in given}
-        | {"request_id": Provide(_request_id, sync_to_thread=False)},
+        | {"db_pool": Provide(_migrated_pool), "request_id": Provide(_request_id, sync_to_thread=False)},
         exception_handlers=problems.HANDLERS,
         lifespan=[_connected],
         openapi_config=openapi.config(settings, version=health.version()),
@@ -104,6 +106,12 @@ def _from_state(name: str) -> Provide:
         return request.app.state[name]
 
     return Provide(provide, sync_to_thread=False)
+
+
+async def _migrated_pool(request: Request[Any, Any, Any]) -> Pool:
+    """The pool. Raises `MigrationsMissing`, before the handler has read or stored anything."""
+    await request.app.state.schema.check()
+    return request.app.state.db_pool
 
 
 def _request_id(request: Request[Any, Any, Any]) -> str:

@@ -111,6 +111,25 @@ class CachedCheck(Generic[T]):
             self.finished_at = time.monotonic()
 
 
+class RequiredSchema:
+    """Refuses requests while the database is older than this code.
+
+    A statement on the older schema could fail after another one was committed: the client would get a 503 for an upload that is
+    stored, and repeat it.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._is_applied = False
+
+    async def check(self) -> None:
+        """Raises `MigrationsMissing`. Asks the database until the migrations are applied, and not again."""
+        if not self._is_applied:
+            async with self._pool.connection() as conn:
+                await db_health.require_schema(conn)
+            self._is_applied = True
+
+
 class Probe:
     """The checks of this process."""
 

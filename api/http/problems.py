@@ -229,7 +229,7 @@ def _problem(error: Exception) -> Problem:
         reason = "is read-only" if isinstance(error, READ_ONLY) else "is not available"
         return Problem("unavailable", f"The database {reason}. Try again in a few seconds.")
     if isinstance(error, OUTDATED):
-        log.warning("database schema outdated", error=type(error).__name__, sqlstate=sqlstate(error))
+        throttle.warning(log, "database schema outdated", error=type(error).__name__, sqlstate=sqlstate(error))
         return Problem("unavailable", "The database schema is not up to date yet. Try again in a few seconds.")
     if isinstance(error, HTTPException) and error.status_code < 500:
         return _from_framework(error)
