@@ -1,4 +1,4 @@
-"""What a client may ask of an import, and the idempotency key of any request that makes a job."""
+"""The parameters of an import."""
 
 from typing import Annotated, Literal
 from uuid import UUID
@@ -13,50 +13,49 @@ from db.resources import ResourceName
 
 
 class ImportParameters(msgspec.Struct, kw_only=True):
-    """What a client may ask of an import: in the query, as parts of the form, or as members of the JSON object."""
+    """Sent in the query, as parts of a form, or as members of the JSON object."""
 
-    resource: Annotated[ResourceName | None, Meta(description="What the records are. Required.")] = None
+    resource: Annotated[ResourceName | None, Meta(description="Required.")] = None
     mode: Annotated[
         Mode,
         Meta(
-            description="What becomes of a record that matches a stored row, by id or else by its natural key: insert refuses "
-            "it, skip passes it by, upsert updates the row, update does so too and refuses records without a match."
+            description="For a record that matches a stored row, by its id or else by its natural key: insert refuses the record, "
+            "skip skips it, upsert and update change the row. A record without a match is created; update refuses it."
         ),
     ] = "insert"
     format: Annotated[
-        Format | None, Meta(description="Without it the content type tells, else the file's name, else its first byte.")
+        Format | None,
+        Meta(description="Default: given by the content type, else by the file name, else by the first byte."),
     ] = None
     on_error: Annotated[
         Literal["continue", "stop"],
-        Meta(description="stop: no further chunk of records is begun after the first refused record."),
+        Meta(description="stop: start no further chunk of records after the first refused record."),
     ] = "continue"
     max_errors: Annotated[
         Annotated[int, Meta(ge=0, le=2**63 - 1)] | None,
-        Meta(description="The import fails when more records than that are refused."),
+        Meta(description="The import fails when more records than this are refused."),
     ] = None
     max_error_rate: Annotated[
         Annotated[float, Meta(ge=0, le=1)] | None,
         Meta(
-            description="The import fails when a greater share of its records is refused, from 1,000 records on or at the end."
+            description="The import fails when a greater share of the processed records is refused; checked from 1,000 records on "
+            "and at the end."
         ),
     ] = None
-    dry_run: Annotated[bool, Meta(description="The real run without the rows: same checks, counters and errors.")] = (
-        False
-    )
+    dry_run: Annotated[bool, Meta(description="Check and count everything, but store no records.")] = False
     after: Annotated[
         UUID | None,
-        Meta(description="Waits until that import is completed; if it fails or is cancelled, so does this one."),
+        Meta(description="Wait until that import is completed; if it fails or is cancelled, this one fails."),
     ] = None
     unknown_fields: Annotated[
-        Literal["error", "ignore"], Meta(description="What becomes of columns or keys that the resource does not have.")
+        Literal["error", "ignore"],
+        Meta(description="Whether columns or keys that the resource does not have are an error."),
     ] = "error"
-    csv_delimiter: Annotated[
-        Literal[",", ";", "\t", "|", "tab"], Meta(description="`tab` is another way to write the tabulator.")
-    ] = ","
+    csv_delimiter: Annotated[Literal[",", ";", "\t", "|", "tab"], Meta(description="`tab` is the tab character.")] = ","
     csv_safe: Annotated[
         bool,
         Meta(
-            description="For a CSV that was exported with csv_safe=true: an apostrophe that begins a cell is taken away."
+            description="For a CSV that was exported with csv_safe=true: remove an apostrophe at the start of a cell."
         ),
     ] = False
     idempotency_token: Annotated[

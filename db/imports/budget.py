@@ -6,10 +6,10 @@ from db.connections.pool import Connection
 
 
 async def apply_error_budget(conn: Connection, id: UUID) -> bool:
-    """Sets the job's problem when its budget is spent, or when a chunk failed and nothing is left to do; True if it did.
+    """Sets the job's problem if its budget is exceeded, or if a chunk failed and no chunk is left to process; True if it did.
 
-    To be called after each chunk of a job with a budget. The share of refused records counts from 1,000 records on, or when
-    all is done; `on_error=stop` matters while chunks are pending.
+    To be called after each chunk of a job with a budget. The share of refused records is checked from 1,000 records on and
+    after the last chunk; `on_error=stop` applies while chunks are pending.
     """
     cursor = await conn.execute(
         """
@@ -28,27 +28,27 @@ async def apply_error_budget(conn: Connection, id: UUID) -> bool:
                     'type', '/problems/chunk-failed',
                     'title', 'Some records could not be processed',
                     'detail', format(
-                        '%%s of %%s chunks could not be finished (the first: %%s); their records count as unprocessed',
+                        '%%s of %%s chunks could not be processed (the first: %%s); their records count as unprocessed',
                         broken, total_chunks, first_broken
                     )
                 )
                 WHEN done.failed > max_errors THEN jsonb_build_object(
                     'type', '/problems/error-budget-exceeded',
                     'title', 'Too many records were refused',
-                    'detail', format('%%s records were refused, at most %%s may be', done.failed, max_errors)
+                    'detail', format('%%s records were refused; the maximum is %%s', done.failed, max_errors)
                 )
                 WHEN done.failed > max_error_rate * processed AND (processed >= 1000 OR NOT has_more)
                 THEN jsonb_build_object(
                     'type', '/problems/error-budget-exceeded',
                     'title', 'Too many records were refused',
                     'detail', format(
-                        '%%s of %%s records were refused, at most a share of %%s may be', done.failed, processed, max_error_rate
+                        '%%s of %%s records were refused; the maximum share is %%s', done.failed, processed, max_error_rate
                     )
                 )
                 WHEN on_error = 'stop' AND done.failed > 0 AND has_pending THEN jsonb_build_object(
                     'type', '/problems/stopped-on-error',
                     'title', 'A record was refused',
-                    'detail', 'on_error=stop: no further records were begun after the first refused one'
+                    'detail', 'on_error=stop: no further chunk was started after the first refused record'
                 )
             END AS problem
             FROM done

@@ -88,7 +88,7 @@ async def test_why_an_import_waits_or_was_stopped(conn):
     second = await queued(conn, users(1), after_id=first)
     assert await waiting_for(conn, second) == f"it waits for import {first}, which is pending"
     await run(conn, first)
-    assert await waiting_for(conn, first) == "Too many records were refused: 1 records were refused, at most 0 may be"
+    assert await waiting_for(conn, first) == "Too many records were refused: 1 records were refused; the maximum is 0"
     third = await queued(conn, users(1))
     claimed = await claim(conn)
     assert await actions.cancel(conn, third)
