@@ -19,7 +19,7 @@ class ImportParameters(msgspec.Struct, kw_only=True):
     mode: Annotated[
         Mode,
         Meta(
-            description="For a record that matches a stored row, by its id or else by its natural key: insert refuses the record, "
+            description="For a record that matches a stored row, by its id or else by its natural key: insert refuses it, "
             "skip skips it, upsert and update change the row. A record without a match is created; update refuses it."
         ),
     ] = "insert"
@@ -38,8 +38,8 @@ class ImportParameters(msgspec.Struct, kw_only=True):
     max_error_rate: Annotated[
         Annotated[float, Meta(ge=0, le=1)] | None,
         Meta(
-            description="The import fails when a greater share of the processed records is refused; checked from 1,000 records on "
-            "and at the end."
+            description="The import fails when a greater share of the processed records is refused; checked from 1,000 records "
+            "on and at the end."
         ),
     ] = None
     dry_run: Annotated[bool, Meta(description="Check and count everything, but store no records.")] = False
