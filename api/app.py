@@ -10,6 +10,7 @@ from litestar.datastructures import State
 from litestar.di import Provide
 
 from api import health, resources, tickets
+from api.console import routes as console
 from api.exports import actions, routes, stream
 from api.exports.admission import StreamAdmission
 from api.http import openapi, problems
@@ -36,6 +37,7 @@ ROUTE_HANDLERS = [
     *stream.HANDLERS,
     *routes.HANDLERS,
     *actions.HANDLERS,
+    *console.HANDLERS,
 ]
 
 

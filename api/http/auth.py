@@ -6,6 +6,7 @@ anything. Clients that are not browsers send no Origin and are not affected.
 """
 
 import hmac
+import re
 import time
 from ipaddress import ip_address
 from typing import cast
@@ -24,6 +25,8 @@ log = structlog.get_logger(__name__)
 
 # requested by supervisors and load balancers, which have no key
 _PUBLIC = frozenset({"/live", "/ready", "/health"})
+# the pages, which contain no data: they read the API with the user's key
+_PAGES = re.compile(r"/|/docs|/ui(/.*)?", re.DOTALL)
 # methods that change nothing (RFC 9110, 9.2.1)
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -39,7 +42,7 @@ def api_key(scope: Scope) -> ApiKey | None:
 
 def is_public(path: str, settings: Settings) -> bool:
     """Whether the path needs no key although keys are set."""
-    return path in _PUBLIC or (path == "/metrics" and settings.metrics_public)
+    return path in _PUBLIC or _PAGES.fullmatch(path) is not None or (path == "/metrics" and settings.metrics_public)
 
 
 class AccessControl:

@@ -1,0 +1,80 @@
+"""The console over HTTP: one shell for every page, files that browsers may keep, vendored files as they were published."""
+
+import re
+
+import pytest
+import pytest_asyncio
+
+from api.console import vendor
+from tests.support import api_client
+
+KEY = "a-key-for-the-console"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(server_url, tmp_path_factory):
+    async with api_client.service(server_url, tmp_path_factory.mktemp("service"), run=["api"], api_keys=KEY) as service:
+        yield service
+
+
+@pytest.fixture
+async def api(shared):
+    async with api_client.connected(shared) as api:
+        yield api
+
+
+def test_vendored_files_are_those_that_were_published():
+    assert vendor.verify() == []
+    for name, package in vendor.manifest().items():
+        assert package["integrity"].startswith("sha512-")
+        assert package["licence"]
+        assert (vendor.FOLDER / name / "LICENSE").is_file()
+
+
+async def test_every_page_has_the_same_shell_without_a_key(api):
+    """The shell needs no key, is never cached, and allows neither foreign scripts nor frames."""
+    shell = await api.client.get("/")
+    for path in ("/ui", "/ui/imports", "/ui/imports/01a2/mend?code=x", "/ui/no/such/page"):
+        page = await api.client.get(path)
+        assert (page.status_code, page.content) == (200, shell.content)
+    assert shell.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert shell.headers["Cache-Control"] == "no-store"
+    policy = shell.headers["Content-Security-Policy"]
+    assert "default-src 'none'; script-src 'self'" in policy
+    assert "require-trusted-types-for 'script'" in policy
+    assert "unsafe" not in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "<script>" not in shell.text
+
+
+async def test_what_the_shell_refers_to_may_be_cached_for_good(api):
+    """Each file of the page exists under this edition, packed for who accepts it; another edition is 404."""
+    for page in ("/", "/docs"):
+        text = (await api.client.get(page)).text
+        paths = re.findall(r'(?:src|href)="(/ui/assets/[^"]+)"', text)
+        assert len(paths) > 3
+        for path in paths:
+            packed = await api.client.get(path, headers={"Accept-Encoding": "gzip"})
+            plain = await api.client.get(path, headers={"Accept-Encoding": "identity"})
+            assert (packed.status_code, plain.status_code) == (200, 200)
+            assert packed.headers["Content-Encoding"] == "gzip"
+            assert "Content-Encoding" not in plain.headers
+            assert packed.content == plain.content
+            assert plain.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+    old = await api.client.get(re.sub("assets/[0-9a-f]+/", "assets/0123456789ab/", paths[0]))
+    assert (old.status_code, old.json()["type"]) == (404, "/problems/not-found")
+
+
+@pytest.mark.parametrize("path", ["../console/routes.py", "%2e%2e/routes.py", "vendor/../../__init__.py", "nothing.js"])
+async def test_nothing_else_is_served(api, path):
+    edition = re.search(r"/ui/assets/([0-9a-f]+)/", (await api.client.get("/")).text)
+    assert edition
+    answer = await api.client.get(f"/ui/assets/{edition[1]}/{path}")
+    # a path that is normalised by the client is the address of a page, which is the shell
+    assert answer.status_code == 404 or answer.text.startswith("<!doctype html>")
+
+
+async def test_the_pages_open_no_other_address(api):
+    """The API and the OpenAPI document still need the key."""
+    for path in ("/api/v1/imports", "/schema/openapi.json", "/uix", "/docsx"):
+        assert (await api.client.get(path)).status_code == 401

@@ -1,0 +1,55 @@
+"""The console in a browser: every page of a test is watched for script errors, policy reports and requests to other hosts."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import Browser, Page
+
+from tests.support.eventually import PATIENCE_SECONDS
+
+# what a browser reports of answers that a test causes on purpose: the pages show these themselves
+_EXPECTED = ("Failed to load resource: the server responded with a status of", "Failed to load resource: net::ERR_")
+
+
+@asynccontextmanager
+async def opened(browser: Browser, url: str, path: str = "/", **options: Any) -> AsyncIterator[Page]:
+    """A page of the console in a fresh profile. `options` as for `browser.new_context`, for instance `color_scheme="dark"`.
+
+    At the end: no error in the browser's console, no report of the Content-Security-Policy, no request to another host.
+    """
+    found: list[str] = []
+    context = await browser.new_context(base_url=url, **options)
+    context.set_default_timeout(PATIENCE_SECONDS * 1000)
+    page = await context.new_page()
+    page.on("console", lambda message: _note(found, message.type, message.text))
+    page.on("pageerror", lambda error: found.append(f"script error: {error}"))
+    page.on("request", lambda request: _note_request(found, url, request.url))
+    try:
+        await page.goto(path)
+        yield page
+    finally:
+        await context.close()
+    assert found == []
+
+
+def _note(found: list[str], kind: str, text: str) -> None:
+    if kind in ("error", "warning") and not text.startswith(_EXPECTED):
+        found.append(f"{kind}: {text}")
+
+
+def _note_request(found: list[str], url: str, requested: str) -> None:
+    parts = urlsplit(requested)
+    if parts.scheme not in ("data", "blob") and parts.netloc != urlsplit(url).netloc:
+        found.append(f"request to another host: {requested}")
+
+
+async def accessibility_faults(page: Page) -> list[str]:
+    """What axe-core finds on the page as it is now, one line a rule."""
+    results = await Axe().run(page)
+    return [
+        f"{violation['id']}: {violation['help']}: {[node['target'] for node in violation['nodes'][:3]]}"
+        for violation in results.response["violations"]
+    ]
