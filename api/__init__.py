@@ -1,1 +1,1 @@
-"""The HTTP face: parse, authorise, call db, answer."""
+"""The HTTP API. Handlers check a request, call `db`, and return its result; SQL is in `db` only."""

@@ -1,4 +1,4 @@
-"""The API process: `python -m api`. `python -m api --check` only says whether it could start with these settings."""
+"""The API process: `python -m api`. `python -m api --check` only checks whether it can start with these settings."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from monitoring import logging, multiprocess
 
 
 def main() -> None:
-    # files of the service are for its own user only
+    # files of the service are accessible to its own user only
     os.umask(0o077)
     try:
         config = settings.load()
@@ -18,14 +18,14 @@ def main() -> None:
         sys.exit(_fail(str(error)))
     logging.setup(config, process="api")
     multiprocess.join(config.metrics_path)
-    # imported only now: the metrics modules that these import look for the folder that was just joined
+    # not before: the metrics modules that these import open files in the folder that was just joined
     from api import app
     from api.http import server
 
     # until the server installs its own handlers
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, lambda *_: sys.exit(0))
-    # a hang-up is a stop, unless it is ignored, as under nohup
+    # SIGHUP stops the process too, unless it is ignored, as under nohup
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     try:
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def _fail(reason: str) -> int:
-    print(f"api: {reason}", file=sys.stderr)  # noqa: T201  # for the person who started it
+    print(f"api: {reason}", file=sys.stderr)  # noqa: T201  # there is no log before the start
     return 2
 
 

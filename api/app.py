@@ -1,4 +1,4 @@
-"""The application: the routes, and what their handlers are given."""
+"""The application: the routes and the dependencies of their handlers."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,15 +9,17 @@ from litestar import Litestar, Request
 from litestar.datastructures import State
 from litestar.di import Provide
 
+import api.console.routes
+import api.exports.actions
+import api.exports.routes
+import api.exports.stream
+import api.imports.actions
+import api.imports.routes
 from api import health, resources, tickets
-from api.console import routes as console
-from api.exports import actions, routes, stream
 from api.exports.admission import StreamAdmission
 from api.http import openapi, problems
 from api.http.auth import AccessControl
 from api.http.middleware import Observed
-from api.imports import actions as repairs
-from api.imports import routes as imports
 from api.imports.admission import Admission
 from api.imports.uploads import ActiveUploads
 from db.connections import pool
@@ -25,28 +27,27 @@ from db.connections.pool import Pool
 from db.settings import Settings
 from monitoring.outage import Outage
 
-# for handlers that read their body whole; those that stream lift it and count for themselves
+# for handlers that read the whole body; the import route, which streams it, has its own limits
 BODY_MAX_BYTES = 1024 * 1024
 
 ROUTE_HANDLERS = [
     *health.HANDLERS,
     *resources.HANDLERS,
     *tickets.HANDLERS,
-    *imports.HANDLERS,
-    *repairs.HANDLERS,
-    *stream.HANDLERS,
-    *routes.HANDLERS,
-    *actions.HANDLERS,
-    *console.HANDLERS,
+    *api.imports.routes.HANDLERS,
+    *api.imports.actions.HANDLERS,
+    *api.exports.stream.HANDLERS,
+    *api.exports.routes.HANDLERS,
+    *api.exports.actions.HANDLERS,
+    *api.console.routes.HANDLERS,
 ]
 
 
 def create(settings: Settings) -> Litestar:
-    """The application. Handlers may ask for what it is `given`, and for `request_id`, all by name.
+    """The application. Handlers get `dependencies` and `request_id` as arguments, by name.
 
-    `draining` is set when the process is told to stop, `stopping` when it has closed its listener: a handler that answers
-    without end must end its answer then.
-    Raises `SettingsError` when DATABASE_URL is not set.
+    `draining` is set on the signal to stop, `stopping` when the listener is closed: a handler whose response has no end must
+    end it then. Raises `SettingsError` when DATABASE_URL is not set.
     """
     draining, stopping = asyncio.Event(), asyncio.Event()
     outage = Outage()
@@ -54,9 +55,9 @@ def create(settings: Settings) -> Litestar:
     # the same outage as that of the first pool, so that it is logged once
     primary_streams = pool.create_for_streams(settings, name="bulk api streams", monitor=outage)
     standby = pool.create_standby(settings, name="bulk api streams", monitor=Outage("standby"))
-    given = {
+    dependencies = {
         "db_pool": db_pool,
-        # where streaming exports read, in the order of preference
+        # the pools of streaming exports, in the order of preference
         "stream_pools": [standby, primary_streams] if standby else [primary_streams],
         "stream_admission": StreamAdmission(settings),
         "settings": settings,
@@ -69,24 +70,24 @@ def create(settings: Settings) -> Litestar:
     }
     app = Litestar(
         ROUTE_HANDLERS,
-        state=State(given),
-        dependencies={name: _from_state(name) for name in given}
+        state=State(dependencies),
+        dependencies={name: _from_state(name) for name in dependencies}
         | {"db_pool": Provide(_migrated_pool), "request_id": Provide(_request_id, sync_to_thread=False)},
         exception_handlers=problems.HANDLERS,
         lifespan=[_connected],
         openapi_config=openapi.config(settings, version=health.version()),
         request_max_body_size=BODY_MAX_BYTES,
-        # ours, in monitoring.logging
+        # monitoring.logging configures it
         logging_config=None,
     )
-    # around the router, which is where the framework's own middleware does not reach
+    # around the router: the framework's own middleware does not see requests that match no route
     app.asgi_handler = Observed(AccessControl(app.asgi_handler, settings), draining)
     return app
 
 
 @asynccontextmanager
 async def _connected(app: Litestar) -> AsyncIterator[None]:
-    # without waiting: a database that is away is a matter of readiness, not of starting
+    # without waiting: while the database is unavailable the process runs, and is not ready
     pools = [app.state.db_pool, *app.state.stream_pools]
     for db_pool in pools:
         await db_pool.open(wait=False)

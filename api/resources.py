@@ -72,7 +72,7 @@ class TemplateParameters(msgspec.Struct, kw_only=True):
     },
 )
 async def list_resources(request: AnyRequest) -> Response[bytes]:
-    """What can be imported and exported, in the order in which foreign keys require it to be imported."""
+    """All resources, in the order in which foreign keys require them to be imported."""
     parameters.query(request)
     return _json(ResourceList(resources=[view(resource) for resource in RESOURCES.values()]))
 
@@ -87,7 +87,7 @@ async def list_resources(request: AnyRequest) -> Response[bytes]:
     },
 )
 async def get_resource(request: AnyRequest, name: FromPath[str]) -> Response[bytes]:
-    """The fields of its records with their types and limits, and the modes of an import."""
+    """The fields of the resource's records with their types and limits, the modes of an import and the filters of an export."""
     parameters.query(request)
     return _json(view(_resource(name)))
 
@@ -105,7 +105,7 @@ async def get_resource(request: AnyRequest, name: FromPath[str]) -> Response[byt
     },
 )
 async def get_resource_template(request: AnyRequest, name: FromPath[str]) -> Response[bytes]:
-    """A file with all fields and one example record, to be filled in and imported."""
+    """A file with all fields and one example record."""
     resource = _resource(name)
     requested = parameters.query(request, TemplateParameters)
     return Response(

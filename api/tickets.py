@@ -1,4 +1,4 @@
-"""`POST /tickets`: an address that a browser can download from without a key."""
+"""`POST /tickets`: a URL from which a browser can download without a key."""
 
 import re
 import time
@@ -32,7 +32,7 @@ class TicketParameters(msgspec.Struct, kw_only=True):
 
 
 class Ticket(msgspec.Struct, frozen=True, kw_only=True):
-    """`url` is the path with a ticket. Without API keys no ticket is needed: it is the path, and never expires."""
+    """`url` is the path with a ticket. Without API keys no ticket is needed: `url` is the path, and never expires."""
 
     url: str
     expires_at: datetime | None
@@ -49,13 +49,13 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True):
     tags=["operations"],
     summary="Create a download ticket",
     responses={
-        201: ResponseSpec(Ticket, description="The address", generate_examples=False),
+        201: ResponseSpec(Ticket, description="The URL", generate_examples=False),
         **problem_responses("invalid-request", "payload-too-large", "unsupported-format"),
     },
 )
 async def create_ticket(request: AnyRequest, settings: SettingsHere) -> Response[bytes]:
-    """The address is valid for TICKET_SECONDS, for GET only. The key of this request stays the authority: remove it, and its
-    tickets are invalid."""
+    """The URL is valid for TICKET_SECONDS, for GET only. It is signed with the API key of this request, and becomes invalid when
+    that key is removed."""
     given = [*request.query_params.multi_items(), *(await parameters.json_object(request)).items()]
     path = parameters.parse(given, TicketParameters).path
     if not _ADDRESS.fullmatch(path) or "#" in path or tickets.split(path.partition("?")[2].encode()):

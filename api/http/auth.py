@@ -23,7 +23,7 @@ from monitoring import metrics, throttle
 
 log = structlog.get_logger(__name__)
 
-# requested by supervisors and load balancers, which have no key
+# used by supervisors and load balancers, which have no key
 _PUBLIC = frozenset({"/live", "/ready", "/health"})
 # the pages, which contain no data: they read the API with the user's key
 _PAGES = re.compile(r"/|/docs|/ui(/.*)?", re.DOTALL)
@@ -31,7 +31,7 @@ _PAGES = re.compile(r"/|/docs|/ui(/.*)?", re.DOTALL)
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-# creates nothing but an address for reading
+# a POST that stores nothing: it only creates a URL for reading
 TICKETS = "/api/v1/tickets"
 
 

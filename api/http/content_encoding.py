@@ -13,7 +13,7 @@ from db.formats import Compression
 
 T = TypeVar("T")
 
-# by the names of HTTP; the first of those with the highest quality is used
+# by their names in HTTP; of several with the same quality the first is used
 ENCODINGS: dict[str, Compression] = {"zstd": "zstd", "gzip": "gzip", "x-gzip": "gzip", "identity": "none"}
 # the smallest quality above 0 that a header can have
 QUALITY_MIN = 0.001

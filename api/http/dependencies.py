@@ -1,4 +1,4 @@
-"""Dependencies of handlers: an argument with one of these names and types is filled in from `api.app.create`."""
+"""Dependencies of handlers: an argument with one of these names and types is provided by `api.app.create`."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""What happens to every request: an id, metrics, a line in the log, default headers, and HEAD.
+"""Applied to every request: a request id, metrics, a log line, default headers, and HEAD.
 
 Plain ASGI, around the whole application: the framework's own middleware does not see requests that match no route.
 """
@@ -23,7 +23,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 # called every few seconds by probes and scrapes: counted, not logged
 _UNLOGGED = frozenset({"/live", "/ready", "/health", "/metrics"})
-# unless the handler says otherwise: records and job data belong into no cache, and a body is what its type says
+# defaults: responses with records or job data are not cached, and browsers do not guess another media type
 _DEFAULT_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 

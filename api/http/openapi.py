@@ -31,13 +31,13 @@ from api.http.problems import KINDS, MEDIA_TYPE, Slug
 from db.resources import RESOURCES
 from db.settings import Settings
 
-# an operation, a response or a header, as it is written in the document
+# the JSON of an operation, a response or a header
 Node = dict[str, Any]
 
 PATH = "/schema/openapi.json"
 TEXT: Node = {"type": "string"}
 
-# schemas as the document has them
+# schemas that are used more than once
 STRING = Schema(type=OpenAPIType.STRING)
 OBJECT = Schema(type=OpenAPIType.OBJECT)
 # bytes; the framework's enum of formats does not have this one
@@ -45,23 +45,23 @@ BINARY = Schema(type=OpenAPIType.STRING, format="binary")  # pyright: ignore[rep
 OBJECTS = Schema(type=OpenAPIType.ARRAY, items=OBJECT)
 
 TAGS = {
-    "resources": "What records consist of, and template files.",
-    "imports": "Import files of records, follow the jobs, repair what was refused.",
-    "exports": "Stream a resource, or have a file written in the background.",
+    "resources": "The fields of records, and template files.",
+    "imports": "Import files of records, follow the jobs, correct and retry refused records.",
+    "exports": "Stream the records of a resource, or write them to a file in the background.",
     "operations": "Probes and metrics.",
 }
 
 REQUEST_HEADERS = {
     "X-Request-Id": "The client's id of this request: at most 128 letters, digits, dots, hyphens, underscores.",
     "Idempotency-Key": "Requests with the same key create one job; a repeated request returns the existing job.",
-    "Content-Digest": "`sha-256=:…:` of the body as it is sent; it is verified.",
+    "Content-Digest": "`sha-256=:…:` of the body as sent; it is verified.",
     "Content-Encoding": "The compression of the whole body.",
     "Accept-Encoding": "The accepted compressions of the response: `zstd`, `gzip`.",
     "If-None-Match": "The ETag of the client's copy.",
     "Range": "One range of bytes, like `bytes=1000-`.",
     "If-Range": "The ETag of the file that the range continues; for another one the whole file is sent.",
 }
-# the schemas of headers that are not just any text
+# the schemas of headers other than plain text
 REQUEST_SCHEMAS: dict[str, Node] = {
     "Idempotency-Key": {"type": "string", "minLength": 1, "maxLength": 255},
     "Content-Encoding": {"type": "string", "enum": ["gzip", "zstd"]},
@@ -131,7 +131,7 @@ def object_schema(of: type[msgspec.Struct], *, more: Mapping[str, Schema] | None
 
 
 def query_parameters(of: type[msgspec.Struct]) -> list[Parameter]:
-    """The fields of a parameter struct as the document has them."""
+    """The documentation of a parameter struct's fields."""
     required = {field.encode_name for field in msgspec.structs.fields(of) if field.required}
     properties: Mapping[str, Any] = msgspec.json.schema(of)["$defs"][of.__name__]["properties"]
     return [

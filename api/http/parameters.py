@@ -12,7 +12,7 @@ from db.resources import ResourceName, validation
 
 S = TypeVar("S", bound=msgspec.Struct)
 
-# more than any route has, and few enough to report each of them
+# more than any route has, and few enough to report an error for each
 JSON = "application/json"
 
 PARAMETERS_MAX = 100

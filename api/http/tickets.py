@@ -1,8 +1,8 @@
-"""Tickets: signed addresses with which a browser downloads without a key, for a short time.
+"""Tickets: signed URLs with which a browser can download without a key for a short time.
 
-A ticket is a MAC over the method GET, the address and the time at which it expires. Its key is derived from the API key of the
-request that asked for it. Nothing is stored. A ticket is the last parameter of the query. It is removed before the handlers and
-the log see the query.
+A ticket is a MAC over the method GET, the path with its query, and the expiry time. Its key is derived from the API key of the
+request that created it. Nothing is stored. A ticket is the last parameter of the query, and is removed before the query is
+passed to handlers or logged.
 """
 
 import hmac
@@ -25,7 +25,7 @@ def split(query: bytes) -> tuple[bytes, bytes] | None:
 
 
 def is_valid(ticket: bytes, target: bytes, api_key: str, *, now: float) -> bool:
-    """Whether the ticket was made for this target with this key, and has not expired."""
+    """Whether the ticket was created for this target with this key, and has not expired."""
     expires, _, mac = ticket.partition(b".")
     if not expires.isdigit() or len(expires) > 12 or int(expires) <= now:
         return False

@@ -1,4 +1,4 @@
-"""Repairs by HTTP: refused records back, a retry, the commit of a dry run, cancel, delete."""
+"""Actions on an import: download refused records, retry, commit a dry run, cancel, delete."""
 
 import hashlib
 from typing import Annotated, Literal
@@ -33,7 +33,7 @@ class RecordParameters(msgspec.Struct, kw_only=True):
     annotate: Annotated[
         bool,
         Meta(
-            description="Adds `_line` and `_errors` to each record, which an import ignores: mend the file and post it."
+            description="Adds `_line` and `_errors` to each record. An import ignores both, so the corrected file can be posted."
         ),
     ] = False
 
@@ -57,7 +57,7 @@ RECORDS = {
     responses=RECORDS,
 )
 async def get_failed_records(request: AnyRequest, id: FromPath[str], db_pool: PoolHere) -> ASGIResponse:
-    """In the format, bytes and order of the file, header included. Mend them and post them again."""
+    """In the format, bytes and order of the file, header included, to be corrected and imported again."""
     return await _records(request, id, db_pool, "failed")
 
 
@@ -69,7 +69,7 @@ async def get_failed_records(request: AnyRequest, id: FromPath[str], db_pool: Po
     responses=RECORDS,
 )
 async def get_unprocessed_records(request: AnyRequest, id: FromPath[str], db_pool: PoolHere) -> ASGIResponse:
-    """In the format, bytes and order of the file, header included. While the import runs, what is not done yet."""
+    """In the format, bytes and order of the file, header included. While the import runs, the records still to be processed."""
     return await _records(request, id, db_pool, "unprocessed")
 
 
@@ -99,17 +99,17 @@ async def retry_import(
     admission: AdmissionHere,
     active_uploads: ActiveUploadsHere,
 ) -> Response[bytes]:
-    """A new import of just these records, with the same parameters; its errors tell the lines of the first file.
+    """Creates an import of these records with the same parameters. Its errors have the line numbers of the first file.
 
-    An import has one retry: requested again, it is the same one, so that nothing is ever stored twice. What that has left is
-    for its own retry.
+    An import has one retry: a repeated request returns it, so that no record is stored twice. Records that fail again can be
+    retried by a retry of the retry.
     """
     parameters.query(request)
     parent = await _parent(db_pool, id)
     if not parent.is_final:
-        raise Problem("not-final", f"The import is {parent.status}; cancel it, or wait.")
+        raise Problem("not-final", f"The import is {parent.status}. Cancel it first, or wait until it is final.")
     if not parent.remaining:
-        raise Problem("nothing-to-retry", "Every record of the import was taken.")
+        raise Problem("nothing-to-retry", "No record of the import is failed or unprocessed.")
     try:
         child, is_replay = await retry.run(
             parent,
@@ -137,7 +137,7 @@ async def retry_import(
 async def commit_import(
     request: AnyRequest, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere, admission: AdmissionHere
 ) -> Response[bytes]:
-    """A new import of the same file without a second upload. A dry run has one commit: requested again, it is the same one."""
+    """Creates an import of the same file without a second upload. A dry run has one commit: a repeated request returns it."""
     parameters.query(request)
     dry_run = await _parent(db_pool, id)
     digest = hashlib.sha256(b"commit" + dry_run.id.bytes).digest()
@@ -168,12 +168,12 @@ async def commit_import(
 async def cancel_import(
     request: AnyRequest, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere
 ) -> Response[bytes]:
-    """No further chunk is begun; one that is being worked on is finished. What is stored stays and is counted."""
+    """No further chunk is started; running ones are finished. Stored records are kept and counted."""
     parameters.query(request)
     job = await get_or_404(db_pool, id)
     async with db_pool.connection() as conn:
         if not await actions.cancel(conn, job.id):
-            raise Problem("already-final", "The import is final already.")
+            raise Problem("already-final", "The import is already final.")
         ends = await completion.finish(conn, job.id)
     for end in ends:
         job_events.import_finished(end)
@@ -192,18 +192,18 @@ async def cancel_import(
     },
 )
 async def delete_import(request: AnyRequest, id: FromPath[str], db_pool: PoolHere) -> None:
-    """With its errors and its file; the records that it stored stay. Its idempotency key is free again."""
+    """Deletes the import with its errors and its file. Stored records are kept. The idempotency key can be used again."""
     parameters.query(request)
     job = await get_or_404(db_pool, id)
     async with db_pool.connection() as conn, conn.transaction():
         is_deleted = await actions.delete(conn, job.id)
     if not is_deleted:
-        raise Problem("not-final", f"The import is {job.status}; cancel it, or wait.")
+        raise Problem("not-final", f"The import is {job.status}. Cancel it first, or wait until it is final.")
 
 
 async def _records(request: AnyRequest, id: str, pool: Pool, which: Literal["failed", "unprocessed"]) -> ASGIResponse:
     requested = parameters.query(request, RecordParameters)
-    return await records.answer(pool, await _parent(pool, id), which, is_annotated=requested.annotate)
+    return await records.download(pool, await _parent(pool, id), which, is_annotated=requested.annotate)
 
 
 async def _parent(pool: Pool, id: str) -> ParentImport:

@@ -1,4 +1,4 @@
-"""Limits on uploads: how many at once, how much may wait in the queue, how much is buffered. Checked before a body is read."""
+"""Admission control: limits on concurrent uploads, on the queue, and on buffered bytes. Checked before a body is read."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -11,13 +11,13 @@ from api.http.problems import Problem
 from db.imports.backlog import Backlog
 from db.settings import Settings
 
-# an upload ends soon, a full queue takes a while to drain
+# seconds of Retry-After: an upload ends soon, a full queue takes longer to drain
 UPLOADS_RETRY_SECONDS = 1
 QUEUE_RETRY_SECONDS = 10
 
 
 class Admission:
-    """Counts the uploads of this process and what they buffer. `stopping` is set when the listener is closed."""
+    """Counts the uploads of this process and the bytes that they buffer. `stopping` is set when the listener is closed."""
 
     def __init__(self, settings: Settings, stopping: asyncio.Event) -> None:
         self._settings = settings
@@ -40,9 +40,9 @@ class Admission:
 
     @asynccontextmanager
     async def until_stopping(self) -> AsyncIterator[None]:
-        """Raises `TimeoutError` in the block when it takes longer than half of STOP_SECONDS after the stop.
+        """Raises `TimeoutError` in the block if it runs longer than half of STOP_SECONDS after `stopping` was set.
 
-        So an upload ends while there is time to remove its chunks and to answer its client.
+        The other half remains for removing the upload's chunks and for the response.
         """
 
         async def limit() -> None:
@@ -58,9 +58,9 @@ class Admission:
 
     @contextmanager
     def buffer(self) -> Iterator[Callable[[int], None]]:
-        """A function that accounts for more buffered bytes until the block ends.
+        """Yields a function that adds to the buffered bytes, which are subtracted again at the end of the block.
 
-        It raises `Problem` 429 beyond JSON_BUFFERS_MAX_BYTES in all uploads together.
+        It raises `Problem` 429 if all uploads together exceed JSON_BUFFERS_MAX_BYTES.
         """
         held = 0
 
@@ -78,15 +78,15 @@ class Admission:
             self._buffered -= held
 
     def check(self, backlog: Backlog) -> None:
-        """Raises `Problem` 429 when the queue, the new import included, holds more than it may.
+        """Raises `Problem` 429 if the queue, including the new import, exceeds its limits.
 
-        Uploads that begin at the same moment do not see each other, so that a few too many may be admitted.
+        Concurrent uploads do not see each other, so the limits may be exceeded by a few.
         """
         jobs_max, bytes_max = self._settings.queue_jobs_max, self._settings.queue_bytes_max
         if backlog.jobs > jobs_max:
             raise _full("queue_jobs_max", jobs_max, "imports that are not final", QUEUE_RETRY_SECONDS)
         if backlog.bytes >= bytes_max:
-            raise _full("queue_bytes_max", bytes_max, "bytes of imports not final", QUEUE_RETRY_SECONDS)
+            raise _full("queue_bytes_max", bytes_max, "bytes of imports that are not final", QUEUE_RETRY_SECONDS)
 
 
 AdmissionHere = NamedDependency[SkipValidation[Admission]]

@@ -1,7 +1,7 @@
-"""Adds `_line` and `_errors` to a record in its own format: where it was in the file and why it was refused. No I/O.
+"""Adds `_line` and `_errors` to a record, in the record's own format: its line in the file and its errors. No I/O.
 
-An import ignores both, so that an annotated file can be corrected and posted as it is. In CSV they are the first two columns,
-where they are found even in a row that has too few cells or an unclosed quote.
+An import ignores both, so an annotated file can be corrected and posted as it is. In CSV they are the first two columns, so that
+they can be read even in a row with too few cells or an unclosed quote.
 """
 
 import re
@@ -14,7 +14,7 @@ from db.imports.records import RecordNote
 
 
 class Csv:
-    """Annotates the rows below one header. Earlier annotations are replaced, in whatever column they are."""
+    """Annotates the rows of one CSV file. Earlier annotations are replaced, whichever columns they are in."""
 
     def __init__(self, columns: Sequence[str], delimiter: str) -> None:
         self._delimiter = delimiter.encode()
@@ -25,16 +25,16 @@ class Csv:
         self._last = re.compile(rb'(?:"[^"]*+(?:""[^"]*+)*+"|[^"\r\n%b]*+)(\r?\n)' % mark)
 
     def header(self, header: bytes) -> bytes:
-        """The header's own bytes behind the names of the annotations."""
+        """The names of the annotations, followed by the header's own bytes."""
         return self._delimiter.join([*(name.encode() for name in ANNOTATIONS), self._bare(header)])
 
     def record(self, raw: bytes, line: int, notes: Sequence[RecordNote]) -> bytes:
-        """The row's own bytes behind its annotations, its line end as it was."""
+        """The annotations, followed by the row's own bytes with their line end."""
         cell = b'"%b"' % msgspec.json.encode(notes).replace(b'"', b'""')
         return self._delimiter.join([b"%d" % line, cell, self._bare(raw)])
 
     def _bare(self, raw: bytes) -> bytes:
-        """The row without the cells of earlier annotations, as far as its cells can be told apart."""
+        """The row without the cells of earlier annotations, as far as it can be split into cells."""
         if not self._old:
             return raw
         kept: list[bytes] = []
@@ -52,9 +52,9 @@ class Csv:
 
 
 def json(raw: bytes, line: int, notes: Sequence[RecordNote]) -> bytes:
-    """The object's own bytes with two more members in front, also when it is not valid JSON. Anything else is returned as it is.
+    """The object's own bytes with two members added in front, even if it is not valid JSON. Other bytes are returned unchanged.
 
-    Earlier annotations are replaced; an annotated object that is not valid JSON is returned as it is.
+    Earlier annotations are replaced, except in an object that is not valid JSON, which is returned unchanged.
     """
     if not raw.lstrip(b" \t\r\n").startswith(b"{"):
         return raw
@@ -70,7 +70,7 @@ def json(raw: bytes, line: int, notes: Sequence[RecordNote]) -> bytes:
 
 
 def _without(raw: bytes, names: Collection[str]) -> bytes:
-    """The object without the members of these names; the values of the others as they were, byte by byte."""
+    """The object without the members `names`. The bytes of the other values do not change."""
     members = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
     if not any(name in members for name in names):
         return raw

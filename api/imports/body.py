@@ -1,6 +1,6 @@
-"""The body of an import request, in its three forms, as one stream of parameters and of the file's bytes.
+"""Reads the body of an import request, in any of its three forms, as one stream of parameters and of the file's bytes.
 
-Nothing is kept but the block in hand, except of the JSON object form, which is for small imports and has its own limit.
+Only the current block is held in memory, except for the form of a JSON object, which is for small imports and has its own limit.
 """
 
 import asyncio
@@ -48,11 +48,11 @@ COMPRESSIONS: dict[str, Compression] = {
     "x-gzip": "gzip",
     "zstd": "zstd",
 }
-# of these types nothing is known of the format
+# media types that do not determine the format
 OPAQUE = ("", "application/octet-stream", "text/plain", *COMPRESSIONS)
 
 PARAMETER_MAX_BYTES = 4096
-# blank bytes that are searched for the first byte, which tells an array from an object
+# how many leading blank bytes are skipped to find the first byte, which distinguishes an array from an object
 BLANK_BYTES_MAX = 64 * 1024
 PARTS_MAX = 32
 BOUNDARY_MAX_CHARACTERS = 200
@@ -64,7 +64,7 @@ class Parameter(NamedTuple):
 
 
 class File(NamedTuple):
-    """The file begins; its blocks follow. `format` is None where neither type nor name tell it."""
+    """The start of the file; its blocks follow. `format` is None if neither media type nor name determine it."""
 
     name: str | None
     format: Format | None
@@ -74,7 +74,7 @@ Event: TypeAlias = Parameter | File | bytes
 
 
 class Body:
-    """Reads one request. `bytes_received` counts as sent, `Content-Digest` is checked at the end, over what was sent."""
+    """Reads one request. `bytes_received` counts the bytes as sent; `Content-Digest` is verified at the end."""
 
     def __init__(self, request: AnyRequest, settings: Settings, admission: Admission) -> None:
         self._request = request
@@ -85,7 +85,7 @@ class Body:
         self.bytes_received = 0
 
     async def events(self) -> AsyncGenerator[Event, None]:
-        """Parameters and the blocks of one file. Raises `Problem`: 400, 413, 415."""
+        """Yields the parameters, and the blocks of one file. Raises `Problem`: 400, 413, 415."""
         media_type, options = parse_options_header(self._request.headers.get("content-type", ""))
         if media_type == "multipart/form-data":
             events = self._multipart(options.get("boundary", ""))
@@ -96,13 +96,13 @@ class Body:
         async with aclosing(events):
             async for event in events:
                 yield event
-                # a small compressed block may make very many events, with nothing to wait for in between
+                # a small compressed block may produce very many events without any wait in between
                 await asyncio.sleep(0)
         if self._expected is not None and self._expected != self._digest.digest():
-            raise Problem("digest-mismatch", "The bytes that arrived do not have the sha-256 of Content-Digest.")
+            raise Problem("digest-mismatch", "The received bytes do not have the sha-256 of Content-Digest.")
 
     async def _blocks(self) -> AsyncIterator[bytes]:
-        """The bytes as they were sent."""
+        """The bytes as sent."""
         limit = self._settings.upload_max_bytes
         length = self._request.headers.get("content-length", "")
         if length.isdigit() and int(length) > limit:
@@ -117,25 +117,26 @@ class Body:
         self._check_length(length)
 
     def _check_length(self, announced: str) -> None:
-        """Raises `Problem` 400 unless as much arrived as was announced: an upload that lost bytes is never a success."""
+        """Raises `Problem` 400 if the body is shorter than announced: an incomplete upload must not be accepted."""
         is_chunked = "transfer-encoding" in self._request.headers
         if not announced and not is_chunked:
             raise invalid(
                 "Content-Length", "is required, or Transfer-Encoding: chunked; for an empty file it is 0", "missing"
             )
         if announced and int(announced) != self.bytes_received:
-            raise invalid("Content-Length", f"is {announced}, but {self.bytes_received} bytes arrived")
+            raise invalid("Content-Length", f"is {announced}, but {self.bytes_received} bytes were received")
         if is_chunked and not self.bytes_received:
             raise invalid(
-                "Transfer-Encoding", "announced a body, but no byte arrived; for an empty file send Content-Length: 0"
+                "Transfer-Encoding",
+                "announces a body, but no byte was received; for an empty file send Content-Length: 0",
             )
 
     async def _raw(self, media_type: str) -> AsyncGenerator[Event, None]:
         if media_type not in FORMATS and media_type not in OPAQUE and "format" not in self._request.query_params:
             raise Problem(
                 "unsupported-format",
-                f"Content-Type {media_type[:100]} is none of text/csv, application/x-ndjson, application/json, "
-                "multipart/form-data; the parameter format tells it otherwise.",
+                f"Content-Type {media_type[:100]} is not supported. Send text/csv, application/x-ndjson, application/json or "
+                "multipart/form-data, or set the parameter format.",
             )
         yield File(None, FORMATS.get(media_type))
         async for block in self._decoded(_content_encoding(self._request) or COMPRESSIONS.get(media_type)):
@@ -150,7 +151,7 @@ class Body:
         decompressor.finish()
 
     async def _json(self) -> AsyncGenerator[Event, None]:
-        """An array is a file like any other; an object holds the records beside the parameters."""
+        """An array is a file; an object contains the records and the parameters."""
         decoded = self._decoded(_content_encoding(self._request))
         head = b""
         async for block in decoded:
@@ -173,7 +174,7 @@ class Body:
                 if len(whole) > limit:
                     raise Problem(
                         "payload-too-large",
-                        f"A JSON object with records may have {limit} bytes; send more as a file.",
+                        f"A JSON object with records may have {limit} bytes. Send more records as a file.",
                         limit_bytes=limit,
                     )
             for event in _object(bytes(whole)):
@@ -191,7 +192,7 @@ class _Form:
     """A multipart form, part by part."""
 
     def __init__(self, boundary: str, settings: Settings, received: Callable[[], int]) -> None:
-        # RFC 2046 allows 70
+        # RFC 2046 allows 70 characters
         if not 1 <= len(boundary) <= BOUNDARY_MAX_CHARACTERS:
             raise invalid(
                 "Content-Type", f"needs a boundary of 1 to {BOUNDARY_MAX_CHARACTERS} characters", "invalid_value"
@@ -245,14 +246,14 @@ class _Form:
         if self._has_file:
             raise invalid("file", "is repeated", "repeated_parameter")
         self._has_file = True
-        # PostgreSQL has no text with the character U+0000
+        # PostgreSQL cannot store the character U+0000 in a text
         name = part.filename and part.filename.replace("\0", "\ufffd")
         endings = name.lower().split(".")[1:][-2:] if name else []
         media_type = (part.content_type or "").lower()
         compression = COMPRESSIONS.get(media_type) or (COMPRESSIONS.get(endings[-1]) if endings else None)
         self._decompressor = Decompressor(compression, self._settings, self._received)
-        told_by = next((hint for hint in (media_type, *reversed(endings)) if hint in FORMATS), None)
-        yield File(name, None if told_by is None else FORMATS[told_by])
+        hint = next((hint for hint in (media_type, *reversed(endings)) if hint in FORMATS), None)
+        yield File(name, None if hint is None else FORMATS[hint])
 
     def _end(self) -> Iterator[Event]:
         if self._decompressor is not None:
@@ -287,5 +288,5 @@ def _content_encoding(request: AnyRequest) -> Compression | None:
     if encoding == "identity":
         return None
     if encoding not in ("gzip", "x-gzip", "zstd"):
-        raise Problem("unsupported-format", f"Content-Encoding {encoding[:100]} is none of gzip, zstd.")
+        raise Problem("unsupported-format", f"Content-Encoding {encoding[:100]} is not supported. Send gzip or zstd.")
     return COMPRESSIONS[encoding]

@@ -9,7 +9,7 @@ from db.connections.pool import Pool
 from db.imports import uploads
 from db.imports.payload import Chunk
 
-# bytes of chunks that are collected for one transaction
+# bytes of chunks stored in one transaction
 FLUSH_BYTES = 4 * 1024 * 1024
 
 
@@ -48,7 +48,7 @@ class ChunkWriter:
             await self._flush()
 
     async def _flush(self) -> None:
-        """Begins to store what is collected, after the previous write: chunks are stored in the order of the file."""
+        """Starts to store the collected chunks when the previous write has ended: chunks are stored in order."""
         await self._wait()
         if self._collected:
             first_seq = self.chunk_count - len(self._collected) + 1

@@ -1,4 +1,4 @@
-"""Decompresses gzip and zstd as the bytes arrive, in blocks of bounded size and within the limits of an upload."""
+"""Decompresses gzip and zstd incrementally, in blocks of bounded size and within the limits of an upload."""
 
 import sys
 import zlib
@@ -16,16 +16,16 @@ else:
 
 Compression = Literal["gzip", "zstd"]
 
-# up to this size an upload may decompress to any multiple of what was sent
+# up to this size an upload may decompress to any multiple of its size
 RATIO_FREE_BYTES = 16 * 1024 * 1024
 
-# what is split at once, between two turns of the event loop
+# size of a decompressed block, which is processed without yielding to the event loop
 BLOCK_BYTES = 64 * 1024
-# bytes that are read for the next member, behind the end of one
+# size of the pieces that are read after the end of a member
 STEP_BYTES = 4 * 1024
-# a concatenation of many files may have a few empty ones
+# a concatenation of many files may contain a few empty ones
 EMPTY_MAX = 1000
-# as a power of two, 8 MiB: what RFC 9659 allows and `zstd -19` uses; the decoder needs as much memory
+# exponent of 8 MiB: the limit of RFC 9659, which `zstd -19` uses; the decoder needs as much memory
 ZSTD_WINDOW_LOG_MAX = 23
 
 
@@ -35,7 +35,7 @@ class Undecodable(Exception):
 
 class Decoder(Protocol):
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """The blocks that these bytes unpack to. Raises `Undecodable`."""
+        """The blocks that these bytes decompress to. Raises `Undecodable`."""
         ...
 
     def finish(self) -> None:
@@ -54,7 +54,7 @@ class Plain:
 
 
 class Members(ABC):
-    """Members (gzip) or frames (zstd): one or several in a row, as `cat a.gz b.gz` makes them."""
+    """Members (gzip) or frames (zstd), one or several in a row, as in the output of `cat a.gz b.gz`."""
 
     name: str
 
@@ -78,10 +78,10 @@ class Members(ABC):
 
     @abstractmethod
     def _part(self, data: bytes) -> Generator[bytes, None, int]:
-        """Decompresses what belongs to one member. Returns the number of bytes behind it."""
+        """Decompresses the part of one member. Returns the number of bytes after its end."""
 
     def _count(self, block: bytes, *, is_end: bool) -> None:
-        """Raises `Undecodable` after too many empty members, which cost time and count towards no limit in bytes."""
+        """Raises `Undecodable` after too many empty members, which cost time without reaching a limit in bytes."""
         self._is_between = is_end
         self._is_empty &= not block
         if is_end:
@@ -147,10 +147,10 @@ def decoder(compression: Compression | None) -> Decoder:
 
 
 class Decompressor:
-    """A decoder whose output is limited, in bytes and in proportion to the bytes on the wire.
+    """A decoder whose output is limited, in bytes and in proportion to the bytes received.
 
-    `received` is the number of bytes of the request's body so far, as they were sent. Of a compressed file in a compressed
-    form both layers are held against it, so that ratios do not multiply. Raises `Problem`: 400, 413.
+    `received` returns the number of bytes of the request's body so far, as sent. For a compressed file in a compressed form
+    both decoders use it, so that their ratios do not multiply. Raises `Problem`: 400, 413.
     """
 
     def __init__(self, compression: Compression | None, settings: Settings, received: Callable[[], int]) -> None:

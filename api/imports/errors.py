@@ -1,4 +1,4 @@
-"""All record errors of an import in one answer, as CSV or NDJSON. Read page by page, so that a slow client holds nothing."""
+"""Streams all record errors of an import as CSV or NDJSON. No connection is held while the client reads."""
 
 import csv
 import io
@@ -20,12 +20,12 @@ from db.resources.definition import RecordError
 PAGE_ERRORS = 1000
 
 
-async def answer(
+async def download(
     pool: Pool, job: Import, *, format: Literal["csv", "ndjson"], code: str | None, field: str | None
 ) -> ASGIResponse:
-    """The errors in the order of the file; CSV with a header, and fit to be opened in a spreadsheet.
+    """The errors in the order of the file. CSV has a header, and no cell that a spreadsheet would read as a formula.
 
-    Raises `Problem` 404 when they were removed.
+    Raises `Problem` 404 if the errors were removed.
     """
     write = _csv if format == "csv" else msgspec.json.Encoder().encode_lines
     head = _row(RecordError.__struct_fields__) if format == "csv" else b""
@@ -44,22 +44,22 @@ async def _blocks(
     code: str | None,
     field: str | None,
 ) -> AsyncGenerator[bytes, None]:
-    """Raises `Gone` when errors were removed half way, which must not pass for the end."""
-    place = record_errors.START
-    while place is not None:
+    """Raises `Gone` if errors were removed meanwhile, so that an incomplete file does not look complete."""
+    position = record_errors.START
+    while position is not None:
         async with pool.connection() as conn:
-            errors, place = await record_errors.page(
-                conn, job.id, after=place, code=code, field=field, limit=PAGE_ERRORS
+            errors, position = await record_errors.page(
+                conn, job.id, after=position, code=code, field=field, limit=PAGE_ERRORS
             )
-            if place is None and not await _is_whole(conn, job):
+            if position is None and not await _is_complete(conn, job):
                 raise Gone
         if head or errors:
             yield head + write(errors)
         head = b""
 
 
-async def _is_whole(conn: Connection, job: Import) -> bool:
-    """Whether all errors are still there: what has expired goes bit by bit."""
+async def _is_complete(conn: Connection, job: Import) -> bool:
+    """Whether no error was removed: retention removes the errors of a job in several steps."""
     if job.status in FINAL:
         return job.errors == await record_errors.count(conn, job.id, code=None, field=None)
     return await jobs.get(conn, job.id) is not None

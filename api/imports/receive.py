@@ -1,4 +1,4 @@
-"""Receives an import request: parameters and file as they arrive, stored in short transactions, sealed at the end."""
+"""Receives an import request: reads parameters and file, stores chunks in short transactions, and seals the import."""
 
 import hashlib
 from collections.abc import AsyncIterator, Mapping
@@ -32,7 +32,7 @@ from monitoring import metrics
 async def receive(
     request: AnyRequest, *, pool: Pool, settings: Settings, admission: Admission, active: ActiveUploads
 ) -> tuple[Import, bool]:
-    """Reads the request to its end. Returns the job, and whether an earlier request with the same key and content made it.
+    """Reads the request to its end. Returns the job, and whether an earlier request with the same key and content created it.
 
     Raises `Problem`: 400, 409, 413, 415, 422, 429, 503.
     """
@@ -59,7 +59,7 @@ async def receive(
 
 
 class UploadReceiver:
-    """One import request on its way in."""
+    """Receives one import request."""
 
     def __init__(
         self, request: AnyRequest, *, pool: Pool, settings: Settings, admission: Admission, active: ActiveUploads
@@ -76,7 +76,7 @@ class UploadReceiver:
 
     @property
     def token(self) -> str | None:
-        """The idempotency key, as far as it is known."""
+        """The idempotency key: of the header, or of the parameters received so far."""
         token = next((value for name, value in self._parameters if name == "idempotency_token"), None)
         return parameters.check_token(self._key, token)
 
@@ -107,7 +107,7 @@ class UploadReceiver:
                     async with self._pool.connection() as conn, conn.transaction():
                         await uploads.seal(conn, id, spec)
                 except uploads.TokenTaken:
-                    # the key came behind the file, and belongs to another job
+                    # the parameter followed the file, and another job has this key
                     await self._active.discard(id)
                 else:
                     return id, False
@@ -116,7 +116,7 @@ class UploadReceiver:
     async def _begin(self) -> UUID | None:
         """The id of a new upload; None when another job has its idempotency key. Raises `Problem` 429.
 
-        The key is looked at first: a repeated request adds nothing to the queue.
+        The queue's limits do not apply to a repeated request, which adds nothing to it.
         """
         async with self._pool.connection() as conn, conn.transaction():
             id = await uploads.begin_once(conn, token=self.token)
@@ -131,12 +131,12 @@ class UploadReceiver:
                 return
             if isinstance(event, Parameter):
                 self._parameters.append(event)
-        raise invalid("file", "is required: the part that holds the records", "missing")
+        raise invalid("file", "is required: the part with the records", "missing")
 
     async def _split(
         self, events: AsyncIterator[Parameter | File | bytes], splitter: FileSplitter
     ) -> AsyncIterator[list[Chunk]]:
-        """The chunks of the file, as they are complete. Keeps the parameters that come behind it."""
+        """Yields the chunks of the file when they are complete. Keeps parameters that follow the file."""
         async for event in events:
             if isinstance(event, Parameter):
                 self._parameters.append(event)
@@ -151,10 +151,10 @@ class UploadReceiver:
             raise invalid("resource", f"is required: {', '.join(RESOURCES)}", "missing")
         for name in ("format", "csv_delimiter"):
             if getattr(final, name) != getattr(early, name):
-                raise invalid(name, "must come before the file, which is read as it arrives", "too_late")
+                raise invalid(name, "must precede the file in the form", "too_late")
         if splitter.columns is not None:
             check_columns(splitter.columns, RESOURCES[final.resource], ignores_unknown=final.unknown_fields == "ignore")
-        settled: dict[str, Any] = {
+        settings: dict[str, Any] = {
             "resource": final.resource,
             "mode": final.mode,
             "on_error": final.on_error,
@@ -168,7 +168,7 @@ class UploadReceiver:
             "csv_safe": final.csv_safe,
         }
         return ImportSpec(
-            **settled,
+            **settings,
             parent_id=None,
             csv_header=splitter.header,
             csv_columns=splitter.columns,
@@ -178,18 +178,18 @@ class UploadReceiver:
             total_records=splitter.record_count,
             total_chunks=chunk_count,
             idempotency_token=self.token,
-            digest=_digest(settled, splitter.sha256),
+            digest=_digest(settings, splitter.sha256),
             request_id=self._request_id,
         )
 
     async def _earlier(self, spec: ImportSpec) -> UUID:
-        """The job that has the key already, if its request was the same as this one. Raises `Problem` 409, 422."""
+        """The job that already has the key, if its request was the same as this one. Raises `Problem` 409, 422."""
         async with self._pool.connection() as conn:
             holder = await uploads.by_token(conn, self.token or "")
             if holder is None or holder[1] == "uploading":
                 metrics.idempotency("in_progress")
                 raise Problem(
-                    "idempotency-in-progress", "The first request with this idempotency key is still arriving."
+                    "idempotency-in-progress", "The first request with this idempotency key is still being received."
                 )
             job = await jobs.get(conn, holder[0])
         if job is None or job.request_digest != spec.digest:
@@ -202,9 +202,9 @@ class UploadReceiver:
 
 
 def check_columns(columns: list[str], resource: Resource, *, ignores_unknown: bool) -> None:
-    """Raises `Problem` 400 that names each column that is unknown or missing, because it is so in every record."""
+    """Raises `Problem` 400 that names each unknown or missing column, which would otherwise be an error of every record."""
     faults = [
-        Fault(column, "missing_required", f"is a column that {resource.name} must have")
+        Fault(column, "missing_required", f"is a required column of {resource.name}")
         for column in resource.columns
         if column in resource.required and column not in columns
     ]
@@ -219,6 +219,6 @@ def check_columns(columns: list[str], resource: Resource, *, ignores_unknown: bo
         raise Problem("invalid-request", f"The first line is not a header of {resource.name}: {detail}", errors=faults)
 
 
-def _digest(settled: Mapping[str, Any], sha256: bytes) -> bytes:
-    """The digest of an import's parameters and bytes, which a repeated request must have too."""
-    return hashlib.sha256(msgspec.json.encode(settled, order="sorted") + sha256).digest()
+def _digest(settings: Mapping[str, Any], sha256: bytes) -> bytes:
+    """The digest of an import's parameters and bytes, which identifies a repeated request."""
+    return hashlib.sha256(msgspec.json.encode(settings, order="sorted") + sha256).digest()

@@ -30,7 +30,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
 
 class FileFrame(NamedTuple):
-    """The bytes before, between and behind the records of a file."""
+    """The bytes before, between and after the records of a file."""
 
     head: bytes
     separator: bytes
@@ -45,7 +45,7 @@ def file_frame(parent: ParentImport) -> FileFrame:
 
 
 async def read_chunks(pool: Pool, parent: ParentImport, which: Which) -> AsyncGenerator[ChunkRecords, None]:
-    """The records by chunks, in the order of the file. Raises `Gone`, also at the end if some are missing."""
+    """Yields the records chunk by chunk, in the order of the file. Raises `Gone`, also at the end if some are missing."""
     failed, unprocessed = which != "unprocessed", which != "failed"
     expected = parent.failed * failed + (parent.remaining - parent.failed) * unprocessed
     yielded, after_seq = 0, 0
@@ -59,13 +59,13 @@ async def read_chunks(pool: Pool, parent: ParentImport, which: Which) -> AsyncGe
         yield chunk
         yielded += len(chunk.numbers)
         after_seq = chunk.seq
-    # retention removes records in steps; a part of them must not look like the whole
+    # retention removes records in several steps; an incomplete file must not look complete
     if parent.is_final and yielded != expected:
         raise Gone
 
 
-async def answer(pool: Pool, parent: ParentImport, which: Which, *, is_annotated: bool) -> ASGIResponse:
-    """Streams the file. Raises `Problem` 404 when the records were removed."""
+async def download(pool: Pool, parent: ParentImport, which: Which, *, is_annotated: bool) -> ASGIResponse:
+    """Streams the file. Raises `Problem` 404 if the records were removed."""
     name = download_name(parent.file_name, parent.resource, which, parent.format)
     try:
         return await stream(_blocks(pool, parent, which, is_annotated=is_annotated), MEDIA_TYPES[parent.format], name)
@@ -74,7 +74,7 @@ async def answer(pool: Pool, parent: ParentImport, which: Which, *, is_annotated
 
 
 async def stream(blocks: AsyncGenerator[bytes, None], media_type: str, name: str) -> ASGIResponse:
-    """An answer of these blocks, to be saved as `name`. An error before the first block becomes a problem document."""
+    """A response with these blocks, to be saved as `name`. An error before the first block becomes a problem document."""
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(aclosing(blocks))
         first = await anext(blocks, b"")
@@ -88,7 +88,7 @@ async def stream(blocks: AsyncGenerator[bytes, None], media_type: str, name: str
 
 
 def download_name(file_name: str | None, resource: str, what: str, ending: str) -> str:
-    """A name for the download like `users-failed.csv`: that of the import's file, in safe characters only."""
+    """The name of the download, like `users-failed.csv`: the name of the import's file, reduced to safe characters."""
     stem = _ENDINGS.sub("", re.split(r"[/\\]", file_name or "")[-1])
     return f"{_UNSAFE.sub('_', stem).strip('_')[:100] or resource}-{what}.{ending}"
 
@@ -137,8 +137,8 @@ def _record(
 ) -> bytes:
     """The record as it was sent; with notes, annotated.
 
-    Of a record that was too large only the beginning is stored. In a JSON array an object with the line replaces it, so that
-    the array stays valid.
+    A record that was too large is stored truncated. In a JSON array an object with its line replaces it, so that the array is
+    still valid.
     """
     if parent.format == "json" and not _is_element(raw):
         return annotations.json(b"{}", line, notes) if notes is not None else b'{"_line":%d}' % line

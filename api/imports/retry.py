@@ -1,7 +1,7 @@
-"""A retry: the refused and unprocessed records of a final import, as an import of its own.
+"""Retries an import: creates an import of the refused and unprocessed records of a final one.
 
 Records are copied as stored. Splitting their bytes again could merge a row with an unclosed quote with the rows behind it.
-Their lines stay those of the first file.
+They keep the line numbers of the first file.
 """
 
 import hashlib
@@ -29,9 +29,9 @@ async def run(
     active: ActiveUploads,
     request_id: str,
 ) -> tuple[UUID, bool]:
-    """Makes the retry of a final import. Returns its id, and whether an earlier request made it.
+    """Creates the retry of a final import. Returns its id, and whether an earlier request created it.
 
-    Raises `db.imports.records.Gone` and `db.imports.uploads.Gone` when something was removed meanwhile, and `Problem` 429, 503.
+    Raises `db.imports.records.Gone` and `db.imports.uploads.Gone` if records were removed meanwhile, and `Problem` 429, 503.
     """
     async with pool.connection() as conn:
         earlier = await actions.retried_by(conn, parent)
@@ -46,13 +46,13 @@ async def run(
             async with pool.connection() as conn, conn.transaction():
                 child = await actions.seal_retry(conn, id, spec, parent)
             if child != id:
-                # another request made the retry meanwhile
+                # a concurrent request has created the retry
                 await active.discard(id)
     return child, child != id
 
 
 async def _store(parent: ParentImport, id: UUID, *, pool: Pool, settings: Settings, request_id: str) -> ImportSpec:
-    """Stores the records as chunks of the upload `id`. Bytes and sha-256 are those of the file that they would make."""
+    """Stores the records as chunks of the upload `id`. Returns size and sha-256 of a file with only these records."""
     head, separator, tail = file_frame(parent)
     chunks = ChunkBuilder(batch_size=settings.batch_size, max_bytes=settings.chunk_max_bytes, separator=separator)
     sha256, size = hashlib.sha256(head), len(head)

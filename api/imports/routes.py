@@ -1,4 +1,4 @@
-"""Imports by HTTP: post a file, look at the job, list the jobs, read the errors."""
+"""Imports: create, list, get, events, errors."""
 
 import base64
 import binascii
@@ -19,16 +19,15 @@ from api.http.headers import AnyRequest
 from api.http.openapi import BINARY, OBJECTS, object_schema, operation
 from api.http.parameters import STORABLE, ListParameters
 from api.http.problems import problem_responses
-from api.imports import errors as error_stream
-from api.imports import wait
+from api.imports import errors, wait
 from api.imports.admission import AdmissionHere
 from api.imports.parameters import ImportParameters
 from api.imports.receive import receive
 from api.imports.timeline import get_import_timeline
 from api.imports.uploads import ActiveUploadsHere
-from api.imports.view import PATH, ImportView, brief, get_or_404, view
+from api.imports.view import PATH, ImportView, get_or_404, summary, view
 from db.imports import errors as record_errors
-from db.imports import jobs as imports
+from db.imports import jobs
 from db.imports.errors import Position
 from db.imports.jobs import FINAL, Import
 from db.resources.definition import Code, RecordError
@@ -61,7 +60,7 @@ class ErrorParameters(msgspec.Struct, kw_only=True):
 
     def __post_init__(self) -> None:
         if self.format is not None and (self.limit is not None or self.cursor is not None):
-            raise ValueError("format returns all errors and excludes limit and cursor")
+            raise ValueError("format returns all errors and cannot be combined with limit or cursor")
 
 
 BODY = RequestBody(
@@ -73,7 +72,7 @@ BODY = RequestBody(
         "text/csv": OpenAPIMediaType(schema=BINARY),
         "application/x-ndjson": OpenAPIMediaType(schema=BINARY),
         "application/octet-stream": OpenAPIMediaType(schema=BINARY),
-        # an array is a file as well; a schema with both is beyond client generators
+        # or an array of records, like a file; client generators cannot handle a schema with both
         "application/json": OpenAPIMediaType(schema=object_schema(ImportParameters, more={"records": OBJECTS})),
     },
 )
@@ -117,7 +116,7 @@ async def create_import(
     active_uploads: ActiveUploadsHere,
     stopping: StoppingHere,
 ) -> Response[bytes]:
-    """The upload counts as a whole or not at all. Requests with the same idempotency key create one job."""
+    """The file is stored completely or not at all. Requests with the same idempotency key create one job."""
     seconds = headers.wait_seconds(request)
     job, is_replay = await receive(request, pool=db_pool, settings=settings, admission=admission, active=active_uploads)
     if seconds is not None:
@@ -146,14 +145,14 @@ async def list_imports(request: AnyRequest, db_pool: PoolHere, settings: Setting
     """One page; `next_cursor` is the cursor of the next page, null on the last one."""
     requested = parameters.query(request, ImportListParameters)
     async with db_pool.connection() as conn:
-        newest = await imports.newest(
+        newest = await jobs.newest(
             conn,
             status=requested.status,
             resource=requested.resource,
             before=responses.id_cursor(requested.cursor),
             limit=requested.limit + 1,
         )
-    return responses.jobs(request, "imports", newest, requested.limit, lambda job: brief(settings, job))
+    return responses.jobs(request, "imports", newest, requested.limit, lambda job: summary(settings, job))
 
 
 @get(
@@ -185,16 +184,19 @@ async def get_import(
 async def get_import_events(
     request: AnyRequest, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere, stopping: StoppingHere
 ) -> ASGIResponse:
-    """`progress` has the import without its errors, whenever it has changed; `done` the final import with the first errors."""
+    """`progress` is sent when the import has changed, without its errors; `done` is the final import with its first errors."""
     parameters.query(request)
-
-    def summary(job: Import) -> bytes:
-        return msgspec.json.encode(brief(settings, job))
 
     async def full(job: Import) -> bytes:
         return msgspec.json.encode(await view(db_pool, settings, job))
 
-    source = sse.EventSource(get=imports.get, final=FINAL, event_id=_event_id, summary=summary, full=full)
+    source = sse.EventSource(
+        get=jobs.get,
+        final=FINAL,
+        event_id=_event_id,
+        summary=lambda job: msgspec.json.encode(summary(settings, job)),
+        full=full,
+    )
     return sse.follow(request, source, await get_or_404(db_pool, id), db_pool, stopping)
 
 
@@ -211,13 +213,11 @@ async def get_import_events(
     },
 )
 async def get_import_errors(request: AnyRequest, id: FromPath[str], db_pool: PoolHere) -> ASGIResponse:
-    """In the order of the file. The list is complete when the import is final."""
+    """In the order of the file. While the import runs, the errors found so far."""
     requested = parameters.query(request, ErrorParameters)
     job = await get_or_404(db_pool, id)
     if requested.format is not None:
-        return await error_stream.answer(
-            db_pool, job, format=requested.format, code=requested.code, field=requested.field
-        )
+        return await errors.download(db_pool, job, format=requested.format, code=requested.code, field=requested.field)
     async with db_pool.connection() as conn:
         found, last = await record_errors.page(
             conn,

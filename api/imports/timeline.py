@@ -1,4 +1,4 @@
-"""`GET /imports/{id}/timeline`: the import over time and over its file, for plots."""
+"""`GET /imports/{id}/timeline`: the progress of an import over time and by position in the file, for charts."""
 
 from typing import Annotated
 
@@ -19,7 +19,7 @@ from db.imports.timeline import FileBin, TimeBin
 
 
 class Timeline(msgspec.Struct, frozen=True, kw_only=True):
-    """`seconds` are bins of time in which something was finished, `file` are bins of the file without gaps."""
+    """`seconds`: bins of time, without those in which no record was finished. `file`: bins of the file, without gaps."""
 
     seconds: list[TimeBin]
     file: list[FileBin]
@@ -40,7 +40,7 @@ class TimelineParameters(msgspec.Struct, kw_only=True):
     },
 )
 async def get_import_timeline(request: AnyRequest, id: FromPath[str], db_pool: PoolHere) -> Response[bytes]:
-    """When records were finished, and in which parts of the file records were refused."""
+    """The numbers of finished and refused records over time and by position in the file."""
     requested = parameters.query(request, TimelineParameters)
     job = await get_or_404(db_pool, id)
     async with db_pool.connection() as conn:

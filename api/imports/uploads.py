@@ -1,4 +1,4 @@
-"""The uploads that this process receives now: kept alive in the database, and removed when they are not sealed."""
+"""The uploads that this process is receiving: marks them as alive in the database, and removes those that are not sealed."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,18 +17,18 @@ from monitoring import throttle
 
 log = structlog.get_logger(__name__)
 
-# between two attempts to remove an upload that broke off while the database was away
+# between two attempts to remove an interrupted upload while the database is unavailable
 DISCARD_SECONDS = 1.0
 
 
 class ActiveUploads:
-    """The uploads under way in this process."""
+    """The unsealed uploads of this process."""
 
     def __init__(self, pool: Pool, settings: Settings) -> None:
         self._pool = pool
         self._settings = settings
         self._ids: set[UUID] = set()
-        # the event loop holds its tasks weakly
+        # the event loop has only weak references to tasks
         self._discarding: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
@@ -44,7 +44,7 @@ class ActiveUploads:
             self._ids.discard(id)
 
     async def keep_alive(self) -> None:
-        """Marks the uploads as alive as long as it runs: a slow client may send nothing for minutes."""
+        """Marks the uploads as alive periodically: a slow client may send nothing for minutes."""
         while True:
             await asyncio.sleep(self._settings.upload_grace_seconds / 4)
             if self._ids:
@@ -55,7 +55,7 @@ class ActiveUploads:
                     throttle.warning(log, "upload heartbeat failed", error=type(error).__name__)
 
     async def discard(self, id: UUID) -> None:
-        """Removes an upload that will not be sealed; its idempotency key is free again."""
+        """Removes an upload that will not be sealed. Its idempotency key can be used again."""
         try:
             async with self._pool.connection() as conn:
                 await uploads.discard(conn, id)
@@ -66,7 +66,7 @@ class ActiveUploads:
             task.add_done_callback(self._discarding.discard)
 
     async def _keep_discarding(self, id: UUID) -> None:
-        """Removes the upload when the database is back. After the grace a worker's sweep does it."""
+        """Removes the upload when the database is available again. After UPLOAD_GRACE_SECONDS a worker's sweep removes it."""
         deadline = asyncio.get_running_loop().time() + self._settings.upload_grace_seconds
         while asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(DISCARD_SECONDS)

@@ -1,4 +1,4 @@
-"""An import as clients see it, whole or in brief."""
+"""The JSON representation of an import job."""
 
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -17,12 +17,12 @@ from db.resources.definition import RecordError
 from db.settings import Settings
 
 PATH = "/api/v1/imports"
-# the job itself shows so many of its errors; all are at …/errors
+# errors in the representation of a job; …/errors has all
 ERRORS_SHOWN = 100
 
 
 class ImportFile(msgspec.Struct, frozen=True, kw_only=True):
-    """The file as it was read, unpacked."""
+    """The decompressed file."""
 
     name: str | None
     bytes: int
@@ -30,7 +30,7 @@ class ImportFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ImportCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of the records; they add up to total_records."""
+    """The results of the records; the counts add up to total_records."""
 
     created: int
     updated: int
@@ -41,7 +41,7 @@ class ImportCounts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ImportProgress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far and how fast; null where nothing can be said yet."""
+    """Null means unknown."""
 
     percent: float
     records_per_second: float | None
@@ -49,10 +49,10 @@ class ImportProgress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ImportView(msgspec.Struct, frozen=True, kw_only=True):
-    """An import as clients see it. Lists show it without `errors`, `error_summary` and `error_kinds`.
+    """An import job. In lists it has no `errors`, `error_summary` and `error_kinds`.
 
-    `error_count` counts all errors; `errors_stored` is how many of them can be read. `error_summary` counts the stored errors by
-    kind, the most frequent kinds first; `error_kinds` is the number of all kinds.
+    `error_count` counts all errors; `errors_stored` is the number of those that can be read. `error_summary` counts the stored
+    errors by code and field, the most frequent first; `error_kinds` is the number of these combinations.
     """
 
     id: UUID
@@ -89,25 +89,25 @@ async def get_or_404(pool: Pool, id: str) -> Import:
 
 
 async def view(pool: Pool, settings: Settings, job: Import) -> ImportView:
-    """The whole view. Reads the errors after the job, so that it never shows fewer than it counts."""
+    """The complete representation. Reads the errors after the job, so that it never has fewer errors than it counts."""
     if not job.errors:
-        return msgspec.structs.replace(brief(settings, job), errors=[], error_summary=[], error_kinds=0)
+        return msgspec.structs.replace(summary(settings, job), errors=[], error_summary=[], error_kinds=0)
     async with pool.connection() as conn:
         errors, _ = await record_errors.page(
             conn, job.id, after=record_errors.START, code=None, field=None, limit=ERRORS_SHOWN
         )
-        summary = await record_errors.summary(conn, job.id)
+        kinds = await record_errors.summary(conn, job.id)
     return msgspec.structs.replace(
-        brief(settings, job), errors=errors, error_summary=summary.counts, error_kinds=summary.kinds
+        summary(settings, job), errors=errors, error_summary=kinds.counts, error_kinds=kinds.kinds
     )
 
 
-def brief(settings: Settings, job: Import) -> ImportView:
-    """The view without the errors."""
+def summary(settings: Settings, job: Import) -> ImportView:
+    """The representation without the errors."""
     return ImportView(
         id=job.id,
         resource=job.resource,
-        status=job.status,  # pyright: ignore[reportArgumentType]  # an upload under way is not shown
+        status=job.status,  # pyright: ignore[reportArgumentType]  # `jobs.get` returns no upload
         outcome=job.outcome,
         mode=job.mode,
         dry_run=job.dry_run,
@@ -138,7 +138,7 @@ def brief(settings: Settings, job: Import) -> ImportView:
 
 
 def _links(job: Import) -> dict[str, str]:
-    """Where all of the import is found, and what can be done with it now."""
+    """The resources of the import and the actions that are possible in its state."""
     self = f"{PATH}/{job.id}"
     links = {"self": self} | {
         name.replace("-", "_"): f"{self}/{name}"
@@ -154,15 +154,15 @@ def _links(job: Import) -> dict[str, str]:
 
 
 def _progress(job: Import) -> ImportProgress:
-    # what is set aside to be decided at the end has been worked on; settling counts it a second time for a moment
+    # deferred records have been processed; while they are settled they are briefly counted twice
     done = min(job.total_records, job.processed + job.deferred)
     percent = 100.0 if job.total_records == 0 else 100 * done / job.total_records
     rate = None
     if job.started_at is not None and done:
         seconds = ((job.finished_at or job.now) - job.started_at).total_seconds()
         rate = done / seconds if seconds > 0 else None
-    left = job.total_records - done
-    eta = None if rate is None or job.finished_at is not None else left / rate
+    remaining = job.total_records - done
+    eta = None if rate is None or job.finished_at is not None else remaining / rate
     return ImportProgress(
         percent=round(percent, 2),
         records_per_second=None if rate is None else round(rate, 1),

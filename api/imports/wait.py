@@ -8,7 +8,7 @@ from db.errors import UNAVAILABLE
 from db.imports import jobs
 from db.imports.jobs import FINAL, Import
 
-# a small import is final within milliseconds; a large one is polled less often
+# a small import is final within milliseconds; a longer one is polled less often
 POLL_SECONDS_MIN = 0.005
 POLL_SECONDS_MAX = 0.1
 

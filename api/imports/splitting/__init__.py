@@ -1,6 +1,6 @@
-"""Splits a file, block by block as it arrives, into the chunks that workers read. Pure: bytes in, chunks out.
+"""Splits a file, block by block, into the chunks that workers parse. No I/O: bytes in, chunks out.
 
-It may import db.formats and db.imports.payload, and nothing that has a database or speaks HTTP.
+It may import db.formats and db.imports.payload, but nothing that uses a database or HTTP.
 """
 
 import hashlib
@@ -21,20 +21,20 @@ _OTHER_BOMS = {
     b"\xfe\xff": "UTF-16",
 }
 _BOM_BYTES_MAX = 4
-# blank bytes that are searched for the first byte that tells the format
+# how many leading blank bytes are skipped to find the first byte, which determines the format
 _BLANK_BYTES_MAX = 64 * 1024
 
 
 class FileSplitter:
-    """Splits one file, and counts and digests it. After `Unreadable` it cannot be used any more.
+    """Splits one file, counts its records and computes its digest. It cannot be used after it has raised `Unreadable`.
 
-    Without `format` the first byte that is not blank decides; `format` is set from then on. `delimiter` is one ASCII
-    character and matters to CSV alone. A chunk has at most `batch_size` records and `chunk_max_bytes` bytes, more only for
-    a single record. Its limits depend on the records, never on how the file is divided into blocks.
+    Without `format`, the first byte that is not blank determines the format; `format` is set then. `delimiter` is one ASCII
+    character, used for CSV only. A chunk has at most `batch_size` records and `chunk_max_bytes` bytes; only a single record
+    may be larger. Where a chunk ends depends on the records, not on how the file is divided into blocks.
 
-    Records are the file's own bytes. Blank lines of CSV and NDJSON are left out, though they count as lines; each record of
-    these ends with a newline, also the last one of a file that does not. Of a record longer than `record_max_bytes`, not
-    counting its newline, only the first `record_max_bytes + 1` bytes are kept. One chunk and one record are held at most.
+    Records are the file's own bytes. In CSV and NDJSON, blank lines are left out but counted as lines, and each record ends
+    with a newline, which is added to the last one if the file has none. A record longer than `record_max_bytes`, without its
+    newline, is truncated to `record_max_bytes + 1` bytes. At most one chunk and one record are held in memory.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class FileSplitter:
         self._record_max_bytes = record_max_bytes
         self._chunks = ChunkBuilder(batch_size=batch_size, max_bytes=chunk_max_bytes)
         self._sha256 = hashlib.sha256()
-        # the first bytes, until they tell the format and hold any byte order mark
+        # the first bytes, until the format is known and a byte order mark would be complete
         self._head = b""
         self._records: LineSplitter | JsonArraySplitter | None = None
 
@@ -68,12 +68,12 @@ class FileSplitter:
 
     @property
     def header(self) -> bytes | None:
-        """The header of a CSV file as it was, with its line end; None until it was read."""
+        """The bytes of a CSV header, with its line end; None until it was read."""
         return self._records.header if self._records else None
 
     @property
     def columns(self) -> list[str] | None:
-        """The names in the CSV header, without the white space around them."""
+        """The names in the CSV header, without surrounding white space."""
         return self._records.columns if self._records else None
 
     def feed(self, block: bytes) -> list[Chunk]:
@@ -124,7 +124,7 @@ class FileSplitter:
 
 
 def sniff(first: bytes) -> Format | None:
-    """The format of a file that begins with `first`; None while there is nothing but blanks."""
+    """The format of a file that begins with `first`; None if all of it is blank."""
     if len(first) < len(_BOM) and _BOM.startswith(first):
         return None
     rest = first.removeprefix(_BOM).lstrip(b" \t\r\n")

@@ -6,7 +6,7 @@ from db.imports.payload import Chunk
 
 
 class Unreadable(Exception):
-    """The file as a whole cannot be read. `line` is where that shows, counted from 1."""
+    """The file cannot be split into records. `line` is where this was detected, counted from 1."""
 
     def __init__(self, message: str, line: int) -> None:
         super().__init__(message, line)
@@ -17,16 +17,15 @@ class Unreadable(Exception):
         return f"{self.message} (line {self.line})"
 
 
-# a chunk counts the lines of its records from its first, as int4; blank lines between two records may be any number
+# a chunk stores the lines of its records as int4, relative to its first; any number of blank lines may be between two records
 LINES_MAX = 2**31 - 1
 
 
 class ChunkBuilder:
-    """Makes chunks of at most `batch_size` records and `max_bytes` bytes; a larger record has a chunk of its own.
+    """Builds chunks of at most `batch_size` records and `max_bytes` bytes; a larger record gets its own chunk.
 
-    `separator` goes between two records of a chunk.
-
-    Where a chunk ends depends on the records alone, never on how many are added at once.
+    `separator` is put between two records of a chunk. Where a chunk ends depends on the records, not on how many are added at
+    a time.
     """
 
     def __init__(self, *, batch_size: int, max_bytes: int, separator: bytes = b"") -> None:
@@ -39,7 +38,7 @@ class ChunkBuilder:
         self._runs: list[tuple[int, int, bytes]] = []
         self._count = 0
         self._size = 0
-        # whether each of its records is one line, and the lines are consecutive
+        # whether each of its records is one line, and these lines are consecutive
         self._is_plain = True
 
     def add(self, record: bytes, line: int) -> None:
@@ -95,11 +94,11 @@ class ChunkBuilder:
             self.close()
 
     def _is_far(self, line: int) -> bool:
-        """Whether the lines from this one on may be too far from the first of the open chunk."""
+        """Whether this line, or one of the lines after it, may be too far from the first line of the open chunk."""
         return line - self._runs[0][0] > LINES_MAX - self._batch_size
 
     def _fitting(self, data: bytes, lines: int) -> tuple[int, int]:
-        """How much of `data`, which has `lines` lines, the open chunk still takes: bytes and lines."""
+        """How much of `data`, which has `lines` lines, fits into the open chunk: bytes and lines."""
         fits, count = len(data), lines
         vacant = self._batch_size - self._count
         if lines > vacant:

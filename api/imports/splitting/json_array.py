@@ -1,8 +1,8 @@
 """Splits a JSON array into its elements.
 
-An element is found by its strings and brackets alone; the reader of the chunk decides whether it is valid JSON. Most
-elements are flat objects, which one match finds. Any other is followed by runs of brackets, and its state (the open
-brackets, within a string or not) is kept between blocks, so that nothing is read twice.
+The end of an element is found by its strings and brackets only; whether it is valid JSON is checked by the worker. Most
+elements are flat objects, which one match finds. Others are scanned from bracket to bracket, and the state of the scan (the
+open brackets, and whether it is within a string) is kept between blocks, so that no byte is read twice.
 """
 
 import re
@@ -14,17 +14,17 @@ _SPACE = re.compile(rb"[ \t\r\n]*+")
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _PLAIN = rb'[^"{}\[\]]*+(?:%b[^"{}\[\]]*+)*+' % _STRING
 _INNER = rb"(?:\{%b\}|\[%b\])" % (_PLAIN, _PLAIN)
-# an object with at most one more level of brackets within, and the comma before it
+# an object with at most one level of nested brackets, and the comma before it
 _NEXT_OBJECT = re.compile(rb"[ \t\r\n]*+,[ \t\r\n]*+(\{%b(?:%b%b)*+\})" % (_PLAIN, _INNER, _PLAIN), re.DOTALL)
 
-# to the next quote or the next run of brackets that open or close, past brackets with no others within
+# up to the next quote or the next run of opening or closing brackets, past pairs of brackets without nested ones
 _TO_BRACKETS = re.compile(rb'%b(?:%b%b)*+(?:(")|([{\[]++)|([}\]]++))?' % (_PLAIN, _INNER, _PLAIN), re.DOTALL)
 _TO_QUOTE = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+(["\\])?', re.DOTALL)
 _SCALAR = re.compile(rb'[^ \t\r\n,"{}\[\]]*+')
 
 _OPENING = re.compile(rb"[{\[]++")
 
-# far deeper than the reader goes, which refuses such a record alone; each open bracket is one byte of memory
+# far deeper than the worker's parser accepts, which refuses only that record; each open bracket takes one byte of memory
 DEPTH_MAX = 1_000_000
 
 _CLOSING = bytes.maketrans(b"[{", b"]}")
@@ -39,7 +39,7 @@ class _Expect(Enum):
 
 
 class _Inside(Enum):
-    """What the bytes that come next belong to."""
+    """What the next bytes are a part of."""
 
     ARRAY = auto()
     BRACKETS = auto()
@@ -49,7 +49,7 @@ class _Inside(Enum):
 
 
 class JsonArraySplitter:
-    """Raises `Unreadable` where the array is not one: the brackets and commas around its elements have to be right."""
+    """Raises `Unreadable` if the brackets and commas around the elements are not those of an array."""
 
     header: bytes | None = None
     columns: list[str] | None = None
@@ -60,7 +60,7 @@ class JsonArraySplitter:
         self._line = 1
         self._expect = _Expect.ARRAY
         self._inside = _Inside.ARRAY
-        # the element that is being read: its first bytes, where it began, and its open brackets
+        # the element that is being read: its bytes so far, the line where it begins, and its open brackets
         self._element = bytearray()
         self._element_line = 1
         self._open = bytearray()
@@ -93,7 +93,7 @@ class JsonArraySplitter:
         return position
 
     def _between(self, block: bytes, position: int) -> int:
-        """Reads the byte at `position`, which is not within an element, or begins an element there."""
+        """Reads the byte at `position`, which is between two elements or the first of an element."""
         byte = block[position : position + 1]
         match self._expect, byte:
             case _Expect.ARRAY, b"[":
@@ -124,7 +124,7 @@ class JsonArraySplitter:
         return position
 
     def _continue(self, block: bytes, position: int) -> int:
-        """Reads the element to its end or to the end of the block."""
+        """Reads the element up to its end or to the end of the block."""
         start, ended = position, False
         while position < len(block) and not ended:
             before = position
@@ -138,7 +138,7 @@ class JsonArraySplitter:
         return position
 
     def _step(self, block: bytes, position: int) -> tuple[int, bool]:
-        """Where the next part of the element ends, and whether the element does."""
+        """The end of the next part of the element, and whether the element ends there."""
         if self._inside is _Inside.BRACKETS:
             return self._step_brackets(block, position)
         if self._inside is _Inside.SCALAR:
@@ -158,7 +158,7 @@ class JsonArraySplitter:
         return match.end(), not self._open
 
     def _step_brackets(self, block: bytes, position: int) -> tuple[int, bool]:
-        # the first brackets of an element are counted, so that no match goes past its end
+        # an element's first brackets are counted one by one, so that no match continues past its end
         match = _OPENING.match(block, position) if not self._open else _TO_BRACKETS.match(block, position)
         if not match:
             return len(block), False
@@ -173,7 +173,7 @@ class JsonArraySplitter:
             return match.end(), False
         if not closed:
             return len(block), False
-        # what closes more than the element is the array's own end
+        # a closing bracket beyond those of the element is the array's
         closed = closed[: len(self._open)]
         expected = self._open[-len(closed) :][::-1].translate(_CLOSING)
         if closed != expected:

@@ -1,10 +1,10 @@
 """Splits CSV and NDJSON, whose records end at line ends.
 
-A CSV record is more than one line when a quoted field has newlines in it. Since every quote of a well-formed record
-opens or closes a field (an escaped one does both), a line end lies within quotes exactly when an odd number of quotes
-precedes it in its record. A line with an even number is therefore always one record, valid or not, and only one with an
-odd number is read by the rules. Such a record continues to the next line with an odd number, so that no byte is read more
-than a few times, however many stray quotes there are.
+A CSV record has more than one line if a quoted field contains newlines. Since every quote of a well-formed record opens or
+closes a field (an escaped one does both), a line end is within quotes exactly if an odd number of quotes precedes it in its
+record. A line with an even number of quotes is therefore always one record, valid or not, and only a line with an odd number
+is parsed. Such a record continues to the next line with an odd number. So no byte is read more than a few times, however many
+stray quotes there are.
 """
 
 import csv
@@ -18,10 +18,10 @@ _BLANK = re.compile(rb"[ \t\r]*+\n")
 _BLANK_LATER = re.compile(rb"\n[ \t\r]*+\n")
 _NO_QUOTE_OR_NEWLINE = bytes(byte for byte in range(256) if byte not in b'"\n')
 
-# from outside of quotes as far as the record goes: to its line end (group 1), or within quotes (group 2), or neither
+# from outside of quotes to the end of the record: at its line end (group 1), within quotes (group 2), or neither
 _REST = re.compile(rb'[^"\n]*+(?:"[^"]*+"[^"\n]*+)*+(?:(\n)|(")[^"]*+)?')
 
-# lines that are records by themselves
+# lines that are each one record
 _SINGLE_NDJSON = rb"(?:(?![ \t\r]*+\n)[^\n]*+\n)++"
 _SINGLE_CSV = rb'(?:(?![ \t\r]*+\n)[^"\n]*+(?:"[^"\n]*+"[^"\n]*+)*+\n)++'
 
@@ -40,7 +40,7 @@ class LineSplitter:
         self._pending = bytearray()
         self._skipping = False
         self._singles = re.compile(_SINGLE_NDJSON)
-        # a longer one is a record, and too large
+        # a longer one is a record that is too large
         self._blanks = re.compile(rb"(?:[ \t\r]{0,%d}+\n)++" % record_max_bytes)
 
     def feed(self, block: bytes) -> None:
@@ -56,12 +56,12 @@ class LineSplitter:
             self._skipping = True
 
     def finish(self) -> None:
-        # a last line without its line end gets one, so that every record has it
+        # a last line without a line end gets one, so that every record has one
         if self._pending:
             self._split(bytes(self._pending) + b"\n", last=True)
 
     def _split(self, data: bytes, *, last: bool) -> None:
-        """Adds the records of `data`, which starts with a record, and keeps the incomplete last one as pending."""
+        """Adds the records of `data`, which starts with a record. Keeps the incomplete last one as pending."""
         position, end = 0, data.rfind(b"\n") + 1
         if self._all_single(data[:end]):
             self._add_singles(data[:end])
@@ -74,9 +74,9 @@ class LineSplitter:
         self._pending = bytearray(data[position:])
 
     def _next(self, data: bytes, position: int, *, last: bool) -> int:
-        """Adds the record or the run of single lines, or leaves out the blank lines, at `position`.
+        """Adds the record or the run of single lines at `position`, or skips blank lines there.
 
-        Returns where it ends, which is `position` when more bytes are needed to tell.
+        Returns where it ends; `position` if more bytes are needed to find the end.
         """
         if blanks := self._blanks.match(data, position):
             self._line += data.count(b"\n", position, blanks.end())
@@ -104,10 +104,10 @@ class LineSplitter:
         self._line += record.count(b"\n")
 
     def _add_too_long(self, line: bytes | bytearray) -> None:
-        """Keeps one byte more than is allowed, which shows the reader of the chunk that the record is too large."""
+        """Keeps one byte more than is allowed, by which the worker's parser detects that the record is too large."""
         kept = bytes(line[: self._max + 1])
         if kept.endswith(b"\r"):
-            # it would be read as part of the line end, and the rest as a whole record
+            # it would be taken for a part of the line end, and the rest for a complete record
             kept = kept[:-1] + b" "
         self._chunks.add(kept + b"\n", self._line)
 
@@ -124,7 +124,7 @@ class LineSplitter:
         return b"\n" not in block
 
     def _all_single(self, data: bytes) -> bool:
-        """Whether each line of `data` is a record, which is the usual case."""
+        """Whether each line of `data` is one record, which is the usual case."""
         return not _BLANK.match(data) and not _BLANK_LATER.search(data)
 
     def _record_end(self, data: bytes, position: int, *, last: bool) -> int:  # noqa: ARG002 - CSV needs it
@@ -132,10 +132,10 @@ class LineSplitter:
 
 
 class CsvSplitter(LineSplitter):
-    """CSV: the first line that is not blank is the header; a record may go over many lines.
+    """CSV: the first line that is not blank is the header; a record may have many lines.
 
-    A record that breaks the rules of quoting, or whose quote is not closed within `record_max_bytes`, is its first
-    line alone: one stray quote costs one record and not the rest of the file.
+    If a record breaks the rules of quoting, or its quote is not closed within `record_max_bytes`, the record is only its
+    first line: one stray quote costs one record and not the rest of the file.
     """
 
     def __init__(self, chunks: ChunkBuilder, *, record_max_bytes: int, delimiter: str) -> None:
@@ -173,7 +173,7 @@ class CsvSplitter(LineSplitter):
     def _all_single(self, data: bytes) -> bool:
         if self.header is None or not super()._all_single(data):
             return False
-        # once pairs within a line are gone, a line with an odd number of quotes has one left
+        # when the pairs within each line are removed, a line with an odd number of quotes has one remaining
         return b'"' not in data or b'"' not in data.translate(None, _NO_QUOTE_OR_NEWLINE).replace(b'""', b"")
 
     def _record_end(self, data: bytes, position: int, *, last: bool) -> int:
@@ -194,7 +194,7 @@ class CsvSplitter(LineSplitter):
             return super()._is_undecided(block)
         if len(self._pending) + len(block) > self._max:
             return False
-        # only the new bytes are read: a record may arrive in very many blocks
+        # only the new bytes are read: a record may be received in very many blocks
         position = 0
         if self._quoted:
             position = block.find(b'"') + 1
@@ -207,7 +207,9 @@ class CsvSplitter(LineSplitter):
     def _read_header(self, record: bytes) -> list[str]:
         """The names of the columns. Raises `Unreadable`."""
         if not self._strict.fullmatch(record):
-            raise Unreadable("the CSV header has a quote that is not closed or not at a cell's ends", self._line)
+            raise Unreadable(
+                "the CSV header has a quote that is not closed, or is in the middle of an unquoted cell", self._line
+            )
         try:
             text = record.decode()
             cells = next(csv.reader([text], delimiter=self._delimiter, strict=True))
