@@ -96,7 +96,8 @@ def operation(
     """For a handler's `operation_class=`: documents what the framework cannot derive from the handler's signature.
 
     `query` is the struct that the handler parses its query into, `headers` has descriptions by name, `path` the schemas of
-    path parameters, `body` the body that the handler reads itself, `files` more media types of a response and their schemas.
+    path parameters, `body` the body that the handler reads itself, `files` more media types of a response and their schemas:
+    if the response has that media type already, its body is one of the two.
     """
 
     @dataclass
@@ -114,7 +115,10 @@ def operation(
             self.request_body = body or self.request_body
             for status, content in (files or {}).items():
                 response: Any = (self.responses or {})[status]
-                response.content |= {name: OpenAPIMediaType(schema=schema) for name, schema in content.items()}
+                for name, schema in content.items():
+                    known = response.content.get(name)
+                    either = Schema(one_of=[known.schema, schema]) if known else schema
+                    response.content[name] = OpenAPIMediaType(schema=either)
 
     return Described
 

@@ -15,9 +15,11 @@ from api.http import parameters, responses
 from api.http.dependencies import PoolHere, SettingsHere
 from api.http.headers import AnyRequest
 from api.http.openapi import BINARY, OBJECTS, operation
+from api.http.parameters import STORABLE
 from api.http.problems import Problem, problem_responses, request_id
-from api.imports import records, retry
+from api.imports import cells, records, retry
 from api.imports.admission import AdmissionHere
+from api.imports.cells import RefusedPage
 from api.imports.uploads import ActiveUploadsHere
 from api.imports.view import PATH, ImportView, get_or_404, view
 from db.connections.pool import Pool
@@ -25,6 +27,7 @@ from db.imports import actions, backlog, completion, uploads
 from db.imports.actions import NotCommittable, ParentImport
 from db.imports.jobs import FINAL
 from db.imports.records import Gone
+from db.resources.definition import Code
 from db.settings import Settings
 from monitoring import job_events
 
@@ -38,39 +41,76 @@ class RecordParameters(msgspec.Struct, kw_only=True):
     ] = False
 
 
-RecordsOperation = operation(
-    query=RecordParameters,
-    files={"200": {"text/csv": BINARY, "application/x-ndjson": BINARY, "application/json": OBJECTS}},
-)
+class FailedRecordParameters(RecordParameters, kw_only=True):
+    as_: Annotated[
+        Literal["cells"] | None,
+        Meta(description="cells: a page of the records, split into cells, instead of all of them as a file."),
+    ] = msgspec.field(default=None, name="as")
+    code: Code | None = None
+    field: Annotated[str, Meta(max_length=255, pattern=STORABLE)] | None = None
+    limit: Annotated[Annotated[int, Meta(ge=1, le=1000)] | None, Meta(description="Default: 100.")] = None
+    cursor: Annotated[str | None, Meta(description="The `next_cursor` of the previous page.")] = None
 
-RECORDS = {
-    200: ResponseSpec(bytes, description="The records", media_type="application/x-ndjson", generate_examples=False),
-    **problem_responses("invalid-request", "not-found", "unavailable"),
-}
+    def __post_init__(self) -> None:
+        if self.as_ == "cells" and self.annotate:
+            raise ValueError("as=cells has the errors of each record and excludes annotate")
+        if self.as_ is None and (self.code, self.field, self.limit, self.cursor) != (None, None, None, None):
+            raise ValueError("code, field, limit and cursor need as=cells")
+
+
+FILES = {"text/csv": BINARY, "application/x-ndjson": BINARY, "application/json": OBJECTS}
+PROBLEMS = problem_responses("invalid-request", "not-found", "unavailable")
 
 
 @get(
     f"{PATH}/{{id:str}}/failed-records",
-    operation_class=RecordsOperation,
+    operation_class=operation(query=FailedRecordParameters, files={"200": FILES}),
     tags=["imports"],
     summary="Download the refused records",
-    responses=RECORDS,
+    responses={200: ResponseSpec(RefusedPage, description="The records", generate_examples=False), **PROBLEMS},
 )
-async def get_failed_records(request: AnyRequest, id: FromPath[str], db_pool: PoolHere) -> ASGIResponse:
-    """In the format, bytes and order of the file, header included, to be corrected and imported again."""
-    return await _records(request, id, db_pool, "failed")
+async def get_failed_records(
+    request: AnyRequest, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere
+) -> ASGIResponse:
+    """In the format, bytes and order of the file, header included, to be corrected and imported again.
+
+    as=cells returns a page of them, split into cells, with their errors.
+    """
+    requested = parameters.query(request, FailedRecordParameters)
+    job = await _parent(db_pool, id)
+    if requested.as_ is None:
+        return await records.download(db_pool, job, "failed", is_annotated=requested.annotate)
+    try:
+        async with db_pool.connection() as conn:
+            page = await cells.page(
+                conn,
+                job,
+                code=requested.code,
+                field=requested.field,
+                cursor=requested.cursor,
+                limit=requested.limit or 100,
+                record_max_bytes=settings.record_max_bytes,
+            )
+    except Gone:
+        raise records.removed() from None
+    answer = responses.page(request, "records", page.records, page.next_cursor, columns=page.columns, total=page.total)
+    return answer.to_asgi_response(app=None, request=request)
 
 
 @get(
     f"{PATH}/{{id:str}}/unprocessed-records",
-    operation_class=RecordsOperation,
+    operation_class=operation(query=RecordParameters, files={"200": FILES}),
     tags=["imports"],
     summary="Download the unprocessed records",
-    responses=RECORDS,
+    responses={
+        200: ResponseSpec(bytes, description="The records", media_type="application/x-ndjson", generate_examples=False),
+        **PROBLEMS,
+    },
 )
 async def get_unprocessed_records(request: AnyRequest, id: FromPath[str], db_pool: PoolHere) -> ASGIResponse:
     """In the format, bytes and order of the file, header included. While the import runs, the records still to be processed."""
-    return await _records(request, id, db_pool, "unprocessed")
+    requested = parameters.query(request, RecordParameters)
+    return await records.download(db_pool, await _parent(db_pool, id), "unprocessed", is_annotated=requested.annotate)
 
 
 CHILD = {
@@ -199,11 +239,6 @@ async def delete_import(request: AnyRequest, id: FromPath[str], db_pool: PoolHer
         is_deleted = await actions.delete(conn, job.id)
     if not is_deleted:
         raise Problem("not-final", f"The import is {job.status}. Cancel it first, or wait until it is final.")
-
-
-async def _records(request: AnyRequest, id: str, pool: Pool, which: Literal["failed", "unprocessed"]) -> ASGIResponse:
-    requested = parameters.query(request, RecordParameters)
-    return await records.download(pool, await _parent(pool, id), which, is_annotated=requested.annotate)
 
 
 async def _parent(pool: Pool, id: str) -> ParentImport:

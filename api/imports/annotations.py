@@ -26,15 +26,15 @@ class Csv:
 
     def header(self, header: bytes) -> bytes:
         """The names of the annotations, followed by the header's own bytes."""
-        return self._delimiter.join([*(name.encode() for name in ANNOTATIONS), self._bare(header)])
+        return self._delimiter.join([*(name.encode() for name in ANNOTATIONS), self.bare(header)])
 
     def record(self, raw: bytes, line: int, notes: Sequence[RecordNote]) -> bytes:
         """The annotations, followed by the row's own bytes with their line end."""
         cell = b'"%b"' % msgspec.json.encode(notes).replace(b'"', b'""')
-        return self._delimiter.join([b"%d" % line, cell, self._bare(raw)])
+        return self._delimiter.join([b"%d" % line, cell, self.bare(raw)])
 
-    def _bare(self, raw: bytes) -> bytes:
-        """The row without the cells of earlier annotations, as far as it can be split into cells."""
+    def bare(self, raw: bytes) -> bytes:
+        """A row or the header without the cells of earlier annotations, as far as it can be split into cells."""
         if not self._old:
             return raw
         kept: list[bytes] = []

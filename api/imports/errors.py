@@ -9,11 +9,10 @@ import msgspec
 from litestar.response.base import ASGIResponse
 
 from api.imports.records import download_name, removed, stream
-from db.connections.pool import Connection, Pool
+from db.connections.pool import Pool
 from db.formats import FORMULA_PREFIXES, MEDIA_TYPES
 from db.imports import errors as record_errors
-from db.imports import jobs
-from db.imports.jobs import FINAL, Import
+from db.imports.jobs import Import
 from db.imports.records import Gone
 from db.resources.definition import RecordError
 
@@ -51,18 +50,11 @@ async def _blocks(
             errors, position = await record_errors.page(
                 conn, job.id, after=position, code=code, field=field, limit=PAGE_ERRORS
             )
-            if position is None and not await _is_complete(conn, job):
+            if position is None and not await record_errors.are_complete(conn, job.id):
                 raise Gone
         if head or errors:
             yield head + write(errors)
         head = b""
-
-
-async def _is_complete(conn: Connection, job: Import) -> bool:
-    """Whether no error was removed: retention removes the errors of a job in several steps."""
-    if job.status in FINAL:
-        return job.errors == await record_errors.count(conn, job.id, code=None, field=None)
-    return await jobs.get(conn, job.id) is not None
 
 
 def _csv(errors: list[RecordError]) -> bytes:

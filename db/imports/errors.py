@@ -158,6 +158,21 @@ async def count(conn: Connection, import_id: UUID, *, code: str | None, field: s
     return row[0] if row else 0
 
 
+async def are_complete(conn: Connection, import_id: UUID) -> bool:
+    """Whether no stored error has been removed: what has expired is removed in steps. True while the import runs."""
+    cursor = await conn.execute(
+        """
+        SELECT finished_at IS NULL
+            OR errors - errors_omitted = (SELECT count(*) FROM import_errors WHERE import_id = %(id)s)
+        FROM import_jobs
+        WHERE id = %(id)s
+        """,
+        {"id": import_id},
+    )
+    row = await cursor.fetchone()
+    return bool(row and row[0])
+
+
 async def summary(conn: Connection, import_id: UUID) -> Summary:
     """The stored errors by kind: as written at the import's end, or counted now."""
     cursor = conn.cursor(row_factory=class_row(_StoredSummary))

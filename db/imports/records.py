@@ -27,7 +27,6 @@ class RecordNote(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class ChunkRecords(msgspec.Struct, frozen=True, kw_only=True):
     """The requested records of one chunk: `numbers`, in order. `data` is None when the bytes were removed."""
 
-    seq: int
     first_record: int
     first_line: int
     count: int
@@ -47,20 +46,27 @@ class ChunkRecords(msgspec.Struct, frozen=True, kw_only=True):
         raws = list(chunk.slices())
         for number in self.numbers:
             index = number - self.first_record
+            if index >= len(raws):
+                # the bytes of its chunk were removed, those of an earlier one were not yet
+                raise Gone
             raw = raws[index]
             if format == "json" and index + 1 < self.count:
                 raw = raw.removesuffix(b",\n")
             yield number, chunk.line(index), raw
 
 
+class NextChunk(ChunkRecords, frozen=True, kw_only=True):
+    seq: int
+
+
 async def next_chunk(
     conn: Connection, id: UUID, *, after_seq: int, failed: bool, unprocessed: bool
-) -> ChunkRecords | None:
+) -> NextChunk | None:
     """The first chunk behind `after_seq` that has a refused or an unprocessed record, as it is now; None at the end.
 
     Raises `Gone` if the import was deleted meanwhile, so a reader that reaches the end has seen every record.
     """
-    cursor = conn.cursor(row_factory=class_row(ChunkRecords), binary=True)
+    cursor = conn.cursor(row_factory=class_row(NextChunk), binary=True)
     await cursor.execute(
         # chunks in the order of their key (job_id, seq); the other tables are looked up by key for each
         """
@@ -111,7 +117,7 @@ async def next_chunk(
         {"id": id, "after_seq": after_seq, "failed": failed, "unprocessed": unprocessed},
     )
     found = await cursor.fetchone()
-    if found is None and not await _exists(conn, id):
+    if found is None and not await exists(conn, id):
         raise Gone
     return found
 
@@ -133,6 +139,6 @@ async def notes(conn: Connection, id: UUID, *, first: int, last: int) -> dict[in
     return found
 
 
-async def _exists(conn: Connection, id: UUID) -> bool:
+async def exists(conn: Connection, id: UUID) -> bool:
     cursor = await conn.execute("SELECT FROM import_jobs WHERE id = %(id)s", {"id": id})
     return await cursor.fetchone() is not None

@@ -45,6 +45,15 @@ Code = Literal[
 ]
 
 
+class Unreadable(Exception):
+    """A record cannot be split into fields."""
+
+    def __init__(self, code: Code, message: str) -> None:
+        super().__init__(message)
+        self.code: Code = code
+        self.message = message
+
+
 class FieldError(NamedTuple):
     """An error of one field, without the position of its record."""
 

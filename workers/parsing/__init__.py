@@ -1,4 +1,7 @@
-"""Parses a chunk: returns its sound records and the errors of the others. May import db.imports.payload and db.resources only."""
+"""Parses a chunk: returns its sound records and the errors of the others.
+
+May import db.imports.csv_row, db.imports.payload and db.resources only.
+"""
 
 from collections.abc import Iterator
 from functools import lru_cache, partial
@@ -8,9 +11,17 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from db.imports.payload import Chunk
-from db.resources.definition import Code, FieldError, Parsed, RecordError, Resource, foreign_key_message
+from db.resources.definition import (
+    Code,
+    FieldError,
+    Parsed,
+    RecordError,
+    Resource,
+    Unreadable,
+    foreign_key_message,
+)
 from workers.parsing import csv_reader, json_reader
-from workers.parsing.validation import Findings, Unreadable, as_text, examine, unstorable
+from workers.parsing.validation import Findings, as_text, examine, unstorable
 
 Format = Literal["csv", "ndjson", "json"]
 

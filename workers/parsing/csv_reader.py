@@ -1,18 +1,14 @@
-"""CSV by RFC 4180, with one more distinction: an unquoted empty cell is null, `""` is the empty string.
+"""CSV: the cells of each row become the fields of a resource."""
 
-Python's csv module can neither tell these two apart nor be kept from taking a lone carriage return for a line end.
-"""
-
-import re
 from itertools import product
 from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from db.formats import ANNOTATIONS
+from db.imports.csv_row import RowReader
 from db.imports.payload import Chunk
-from db.resources.definition import Resource
-from workers.parsing.validation import Unreadable
+from db.resources.definition import Resource, Unreadable
 
 BOOLEANS = {
     "".join(letters): value
@@ -34,15 +30,9 @@ class Reader:
         self._struct = msgspec.defstruct(f"{resource.record.__name__}Row", list(hints.items()), array_like=True)
         self._structs = list[self._struct]
         self._header = columns
-        self._width = len(columns)
         self._is_refused = not ignore_unknown and bool(set(columns) - set(hints) - set(ANNOTATIONS))
-        self._delimiter = delimiter
-        self._is_guarded = csv_safe
-        # possessive quantifiers: a long broken line costs one pass, not one for each of its quotes
-        end = re.escape(delimiter)
-        quoted, plain = r'"[^"]*+(?:""[^"]*+)*+"', rf'[^"\n{end}]*+'
-        self._cell = re.compile(rf"(?:({quoted})|({plain})){end}")
-        self._line = re.compile(rf"(?:(?:{quoted}|{plain}){end})++")
+        self._row = RowReader(delimiter, len(columns))
+        self._cells = self._unguarded if csv_safe else self._row.cells
         places = {name: place for place, name in enumerate(columns)}
         # a column that the header lacks reads the None that is put behind the last cell
         self._places = None if columns == resource.columns else [places.get(name, -1) for name in hints]
@@ -72,7 +62,7 @@ class Reader:
             text = chunk.data.decode(errors="surrogateescape").replace("\r\n", "\n")
             lines = text.removesuffix("\n").split("\n") if text else []
             return [*lines] if _is_utf8(text) else [line if _is_utf8(line) else None for line in lines]
-        bare = map(self.bare, chunk.slices())
+        bare = map(self._row.bare, chunk.slices())
         texts = [raw.decode(errors="surrogateescape") if len(raw) <= record_max_bytes else None for raw in bare]
         return [text if text is not None and _is_utf8(text) else None for text in texts]
 
@@ -86,29 +76,11 @@ class Reader:
 
     def bare(self, raw: bytes) -> bytes:
         """A record without its line end and the blank lines that follow it."""
-        # as nearly all of them are
-        if raw.endswith(b"\n") and not raw.endswith((b"\r\n", b"\n\n")):
-            return raw[:-1]
-        end = raw.find(b"\n", len(raw.rstrip(b"\r\n")))
-        return raw if end < 0 else raw[:end].removesuffix(b"\r")
+        return self._row.bare(raw)
 
-    def _cells(self, text: str) -> list[Any]:
-        """Raises Unreadable."""
-        if '"' not in text:
-            cells: list[Any] = text.split(self._delimiter)
-            if "" in cells:
-                cells = [cell or None for cell in cells]
-        else:
-            line = text + self._delimiter
-            if not self._line.fullmatch(line):
-                raise Unreadable("malformed_row", "a quote is not closed, or stands in the middle of a cell")
-            found = self._cell.findall(line)
-            cells = [quoted[1:-1].replace('""', '"') if quoted else plain or None for quoted, plain in found]
-        if len(cells) != self._width:
-            raise Unreadable("column_count_mismatch", f"{len(cells)} cells, but the header has {self._width}")
-        if self._is_guarded:
-            return [cell and cell.removeprefix("'") for cell in cells]
-        return cells
+    def _unguarded(self, text: str) -> list[Any]:
+        """The cells without the apostrophes that guard them. Raises Unreadable."""
+        return [cell and cell.removeprefix("'") for cell in self._row.cells(text)]
 
     def _convert(self, rows: list[list[Any]]) -> list[Any]:
         """The struct of each row, None for one that has a flaw: they are found by halving what has any."""

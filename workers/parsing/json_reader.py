@@ -6,8 +6,7 @@ from typing import Any, Literal
 import msgspec
 
 from db.imports.payload import Chunk
-from db.resources.definition import Resource
-from workers.parsing.validation import Unreadable
+from db.resources.definition import Resource, Unreadable
 
 # what reading a record may end in; for the whole chunk it says only that some record is not sound
 UNSOUND = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, Unreadable)

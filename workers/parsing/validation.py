@@ -16,15 +16,6 @@ from db.resources.definition import Code, FieldError, Resource
 VALUE_CHARACTERS_MAX = 200
 
 
-class Unreadable(Exception):
-    """A record cannot be split into fields."""
-
-    def __init__(self, code: Code, message: str) -> None:
-        super().__init__(message)
-        self.code: Code = code
-        self.message = message
-
-
 class Findings(NamedTuple):
     """`sound` has every attribute of the record, None where the field is missing or bad."""
 
