@@ -15,7 +15,7 @@ import api.exports.routes
 import api.exports.stream
 import api.imports.actions
 import api.imports.routes
-from api import health, resources, tickets
+from api import health, resources, service, tickets
 from api.exports.admission import StreamAdmission
 from api.http import openapi, problems
 from api.http.auth import AccessControl
@@ -34,6 +34,7 @@ ROUTE_HANDLERS = [
     *health.HANDLERS,
     *resources.HANDLERS,
     *tickets.HANDLERS,
+    *service.HANDLERS,
     *api.imports.routes.HANDLERS,
     *api.imports.actions.HANDLERS,
     *api.exports.stream.HANDLERS,

@@ -40,6 +40,8 @@ let missing = false
 let keyProblem = null
 let keyNeeded = false
 let keyBusy = false
+/** The key of this tab as the service describes it: `{name, role}`, or null. */
+let identity = null
 let health = null
 let epoch = 0
 
@@ -116,9 +118,12 @@ function shell() {
             ${icon("help")}
           </button>
           ${credentials.key
-            ? html`<button type="button" class="quiet" @click=${forget}>${icon("key")}<span class="hide-narrow">Forget key</span></button>`
+            ? html`<button type="button" class="quiet" title=${identity?.role === "read" ? "This key may only read" : "This key may read and change"} @click=${forget}>
+                ${icon("key")}<span class="hide-narrow">Forget key${identity?.name ? ` of ${identity.name}` : ""}</span>
+              </button>
+              ${identity?.role === "read" ? html`<span class="chip info hide-narrow">read only</span>` : nothing}`
             : nothing}
-          <a class="button primary" href="/ui/new">${icon("plus")}<span class="hide-narrow">New import</span></a>
+          <a class="button primary" href="/ui/new" data-changes>${icon("plus")}<span class="hide-narrow">New import</span></a>
         </div>
       </div>
     </header>
@@ -227,7 +232,7 @@ async function useKey(event) {
   draw()
   for (;;) {
     try {
-      await get("/api/v1/resources")
+      await identify()
       break
     } catch (problem) {
       if (!(problem instanceof Problem)) throw problem
@@ -253,8 +258,16 @@ async function useKey(event) {
   show()
 }
 
+/** Asks the service what the key may do. A key with the role read is offered nothing that changes something. */
+async function identify() {
+  identity = (await get("/api/v1/service")).key
+  document.documentElement.dataset.role = identity?.role ?? "admin"
+}
+
 function forget() {
   credentials.forget()
+  identity = null
+  document.documentElement.dataset.role = "admin"
   keyNeeded = true
   page?.close()
   draw()
@@ -330,6 +343,8 @@ function showFailure(message) {
 
 applyPreferences()
 router.start(show)
+// a key that is wrong is asked for by the page's own requests
+if (credentials.key) identify().then(() => draw(), () => {})
 watchHealth()
 // relative times
 setInterval(() => !document.hidden && draw(), 20000)
