@@ -15,6 +15,7 @@ from api.http import parameters, responses
 from api.http.headers import AnyRequest
 from api.http.openapi import BINARY, operation
 from api.http.problems import problem_responses
+from db.exports.filters import Test, filters
 from db.formats import MEDIA_TYPES
 from db.imports.jobs import Mode
 from db.resources import RESOURCES
@@ -40,13 +41,21 @@ class FieldView(msgspec.Struct, frozen=True, kw_only=True):
     description: str | None
 
 
+class FilterView(msgspec.Struct, frozen=True, kw_only=True):
+    """A filter of exports, on a field. `any_of` and `overlaps` take several values; `from` is inclusive, `before` exclusive."""
+
+    name: str
+    field: str
+    test: Test
+
+
 class ResourceView(msgspec.Struct, frozen=True, kw_only=True):
-    """A resource. `fields` are in the order of exported files, `filters` are the fields that exports can be filtered by."""
+    """A resource. `fields` are in the order of exported files."""
 
     name: str
     fields: list[FieldView]
     modes: list[Mode]
-    filters: list[str]
+    filters: list[FilterView]
     links: dict[str, str]
 
 
@@ -122,7 +131,9 @@ def view(resource: Resource) -> ResourceView:
         name=resource.name,
         fields=[_field(resource, name, schema[name]) for name in resource.columns],
         modes=list(get_args(Mode)),
-        filters=list(resource.filtered_by),
+        filters=[
+            FilterView(name=name, field=filter.column, test=filter.test) for name, filter in filters(resource).items()
+        ],
         links={"self": path, "template": f"{path}/template"},
     )
 

@@ -54,6 +54,11 @@ async def test_resources_are_listed_with_their_fields(api):
     }
     comments = {field["name"]: field for field in listed[2]["fields"]}
     assert (comments["user_id"]["reference"], comments["article_id"]["reference"]) == ("users", "articles")
+    assert [(one["name"], one["field"], one["test"]) for one in listed[1]["filters"]][-3:] == [
+        ("status", "status", "any_of"),
+        ("published_after", "published_at", "from"),
+        ("published_before", "published_at", "before"),
+    ]
     assert listed[1]["modes"] == ["insert", "skip", "upsert", "update"]
     missing = await api.client.get(f"{PATH}/orders")
     assert (missing.status_code, missing.json()["detail"]) == (404, "No resource has this name.")

@@ -35,14 +35,26 @@ export function bytes(value) {
   return `${unit === 0 || value >= 100 ? whole.format(Math.round(value)) : decimal.format(value)} ${units[unit]}`
 }
 
-/** A duration in seconds as "0.4 s", "12 s", "3 min 20 s", "2 h 5 min". */
+/** A limit: whole binary units as they are set, "64 MiB"; others as `bytes`. */
+export function binary(value) {
+  for (const [unit, size] of [["GiB", 2 ** 30], ["MiB", 2 ** 20], ["KiB", 2 ** 10]]) {
+    if (value >= size && value % size === 0) return `${whole.format(value / size)} ${unit}`
+  }
+  return bytes(value)
+}
+
+/** A duration in seconds as "0.4 s", "12 s", "3 min 20 s", "2 h 5 min", "7 days". */
 export function duration(seconds) {
   if (seconds < 10) return `${decimal.format(Math.max(0, seconds))} s`
-  if (seconds < 60) return `${Math.round(seconds)} s`
-  const minutes = Math.floor(seconds / 60)
-  if (minutes < 60) return `${minutes} min ${Math.round(seconds % 60)} s`
-  const hours = Math.floor(minutes / 60)
-  return hours < 48 ? `${hours} h ${minutes % 60} min` : `${Math.floor(hours / 24)} days`
+  const rounded = Math.round(seconds)
+  if (rounded < 60) return `${rounded} s`
+  const pair = (large, size, first, second) => {
+    const rest = Math.floor((rounded % size) / (size / 60))
+    return `${large} ${first}${rest ? ` ${rest} ${second}` : ""}`
+  }
+  if (rounded < 3600) return pair(Math.floor(rounded / 60), 60, "min", "s")
+  if (rounded < 48 * 3600) return pair(Math.floor(rounded / 3600), 3600, "h", "min")
+  return `${Math.floor(rounded / 86400)} days`
 }
 
 /** "3 minutes ago". */

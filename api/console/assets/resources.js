@@ -62,7 +62,7 @@ export default class ResourcesPage extends Page {
           </li>`,
         )}
       </ol>
-      <p class="muted small">A field with a filled label is required.</p>
+      <p class="muted small note">A field with a filled label is required.</p>
     `
   }
 

@@ -14,12 +14,12 @@ const CHECKS = {
 }
 
 const LIMITS = [
-  ["upload_max_bytes", "Size of a file, unpacked", format.bytes],
-  ["record_max_bytes", "Size of a record", format.bytes],
-  ["json_body_max_bytes", "Size of a request with records in a JSON object", format.bytes],
+  ["upload_max_bytes", "Size of a file, unpacked", format.binary],
+  ["record_max_bytes", "Size of a record", format.binary],
+  ["json_body_max_bytes", "Size of a request with records in a JSON object", format.binary],
   ["uploads_max", "Uploads at the same time, for one process", format.number],
   ["queue_jobs_max", "Imports that are not final", format.number],
-  ["queue_bytes_max", "Bytes of their files", format.bytes],
+  ["queue_bytes_max", "Bytes of their files", format.binary],
   ["export_jobs_max", "Exports that are not final", format.number],
   ["streams_max", "Streaming exports at the same time, for one process", format.number],
   ["record_errors_max", "Errors reported for a record", format.number],

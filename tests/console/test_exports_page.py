@@ -1,0 +1,111 @@
+"""Exports in the browser: a selection is made, streamed or written in the background, and downloaded."""
+
+import asyncio
+import csv
+import gzip
+import io
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.async_api import expect
+
+from tests.support.console import accessibility_faults, opened
+
+KEY = "a-key-for-the-console"
+HEADERS = {"X-API-Key": KEY}
+USERS = [
+    {"email": "ada@example.org", "name": "Ada", "role": "admin", "active": True},
+    {"email": "bob@example.org", "name": "=SUM(A1)", "role": "reader", "active": True},
+    {"email": "cyd@example.org", "name": "Cyd", "role": "author", "active": False},
+]
+
+
+@pytest.fixture
+async def started(service):
+    """A service with a key and three users."""
+    running = await service(api_keys=KEY, worker_pool_size=2)
+    async with httpx.AsyncClient(base_url=running.url, headers=HEADERS) as client:
+        posted = await client.post(
+            "/api/v1/imports", json={"resource": "users", "records": USERS}, headers={"Prefer": "wait=30"}
+        )
+        assert posted.json()["outcome"] == "success"
+    return running
+
+
+async def enter(page) -> None:
+    await page.get_by_label("Key", exact=True).fill(KEY)
+    await page.get_by_role("button", name="Continue").click()
+
+
+async def downloaded(downloading) -> bytes:
+    download = await downloading.value
+    return await asyncio.to_thread(Path(await download.path()).read_bytes)
+
+
+async def test_a_selection_is_streamed_and_written(started, browser):
+    """The same selection as a download at once and as a file of a job: both have the chosen fields, in the chosen order."""
+    async with opened(browser, started.url, "/ui/exports/new?resource=users", accept_downloads=True) as page:
+        await enter(page)
+        for name in ("id", "active", "created_at", "updated_at"):
+            await page.get_by_role("checkbox", name=name, exact=True).uncheck()
+        await page.get_by_role("button", name="Move role up").click()
+        await page.get_by_label("active", exact=True).first.select_option("true")
+        await page.get_by_label("Guard texts").check()
+        async with page.expect_download() as downloading:
+            await page.get_by_role("button", name="Stream now").click()
+        stream = await downloaded(downloading)
+        rows = list(csv.DictReader(io.StringIO(stream.decode())))
+        assert sorted(row["name"] for row in rows) == ["'=SUM(A1)", "Ada"]
+        assert list(rows[0]) == ["email", "role", "name"]
+
+        await page.get_by_label("Packed").select_option("gzip")
+        await page.get_by_role("button", name="Write a file in the background").click()
+        await expect(page.get_by_role("heading", name="Export of users")).to_be_visible()
+        await expect(page.get_by_text("Completed")).to_be_visible()
+        async with page.expect_download() as downloading:
+            await page.get_by_role("button", name="Download").click()
+        assert gzip.decompress(await downloaded(downloading)) == stream
+        await page.reload()
+        await expect(page.get_by_text("Completed")).to_be_visible()
+
+        await page.get_by_role("link", name="Exports", exact=True).click()
+        await page.get_by_role("button", name="Delete: users").click()
+        await page.get_by_role("button", name="Delete", exact=True).click()
+        await expect(page.get_by_role("heading", name="No exports yet")).to_be_visible()
+
+
+async def test_a_filter_that_is_refused_is_told_at_its_field(started, browser):
+    async with opened(browser, started.url, "/ui/exports/new?resource=users") as page:
+        await enter(page)
+        await page.get_by_label("id", exact=True).first.fill("half-an-id")
+        await page.get_by_role("button", name="Stream now").click()
+        await expect(page.locator("#filter-id-error")).to_be_visible()
+        await expect(page.locator("#filter-id")).to_have_attribute("aria-invalid", "true")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+async def test_pages_are_accessible_and_reload(started, browser, theme):
+    """Every page of this group without a fault of axe, at its own address, and no wider than a narrow screen."""
+    async with (
+        httpx.AsyncClient(base_url=started.url, headers=HEADERS) as client,
+        opened(browser, started.url, "/ui/service", color_scheme=theme, reduced_motion="reduce") as page,
+    ):
+        export = (await client.post("/api/v1/exports", json={"resource": "users"})).json()
+        await enter(page)
+        for path, heading in (
+            ("/ui/service", "Service"),
+            ("/ui/resources", "Resources"),
+            ("/ui/resources/articles", "articles"),
+            ("/ui/exports", "Exports"),
+            (f"/ui/exports/{export['id']}", "Export of users"),
+            ("/ui/exports/new?resource=users", "New export"),
+            ("/ui/exports/01a22700-0000-7000-8000-000000000000", "No such export"),
+            ("/ui/no/such/page", "No such page"),
+        ):
+            await page.set_viewport_size({"width": 1280, "height": 900})
+            await page.goto(path)
+            await expect(page.get_by_role("heading", name=heading, exact=True, level=1)).to_be_visible()
+            assert await accessibility_faults(page) == [], path
+            await page.set_viewport_size({"width": 320, "height": 900})
+            assert await page.evaluate("document.documentElement.scrollWidth") <= 320, path
