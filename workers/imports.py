@@ -124,6 +124,7 @@ def _parse(job: ClaimedImport, chunks: list[Chunk], settings: Settings) -> Parse
             chunks.pop(),
             format=job.format,
             columns=job.csv_columns,
+            fields=job.columns,
             delimiter=job.csv_delimiter,
             csv_safe=job.csv_safe,
             ignore_unknown=job.unknown_fields == "ignore",

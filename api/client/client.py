@@ -111,8 +111,8 @@ class Client:
     def repair(self, job: Job, file: Path, **parameters: Any) -> Job:
         """Imports corrected records of an import: the file that `refused_to(annotate=True)` wrote, edited.
 
-        The resource and the mode are those of the import; the annotations in the file are ignored. `parameters` are further
-        parameters of `POST /imports`. The lines in errors are those of this file.
+        The resource, the mode and `columns` are those of the import; the annotations in the file are ignored. `parameters` are
+        further parameters of `POST /imports`. The lines in errors are those of this file.
         """
         delimiter = None
         if job.data["format"] == "csv":
@@ -126,6 +126,7 @@ class Client:
             format=job.data["format"],
             dry_run=job.data["dry_run"],
             csv_delimiter=delimiter,
+            columns=job.data.get("columns"),
             **parameters,
         )
 
@@ -383,4 +384,6 @@ def _text(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, list | tuple):
         return ",".join(map(_text, value))
+    if isinstance(value, dict):
+        return json.dumps(value)
     return str(value)

@@ -106,7 +106,7 @@ def operation(
             parameters = [item for item in self.parameters or [] if isinstance(item, Parameter)]
             for parameter in parameters:
                 parameter.schema = (path or {}).get(parameter.name, parameter.schema)
-            parameters += query_parameters(query) if query else []
+            parameters += map(_as_text, query_parameters(query)) if query else []
             parameters += [
                 Parameter(name=name, param_in="header", required=False, description=description, schema=STRING)
                 for name, description in (headers or {}).items()
@@ -150,6 +150,13 @@ def query_parameters(of: type[msgspec.Struct]) -> list[Parameter]:
     ]
 
 
+def _as_text(parameter: Parameter) -> Parameter:
+    """In a query an object is JSON text."""
+    if isinstance(parameter.schema, Schema) and parameter.schema.type == OpenAPIType.OBJECT:
+        parameter.schema = Schema(type=OpenAPIType.STRING, content_media_type="application/json")
+    return parameter
+
+
 _SCHEMA_KEYS = {
     "type": "type",
     "enum": "enum",
@@ -178,6 +185,8 @@ def _schema(schema: Mapping[str, Any]) -> Schema:
         del known["default"]
     if "items" in schema:
         known["items"] = _schema(schema["items"])
+    if alternatives := schema.get("additionalProperties", {}).get("anyOf"):
+        known["additional_properties"] = Schema(any_of=[_schema(alternative) for alternative in alternatives])
     return Schema(**known)
 
 

@@ -1,6 +1,7 @@
 """Parses the parameters of a query, a form or a JSON object into a struct, or one 400 that names every error."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -75,6 +76,7 @@ def parse(given: Iterable[tuple[str, Any]], into: type[S]) -> S:
         if name in values:
             repeated.append(name)
         values[name] = value
+    _decode_objects(values, into)
     if faults := _faults(values, repeated, into):
         raise invalid_request(faults)
     try:
@@ -88,6 +90,15 @@ def check_token(key: str | None, token: str | None) -> str | None:
     if key is not None and token not in (None, key):
         raise invalid("idempotency_token", "differs from the header Idempotency-Key", "conflicting_values")
     return key or token
+
+
+def _decode_objects(values: dict[str, Any], into: type[msgspec.Struct]) -> None:
+    """Decodes JSON text of parameters that are objects. Other text is left for the check of its type."""
+    for field in msgspec.structs.fields(into):
+        text = values.get(field.encode_name)
+        if isinstance(text, str) and text.lstrip().startswith("{") and validation.is_object(field.type):
+            with suppress(ValueError, RecursionError):
+                values[field.encode_name] = msgspec.json.decode(text)
 
 
 def _faults(values: dict[str, Any], repeated: list[str], into: type[msgspec.Struct]) -> list[Fault]:

@@ -16,7 +16,7 @@ from db.imports.records import RecordNote
 class Csv:
     """Annotates the rows of one CSV file. Earlier annotations are replaced, whichever columns they are in."""
 
-    def __init__(self, columns: Sequence[str], delimiter: str) -> None:
+    def __init__(self, columns: Sequence[str | None], delimiter: str) -> None:
         self._delimiter = delimiter.encode()
         self._old = {place for place, column in enumerate(columns) if column in ANNOTATIONS}
         mark = re.escape(self._delimiter)

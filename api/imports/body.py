@@ -22,6 +22,7 @@ from api.http.headers import AnyRequest, content_digest
 from api.http.parameters import PARAMETERS_MAX
 from api.http.problems import Problem, invalid
 from api.imports.admission import Admission
+from api.imports.columns import COLUMNS_MAX_BYTES
 from api.imports.decompression import Compression, Decompressor, too_large
 from db.formats import Format
 from db.settings import Settings
@@ -218,8 +219,8 @@ class _Form:
                     yield from self._decompressor.feed(bytes(event))
                 else:
                     self._value += event
-                    if len(self._value) > PARAMETER_MAX_BYTES:
-                        raise invalid(self._name, f"has more than {PARAMETER_MAX_BYTES} bytes", "too_long")
+                    if len(self._value) > (limit := _value_max_bytes(self._name)):
+                        raise invalid(self._name, f"has more than {limit} bytes", "too_long")
         except ParserLimitReached:
             raise Problem(
                 "invalid-request", f"The form has more than {PARTS_MAX} parts, or a part's head is too long."
@@ -265,6 +266,10 @@ class _Form:
             except UnicodeDecodeError:
                 raise invalid(self._name, "is not UTF-8") from None
         self._value = b""
+
+
+def _value_max_bytes(name: str) -> int:
+    return COLUMNS_MAX_BYTES if name == "columns" else PARAMETER_MAX_BYTES
 
 
 def _object(whole: bytes) -> Iterator[Event]:

@@ -51,6 +51,13 @@ class ImportParameters(msgspec.Struct, kw_only=True):
         Literal["error", "ignore"],
         Meta(description="Whether columns or keys that the resource does not have are an error."),
     ] = "error"
+    columns: Annotated[
+        Annotated[dict[str, str | None], Meta(title="JSON object with a field or null for each name")] | None,
+        Meta(
+            description="The field of each column or key that has another name in the file, null to ignore it: "
+            '`{"E-mail": "email", "Notes": null}`. In a query and in a form it is JSON text.'
+        ),
+    ] = None
     csv_delimiter: Annotated[Literal[",", ";", "\t", "|", "tab"], Meta(description="`tab` is the tab character.")] = ","
     csv_safe: Annotated[
         bool,

@@ -1,7 +1,7 @@
 """Receives an import request: reads parameters and file, stores chunks in short transactions, and seals the import."""
 
 import hashlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 from uuid import UUID
@@ -14,6 +14,7 @@ from api.http.problems import Fault, Problem, invalid, request_id
 from api.imports.admission import Admission
 from api.imports.body import Body, File, Parameter
 from api.imports.chunk_writer import ChunkWriter
+from api.imports.columns import check_fields, map_header
 from api.imports.parameters import ImportParameters
 from api.imports.splitting import FileSplitter, Unreadable
 from api.imports.uploads import ActiveUploads
@@ -152,8 +153,11 @@ class UploadReceiver:
         for name in ("format", "csv_delimiter"):
             if getattr(final, name) != getattr(early, name):
                 raise invalid(name, "must precede the file in the form", "too_late")
-        if splitter.columns is not None:
-            check_columns(splitter.columns, RESOURCES[final.resource], ignores_unknown=final.unknown_fields == "ignore")
+        resource, fields = RESOURCES[final.resource], final.columns or {}
+        check_fields(fields, resource)
+        csv_columns = None if splitter.columns is None else map_header(splitter.columns, fields)
+        if csv_columns is not None:
+            check_columns(csv_columns, resource, ignores_unknown=final.unknown_fields == "ignore")
         settings: dict[str, Any] = {
             "resource": final.resource,
             "mode": final.mode,
@@ -167,18 +171,21 @@ class UploadReceiver:
             "csv_delimiter": final.delimiter,
             "csv_safe": final.csv_safe,
         }
+        # without the parameter the digest is that of earlier versions, whose requests may be repeated
+        digested = settings | ({"columns": fields} if fields else {})
         return ImportSpec(
             **settings,
             parent_id=None,
             csv_header=splitter.header,
-            csv_columns=splitter.columns,
+            csv_columns=csv_columns,
+            columns=fields or None,
             file_name=self._file.name,
             file_bytes=splitter.bytes,
             file_sha256=splitter.sha256,
             total_records=splitter.record_count,
             total_chunks=chunk_count,
             idempotency_token=self.token,
-            digest=_digest(settings, splitter.sha256),
+            digest=_digest(digested, splitter.sha256),
             request_id=self._request_id,
         )
 
@@ -201,7 +208,7 @@ class UploadReceiver:
         return job.id
 
 
-def check_columns(columns: list[str], resource: Resource, *, ignores_unknown: bool) -> None:
+def check_columns(columns: Sequence[str | None], resource: Resource, *, ignores_unknown: bool) -> None:
     """Raises `Problem` 400 that names each unknown or missing column, which would otherwise be an error of every record."""
     faults = [
         Fault(column, "missing_required", f"is a required column of {resource.name}")
@@ -212,7 +219,7 @@ def check_columns(columns: list[str], resource: Resource, *, ignores_unknown: bo
         faults += [
             Fault(column, "unknown_field", f"is not a column of {resource.name}")
             for column in columns
-            if column not in (*resource.columns, *ANNOTATIONS)
+            if column not in (None, *resource.columns, *ANNOTATIONS)
         ]
     if faults:
         detail = "; ".join(f"{fault.field} {fault.message}" for fault in faults)

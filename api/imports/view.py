@@ -64,6 +64,7 @@ class ImportView(msgspec.Struct, frozen=True, kw_only=True):
     dry_run: bool
     format: str
     file: ImportFile
+    columns: dict[str, str | None] | None
     total_records: int
     processed_records: int
     counts: ImportCounts
@@ -113,6 +114,7 @@ def summary(settings: Settings, job: Import) -> ImportView:
         dry_run=job.dry_run,
         format=job.format,
         file=ImportFile(name=job.file_name, bytes=job.file_bytes, sha256=job.file_sha256.hex()),
+        columns=job.columns,
         total_records=job.total_records,
         processed_records=job.processed,
         counts=ImportCounts(

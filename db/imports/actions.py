@@ -40,7 +40,8 @@ class ParentImport(msgspec.Struct, frozen=True, kw_only=True):
     csv_delimiter: str
     csv_safe: bool
     csv_header: bytes | None
-    csv_columns: list[str] | None
+    csv_columns: list[str | None] | None
+    columns: dict[str, str | None] | None
     file_name: str | None
     file_bytes: int
     file_sha256: bytes
@@ -56,8 +57,8 @@ class ParentImport(msgspec.Struct, frozen=True, kw_only=True):
 
 _SELECT = """
     SELECT id, status, resource, mode, dry_run, on_error, max_errors, max_error_rate, unknown_fields, format,
-        csv_delimiter, csv_safe, csv_header, csv_columns, file_name, file_bytes, file_sha256, total_records, total_chunks, failed,
-        total_records - created - updated - unchanged - skipped AS remaining
+        csv_delimiter, csv_safe, csv_header, csv_columns, columns, file_name, file_bytes, file_sha256, total_records,
+        total_chunks, failed, total_records - created - updated - unchanged - skipped AS remaining
     FROM import_jobs
     WHERE id = %(id)s AND status <> 'uploading'
 """
@@ -147,6 +148,7 @@ def child_spec(
         csv_safe=parent.csv_safe,
         csv_header=parent.csv_header,
         csv_columns=parent.csv_columns,
+        columns=parent.columns,
         file_name=parent.file_name,
         file_bytes=file_bytes,
         file_sha256=file_sha256,

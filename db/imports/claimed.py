@@ -23,7 +23,8 @@ class ClaimedImport(msgspec.Struct, frozen=True, kw_only=True):
     format: Format
     csv_delimiter: str
     csv_safe: bool
-    csv_columns: list[str] | None
+    csv_columns: list[str | None] | None
+    columns: dict[str, str | None] | None
     total_chunks: int
 
 
@@ -40,7 +41,8 @@ async def load_claimed(conn: Connection, claim: Claim) -> tuple[ClaimedImport, l
         await cursor.execute(
             """
             SELECT payload.first_record, payload.first_line, chunks.records, payload.data, payload.starts, payload.lines,
-                resource, mode, dry_run, unknown_fields, format, csv_delimiter, csv_safe, csv_columns, total_chunks,
+                resource, mode, dry_run, unknown_fields, format, csv_delimiter, csv_safe,
+                csv_columns, columns, total_chunks,
                 on_error = 'stop' OR max_errors IS NOT NULL OR max_error_rate IS NOT NULL AS has_budget
             FROM chunks
             JOIN import_jobs ON import_jobs.id = chunks.import_id

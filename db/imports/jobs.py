@@ -28,6 +28,7 @@ class Import(msgspec.Struct, frozen=True, kw_only=True):
     file_name: str | None
     file_bytes: int
     file_sha256: bytes
+    columns: dict[str, str | None] | None
     total_records: int
     created: int
     updated: int
@@ -56,7 +57,7 @@ class Import(msgspec.Struct, frozen=True, kw_only=True):
 # the columns of Import; a job that is not final yet gets its counters from its chunks, by their key (job_id, seq)
 _SELECT = """
     SELECT jobs.id, status, outcome, resource, mode, dry_run, after_id, parent_id, format,
-        file_name, file_bytes, file_sha256, total_records, problem,
+        file_name, file_bytes, file_sha256, columns, total_records, problem,
         request_digest, created_at, started_at, finished_at, clock_timestamp() AS now,
         coalesce(done.created, jobs.created) AS created,
         coalesce(done.updated, jobs.updated) AS updated,

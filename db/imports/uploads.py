@@ -5,6 +5,7 @@ from uuid import UUID
 
 import msgspec
 from psycopg.errors import ForeignKeyViolation, UniqueViolation
+from psycopg.types.json import Jsonb
 from uuid_utils.compat import uuid7
 
 from db import copy, queue
@@ -41,7 +42,10 @@ class ImportSpec(msgspec.Struct, frozen=True, kw_only=True):
     csv_delimiter: str
     csv_safe: bool
     csv_header: bytes | None
-    csv_columns: list[str] | None
+    # the field of each column of a CSV file, None for one that is ignored; an unknown column has its own name
+    csv_columns: list[str | None] | None
+    # the parameter `columns`: fields by the names that columns or keys have in the file
+    columns: dict[str, str | None] | None
     file_name: str | None
     file_bytes: int
     file_sha256: bytes
@@ -134,6 +138,7 @@ async def seal(conn: Connection, id: UUID, spec: ImportSpec) -> None:
                 csv_safe = %(csv_safe)s,
                 csv_header = %(csv_header)s,
                 csv_columns = %(csv_columns)s,
+                columns = %(columns)s,
                 file_name = %(file_name)s,
                 file_bytes = %(file_bytes)s,
                 file_sha256 = %(file_sha256)s,
@@ -144,7 +149,7 @@ async def seal(conn: Connection, id: UUID, spec: ImportSpec) -> None:
                 request_id = %(request_id)s
             WHERE id = %(id)s AND status = 'uploading'
             """,
-            {"id": id, **msgspec.structs.asdict(spec)},
+            {"id": id, **msgspec.structs.asdict(spec), "columns": spec.columns and Jsonb(spec.columns)},
         )
     except UniqueViolation:
         raise TokenTaken from None

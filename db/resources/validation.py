@@ -55,6 +55,11 @@ def expected(hint: Any) -> str | None:
     return f"must be a valid {title}" if title else _EXPECTED.get(type(info))
 
 
+def is_object(hint: Any) -> bool:
+    """Whether a parameter of this type is an object."""
+    return isinstance(_unwrapped(hint)[0], inspect.DictType)
+
+
 def parameter_error(value: Any, hint: Any) -> str | None:
     """Why a parameter's `value`, as text or JSON, is not of the type `hint`; None if it is."""
     try:

@@ -82,6 +82,22 @@ async def test_refused_records_are_told_and_given_back(api, client):
     assert refused == b"email,name,role,active\nfoo@bar,Bo,boss,true\n"
 
 
+async def test_a_repair_has_the_names_of_the_file(api, client, tmp_path):
+    """A file whose columns have other names is corrected and sent back as it was given back."""
+
+    def steps() -> None:
+        columns = {"E-mail": "email", "Notiz": None}
+        file = "E-mail,Notiz,name,role,active\nada@example.org,ä,Ada,chief,true\n".encode()
+        job = client.wait(client.import_file(io.BytesIO(file), resource="users", name="u.csv", columns=columns))
+        assert job.failed == 1
+        path = tmp_path / "refused.csv"
+        client.refused_to(job.id, path, annotate=True)
+        path.write_bytes(path.read_bytes().replace(b"chief", b"reader"))
+        assert client.wait(client.repair(job, path)).outcome == "success"
+
+    await asyncio.to_thread(steps)
+
+
 async def test_dry_run_commit_retry_cancel_delete(api, client):
     """A dry run is committed; its commit is one job, however often it is asked for; a final job can be removed."""
 

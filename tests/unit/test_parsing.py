@@ -144,17 +144,29 @@ def test_a_malformed_csv_record_is_one_record(bad, expected):
     assert (parsed.numbers, parsed.lines) == ([1, 3], [2, 4])
 
 
+@pytest.mark.parametrize("fields", [None, {"another name": "id"}])
 @pytest.mark.parametrize(("bad", "expected"), MALFORMED_JSON)
-def test_a_malformed_json_record_is_one_record(bad, expected):
-    """The same for a line of NDJSON and for an element of an array."""
+def test_a_malformed_json_record_is_one_record(bad, expected, fields):
+    """The same for a line of NDJSON and for an element of an array, with keys that have other names and without."""
     good = json.dumps(ANN).encode()
     for parsed in (
-        read_json(USERS, good, bad, good),
-        read(USERS, Chunk(1, 2, 3, b",\n".join((good, bad, good))), "json"),
+        read_json(USERS, good, bad, good, fields=fields),
+        read(USERS, Chunk(1, 2, 3, b",\n".join((good, bad, good))), "json", fields=fields),
     ):
         assert told(parsed) == expected
         assert {(error.record, error.line) for error in parsed.errors} == {(2, 3)}
         assert (parsed.numbers, parsed.lines) == ([1, 3], [2, 4])
+
+
+@pytest.mark.parametrize(("resource", "record", "expected"), BAD_VALUES)
+def test_keys_with_other_names_are_read_as_their_fields(resource, record, expected):
+    """The errors are those of the same objects with the names of fields as keys."""
+    fields = {f"the {name}": name for name in record} | {"left out": None}
+    renamed = {f"the {name}": value for name, value in record.items()} | {"left out": [{}]}
+    line = json.dumps(renamed).encode() + b"\n"
+    for form, data in (("ndjson", line * 2), ("json", line[:-1] + b",\n" + line[:-1])):
+        parsed = read(resource, Chunk(1, 1, 2, data), form, fields=fields)
+        assert told(parsed) == expected * 2
 
 
 def test_all_errors_of_a_record_are_told_in_the_order_of_its_fields():

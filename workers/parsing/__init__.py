@@ -3,7 +3,7 @@
 May import db.imports.csv_row, db.imports.payload and db.resources only.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from types import SimpleNamespace
 from typing import Any, Literal, Protocol
@@ -42,7 +42,8 @@ def parse(
     chunk: Chunk,
     *,
     format: Format,
-    columns: list[str] | None,
+    columns: Sequence[str | None] | None,
+    fields: Mapping[str, str | None] | None = None,
     delimiter: str,
     csv_safe: bool = False,
     ignore_unknown: bool,
@@ -50,7 +51,10 @@ def parse(
     record_errors_max: int = 100,
     errors_max: int = 100_000,
 ) -> Parsed:
-    """Reads and checks a chunk; nothing in its bytes makes it raise. `columns` are the cells of a CSV header.
+    """Reads and checks a chunk; nothing in its bytes makes it raise.
+
+    `columns` are the fields of a CSV file's columns, None for one that is ignored. `fields` has the fields of keys that have
+    another name in a JSON file, None for one that is ignored. A column or key without a field has its own name.
 
     Once `errors_max` errors are listed, the errors of further records are only counted; see `Parsed`.
 
@@ -59,7 +63,9 @@ def parse(
     The records are structs with the resource's attributes, in the order of `resource.columns` also for
     `msgspec.structs.astuple`, but not always instances of `resource.record`.
     """
-    reader = _reader(resource, format, tuple(columns or ()), delimiter, csv_safe, ignore_unknown)
+    reader = _reader(
+        resource, format, tuple(columns or ()), tuple((fields or {}).items()), delimiter, csv_safe, ignore_unknown
+    )
     records = reader.read(chunk, record_max_bytes)
     flawed = _flawed(resource, records, chunk.data)
     errors: list[RecordError] = []
@@ -99,11 +105,17 @@ def parse(
 
 @lru_cache(maxsize=64)
 def _reader(
-    resource: Resource, format: Format, columns: tuple[str, ...], delimiter: str, csv_safe: bool, ignore_unknown: bool
+    resource: Resource,
+    format: Format,
+    columns: tuple[str | None, ...],
+    fields: tuple[tuple[str, str | None], ...],
+    delimiter: str,
+    csv_safe: bool,
+    ignore_unknown: bool,
 ) -> Reader:
     if format == "csv":
         return csv_reader.Reader(resource, columns, delimiter, csv_safe=csv_safe, ignore_unknown=ignore_unknown)
-    return json_reader.Reader(resource, format, ignore_unknown=ignore_unknown)
+    return json_reader.Reader(resource, format, dict(fields), ignore_unknown=ignore_unknown)
 
 
 def _flawed(resource: Resource, records: list[Any], data: bytes) -> list[int]:

@@ -24,13 +24,19 @@ class Reader:
     """Reads the records of one resource below one header."""
 
     def __init__(
-        self, resource: Resource, columns: tuple[str, ...], delimiter: str, *, csv_safe: bool, ignore_unknown: bool
+        self,
+        resource: Resource,
+        columns: tuple[str | None, ...],
+        delimiter: str,
+        *,
+        csv_safe: bool,
+        ignore_unknown: bool,
     ) -> None:
         hints = get_type_hints(resource.record, include_extras=True)
         self._struct = msgspec.defstruct(f"{resource.record.__name__}Row", list(hints.items()), array_like=True)
         self._structs = list[self._struct]
         self._header = columns
-        self._is_refused = not ignore_unknown and bool(set(columns) - set(hints) - set(ANNOTATIONS))
+        self._is_refused = not ignore_unknown and bool(set(columns) - set(hints) - {*ANNOTATIONS, None})
         self._row = RowReader(delimiter, len(columns))
         self._cells = self._unguarded if csv_safe else self._row.cells
         places = {name: place for place, name in enumerate(columns)}
@@ -70,9 +76,8 @@ class Reader:
         """The values of a record by the names of the resource's fields and of the other columns. Raises Unreadable."""
         cells = self._cells(text)
         (values,) = self._arrange([list(cells)])
-        return dict(zip(self._header, cells, strict=True)) | dict(
-            zip(self._struct.__struct_fields__, values, strict=True)
-        )
+        named = {name: cell for name, cell in zip(self._header, cells, strict=True) if name is not None}
+        return named | dict(zip(self._struct.__struct_fields__, values, strict=True))
 
     def bare(self, raw: bytes) -> bytes:
         """A record without its line end and the blank lines that follow it."""

@@ -1,5 +1,6 @@
 """NDJSON, one object a line, and the elements of one JSON array."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -13,9 +14,16 @@ UNSOUND = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, Unreadable)
 
 
 class Reader:
-    """Reads the records of one resource."""
+    """Reads the records of one resource. `fields` has the fields of keys with another name, None for those to ignore."""
 
-    def __init__(self, resource: Resource, format: Literal["ndjson", "json"], *, ignore_unknown: bool) -> None:
+    def __init__(
+        self,
+        resource: Resource,
+        format: Literal["ndjson", "json"],
+        fields: Mapping[str, str | None],
+        *,
+        ignore_unknown: bool,
+    ) -> None:
         record = resource.record
         if not ignore_unknown:
             record = msgspec.defstruct(record.__name__, [], bases=(record,), kw_only=True, forbid_unknown_fields=True)
@@ -23,7 +31,8 @@ class Reader:
         self._is_lines = format == "ndjson"
         self._one = msgspec.json.Decoder(record)
         self._array = msgspec.json.Decoder(list[record])
-        self._fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+        self._members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+        self._renamed = fields
 
     def read(self, chunk: Chunk, record_max_bytes: int) -> list[Any]:
         """The struct of each record, None for one that cannot be read as such or is too large."""
@@ -38,6 +47,8 @@ class Reader:
         # msgspec leaves unchecked what is in fields that it skips
         if not data.isascii():
             data.decode()
+        if self._renamed:
+            return [self._one.decode(self._rename(self.bare(raw))) for raw in chunk.slices()]
         if self._is_lines:
             lines = data.removesuffix(b"\n").split(b"\n") if chunk.starts is None else chunk.slices()
             # not decode_lines, to which a line end is white space: an object may go over two lines and share one with others
@@ -49,7 +60,10 @@ class Reader:
 
     def _single(self, raw: bytes, record_max_bytes: int) -> Any:
         try:
-            return self._one.decode(raw.decode()) if len(raw) <= record_max_bytes else None
+            if len(raw) > record_max_bytes:
+                return None
+            text = raw.decode()
+            return self._one.decode(self._rename(text) if self._renamed else text)
         except UNSOUND:
             return None
 
@@ -61,7 +75,7 @@ class Reader:
         try:
             # whether it is JSON comes before whether it is an object
             msgspec.json.decode(text, type=msgspec.Raw)
-            fields = self._fields.decode(text).items()
+            fields = self._by_field(self._members.decode(text)).items()
             return {name: _value(raw) if name in self._names else raw for name, raw in fields}
         except RecursionError:
             raise Unreadable("invalid_json", "nested too deeply") from None
@@ -69,6 +83,26 @@ class Reader:
             raise Unreadable("invalid_type", "a record is a JSON object") from None
         except msgspec.DecodeError as error:
             raise Unreadable("invalid_json", str(error).removeprefix("JSON is malformed: ")) from None
+
+    def _rename(self, record: bytes | str) -> bytes:
+        """The record with the names of fields as keys. Raises one of `UNSOUND`."""
+        return msgspec.json.encode(self._by_field(self._members.decode(record)))
+
+    def _by_field(self, members: dict[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
+        """The members by the names of fields, without those to ignore. Raises Unreadable if a field is there twice."""
+        if not self._renamed:
+            return members
+        fields: dict[str, msgspec.Raw] = {}
+        for name, raw in members.items():
+            field = self._renamed.get(name, name)
+            if field is None:
+                continue
+            if field in fields:
+                raise Unreadable(
+                    "conflicting_fields", f"{field} is there twice, once under the name that columns maps to it"
+                )
+            fields[field] = raw
+        return fields
 
     def bare(self, raw: bytes) -> bytes:
         """A record without what separates it from the next."""

@@ -7,11 +7,11 @@ import hashlib
 
 from api.imports.splitting.chunk_builder import ChunkBuilder, Unreadable
 from api.imports.splitting.json_array import JsonArraySplitter
-from api.imports.splitting.lines import CsvSplitter, LineSplitter
+from api.imports.splitting.lines import COLUMNS_MAX, CsvSplitter, LineSplitter
 from db.formats import Format
 from db.imports.payload import Chunk
 
-__all__ = ["FileSplitter", "Unreadable", "sniff"]
+__all__ = ["COLUMNS_MAX", "FileSplitter", "Unreadable", "sniff"]
 
 _BOM = b"\xef\xbb\xbf"
 _OTHER_BOMS = {
