@@ -1,1 +1,1 @@
-"""Everything that speaks SQL. Functions take the connection first and never commit: the caller owns the transaction."""
+"""All SQL of the project. Functions take the connection first and never commit: the caller owns the transaction."""

@@ -12,9 +12,9 @@ from db.connections.pool import Connection
 async def rows(
     conn: Connection, table: str, columns: Sequence[str], types: Sequence[str], rows: Iterable[Sequence[Any]]
 ) -> None:
-    """COPYs `rows`, whose values are of the PostgreSQL types `types`, into the columns of a table.
+    """COPYs `rows`, whose values have the PostgreSQL types `types`, into the columns of a table.
 
-    They are formatted by themselves and sent by the block: to await the writing of each would cost as much as its formatting.
+    Rows are formatted without awaiting and sent in blocks: awaiting the write of each row would cost as much as its formatting.
     """
     async with conn.cursor().copy(_command(table, tuple(columns))) as copy:
         copy.set_types(types)

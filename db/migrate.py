@@ -44,7 +44,7 @@ TRIES_MAX = 60
 
 
 class MigrateError(Exception):
-    """The schema could not be changed or looked at; the message says why in one line."""
+    """The schema could not be changed or read; the message gives the reason in one line."""
 
 
 def up(database_url: str, *, folder: Path = FOLDER) -> list[str]:
@@ -87,8 +87,8 @@ def _move(backend: PostgresqlPsycopgBackend, migration: Migration, direction: Li
                     sys.stderr.write(f"{migration.id}: waiting for a lock\n")
                 if tries == TRIES_MAX:
                     raise MigrateError(
-                        f"{migration.id}: a lock that it needs was not free in {TRIES_MAX} tries of {WAIT_SECONDS:g} s; "
-                        f"the oldest open transaction is that {_oldest_transaction(backend.connection)}"
+                        f"{migration.id}: could not acquire a lock in {TRIES_MAX} tries of {WAIT_SECONDS:g} s; "
+                        f"the oldest open transaction is {_oldest_transaction(backend.connection)}"
                     ) from None
             else:
                 return
@@ -98,7 +98,7 @@ def _move(backend: PostgresqlPsycopgBackend, migration: Migration, direction: Li
 def _move_whole(
     backend: PostgresqlPsycopgBackend, migration: Migration, direction: Literal["apply", "rollback"]
 ) -> None:
-    """Moves in one transaction with yoyo's entry, so that a crash leaves both or neither."""
+    """Applies or rolls back in one transaction with yoyo's entry, so that a crash leaves both or neither."""
     with backend.transaction():
         _limit(backend.connection, lock_timeout=f"{WAIT_SECONDS * 1000:.0f}", statement_timeout="0")
         migration.process_steps(backend, direction)
@@ -146,9 +146,9 @@ def _backend(database_url: str) -> Iterator[PostgresqlPsycopgBackend]:
 
 
 def _connect(database_url: str, wait_seconds: float) -> Connection:
-    """A connection in autocommit. Waits up to `wait_seconds` for a server that is starting or away."""
+    """A connection in autocommit. Waits up to `wait_seconds` for a server that is starting or unreachable."""
     deadline = time.monotonic() + wait_seconds
-    told, told_at = "", 0.0
+    reported, reported_at = "", 0.0
     while True:
         try:
             return psycopg.connect(
@@ -166,9 +166,9 @@ def _connect(database_url: str, wait_seconds: float) -> Connection:
             reason = str(error).splitlines()[0]
             if time.monotonic() > deadline:
                 raise MigrateError(f"no connection to the database after {wait_seconds:g} s: {reason}") from None
-            if reason != told or time.monotonic() - told_at > REMIND_SECONDS:
+            if reason != reported or time.monotonic() - reported_at > REMIND_SECONDS:
                 sys.stderr.write(f"waiting for the database: {reason}\n")
-                told, told_at = reason, time.monotonic()
+                reported, reported_at = reason, time.monotonic()
             time.sleep(0.5)
 
 
@@ -191,7 +191,7 @@ def _alone(conn: Connection) -> Iterator[None]:
 
 
 def _limit(conn: Connection, **different: str) -> None:
-    """Gives the transaction the limits of the service's sessions, except for its duration and those in `different`."""
+    """Sets the time limits of the service's sessions for the transaction, except for its duration and those in `different`."""
     limits = {**pool.SESSION, "transaction_timeout": "0", **different}
     conn.execute(
         """
@@ -206,7 +206,7 @@ def _limit(conn: Connection, **different: str) -> None:
 def _oldest_transaction(conn: Connection) -> str:
     row = conn.execute(
         """
-        SELECT format('of process %%s, %%s, since %%s', pid, coalesce(nullif(application_name, ''), 'unnamed'), xact_start)
+        SELECT format('of process %%s (%%s) since %%s', pid, coalesce(nullif(application_name, ''), 'unnamed'), xact_start)
         FROM pg_stat_activity
         WHERE datname = current_database() AND xact_start IS NOT NULL AND application_name <> %(name)s
         ORDER BY xact_start
@@ -232,7 +232,7 @@ def _read(folder: Path) -> MigrationList:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m db.migrate", description="The schema of DATABASE_URL")
     parser.add_argument(
-        "direction", choices=["up", "down"], help="apply all that is pending, or roll back the last one"
+        "direction", choices=["up", "down"], help="apply the pending migrations, or roll back the last one"
     )
     parser.add_argument("--wait", action="store_true", help="wait for the database without a limit")
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""The settings: one frozen struct, read once from the environment at the edge of each process."""
+"""The settings: one frozen struct, read from the environment once, at the start of each process."""
 
 import os
 import re
@@ -18,15 +18,15 @@ Bytes = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0)]
 
 
-# a key that cannot be guessed, if it is random: `openssl rand -hex 16` makes one of 32
+# long enough that a random key cannot be guessed; `openssl rand -hex 16` makes one of 32 characters
 API_KEY_MIN_CHARACTERS = 16
 
 
 class SettingsError(Exception):
-    """A setting is wrong; the message names it in one line."""
+    """A setting is missing or invalid; the message names it in one line."""
 
 
-# what the name of a key may be
+# the name of an API key
 _KEY_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 
@@ -39,101 +39,101 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Each field is the environment variable of the same name in capitals."""
+    """Each field is read from the environment variable of the same name in capitals. README.md describes them for users."""
 
     http_host: str = "127.0.0.1"
     http_port: Annotated[int, Meta(ge=0, le=65535)] = 8080
-    # comma-separated; each is KEY, or NAME:ROLE:KEY with the role admin or read
-    # without keys the service listens on loopback only
+    # comma-separated, each KEY or NAME:ROLE:KEY with the role admin or read; without keys the service listens on loopback only
     api_keys: str = ""
     # how long a download ticket is valid
     ticket_seconds: Annotated[float, Meta(ge=1, le=86_400)] = 60.0
-    # comma-separated names by which clients may call this service, besides localhost and loopback addresses; any name if unset
-    # and API_KEYS is set
+    # comma-separated host names by which clients may call this service, besides localhost and loopback addresses; if unset and
+    # API_KEYS is set, any name
     hosts: str = ""
-    # whether /metrics is answered without a key
+    # whether /metrics is served without a key
     metrics_public: bool = False
-    # needed by every process of the service; unset, `python -m db.embedded run` starts PostgreSQL under DATA_DIR and sets it
+    # required by every process of the service; if unset, `python -m db.embedded run` starts PostgreSQL under DATA_DIR and sets it
     database_url: str | None = None
-    # a hot standby of it, which streaming exports read from
+    # a hot standby of it, from which streaming exports read
     database_replica_url: str | None = None
-    # what stands between these and us: a pooler in transaction mode must be told of; one in session mode is as none
+    # `transaction` if both URLs lead to PgBouncer in transaction mode; session mode needs no setting
     database_pooler: Literal["none", "transaction"] = "none"
-    # PostgreSQL's statement_timeout for the service's own statements; a reply that comes 5 s later is not waited for
+    # statement_timeout of the service's statements; a connection without a reply 5 s after it is closed
     statement_seconds: Annotated[float, Meta(ge=1, le=3600)] = 60.0
     data_dir: str = "./.data"
-    # a folder, or s3://bucket/prefix; for the latter the AWS_* variables count too, see db/storage/bucket.py
+    # a folder, or s3://bucket/prefix, for which the AWS_* variables are read too: see db/exports/storage/bucket.py
     export_dir: str = "./exports"
-    # how a file in a bucket is given to a client: the address of the file there, or the file through us
+    # how clients download a file from a bucket: by a redirect to its URL there, or through the API
     export_download: Literal["redirect", "through"] = "redirect"
     log_format: Literal["auto", "json", "console"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     worker_pool_size: Annotated[int, Meta(ge=1, le=1000)] = 10
-    # records a chunk, and its bytes at most
+    # records per chunk, and the maximum bytes per chunk
     batch_size: Annotated[int, Meta(ge=1, le=100_000)] = 1000
     chunk_max_bytes: Bytes = 8 * 1024 * 1024
-    # chunks of one import that a worker does together, as long as there are enough for all and their bytes are no more
+    # chunks of one import that a worker claims at once; fewer if there are not enough for all workers, or if together they
+    # exceed chunk_max_bytes
     claim_chunks_max: Annotated[int, Meta(ge=1, le=1000)] = 8
-    # connections that one API process holds at most
+    # maximum database connections of one API process, without those of its streams
     api_pool_size: Annotated[int, Meta(ge=1, le=1000)] = 10
-    # streaming exports of one API process at once; each has a database connection beside those of API_POOL_SIZE
+    # concurrent streaming exports of one API process, each with its own database connection
     streams_max: Annotated[int, Meta(ge=1, le=1000)] = 10
-    # export jobs that are not final; beyond it a new one is answered 429
+    # export jobs that are not final; more are answered 429
     export_jobs_max: Count = 100
-    # workers of one pool that write exports at once; unset: all but one, which is left for imports
+    # workers of one pool that write exports at the same time; if unset, all but one, which is reserved for imports
     export_workers_max: Annotated[int, Meta(ge=1, le=1000)] | None = None
 
-    # limits on what a client sends
+    # limits on what a client sends: an upload, both as sent and decompressed
     upload_max_bytes: Bytes = 10 * 1024**3
-    # errors reported for one record, and errors stored for one import; further ones are counted
+    # errors reported for one record, and errors stored for one import; further ones are only counted
     record_errors_max: Annotated[int, Meta(ge=1, le=10_000)] = 100
     import_errors_max: Count = 100_000
     record_max_bytes: Annotated[int, Meta(ge=1024, le=64 * 1024 * 1024)] = 1024 * 1024
     json_body_max_bytes: Bytes = 8 * 1024 * 1024
-    # of all JSON objects that one API process receives at once
+    # of all JSON objects that one API process receives at the same time
     json_buffers_max_bytes: Bytes = 64 * 1024 * 1024
-    # how many times its own size a packed upload may unpack to, from some megabytes on; gzip packs text 3 to 50 times
+    # maximum ratio of decompressed to compressed size, checked from 16 MiB on; gzip compresses text 3 to 50 times
     unpack_ratio_max: Count = 250
-    # the request line and the headers, their bytes and their number
+    # size of the request line and the headers, and number of headers
     head_max_bytes: Annotated[int, Meta(ge=1024, le=1024 * 1024)] = 64 * 1024
     headers_max: Annotated[int, Meta(ge=10, le=10_000)] = 100
 
-    # how long a client may take: for the head of a request, and between two of them
+    # time in which a client must send the head of a request, and how long a connection may be idle between two requests
     head_seconds: Seconds = 10.0
     keep_alive_seconds: Seconds = 5.0
-    # for so long a client may take nothing of its answer, and send its body slower than so many bytes a second
+    # how long a client may read nothing of its response, or send its body slower than `body_rate_min` bytes per second
     stall_seconds: Seconds = 60.0
     body_rate_min: Count = 128
-    # how long a streaming export may take in all, since it holds back the removal of dead rows
+    # maximum duration of a streaming export: vacuum cannot remove dead rows meanwhile
     stream_seconds_max: Seconds = 6 * 3600.0
-    # connections that one API process holds at once; each takes one of the files that it may have open
+    # connections that one API process holds at the same time; each counts towards its limit of open files
     connections_max: Count = 800
 
-    # an upload that shows no sign of life for so long is swept
+    # how long after the end of its API process an unfinished upload is removed
     upload_grace_seconds: Seconds = 60.0
 
-    # beyond these a new import is answered 429: imports that are not final, uploads under way included; the bytes of their
-    # files, as far as they have arrived whole; uploads that one API process receives at once
+    # beyond these a new import is answered 429: imports that are not final, unsealed uploads included; the bytes of their files,
+    # counted once they are sealed; uploads that one API process receives at the same time
     queue_jobs_max: Count = 1000
     queue_bytes_max: Bytes = 50 * 1024**3
     uploads_max: Count = 200
 
-    # the queue; see db/README.md
+    # the queue: README.md describes these settings, db/README.md the protocol
     claim_grace_seconds: Seconds = 5.0
     attempts_max: Count = 12
     crashes_max: Count = 4
     poll_seconds: Seconds = 1.0
     upkeep_seconds: Seconds = 3.0
-    # how long a final job is kept, with its errors and an import's file; what an import has stored stays
+    # how long a final job is kept, with its errors and an import's file; the records that it stored are not deleted
     job_retention_seconds: Seconds = 7 * 24 * 3600.0
     # how long the file of an export is kept
     export_retention_seconds: Seconds = 24 * 3600.0
-    # how long an API process that was told to stop still accepts requests, with /ready at 503, before it closes its listener
+    # after the signal to stop: how long the API still accepts requests, with /ready at 503, before it closes its listener
     drain_seconds: Annotated[float, Meta(ge=0, le=3600)] = 0.0
-    # how long a process that was told to stop may go on with what it has begun; for the API after DRAIN_SECONDS
+    # after the signal to stop, and for the API after drain_seconds: how long a process may continue what it has begun
     stop_seconds: Seconds = 4.0
-    # the process whose end is an order to stop: `make run` names honcho, which cannot stop us when it is killed
+    # a process whose end is a signal to stop: `make run` sets honcho's, which stops no process when it is killed itself
     supervisor_pid: Annotated[int, Meta(ge=1)] | None = None
 
     @property
@@ -161,7 +161,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def metrics_path(self) -> Path:
-        """Where the processes of this machine put the counters that one scrape adds up."""
+        """The folder in which the processes of this machine write their metrics; a scrape sums them."""
         return self.data_path / "metrics"
 
 
@@ -205,13 +205,13 @@ def _api_key(text: str) -> ApiKey:
     if not is_named:
         return ApiKey(name=None, role="admin", key=text)
     if not _KEY_NAME.fullmatch(name) or role not in ("admin", "read") or not key:
-        # the message has no part of the text, which may be a key
+        # the text may contain a key, so the message does not quote it
         raise SettingsError("API_KEYS: a key is KEY or NAME:ROLE:KEY, where ROLE is admin or read")
     return ApiKey(name=name, role=role, key=key)
 
 
 def _readable(url: str) -> bool:
-    """Asked before anybody connects: the driver quotes what it cannot read in its errors, and there the password is."""
+    """Whether libpq can parse the URL. Checked before connecting, because libpq's error message would show the password."""
     try:
         conninfo_to_dict(url)
     except ProgrammingError:

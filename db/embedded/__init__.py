@@ -1,7 +1,7 @@
 """The PostgreSQL for development and small machines; `python -m db.embedded` is its command line.
 
-`run` starts it around a command with DATABASE_URL set, which is all that the rest of the service knows of it: no other package
-but tests imports this one. May import `db.settings`.
+`run` starts it, runs a command with DATABASE_URL set, and stops it. The service only reads DATABASE_URL: nothing but tests
+imports this package. It may import `db.settings`.
 """
 
 from db.embedded.access import TCP

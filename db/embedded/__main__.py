@@ -1,4 +1,4 @@
-"""`python -m db.embedded`: the server around a command, or by itself. DATA_DIR and DATABASE_URL say which."""
+"""`python -m db.embedded`: starts and stops the embedded server of DATA_DIR, alone or for the duration of a command."""
 
 import argparse
 import os
@@ -17,16 +17,18 @@ from db import embedded, settings
 from db.embedded import EmbeddedError, binaries
 from db.settings import Settings, SettingsError
 
-# how often the server is looked at
-LOOK_SECONDS = 0.5
+# how often `run` checks whether the server has crashed
+CHECK_SECONDS = 0.5
 
 
 def main() -> None:
-    # files of the server and of the service are for their own user only
+    # files of the server and of the service are accessible to their own user only
     os.umask(0o077)
     parser = argparse.ArgumentParser(prog="python -m db.embedded", description="PostgreSQL under DATA_DIR")
     actions = parser.add_subparsers(dest="action", required=True)
-    run = actions.add_parser("run", help="run a command with DATABASE_URL set and the server around it")
+    run = actions.add_parser(
+        "run", help="start the server unless DATABASE_URL is set, run a command with DATABASE_URL, stop the server"
+    )
     run.add_argument("command", nargs="+")
     actions.add_parser("start", help="start the server, leave it running and print its URL")
     actions.add_parser("stop", help="stop it")
@@ -52,7 +54,7 @@ def main() -> None:
 
 
 def _run(command: list[str], given: Settings) -> int:
-    """Runs `command` with the server around it, and returns its exit status as a shell gives it."""
+    """Runs `command` while the server runs, and returns its exit status as a shell does."""
     if given.database_url:
         return _wait_for(command, os.environ, None)
     with embedded.running(given.data_path) as database_url:
@@ -60,10 +62,10 @@ def _run(command: list[str], given: Settings) -> int:
 
 
 def _wait_for(command: list[str], environment: Mapping[str, str], data_path: Path | None) -> int:
-    """Runs `command` to its end, and the server in `data_path` with it if there is one. An end by Ctrl-C is a success."""
+    """Runs `command` to its end, and restarts the server in `data_path`, if given, when it crashes. Ctrl-C is a success."""
     interrupts: list[int] = []
-    # Ctrl-C goes to the whole foreground group, to the child too. A hang-up does as well, and would kill a child that
-    # does not expect it before it has stopped its own: the child is kept from it, and told to terminate instead.
+    # The terminal sends SIGINT and SIGHUP to all processes of its foreground group. SIGINT is left to the child. SIGHUP would
+    # kill a child that has no handler for it before it has stopped its own children, so it ignores SIGHUP and gets SIGTERM.
     signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -74,19 +76,19 @@ def _wait_for(command: list[str], environment: Mapping[str, str], data_path: Pat
     signal.signal(signal.SIGHUP, lambda *_: _terminate_all(child.pid))
     while True:
         try:
-            status = child.wait(timeout=LOOK_SECONDS)
+            status = child.wait(timeout=CHECK_SECONDS)
         except subprocess.TimeoutExpired:
             if data_path:
-                _revive(data_path)
+                _restart(data_path)
         else:
             status = status if status >= 0 else 128 - status
             return 0 if interrupts and status == 128 + signal.SIGINT else status
 
 
-def _revive(data_path: Path) -> None:
-    """Starts the server again, where its clients look for it, if it was killed. Who stopped it may start it himself."""
+def _restart(data_path: Path) -> None:
+    """Starts the server again at the same address if it has crashed; not if it was stopped."""
     if embedded.has_crashed(data_path):
-        sys.stderr.write(f"PostgreSQL is gone, starting it again; see {data_path / 'postgres.log'}\n")
+        sys.stderr.write(f"PostgreSQL has crashed, restarting it; see {data_path / 'postgres.log'}\n")
         try:
             embedded.start(data_path)
         except EmbeddedError as error:
@@ -94,7 +96,8 @@ def _revive(data_path: Path) -> None:
 
 
 def _terminate_all(pid: int) -> None:
-    """Terminates `pid` and, on Linux, all below it: honcho, whose terminal is gone, dies of the first line it writes."""
+    """Terminates `pid` and, on Linux, its descendants: honcho would fail at its first write to the closed terminal, and not stop
+    them."""
     family = [pid]
     for member in family:
         with suppress(FileNotFoundError):
@@ -106,19 +109,19 @@ def _terminate_all(pid: int) -> None:
 
 
 def _psql(arguments: list[str], given: Settings) -> NoReturn:
-    """Becomes psql. The password goes by the environment: anybody on the machine can read a command line."""
+    """Replaces this process by psql. The password is passed in the environment, because any user can read a command line."""
     parameters = conninfo_to_dict(given.database_url or embedded.url(given.data_path))
     password = parameters.pop("password", None)
     psql = shutil.which("psql") or str(binaries.find() / "psql")
-    _become(
+    _exec(
         [psql, make_conninfo("", **parameters), *arguments],
         os.environ if password is None else {**os.environ, "PGPASSWORD": str(password)},
     )
 
 
-def _become(command: list[str], environment: Mapping[str, str]) -> NoReturn:
+def _exec(command: list[str], environment: Mapping[str, str]) -> NoReturn:
     try:
-        os.execvpe(command[0], command, environment)  # noqa: S606  no shell is wanted
+        os.execvpe(command[0], command, environment)  # noqa: S606  no shell is needed
     except OSError as error:
         raise EmbeddedError(f"{command[0]}: {error.strerror}") from None
 

@@ -1,8 +1,8 @@
-"""Who may connect to the embedded server: those who can enter its socket folder, which is its owner alone.
+"""Access to the embedded server: its socket folder can be entered only by its owner.
 
-The server listens on a Unix socket in DATA_DIR/socket, a folder of mode 0700, and needs no password there. The service's role
-owns the database and is no superuser. Tests, which connect through proxies and create databases, add `TCP` to the options: then
-the server listens on loopback too, requires SCRAM there, and the URL is that of the superuser.
+The server listens on a Unix socket in DATA_DIR/socket, a folder of mode 0700, and requires no password there. The service's role
+owns the database and is not a superuser. Tests connect through proxies and create databases; they add `TCP` to the options. Then
+the server also listens on loopback, requires SCRAM there, and the URL is that of the superuser.
 """
 
 import os
@@ -19,9 +19,9 @@ from db.embedded.binaries import EmbeddedError, Identity
 NAME = "bulk"
 SUPERUSER = "postgres"
 TCP = {"listen_addresses": "127.0.0.1"}
-# the number in the name of the socket, in a folder that no other server uses
+# the number in the name of the socket; no other server uses the folder
 SOCKET_PORT = 5432
-# sockaddr_un on Linux has 108 bytes, on macOS 104, with the final NUL
+# the path in sockaddr_un has 108 bytes on Linux and 104 on macOS, including the final NUL
 SOCKET_PATH_BYTES_MAX = 103
 
 HBA = """# written at each start by db.embedded
@@ -37,20 +37,20 @@ def socket_folder(data_path: Path) -> Path:
 
 
 def prepare(data_path: Path, identity: Identity) -> None:
-    """Makes the socket folder and the rules of authentication. Raises `EmbeddedError` when DATA_DIR is too long a path."""
+    """Creates the socket folder and the authentication rules. Raises `EmbeddedError` if the path DATA_DIR is too long."""
     folder = socket_folder(data_path)
     if len(os.fsencode(folder / f".s.PGSQL.{SOCKET_PORT}")) > SOCKET_PATH_BYTES_MAX:
         raise EmbeddedError(
-            f"DATA_DIR: {data_path} is too long a path for a Unix socket; set a shorter one, or DATABASE_URL"
+            f"DATA_DIR: the path {data_path} is too long for a Unix socket; set a shorter one, or DATABASE_URL"
         )
     folder.mkdir(mode=0o700, exist_ok=True)
     folder.chmod(0o700)
-    # left by a crash; the caller holds the lock on DATA_DIR, so no server uses them
-    for left in folder.glob(".s.PGSQL.*"):
-        left.unlink()
+    # files of a server that has crashed: the caller holds the lock on DATA_DIR, so no server uses them
+    for stale in folder.glob(".s.PGSQL.*"):
+        stale.unlink()
     if user := identity.popen.get("user"):
         os.chown(folder, user, identity.popen["group"])
-    # overwritten, not replaced: the file stays the server's own
+    # overwritten, not replaced: the owner of the file does not change
     (data_path / "postgres" / "pg_hba.conf").write_text(HBA)
 
 
@@ -65,11 +65,11 @@ def tcp_url(data_path: Path, port: int) -> str:
 
 
 def create(data_path: Path, port: int, *, with_tcp: bool) -> None:
-    """Creates the service's role and database where they are missing; with TCP, a password for the superuser."""
+    """Creates the service's role and database if they do not exist; with TCP, sets a password for the superuser."""
     try:
         conn = psycopg.connect(socket_url(data_path, port, user=SUPERUSER, database="postgres"), autocommit=True)
     except psycopg.OperationalError:
-        # A data folder of an earlier version: the service's role is its only superuser, which cannot be changed.
+        # a data folder of an earlier version: the service's role is its only superuser, which cannot be changed
         conn = psycopg.connect(socket_url(data_path, port, database="postgres"), autocommit=True)
     with conn:
         if conn.execute("SELECT pg_is_in_recovery()").fetchone() == (True,):

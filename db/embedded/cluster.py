@@ -1,4 +1,4 @@
-"""Creates the data folder, once."""
+"""Creates the data folder with initdb."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from db.embedded.binaries import EmbeddedError, Identity
 
 def initialise(data_path: Path, bin_dir: Path, identity: Identity) -> None:
     """Creates DATA_DIR/postgres. Raises `EmbeddedError`."""
-    # under another name first, so that an initdb that was killed leaves no incomplete DATA_DIR/postgres
+    # under another name first, so that a killed initdb does not leave an incomplete DATA_DIR/postgres
     unfinished = data_path / "postgres.new"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(mode=0o700)
@@ -34,6 +34,6 @@ def initialise(data_path: Path, bin_dir: Path, identity: Identity) -> None:
 
 
 def last_error(text: str) -> str:
-    """The last error in PostgreSQL's output, or else its last line."""
+    """The last error in PostgreSQL's output; its last line if there is none."""
     lines = text.strip().splitlines() or ["no output"]
     return ([line for line in lines if "FATAL:" in line or "error:" in line] or lines)[-1]

@@ -1,8 +1,8 @@
-"""A PostgreSQL server under DATA_DIR, for this user of this machine only.
+"""Starts and stops a PostgreSQL server under DATA_DIR, for the current user of this machine only.
 
-DATA_DIR/postgres holds the data. Beside it are the folder `socket`, postgres.log and postgres.lock. The server inherits the lock,
-an flock: the kernel releases it when the last process of the server ends, for whatever reason. So the lock says whether the
-server runs, and not a pid, which may belong to another process by now.
+DATA_DIR/postgres contains the data. Beside it are the folder `socket`, postgres.log and postgres.lock. The server inherits the
+lock, an flock: the kernel releases it when the last process of the server has ended, for whatever reason. So the lock shows
+whether the server runs. A pid does not, because the system may have given it to another process.
 """
 
 import ctypes
@@ -27,11 +27,11 @@ from db.embedded.binaries import EmbeddedError, Identity
 START_SECONDS = 60
 STOP_SECONDS = 30
 
-# the log of a start that finds it larger begins a new one; the previous one is kept as postgres.log.1
+# a start renames a larger log to postgres.log.1 and begins a new one
 LOG_BYTES_MAX = 1024 * 1024
 
-# For a small machine; everything else is PostgreSQL's default, which is durable. The log holds no statements, no values of rows
-# and no errors of statements, which the service logs itself: only what concerns the server as a whole.
+# For a small machine; all other settings have PostgreSQL's defaults, which are durable. The log has only messages about the
+# server as a whole: no statements, no values, and no errors of statements, which the service logs itself.
 OPTIONS = {
     "listen_addresses": "",
     "max_connections": "200",
@@ -45,23 +45,23 @@ OPTIONS = {
 
 
 class NotRunning(EmbeddedError):
-    """There is no server under this DATA_DIR."""
+    """No server runs under this DATA_DIR."""
 
 
 def url(data_path: Path) -> str:
     """The URL of the server that runs under `data_path`. Raises `NotRunning`."""
-    found = _url(data_path) if _locked(data_path) else None
-    if found is None:
+    url = _url(data_path) if _locked(data_path) else None
+    if url is None:
         raise NotRunning(f"no PostgreSQL runs under {data_path}: set DATABASE_URL, or start one with `make db-start`")
-    return found
+    return url
 
 
 @contextmanager
 def running(data_path: Path) -> Iterator[str]:
-    """The URL of the server under `data_path`, which is stopped at the end if it was started here."""
-    found = start(data_path)
+    """Runs the block with the URL of the server under `data_path`. A server that was started for it is stopped at the end."""
+    url = start(data_path)
     try:
-        yield found
+        yield url
     finally:
         if data_path in _children:
             with suppress(NotRunning):
@@ -76,11 +76,11 @@ def start(
     bin_dir: Path | None = None,
     outlive: bool = False,
 ) -> str:
-    """Starts the server under `data_path`, creates its data folder the first time, and returns its URL.
+    """Starts the server under `data_path`, if it does not run yet, and returns its URL. Creates the data folder if needed.
 
-    A server that runs already is left as it is. `options` are PostgreSQL's settings; with `access.TCP` among them the server also
-    listens on `port`, where 0 is the port of the last time, or a free one. `bin_dir` holds the binaries, which are searched for
-    otherwise. Unless it shall `outlive` the caller, the server stops when the calling thread ends. Raises `EmbeddedError`.
+    `options` are PostgreSQL settings; with `access.TCP` the server also listens on `port`, where 0 means the port of the last
+    start, or a free one. `bin_dir` is the folder of the binaries; by default they are searched for. Without `outlive` the
+    server stops when the calling thread ends. Raises `EmbeddedError`.
     """
     data_path.mkdir(mode=0o711, parents=True, exist_ok=True)
     deadline = time.monotonic() + START_SECONDS
@@ -97,22 +97,22 @@ def start(
                 settings = {**OPTIONS, **(options or {})}
                 settings["unix_socket_directories"] = f'"{access.socket_folder(data_path)}"'
                 with_tcp = bool(settings["listen_addresses"])
-                settings["port"] = str((port or _port_again(data_path)) if with_tcp else access.SOCKET_PORT)
+                settings["port"] = str((port or _last_port(data_path)) if with_tcp else access.SOCKET_PORT)
                 server = _launch(data_path, lock, bin_dir, identity, settings, outlive=outlive)
                 _children[data_path] = server
                 return _wait_until_ready(data_path, server, with_tcp=with_tcp)
         finally:
             os.close(lock)
-        # another process has started it: it runs, is starting, or its last processes are ending
-        if (found := _url(data_path)) and _answers(found):
-            return found
+        # a server started by another process is running, starting or stopping
+        if (url := _url(data_path)) and _accepts_connections(url):
+            return url
         time.sleep(0.05)
-    raise EmbeddedError(f"the PostgreSQL under {data_path} is neither ready nor gone after {START_SECONDS} s")
+    raise EmbeddedError(f"the PostgreSQL under {data_path} neither became ready nor stopped within {START_SECONDS} s")
 
 
 def stop(data_path: Path) -> None:
-    """Ends the server under `data_path` and all of its sessions, and waits until it is gone. Raises `NotRunning`."""
-    # SIGINT rolls back what is open; SIGQUIT, if that takes too long, leaves it to the recovery of the next start
+    """Stops the server under `data_path` and all of its sessions, and waits for its end. Raises `NotRunning`."""
+    # SIGINT is a fast shutdown; if it takes too long, SIGQUIT is an immediate one, after which the next start runs recovery
     for signum in (signal.SIGINT, signal.SIGQUIT):
         pid = _pid(data_path) if _locked(data_path) else None
         if pid is None:
@@ -129,7 +129,7 @@ def stop(data_path: Path) -> None:
 
 
 def has_crashed(data_path: Path) -> bool:
-    """Whether the server that this process has started has ended without having been stopped."""
+    """Whether a server that this process has started has ended without being stopped."""
     server = _children.get(data_path)
     return server is not None and server.poll() not in (None, 0)
 
@@ -142,16 +142,16 @@ def die_with_parent(signum: signal.Signals) -> Callable[[], None] | None:
     return lambda: prctl(set_pdeathsig, signum)
 
 
-# the servers that this process started, so that stop() can reap them
+# the servers that this process has started
 _children: dict[Path, subprocess.Popen[bytes]] = {}
 
 
 def _launch(
     data_path: Path, lock: int, bin_dir: Path, identity: Identity, options: Mapping[str, str], *, outlive: bool
 ) -> subprocess.Popen[bytes]:
-    # A pid file that a crash left may name a pid that is another process's today, for which PostgreSQL would refuse to
-    # start. We hold the lock, so it is not the server's: called its grandparent it is ignored, while the check that
-    # nobody is attached to the old shared memory stays.
+    # The pid file of a crashed server may contain the pid of another running process, and PostgreSQL would refuse to start. The
+    # lock proves that this process is no server of this folder. As PG_GRANDPARENT_PID it is ignored, while PostgreSQL still
+    # checks that no process is attached to the old shared memory.
     stale = _pid(data_path)
     arguments = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
     with _open_log(data_path) as log:
@@ -162,7 +162,7 @@ def _launch(
             stderr=log,
             pass_fds=(lock,),
             env={**os.environ, "LC_ALL": "C"} | ({"PG_GRANDPARENT_PID": str(stale)} if stale else {}),
-            # Ctrl-C is for the command, which ends before its server
+            # Ctrl-C must stop the command only; the server is stopped after it
             start_new_session=True,
             preexec_fn=None if outlive else die_with_parent(signal.SIGINT),
             **identity.popen,
@@ -170,7 +170,7 @@ def _launch(
 
 
 def _make_private(data_path: Path, identity: Identity) -> None:
-    """Closes DATA_DIR to other users, as far as the server, when it runs as one of them, can still reach its own folders."""
+    """Denies other users access to DATA_DIR. If the server runs as another user, that one can still enter its own folders."""
     with suppress(PermissionError):
         data_path.chmod(0o711 if identity.popen else 0o700)
 
@@ -194,23 +194,23 @@ def _wait_until_ready(data_path: Path, server: subprocess.Popen[bytes], *, with_
             raise EmbeddedError(f"PostgreSQL did not start: {cluster.last_error(log)}")
         if _pid(data_path) == server.pid and (port := _ready_port(data_path)):
             access.create(data_path, port, with_tcp=with_tcp)
-            if (found := _url(data_path)) is not None:
-                return found
+            if (url := _url(data_path)) is not None:
+                return url
         time.sleep(0.02)
     server.send_signal(signal.SIGQUIT)
     raise EmbeddedError(f"PostgreSQL was not ready after {START_SECONDS} s; see {data_path / 'postgres.log'}")
 
 
-def _answers(target: str) -> bool:
+def _accepts_connections(url: str) -> bool:
     try:
-        psycopg.connect(target).close()
+        psycopg.connect(url).close()
     except psycopg.OperationalError:
         return False
     return True
 
 
-def _port_again(data_path: Path) -> int:
-    """The port of the server's last start, if it is free; else any that is."""
+def _last_port(data_path: Path) -> int:
+    """The port of the server's last start if it is free, otherwise a free one."""
     with suppress(OSError):
         last = re.search(r'"port=(\d+)"', (data_path / "postgres" / "postmaster.opts").read_text())
         if last:
@@ -219,9 +219,9 @@ def _port_again(data_path: Path) -> int:
 
 
 def _free_port(wanted: int) -> int:
-    """`wanted`, or any if that is 0. Raises `OSError` when it is in use."""
+    """`wanted`, or any free port if that is 0. Raises `OSError` if it is in use."""
     with socket.socket() as probe:
-        # connections of the last server that are only waiting for their end do not count
+        # connections of the last server in TIME_WAIT do not count
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", wanted))
         return probe.getsockname()[1]
@@ -236,7 +236,7 @@ def _try_lock(lock: int) -> bool:
 
 
 def _locked(data_path: Path) -> bool:
-    """Whether any process of the server under `data_path` lives."""
+    """Whether a process of the server under `data_path` is running."""
     try:
         lock = os.open(data_path / "postgres.lock", os.O_RDWR)
     except FileNotFoundError:
@@ -248,7 +248,7 @@ def _locked(data_path: Path) -> bool:
 
 
 def _pid_file(data_path: Path) -> list[str]:
-    """Line 1 is the pid, 4 the port, 6 the TCP address, 8 the state; PostgreSQL adds them one after the other."""
+    """Line 1 is the pid, 4 the port, 6 the TCP address, 8 the state; PostgreSQL writes them one after another."""
     try:
         return (data_path / "postgres" / "postmaster.pid").read_text().splitlines()
     except FileNotFoundError:

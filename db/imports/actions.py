@@ -18,13 +18,13 @@ COPY_SECONDS_MAX = 3600
 
 
 class NotCommittable(Exception):
-    """The import is not a completed dry run; the message says what it is."""
+    """The import is not a completed dry run; the message gives the reason."""
 
 
 class ParentImport(msgspec.Struct, frozen=True, kw_only=True):
-    """An import whose records are returned, or imported again by a child.
+    """An import whose records are downloaded, or imported again by a child: a retry or a commit.
 
-    `remaining` counts the failed and the unprocessed records. It and `failed` are final once the import is.
+    `remaining` counts the failed and the unprocessed records. `failed` and `remaining` do not change once the import is final.
     """
 
     id: UUID
@@ -65,21 +65,21 @@ _SELECT = """
 
 
 async def parent(conn: Connection, id: UUID) -> ParentImport | None:
-    """None when there is no such import or it is still being uploaded."""
+    """The import; None if it does not exist or is still being uploaded."""
     cursor = conn.cursor(row_factory=class_row(ParentImport))
     await cursor.execute(_SELECT, {"id": id})
     return await cursor.fetchone()
 
 
 async def retried_by(conn: Connection, parent: ParentImport) -> UUID | None:
-    """The retry of `parent`; None when there is none yet."""
+    """The id of the retry of `parent`; None if it has none."""
     return await _child(conn, parent.id, dry_run=parent.dry_run)
 
 
 async def seal_retry(conn: Connection, id: UUID, spec: ImportSpec, parent: ParentImport) -> UUID:
-    """Seals an upload as the one retry of `parent`. Returns its id; or that of an earlier retry, and then changes nothing.
+    """Seals the upload `id` as the one retry of `parent` and returns its id. If there is a retry already, returns that one's id.
 
-    Concurrent requests wait for each other at the lock on the parent's row. Raises `Gone`.
+    Concurrent requests are serialised by the lock on the parent's row. Raises `Gone`.
     """
     if await _lock(conn, parent.id) is None:
         raise Gone
@@ -91,9 +91,9 @@ async def seal_retry(conn: Connection, id: UUID, spec: ImportSpec, parent: Paren
 
 
 async def commit(conn: Connection, id: UUID, *, digest: bytes, request_id: str | None) -> tuple[UUID, bool]:
-    """Makes a completed dry run a real import. Returns its id, and whether an earlier request made it.
+    """Creates the real import of a completed dry run. Returns its id, and whether an earlier request created it.
 
-    Runs in the caller's transaction. Raises `NotCommittable`, `Gone`.
+    Needs a transaction. Raises `NotCommittable`, `Gone`.
     """
     parent = await _lock(conn, id)
     if parent is None:
@@ -132,7 +132,7 @@ def child_spec(
     digest: bytes,
     request_id: str | None,
 ) -> ImportSpec:
-    """The specification of a child: its parent's parameters and these totals, without `after`, which has been waited for."""
+    """The specification of a child: its parent's parameters except `after`, which the parent has waited for, and these totals."""
     return ImportSpec(
         resource=parent.resource,
         mode=parent.mode,
@@ -161,10 +161,10 @@ def child_spec(
 
 
 async def cancel(conn: Connection, id: UUID) -> bool:
-    """Asks that no further chunk be begun; False when the import is final or there is none.
+    """Requests that no further chunk is started. Returns False if the import is final or does not exist.
 
-    The flag is read wherever a chunk is begun, so no chunk's row is touched, which a worker may hold. `endings.finish` then
-    ends an import that has no chunk running; else the worker of the last one does.
+    Only the job's row is changed, because workers hold locks on the chunks; claim and fence read the flag there. Call
+    `completion.finish` afterwards: it ends an import without a running chunk; otherwise the worker of the last chunk does.
     """
     cursor = await conn.execute(
         """
@@ -178,8 +178,8 @@ async def cancel(conn: Connection, id: UUID) -> bool:
 
 
 async def delete(conn: Connection, id: UUID) -> bool:
-    """Removes a final import with its chunks, errors and payloads, not what it stored. False when it is not final."""
-    # those that wait for one which did not complete must be stopped as long as it can still be seen what they wait for
+    """Deletes a final import with its chunks, errors and payloads; stored records are kept. Returns False if it is not final."""
+    # imports that wait for one which did not complete must be stopped while its row still shows its status
     await completion.stop_dependents(conn)
     cursor = await conn.execute(
         "DELETE FROM import_jobs WHERE id = %(id)s AND status IN ('completed', 'failed', 'cancelled')", {"id": id}
@@ -188,14 +188,14 @@ async def delete(conn: Connection, id: UUID) -> bool:
 
 
 async def _lock(conn: Connection, id: UUID) -> ParentImport | None:
-    """The import, kept as it is, and from other repairs, for the rest of the transaction."""
+    """The import, with its row locked against other actions for the rest of the transaction."""
     cursor = conn.cursor(row_factory=class_row(ParentImport))
     await cursor.execute(_SELECT + "FOR NO KEY UPDATE", {"id": id})
     return await cursor.fetchone()
 
 
 async def _child(conn: Connection, parent_id: UUID, *, dry_run: bool) -> UUID | None:
-    """The child of that kind: of a dry run a dry one is its retry and a real one its commit."""
+    """The id of the child of this kind: the dry child of a dry run is its retry, the real one its commit."""
     cursor = conn.cursor(row_factory=scalar_row)
     await cursor.execute(
         """
@@ -211,7 +211,7 @@ async def _child(conn: Connection, parent_id: UUID, *, dry_run: bool) -> UUID | 
 
 
 async def _copy_file(conn: Connection, child: UUID, parent: ParentImport) -> None:
-    """Gives the child the parent's chunks, none of them begun, and their payloads. Raises `Gone` when these are not all here."""
+    """Copies the parent's chunks, as pending ones, and their payloads. Raises `Gone` if some of them were removed."""
     liveness.allow_silence(conn, COPY_SECONDS_MAX)
     milliseconds = str(COPY_SECONDS_MAX * 1000)
     await conn.execute(

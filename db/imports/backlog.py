@@ -1,4 +1,4 @@
-"""Backpressure: how much the queue holds, so that a client is told to come back later before the service drowns in work."""
+"""Measures the backlog of imports, so that the API can refuse new ones (429) before the queue grows without a limit."""
 
 import msgspec
 from psycopg.rows import class_row
@@ -7,9 +7,9 @@ from db.connections.pool import Connection
 
 
 class Backlog(msgspec.Struct, frozen=True, kw_only=True):
-    """The imports that are not final, uploads under way included, and the bytes of their files.
+    """The number of imports that are not final, unsealed uploads included, and the bytes of their files.
 
-    An upload's bytes are known, and counted, when it is sealed.
+    The bytes of an upload are counted once it is sealed.
     """
 
     jobs: int
@@ -17,7 +17,7 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def measure(conn: Connection) -> Backlog:
-    """Leans on the partial indexes of live jobs and of uploads: its cost is what the limits allow, not the history."""
+    """Uses the partial indexes of live jobs and of uploads, so that final jobs cost nothing."""
     cursor = conn.cursor(row_factory=class_row(Backlog))
     await cursor.execute(
         """

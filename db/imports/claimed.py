@@ -1,4 +1,4 @@
-"""The import and the payloads of a claim, as the worker loads them."""
+"""Loads what a worker needs for a claim: the import's parameters and the payloads of its chunks."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ class ClaimedImport(msgspec.Struct, frozen=True, kw_only=True):
     resource: str
     mode: Mode
     dry_run: bool
-    # whether refused records may stop the import
+    # whether the import has an error budget
     has_budget: bool
     unknown_fields: str
     format: Format
@@ -29,11 +29,11 @@ class ClaimedImport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def load_claimed(conn: Connection, claim: Claim) -> tuple[ClaimedImport, list[Chunk]]:
-    """The claim's import, and the payloads of its chunks in the file's order (none for settle).
+    """The claim's import, and the payloads of its chunks in the order of the file (none for a settle chunk).
 
-    Switches synchronous_commit off for the rest of the transaction. Its records and the state of its chunks are stored
-    together; if the server crashes before they are on disk, both are lost together and the chunk is done again. The commit
-    that makes the job final is synchronous, and with it all commits before.
+    Switches synchronous_commit off for the rest of the transaction. Records and chunk states are committed together: if the
+    server crashes before they are on disk, both are lost and the chunk is processed again. The commit that makes the job final
+    is synchronous, which also flushes all commits before it.
     """
     cursor = conn.cursor(row_factory=kwargs_row(_row), binary=True)
     async with conn.pipeline():

@@ -1,4 +1,4 @@
-"""The end of an import: looked for after each final chunk, by cancellation and by maintenance, and written exactly once."""
+"""Makes an import final after its last chunk. Called after each final chunk, by cancel and by maintenance; done exactly once."""
 
 from uuid import UUID
 
@@ -13,7 +13,7 @@ from db.imports.jobs import Outcome, Status
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True):
-    """A job that has just become final, for logs and metrics."""
+    """The summary of a job that has just become final, for logs and metrics."""
 
     id: UUID
     resource: str
@@ -28,10 +28,10 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def finish(conn: Connection, id: UUID) -> list[Finished]:
-    """Ends the job if all its chunks are final; to be called after each commit that made one so.
+    """Makes the job final if all its chunks are. To be called after each commit that made a chunk final.
 
-    Returns the jobs that this call has ended: the job itself and, if it did not complete, those that waited for it. Deferred
-    records need one more chunk, settle, which is queued here; then the job is not ended yet.
+    Returns the jobs that this call has made final: the job itself and, if it did not complete, those that waited for it. If
+    there are deferred records, the settle chunk is queued instead, and the job becomes final after it.
     """
     if await _is_busy(conn, id):
         return []
@@ -42,13 +42,13 @@ async def finish(conn: Connection, id: UUID) -> list[Finished]:
         return []
     if end.errors:
         await errors.write_summary(conn, id)
-    # wakes the workers: an import may wait for this one
+    # an import that waited for this one may be claimed now
     await queue.notify(conn)
     return [end] if end.status == "completed" else [end, *await finish_dependents(conn)]
 
 
 async def finish_dependents(conn: Connection) -> list[Finished]:
-    """Ends the imports that wait for one that did not complete; returns those that this call has ended."""
+    """Makes the imports final that wait for one that did not complete. Returns those that this call has made final."""
     return [end for id in await stop_dependents(conn) for end in await finish(conn, id)]
 
 
@@ -72,10 +72,10 @@ async def _queue_settle(conn: Connection, id: UUID) -> bool:
 
 
 async def _is_busy(conn: Connection, id: UUID) -> bool:
-    """Whether a chunk is still to be worked on. Cheap, as it is run after every chunk.
+    """Whether the job has a pending or running chunk. Called after every chunk, so it has to be cheap.
 
     Scans chunks_pending from its end, where the first entry is a live one; its beginning is full of entries of claimed chunks.
-    chunks_running is scanned only when nothing is pending, because both its ends are full of entries of finished chunks.
+    chunks_running is scanned only if nothing is pending, because both its ends are full of entries of finished chunks.
     """
     cursor = conn.cursor(row_factory=scalar_row)
     await cursor.execute(
@@ -99,7 +99,7 @@ async def _is_busy(conn: Connection, id: UUID) -> bool:
 
 
 async def _cancel_pending(conn: Connection, id: UUID) -> None:
-    """Cancels the pending chunks of a stopped job, except those being claimed right now, which the claim drops."""
+    """Cancels the pending chunks of a stopped job. Chunks that are being claimed at this moment are dropped by their worker."""
     await conn.execute(
         """
         WITH stopped AS MATERIALIZED (
@@ -123,7 +123,7 @@ async def _cancel_pending(conn: Connection, id: UUID) -> None:
 
 
 async def _write_end(conn: Connection, id: UUID) -> Finished | None:
-    """Makes the job final. If two workers end its last two chunks at the same time, one of them gets None."""
+    """Makes the job final and returns its summary. Returns None to all but one of several concurrent calls."""
     cursor = conn.cursor(row_factory=class_row(Finished))
     await cursor.execute(
         """
@@ -189,7 +189,7 @@ async def stop_dependents(conn: Connection) -> list[UUID]:
 
 
 async def unfinished(conn: Connection) -> list[UUID]:
-    """Live jobs without anything left to do: their last worker died between its commit and `finish`."""
+    """Jobs that are not final although all their chunks are: their last worker died between its commit and `finish`."""
     cursor = conn.cursor(row_factory=scalar_row)
     await cursor.execute(
         """

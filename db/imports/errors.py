@@ -1,4 +1,4 @@
-"""The record errors of an import: written by chunks, up to a limit, read in pages, and summarised by kind."""
+"""The record errors of an import: stored by chunk up to a limit, read in pages, and summarised by code and field."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,12 +12,12 @@ from db import copy
 from db.connections.pool import Connection
 from db.resources.definition import Code, RecordError
 
-# the kinds of error that a summary lists
+# maximum entries of a summary
 KINDS_MAX = 100
 
 
 class ErrorCount(msgspec.Struct, frozen=True, kw_only=True):
-    """A kind of error: code and field, how many such errors are stored, and the line of the first one."""
+    """The number of stored errors with this code and field, and the line of the first one."""
 
     code: Code
     field: str | None
@@ -26,7 +26,7 @@ class ErrorCount(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """The most frequent kinds of error, and the number of all kinds."""
+    """The most frequent combinations of code and field, and the number of all combinations."""
 
     counts: list[ErrorCount]
     kinds: int
@@ -45,10 +45,10 @@ START = Position(0, 0)
 async def insert(
     conn: Connection, import_id: UUID, errors: Sequence[RecordError], *, unlisted: Sequence[int], errors_max: int
 ) -> int:
-    """Stores the errors, which are in the order of their records, as far as the import has fewer than `errors_max`.
+    """Stores errors, which are in the order of their records, until the import has `errors_max` of them.
 
-    Returns the number of errors that were not stored. Their records, and the refused records `unlisted`, are kept as such.
-    Chunks that are worked on at the same time do not see each other's errors, so that the limit may be exceeded by as much.
+    Returns the number of errors that were not stored. The numbers of their records, and of the refused records `unlisted`, are
+    stored as ranges. Concurrent chunks do not see each other's errors, so the limit may be exceeded by a chunk's errors each.
     """
     if not errors and not unlisted:
         return 0
@@ -66,9 +66,9 @@ async def insert(
 async def remove_excess(
     conn: Connection, import_id: UUID, chunks: Sequence[int], *, listed: int, errors_max: int
 ) -> int:
-    """Removes those of the `listed` errors of this transaction that exceed the limit; returns how many.
+    """Removes those of the `listed` errors of this transaction that exceed the limit. Returns their number.
 
-    For errors that were inserted by a statement. `chunks`: the ids of the chunks whose records they are of; empty for all.
+    For errors that an SQL statement has inserted. `chunks` are the ids of the chunks of their records; empty means all.
     """
     stored = await _stored(conn, import_id)
     if stored + listed <= errors_max:
@@ -122,7 +122,7 @@ async def remove_excess(
 async def page(
     conn: Connection, import_id: UUID, *, after: Position, code: str | None, field: str | None, limit: int
 ) -> tuple[list[RecordError], Position | None]:
-    """Errors in the order of the file, from the one after `after` on; and the last one's position if there are more."""
+    """Errors in the order of the file, starting after the position `after`; and the last one's position if there are more."""
     cursor = conn.cursor(row_factory=class_row(_Row))
     await cursor.execute(
         """
@@ -143,7 +143,7 @@ async def page(
 
 
 async def count(conn: Connection, import_id: UUID, *, code: str | None, field: str | None) -> int:
-    """How many errors are stored."""
+    """The number of stored errors."""
     cursor = await conn.execute(
         """
         SELECT count(*)
@@ -174,7 +174,7 @@ async def are_complete(conn: Connection, import_id: UUID) -> bool:
 
 
 async def summary(conn: Connection, import_id: UUID) -> Summary:
-    """The stored errors by kind: as written at the import's end, or counted now."""
+    """The summary: the stored one of a final job, otherwise counted now."""
     cursor = conn.cursor(row_factory=class_row(_StoredSummary))
     await cursor.execute(
         "SELECT error_summary AS counts, error_kinds AS kinds FROM import_jobs WHERE id = %(id)s AND error_kinds IS NOT NULL",
@@ -191,7 +191,7 @@ async def summary(conn: Connection, import_id: UUID) -> Summary:
     )
 
 
-# one row: the most frequent kinds as JSON, and the number of kinds
+# one row: the most frequent combinations as JSON, and the number of combinations
 SUMMARISE = """
 SELECT coalesce(jsonb_agg(kind ORDER BY place) FILTER (WHERE place <= %(kinds_max)s), '[]') AS counts, count(*) AS kinds
 FROM (
@@ -215,7 +215,7 @@ async def write_summary(conn: Connection, import_id: UUID) -> None:
 
 
 async def _stored(conn: Connection, import_id: UUID) -> int:
-    """How many errors the import's finished chunks have stored."""
+    """The number of errors that the import's finished chunks have stored."""
     cursor = conn.cursor(row_factory=scalar_row)
     await cursor.execute(
         "SELECT coalesce(sum(errors - errors_omitted), 0)::bigint FROM chunks WHERE job_id = %(id)s AND errors > 0",
@@ -225,7 +225,7 @@ async def _stored(conn: Connection, import_id: UUID) -> int:
 
 
 async def _keep_refused(conn: Connection, import_id: UUID, records: Sequence[int]) -> None:
-    """Keeps the numbers of refused records without a stored error, by chunk."""
+    """Stores the numbers of refused records without a stored error, as ranges by chunk."""
     if not records:
         return
     await conn.execute(

@@ -1,4 +1,4 @@
-"""Reading import jobs: one, or a page of the newest."""
+"""Import jobs: get, list."""
 
 from datetime import datetime
 from typing import Any, Literal
@@ -16,7 +16,7 @@ FINAL = ("completed", "failed", "cancelled")
 
 
 class Import(msgspec.Struct, frozen=True, kw_only=True):
-    """A job as it is now; the counters of a running one are the sums of its finished chunks."""
+    """The current state of a job. The counters of a running job are the sums of its finished chunks."""
 
     id: UUID
     status: Status
@@ -35,7 +35,7 @@ class Import(msgspec.Struct, frozen=True, kw_only=True):
     unchanged: int
     skipped: int
     failed: int
-    # duplicates, to be decided when all chunks are done; 0 once the job is final
+    # deferred records, which are decided when all chunks are done; 0 once the job is final
     deferred: int
     errors: int
     # of the errors, those that are not stored
@@ -54,7 +54,7 @@ class Import(msgspec.Struct, frozen=True, kw_only=True):
         return self.created + self.updated + self.unchanged + self.skipped + self.failed
 
 
-# the columns of Import; a job that is not final yet gets its counters from its chunks, by their key (job_id, seq)
+# the columns of Import; the counters of a job that is not final are summed over its chunks, by their key (job_id, seq)
 _SELECT = """
     SELECT jobs.id, status, outcome, resource, mode, dry_run, after_id, parent_id, format,
         file_name, file_bytes, file_sha256, columns, total_records, problem,
@@ -79,7 +79,7 @@ _SELECT = """
 
 
 async def get(conn: Connection, id: UUID) -> Import | None:
-    """The job as it is now; None when there is no such job or it is still being uploaded."""
+    """The job; None if it does not exist or is still being uploaded."""
     cursor = conn.cursor(row_factory=class_row(Import))
     await cursor.execute(_SELECT + "WHERE jobs.id = %(id)s AND status <> 'uploading'", {"id": id})
     return await cursor.fetchone()
@@ -88,7 +88,7 @@ async def get(conn: Connection, id: UUID) -> Import | None:
 async def newest(
     conn: Connection, *, status: str | None, resource: str | None, before: UUID | None, limit: int
 ) -> list[Import]:
-    """Jobs, newest first, from the one after `before` on."""
+    """Jobs older than `before`, newest first."""
     cursor = conn.cursor(row_factory=class_row(Import))
     await cursor.execute(
         _SELECT

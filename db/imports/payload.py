@@ -1,4 +1,4 @@
-"""A chunk's payload: the bytes of its records and where each of them begins."""
+"""A chunk's payload: the bytes of its records and the offset of each record."""
 
 from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
@@ -9,12 +9,12 @@ Format = Literal["csv", "ndjson", "json"]
 class Chunk(NamedTuple):
     """A numbered slice of an import's file.
 
-    `first_record` and `first_line` count from 1 in the whole file (a CSV header is line 1). Usually each record is one
-    line of `data`, and `starts` and `lines` are None; where that is not so (quoted newlines, blank lines, a JSON array)
-    they hold, for each record, its offset in `data` and its line counted from `first_line`.
+    `first_record` and `first_line` count from 1 in the whole file (a CSV header is line 1). If each record is one line of
+    `data`, `starts` and `lines` are None. Otherwise (quoted newlines, blank lines, a JSON array) they contain, for each
+    record, its offset in `data` and its line relative to `first_line`.
 
-    csv, ndjson: `data` is the file's own bytes, line ends and blank lines included. json: the array's elements as they
-    were, each but the last followed by `,` and a newline.
+    csv, ndjson: `data` is the file's own bytes, line ends and blank lines included. json: the elements of the array, with
+    `,` and a newline between them.
     """
 
     first_record: int
@@ -29,12 +29,12 @@ class Chunk(NamedTuple):
         return self.first_line + (index if self.lines is None else self.lines[index])
 
     def lines_of(self, indexes: Iterable[int]) -> list[int]:
-        """The same of several records."""
+        """The physical lines where these records start."""
         places = indexes if self.lines is None else map(self.lines.__getitem__, indexes)
         return [self.first_line + place for place in places]
 
     def slices(self) -> Iterator[bytes]:
-        """The bytes of each record, in order, with what separates it from the next."""
+        """The bytes of each record, in order, with the separator that follows it."""
         if self.starts is None:
             lines = self.data.split(b"\n")
             yield from (line + b"\n" for line in lines[:-1])

@@ -1,4 +1,4 @@
-"""The records of an import that were refused or not done, chunk by chunk, as they were sent."""
+"""Reads the refused and the unprocessed records of an import as they were sent, chunk by chunk."""
 
 from collections.abc import Iterator
 from uuid import UUID
@@ -16,7 +16,7 @@ class Gone(Exception):
 
 
 class RecordNote(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One error of a record, as it is written into an annotated record."""
+    """One error of a record, as shown in an annotated record."""
 
     field: str | None
     code: Code
@@ -62,7 +62,7 @@ class NextChunk(ChunkRecords, frozen=True, kw_only=True):
 async def next_chunk(
     conn: Connection, id: UUID, *, after_seq: int, failed: bool, unprocessed: bool
 ) -> NextChunk | None:
-    """The first chunk behind `after_seq` that has a refused or an unprocessed record, as it is now; None at the end.
+    """The first chunk after `after_seq` with a refused or an unprocessed record, in its current state; None at the end.
 
     Raises `Gone` if the import was deleted meanwhile, so a reader that reaches the end has seen every record.
     """

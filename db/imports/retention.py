@@ -1,4 +1,4 @@
-"""Removes imports that became final long ago, with all that belongs to them, a few rows at a time. Stored records stay."""
+"""Deletes old final imports with their chunks, errors and payloads, a few rows at a time. Stored records are kept."""
 
 from uuid import UUID
 
@@ -8,8 +8,7 @@ from psycopg.rows import scalar_row
 
 from db.connections.pool import Connection
 
-# how many jobs one round looks at, and how many rows of one table it removes in one transaction. Few payloads, as one may have
-# megabytes.
+# jobs per round, and rows of one table deleted in one transaction; few payloads, because each may have megabytes
 JOBS = 50
 ROWS = {"import_errors": 5000, "import_refused": 1000, "import_deferred": 1000, "import_payloads": 100, "chunks": 1000}
 
@@ -24,17 +23,17 @@ _JOB = {
 
 
 class Pruned(msgspec.Struct, kw_only=True):
-    """What a round has removed: jobs, and rows of the other tables."""
+    """The numbers of jobs and of rows of other tables that a round has deleted."""
 
     jobs: int = 0
     rows: int = 0
 
 
 async def prune(conn: Connection, *, retention_seconds: float) -> Pruned:
-    """One round over the imports that have been final for longer than `retention_seconds`, the oldest first.
+    """Processes the imports that have been final for longer than `retention_seconds`, the oldest first.
 
     Safe to run concurrently. To be called outside of a transaction: each statement commits by itself, so that no lock is held
-    for long. A job is deleted once its other rows are, which may take several rounds.
+    for long. A job is deleted after all its other rows, which may take several rounds.
     """
     pruned = Pruned()
     expired = await _expired(conn, retention_seconds)
@@ -47,7 +46,7 @@ async def prune(conn: Connection, *, retention_seconds: float) -> Pruned:
 
 
 async def _expired(conn: Connection, retention_seconds: float) -> list[UUID]:
-    """Without a lock, as a final job stays final. A job that a live import waits for is kept."""
+    """Takes no lock, because a final job stays final. A job that a live import waits for is kept."""
     cursor = conn.cursor(row_factory=scalar_row)
     await cursor.execute(
         """

@@ -1,4 +1,4 @@
-"""An import over time and over its file, in a limited number of bins, from its chunks."""
+"""The progress of an import over time and by position in the file, in a limited number of bins, computed from its chunks."""
 
 from datetime import datetime
 from typing import Literal
@@ -11,7 +11,7 @@ from db.connections.pool import Connection
 
 
 class TimeBin(msgspec.Struct, frozen=True, kw_only=True):
-    """What was finished in the bin that begins at `at`."""
+    """The records that were finished in the bin that begins at `at`."""
 
     at: datetime
     records: int
@@ -19,9 +19,9 @@ class TimeBin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FileBin(msgspec.Struct, frozen=True, kw_only=True):
-    """Successive records of the file, from `first_record` on.
+    """Consecutive records of the file, starting with `first_record`.
 
-    `state` is the first of failed, cancelled, running, pending, done that one of their chunks is in.
+    `state` is the first of failed, cancelled, running, pending, done that applies to one of their chunks.
     """
 
     first_record: int
@@ -31,9 +31,9 @@ class FileBin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def over_time(conn: Connection, import_id: UUID, *, bins: int) -> list[TimeBin]:
-    """The bins in which something was finished, in order, from the start of the import to its end or to now.
+    """The bins in which a record was finished, in order, from the start of the import to its end or to now.
 
-    Records whose decision is deferred count where they were read; their refusals count at the end of the import.
+    Deferred records count at the time when their chunk was done; their refusals count at the end of the import.
     """
     cursor = conn.cursor(row_factory=class_row(TimeBin))
     # reads the chunks of one job by the index (job_id, seq)

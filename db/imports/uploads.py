@@ -1,4 +1,4 @@
-"""Uploads: import jobs that are still arriving. Begun, appended to in short transactions, then sealed or removed."""
+"""Uploads: import jobs whose file is being received. Chunks are appended in short transactions, at the end it is sealed."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -15,7 +15,7 @@ from db.imports.payload import Chunk
 
 
 class Gone(Exception):
-    """The upload was swept, because it was not marked as alive for too long."""
+    """The upload was removed, because it was not marked as alive for too long."""
 
 
 class TokenTaken(Exception):
@@ -23,11 +23,11 @@ class TokenTaken(Exception):
 
 
 class AfterUnknown(Exception):
-    """There is no import with the id in `after`."""
+    """There is no import with the id `after`."""
 
 
 class ImportSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """An import after its last byte has arrived. `digest` is that of its parameters and bytes."""
+    """The specification of an import whose file was received completely. `digest` is that of its parameters and bytes."""
 
     resource: str
     mode: str
@@ -64,7 +64,7 @@ async def begin(conn: Connection) -> UUID:
 
 
 async def begin_once(conn: Connection, *, token: str | None) -> UUID | None:
-    """The same with a token. Returns None when another job has it."""
+    """`begin` with an idempotency token. Returns None if another job has it."""
     id = uuid7()
     cursor = await conn.execute(
         """
@@ -97,7 +97,7 @@ async def append(conn: Connection, id: UUID, chunks: Sequence[Chunk], *, first_s
 
 
 async def touch(conn: Connection, ids: Sequence[UUID], *, or_raise: bool = False) -> None:
-    """Marks these uploads as alive. With `or_raise`, raises `Gone` when one of them was removed."""
+    """Marks these uploads as alive. With `or_raise`, raises `Gone` if one of them was removed."""
     cursor = await conn.execute(
         """
         UPDATE import_jobs
@@ -111,9 +111,9 @@ async def touch(conn: Connection, ids: Sequence[UUID], *, or_raise: bool = False
 
 
 async def seal(conn: Connection, id: UUID, spec: ImportSpec) -> None:
-    """Makes the upload a pending job and notifies the workers. A job without records is completed at once.
+    """Makes the upload a pending job and notifies the workers. A job without records is completed immediately.
 
-    Raises `Gone`; `AfterUnknown`; `TokenTaken` when the token arrived behind the file and belongs to another job.
+    Raises `Gone`; `AfterUnknown`; `TokenTaken` if the token was received after the file and another job has it.
     """
     try:
         cursor = await conn.execute(
@@ -161,7 +161,7 @@ async def seal(conn: Connection, id: UUID, spec: ImportSpec) -> None:
 
 
 async def discard(conn: Connection, id: UUID) -> None:
-    """Removes an upload that will not be sealed, with its chunks; its token is free again."""
+    """Removes an upload that will not be sealed, with its chunks. Its token can be used again."""
     await conn.execute("DELETE FROM import_jobs WHERE id = %(id)s AND status = 'uploading'", {"id": id})
 
 
@@ -185,7 +185,7 @@ async def sweep(conn: Connection, *, grace_seconds: float) -> int:
 
 
 async def by_token(conn: Connection, token: str) -> tuple[UUID, Status] | None:
-    """The job that holds an idempotency token, and whether it is still being uploaded."""
+    """The id and the status of the job with this idempotency token."""
     cursor = await conn.execute(
         "SELECT id, status FROM import_jobs WHERE idempotency_token = %(token)s", {"token": token}
     )
