@@ -1,14 +1,18 @@
-"""The addresses of the console: one shell for every page, the static files, and the API reference.
+"""The addresses of the console: one shell for every page, static files, the API reference, documents, the command `bulk`.
 
 Neither the shell nor the files contain data or settings, so they are public; the pages read `/api/v1` with the user's key.
 """
+
+import asyncio
+from functools import cache
 
 from litestar import Response, get
 from litestar.params import FromPath
 from werkzeug.datastructures import Accept
 from werkzeug.http import parse_accept_header
 
-from api.console import assets
+from api.client import zipapp
+from api.console import assets, guide
 from api.http import parameters
 from api.http.headers import AnyRequest
 from api.http.problems import Problem
@@ -23,6 +27,9 @@ POLICY = (
 REFERENCE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'"
+)
+GUIDE_POLICY = (
+    "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _ISOLATED = {
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -43,6 +50,31 @@ async def get_reference(request: AnyRequest) -> Response[bytes]:
     parameters.query(request)
     return _respond(
         request, "reference.html", {"Content-Security-Policy": REFERENCE_POLICY, "Cache-Control": "no-store"}
+    )
+
+
+@get(["/docs/guide", "/docs/guide/{name:str}"], include_in_schema=False)
+async def get_guide(request: AnyRequest, name: str = "") -> Response[bytes]:
+    """A document of the project. Raises `Problem` 404."""
+    parameters.query(request)
+    page = guide.page(name)
+    if page is None:
+        raise Problem("not-found", f"The documents are {', '.join(map(guide.address, guide.DOCUMENTS))}.")
+    headers = {**_ISOLATED, "Content-Security-Policy": GUIDE_POLICY, "Cache-Control": "no-store"}
+    return Response(page, headers=headers, media_type="text/html")
+
+
+@get("/bulk.pyz", include_in_schema=False)
+async def get_command(request: AnyRequest) -> Response[bytes]:
+    """The command `bulk` as one file, of the version of this service."""
+    parameters.query(request)
+    return Response(
+        await asyncio.to_thread(_command),
+        headers={
+            "Content-Disposition": 'attachment; filename="bulk.pyz"',
+            "Cache-Control": "no-store",
+        },
+        media_type="application/octet-stream",
     )
 
 
@@ -72,4 +104,9 @@ def _respond(request: AnyRequest, name: str, headers: dict[str, str]) -> Respons
     )
 
 
-HANDLERS = [get_page, get_reference, get_asset]
+@cache
+def _command() -> bytes:
+    return zipapp.build()
+
+
+HANDLERS = [get_page, get_reference, get_guide, get_command, get_asset]

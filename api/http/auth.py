@@ -25,8 +25,8 @@ log = structlog.get_logger(__name__)
 
 # used by supervisors and load balancers, which have no key
 _PUBLIC = frozenset({"/live", "/ready", "/health"})
-# the pages, which contain no data: they read the API with the user's key
-_PAGES = re.compile(r"/|/docs|/ui(/.*)?", re.DOTALL)
+# the pages and the command, which contain no data: they use the API with the user's key
+_PAGES = re.compile(r"/|/docs(/.*)?|/ui(/.*)?|/bulk\.pyz", re.DOTALL)
 # methods that change nothing (RFC 9110, 9.2.1)
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 

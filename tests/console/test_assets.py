@@ -1,6 +1,8 @@
 """The console over HTTP: one shell for every page, files that browsers may keep, vendored files as they were published."""
 
+import asyncio
 import re
+import sys
 
 import pytest
 import pytest_asyncio
@@ -78,3 +80,30 @@ async def test_the_pages_open_no_other_address(api):
     """The API and the OpenAPI document still need the key."""
     for path in ("/api/v1/imports", "/schema/openapi.json", "/uix", "/docsx"):
         assert (await api.client.get(path)).status_code == 401
+
+
+async def test_the_documents_are_pages(api):
+    """Headings have anchors, links between documents lead to their pages, and nothing of them is a script."""
+    pages = {path: await api.client.get(path) for path in ("/docs/guide", "/docs/guide/db", "/docs/guide/monitoring")}
+    for page in pages.values():
+        assert (page.status_code, page.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+        assert "script-src" not in page.headers["Content-Security-Policy"]
+        targets = re.findall(r'href="(/docs/guide[^"#]*)', page.text)
+        assert set(targets) <= set(pages)
+        assert "README.md" not in re.findall(r'href="([^"]*)"', page.text)
+    assert 'id="post-imports"' in pages["/docs/guide"].text
+    assert (await api.client.get("/docs/guide/nothing")).status_code == 404
+
+
+async def test_the_service_gives_out_the_command(api, tmp_path):
+    """The file runs on its own, and is the command of this version."""
+    answer = await api.client.get("/bulk.pyz")
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="bulk.pyz"'
+    file = tmp_path / "bulk.pyz"
+    file.write_bytes(answer.content)
+    ran = await asyncio.create_subprocess_exec(
+        sys.executable, "-I", str(file), "import", "--help", cwd=tmp_path, stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await ran.communicate()
+    assert ran.returncode == 0
+    assert b"--mode" in output

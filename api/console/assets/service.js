@@ -4,7 +4,7 @@ import { html } from "./vendor/lit-html/lit-html.js"
 import { asCurl, get } from "./client.js"
 import * as format from "./format.js"
 import { Page } from "./page.js"
-import { curl, failure, icon, loading, stale } from "./parts.js"
+import { command, curl, failure, icon, loading, stale } from "./parts.js"
 
 const CHECKS = {
   database: ["The database answers and accepts changes", "The database"],
@@ -97,8 +97,16 @@ export default class ServicePage extends Page {
             </tbody>
           </table>
         </section>
+        <section class="card" aria-labelledby="command">
+          <h2 id="command">At a terminal</h2>
+          <p class="muted">The command <code>bulk</code> of this version is one file that needs Python 3.11 or newer.</p>
+          <div class="note">
+            ${command(`curl -O ${location.origin}/bulk.pyz && BULK_URL=${location.origin} python3 bulk.pyz import users.csv -r users`)}
+          </div>
+        </section>
         <p class="muted small">
-          Metrics for Prometheus are at <code>/metrics</code>; dashboards and alerts are described in <code>monitoring/README.md</code>.
+          Documents: <a href="/docs/guide">HTTP reference</a>, <a href="/docs/guide/monitoring">monitoring</a>,
+          <a href="/docs/guide/db">the database</a>. Metrics for Prometheus are at <code>/metrics</code>.
         </p>
         ${curl(asCurl("GET", "/api/v1/service"))}
       </div>
