@@ -13,7 +13,7 @@ MINUTES ?= 10
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test test-fast clients e2e check fix bench chaos soak lock migrate-up migrate-down db-start db-stop audit psql \
+.PHONY: help install run demo test test-fast clients e2e check fix bench chaos soak lock vendor pictures migrate-up migrate-down db-start db-stop audit psql \
 	monitoring-start monitoring-stop clean
 
 help: ## list the targets
@@ -30,7 +30,7 @@ run: install ## run the API and the workers, and PostgreSQL if DATABASE_URL is u
 	@[ -t 1 ] && export LOG_FORMAT=$${LOG_FORMAT:-console}; PYTHONUNBUFFERED=1 exec $(PYTHON) -m db.embedded run -- sh -c \
 		'python -m db.migrate up --wait && exec env SUPERVISOR_PID=$$$$ honcho --env /dev/null --procfile Procfile start'
 
-demo: .venv/installed-dev ## watch the main job on a scratch server: imports with planted faults, an export
+demo: .venv/installed-dev ## show the main job on a temporary server: imports with errors in the files, an export
 	@$(PYTHON) -m tests.demo
 
 test: .venv/installed-dev ## run all tests; COVERAGE=1 also prints the branch coverage
@@ -68,6 +68,12 @@ lock: ## write the lock files anew from pyproject.toml (needs uv)
 	@command -v uv > /dev/null || { echo "make lock needs uv" >&2; exit 1; }
 	@$(UV_LOCK) -o requirements.lock pyproject.toml
 	@$(UV_LOCK) --group dev -o requirements-dev.lock pyproject.toml
+
+vendor: .venv/installed ## fetch the third-party files of the pages again (needs npm)
+	@$(PYTHON) -m api.console.vendor
+
+pictures: .venv/installed-dev ## make the pictures of the README from a real run (needs Chromium)
+	@$(PYTHON) -m tests.pictures
 
 migrate-up: install ## apply the migrations that are pending
 	@$(PYTHON) -m db.embedded run -- $(PYTHON) -m db.migrate up
