@@ -40,7 +40,7 @@ async def cancel_export(
     if finished is not None:
         job_events.export_finished(finished)
     job = await get_or_404(db_pool, id)
-    return responses.accepted(view(settings, job), is_final=job.status in FINAL)
+    return responses.accepted(await view(db_pool, settings, job), is_final=job.status in FINAL)
 
 
 @delete(

@@ -6,12 +6,13 @@ from litestar import Response, get, post
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath
 from litestar.response.base import ASGIResponse
+from msgspec import UNSET, UnsetType
 
 from api.exports import download
 from api.exports.admission import check_jobs
 from api.exports.download import Download
 from api.exports.request import BODY, read
-from api.exports.view import PATH, RECORD_FILES, ExportView, get_or_404, view
+from api.exports.view import PATH, RECORD_FILES, ExportView, get_or_404, summary, view
 from api.http import parameters, responses, sse
 from api.http.dependencies import PoolHere, SettingsHere, StoppingHere
 from api.http.headers import AnyRequest
@@ -19,7 +20,7 @@ from api.http.openapi import BINARY, operation
 from api.http.parameters import ListParameters
 from api.http.problems import Problem, problem_responses
 from db.exports import files, jobs, storage
-from db.exports.jobs import FINAL, Export, ExportRequest
+from db.exports.jobs import FINAL, Export, ExportFilter, ExportJobCounts, ExportRequest
 from db.settings import Settings
 from monitoring import metrics
 
@@ -32,6 +33,7 @@ FILES = RECORD_FILES | {"application/gzip": BINARY, "application/zstd": BINARY}
 class ExportPage(msgspec.Struct, kw_only=True):
     exports: list[ExportView]
     next_cursor: str | None
+    counts: ExportJobCounts | UnsetType = UNSET
 
 
 class ExportListParameters(ListParameters, kw_only=True):
@@ -75,7 +77,7 @@ async def create_export(request: AnyRequest, db_pool: PoolHere, settings: Settin
     if job is None:
         raise Problem("not-found", "The export was deleted meanwhile.")
     _check_replay(requested, job, is_replay=id is None)
-    return responses.accepted(view(settings, job), is_final=job.status in FINAL, is_replay=id is None)
+    return responses.accepted(await view(db_pool, settings, job), is_final=job.status in FINAL, is_replay=id is None)
 
 
 @get(
@@ -91,15 +93,19 @@ async def create_export(request: AnyRequest, db_pool: PoolHere, settings: Settin
 async def list_exports(request: AnyRequest, db_pool: PoolHere, settings: SettingsHere) -> Response[bytes]:
     """One page; `next_cursor` is the cursor of the next page, null on the last one."""
     requested = parameters.query(request, ExportListParameters)
+    wanted = ExportFilter(
+        status=requested.status,
+        resource=requested.resource,
+        created_after=requested.created_after,
+        created_before=requested.created_before,
+    )
+    before = responses.id_cursor(requested.cursor)
     async with db_pool.connection() as conn:
-        newest = await jobs.newest(
-            conn,
-            status=requested.status,
-            resource=requested.resource,
-            before=responses.id_cursor(requested.cursor),
-            limit=requested.limit + 1,
-        )
-    return responses.jobs(request, "exports", newest, requested.limit, lambda job: view(settings, job))
+        newest = await jobs.newest(conn, wanted, before=before, limit=requested.limit + 1)
+        counts = await jobs.counts(conn, wanted) if requested.counts else None
+    return responses.jobs(
+        request, "exports", newest, requested.limit, lambda job: summary(settings, job), counts=counts
+    )
 
 
 @get(
@@ -118,7 +124,7 @@ async def get_export(
     """The current state. Poll it with If-None-Match; Retry-After is absent when the job is final."""
     parameters.query(request)
     job = await get_or_404(db_pool, id)
-    return responses.job(request, view(settings, job), is_final=job.status in FINAL)
+    return responses.job(request, await view(db_pool, settings, job), is_final=job.status in FINAL)
 
 
 @get(
@@ -173,13 +179,16 @@ async def get_export_events(
     """Each event has the export as JSON: `progress` whenever it has changed, `done` when it is final."""
     parameters.query(request)
 
-    def summary(job: Export) -> bytes:
-        return msgspec.json.encode(view(settings, job))
-
     async def full(job: Export) -> bytes:
-        return summary(job)
+        return msgspec.json.encode(await view(db_pool, settings, job))
 
-    source = sse.EventSource(get=jobs.get, final=FINAL, event_id=_event_id, summary=summary, full=full)
+    source = sse.EventSource(
+        get=jobs.get,
+        final=FINAL,
+        event_id=_event_id,
+        summary=lambda job: msgspec.json.encode(summary(settings, job)),
+        full=full,
+    )
     return sse.follow(request, source, await get_or_404(db_pool, id), db_pool, stopping)
 
 

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from api.http import responses
 from api.http.openapi import BINARY, OBJECTS
@@ -41,7 +42,11 @@ class ExportProgress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExportView(msgspec.Struct, frozen=True, kw_only=True):
-    """An export job. `file` and `snapshot_at` are null until the file is complete. The file is removed at `expires_at`."""
+    """An export job. `file` and `snapshot_at` are null until the file is complete. The file is removed at `expires_at`.
+
+    `waiting_for` is the reason why the job is not final yet, in one sentence; null if it is final, and behind a pooler. Lists do
+    not have it.
+    """
 
     id: UUID
     kind: Literal["export"] = "export"
@@ -58,6 +63,7 @@ class ExportView(msgspec.Struct, frozen=True, kw_only=True):
     progress: ExportProgress
     file: ExportFile | None
     download_url: str | None
+    waiting_for: str | UnsetType | None = UNSET
     problem: dict[str, Any] | None
     created_at: datetime
     started_at: datetime | None
@@ -71,7 +77,14 @@ async def get_or_404(pool: Pool, id: str) -> Export:
     return await responses.get_or_404(pool, jobs.get, id, "export")
 
 
-def view(settings: Settings, job: Export) -> ExportView:
+async def view(pool: Pool, settings: Settings, job: Export) -> ExportView:
+    """The complete representation."""
+    waiting_for = await responses.waiting_for(pool, settings, jobs.waiting_for, job.id, is_final=job.status in FINAL)
+    return msgspec.structs.replace(summary(settings, job), waiting_for=waiting_for)
+
+
+def summary(settings: Settings, job: Export) -> ExportView:
+    """The representation without `waiting_for`."""
     self = f"{PATH}/{job.id}"
     is_done = job.status == "completed"
     return ExportView(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from contextlib import suppress
+from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -32,6 +33,18 @@ class ListParameters(msgspec.Struct, kw_only=True):
     """The parameters that the lists of imports and exports share."""
 
     resource: ResourceName | None = None
+    created_after: Annotated[
+        Annotated[datetime, Meta(tz=True)] | None, Meta(description="Jobs created at this time or later.")
+    ] = None
+    created_before: Annotated[
+        Annotated[datetime, Meta(tz=True)] | None, Meta(description="Jobs created before this time.")
+    ] = None
+    counts: Annotated[
+        bool,
+        Meta(
+            description="Adds the member `counts`: how many jobs of each status match the other filters, on all pages together."
+        ),
+    ] = False
     limit: Annotated[int, Meta(ge=1, le=100)] = 20
     cursor: Annotated[str | None, Meta(description="The `next_cursor` of the previous page.")] = None
 

@@ -13,6 +13,7 @@ from litestar import Response
 from api.http.headers import AnyRequest, matches_etag
 from api.http.problems import Problem, invalid
 from db.connections.pool import Connection, Pool
+from db.settings import Settings
 
 JSON = "application/json"
 # a job that is not final is worth polling after this time
@@ -83,11 +84,22 @@ def page(request: AnyRequest, name: str, items: Sequence[Any], next_cursor: str 
     return Response(body, headers=headers, media_type=JSON)
 
 
-def jobs(request: AnyRequest, name: str, newest: list[J], limit: int, view: Callable[[J], Any]) -> Response[bytes]:
-    """A page of jobs. `newest` has up to `limit` + 1 of them; the last one only shows that there is a next page."""
+def jobs(
+    request: AnyRequest,
+    name: str,
+    newest: list[J],
+    limit: int,
+    view: Callable[[J], Any],
+    *,
+    counts: msgspec.Struct | None,
+) -> Response[bytes]:
+    """A page of jobs, with the `counts` if there are any.
+
+    `newest` has up to `limit` + 1 jobs; the last one only shows that there is a next page.
+    """
     shown = newest[:limit]
     cursor = str(shown[-1].id) if len(newest) > limit else None
-    return page(request, name, [view(job) for job in shown], cursor)
+    return page(request, name, [view(job) for job in shown], cursor, **({"counts": counts} if counts else {}))
 
 
 def id_cursor(cursor: str | None) -> UUID | None:
@@ -111,6 +123,21 @@ async def get_or_404(pool: Pool, get: Callable[[Connection, UUID], Awaitable[J |
     if job is None:
         raise not_found(kind)
     return job
+
+
+async def waiting_for(
+    pool: Pool,
+    settings: Settings,
+    read: Callable[[Connection, UUID], Awaitable[str | None]],
+    id: UUID,
+    *,
+    is_final: bool,
+) -> str | None:
+    """Why a job is not final yet, by `read`. None if it is final, and behind a pooler, where workers cannot be counted."""
+    if is_final or settings.database_pooler != "none":
+        return None
+    async with pool.connection() as conn:
+        return await read(conn, id)
 
 
 def job_id(id: str, kind: str) -> UUID:

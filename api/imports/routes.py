@@ -3,6 +3,7 @@
 import base64
 import binascii
 from typing import Annotated, Literal
+from uuid import UUID
 
 import msgspec
 from litestar import Response, get, post
@@ -11,7 +12,7 @@ from litestar.openapi.spec import RequestBody
 from litestar.openapi.spec.media_type import OpenAPIMediaType
 from litestar.params import FromPath
 from litestar.response.base import ASGIResponse
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from api.http import headers, parameters, responses, sse
 from api.http.dependencies import PoolHere, SettingsHere, StoppingHere
@@ -29,13 +30,14 @@ from api.imports.view import PATH, ImportView, get_or_404, summary, view
 from db.imports import errors as record_errors
 from db.imports import jobs
 from db.imports.errors import Position
-from db.imports.jobs import FINAL, Import
+from db.imports.jobs import FINAL, Import, ImportFilter, ImportJobCounts, Outcome
 from db.resources.definition import Code, RecordError
 
 
 class ImportPage(msgspec.Struct, kw_only=True):
     imports: list[ImportView]
     next_cursor: str | None
+    counts: ImportJobCounts | UnsetType = UNSET
 
 
 class ErrorPage(msgspec.Struct, kw_only=True):
@@ -46,6 +48,13 @@ class ErrorPage(msgspec.Struct, kw_only=True):
 
 class ImportListParameters(ListParameters, kw_only=True):
     status: Literal["pending", "processing", "completed", "failed", "cancelled"] | None = None
+    outcome: Annotated[Outcome | None, Meta(description="Completed imports with this outcome.")] = None
+    parent: Annotated[UUID | None, Meta(description="Retries and commits of this import.")] = None
+    name: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=255, pattern=STORABLE)] | None,
+        Meta(description="Imports whose file name contains this text, in upper or lower case."),
+    ] = None
+    dry_run: Annotated[bool | None, Meta(description="Only dry runs, or none.")] = None
 
 
 class ErrorParameters(msgspec.Struct, kw_only=True):
@@ -144,15 +153,23 @@ async def create_import(
 async def list_imports(request: AnyRequest, db_pool: PoolHere, settings: SettingsHere) -> Response[bytes]:
     """One page; `next_cursor` is the cursor of the next page, null on the last one."""
     requested = parameters.query(request, ImportListParameters)
+    wanted = ImportFilter(
+        status=requested.status,
+        outcome=requested.outcome,
+        resource=requested.resource,
+        parent_id=requested.parent,
+        name=requested.name,
+        dry_run=requested.dry_run,
+        created_after=requested.created_after,
+        created_before=requested.created_before,
+    )
+    before = responses.id_cursor(requested.cursor)
     async with db_pool.connection() as conn:
-        newest = await jobs.newest(
-            conn,
-            status=requested.status,
-            resource=requested.resource,
-            before=responses.id_cursor(requested.cursor),
-            limit=requested.limit + 1,
-        )
-    return responses.jobs(request, "imports", newest, requested.limit, lambda job: summary(settings, job))
+        newest = await jobs.newest(conn, wanted, before=before, limit=requested.limit + 1)
+        counts = await jobs.counts(conn, wanted) if requested.counts else None
+    return responses.jobs(
+        request, "imports", newest, requested.limit, lambda job: summary(settings, job), counts=counts
+    )
 
 
 @get(

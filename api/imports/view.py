@@ -49,8 +49,9 @@ class ImportProgress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ImportView(msgspec.Struct, frozen=True, kw_only=True):
-    """An import job. In lists it has no `errors`, `error_summary` and `error_kinds`.
+    """An import job. In lists it has no `errors`, `error_summary`, `error_kinds` and `waiting_for`.
 
+    `waiting_for` is the reason why the job is not final yet, in one sentence; null if it is final, and behind a pooler.
     `error_count` counts all errors; `errors_stored` is the number of those that can be read. `error_summary` counts the stored
     errors by code and field, the most frequent first; `error_kinds` is the number of these combinations.
     """
@@ -74,6 +75,7 @@ class ImportView(msgspec.Struct, frozen=True, kw_only=True):
     errors: list[RecordError] | UnsetType = UNSET
     error_summary: list[ErrorCount] | UnsetType = UNSET
     error_kinds: int | UnsetType = UNSET
+    waiting_for: str | UnsetType | None = UNSET
     problem: dict[str, Any] | None
     parent_id: UUID | None
     after: UUID | None
@@ -91,16 +93,18 @@ async def get_or_404(pool: Pool, id: str) -> Import:
 
 async def view(pool: Pool, settings: Settings, job: Import) -> ImportView:
     """The complete representation. Reads the errors after the job, so that it never has fewer errors than it counts."""
+    waiting_for = await responses.waiting_for(pool, settings, jobs.waiting_for, job.id, is_final=job.status in FINAL)
+    complete = msgspec.structs.replace(
+        summary(settings, job), errors=[], error_summary=[], error_kinds=0, waiting_for=waiting_for
+    )
     if not job.errors:
-        return msgspec.structs.replace(summary(settings, job), errors=[], error_summary=[], error_kinds=0)
+        return complete
     async with pool.connection() as conn:
         errors, _ = await record_errors.page(
             conn, job.id, after=record_errors.START, code=None, field=None, limit=ERRORS_SHOWN
         )
         kinds = await record_errors.summary(conn, job.id)
-    return msgspec.structs.replace(
-        summary(settings, job), errors=errors, error_summary=kinds.counts, error_kinds=kinds.kinds
-    )
+    return msgspec.structs.replace(complete, errors=errors, error_summary=kinds.counts, error_kinds=kinds.kinds)
 
 
 def summary(settings: Settings, job: Import) -> ImportView:

@@ -1,4 +1,4 @@
-"""Export jobs: create, get, list.
+"""Export jobs: create, get, list, count.
 
 An export is a job and one chunk of the queue. They are two rows, so that the API can update the job while a worker holds the
 lock on the chunk.
@@ -67,6 +67,31 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
     finished_at: datetime | None
 
 
+class ExportFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which jobs a list has; None matches all. `created_after` is inclusive, `created_before` exclusive."""
+
+    status: str | None = None
+    resource: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+
+class ExportStatusCounts(msgspec.Struct, frozen=True, kw_only=True):
+    pending: int = 0
+    processing: int = 0
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    expired: int = 0
+
+
+class ExportJobCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """The number of exports, by status."""
+
+    total: int
+    status: ExportStatusCounts
+
+
 # the columns of Export
 _SELECT = """
     SELECT id, status, resource, format, compression, filters, fields, csv_safe,
@@ -125,20 +150,46 @@ async def live(conn: Connection) -> int:
     return await cursor.fetchone() or 0
 
 
-async def newest(
-    conn: Connection, *, status: str | None, resource: str | None, before: UUID | None, limit: int
-) -> list[Export]:
+async def waiting_for(conn: Connection, id: UUID) -> str | None:
+    """Why the job is not final yet, in one sentence; None when it is. Counts the sessions of workers."""
+    cursor = conn.cursor(row_factory=scalar_row)
+    await cursor.execute(
+        "SELECT waiting_for FROM export_progress WHERE id = %(id)s AND finished_at IS NULL", {"id": id}
+    )
+    return await cursor.fetchone()
+
+
+# The times in binary form: PostgreSQL refuses text with an offset of 16 hours or more.
+_MATCHES = """
+    (%(resource)s::text IS NULL OR resource = %(resource)s)
+    AND (%(created_after)b::timestamptz IS NULL OR created_at >= %(created_after)b)
+    AND (%(created_before)b::timestamptz IS NULL OR created_at < %(created_before)b)
+"""
+
+
+async def newest(conn: Connection, wanted: ExportFilter, *, before: UUID | None, limit: int) -> list[Export]:
     """Jobs older than `before`, newest first."""
     cursor = conn.cursor(row_factory=class_row(Export))
     await cursor.execute(
         _SELECT
+        + "WHERE"
+        + _MATCHES
         + """
-        WHERE (%(status)s::text IS NULL OR status = %(status)s)
-            AND (%(resource)s::text IS NULL OR resource = %(resource)s)
+            AND (%(status)s::text IS NULL OR status = %(status)s)
             AND (%(before)s::uuid IS NULL OR id < %(before)s)
         ORDER BY id DESC
         LIMIT %(limit)s
         """,
-        {"status": status, "resource": resource, "before": before, "limit": limit},
+        {**msgspec.structs.asdict(wanted), "before": before, "limit": limit},
     )
     return await cursor.fetchall()
+
+
+_COUNT = "SELECT status, count(*) FROM export_jobs WHERE"
+
+
+async def counts(conn: Connection, wanted: ExportFilter) -> ExportJobCounts:
+    """Of the jobs that match all of `wanted` but its status."""
+    cursor = await conn.execute(_COUNT + _MATCHES + "GROUP BY status", msgspec.structs.asdict(wanted))
+    by_status = dict(await cursor.fetchall())
+    return ExportJobCounts(total=sum(by_status.values()), status=ExportStatusCounts(**by_status))

@@ -1,11 +1,12 @@
-"""Import jobs: get, list."""
+"""Import jobs: get, list, count."""
 
+from collections import Counter
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
 import msgspec
-from psycopg.rows import class_row
+from psycopg.rows import class_row, scalar_row
 
 from db.connections.pool import Connection
 
@@ -54,6 +55,47 @@ class Import(msgspec.Struct, frozen=True, kw_only=True):
         return self.created + self.updated + self.unchanged + self.skipped + self.failed
 
 
+class ImportFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which jobs a list has; None matches all.
+
+    `name` is a part of the file's name, in upper or lower case as far as the database's locale knows the letters.
+    `created_after` is inclusive, `created_before` exclusive.
+    """
+
+    status: str | None = None
+    outcome: str | None = None
+    resource: str | None = None
+    parent_id: UUID | None = None
+    name: str | None = None
+    dry_run: bool | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+
+class ImportStatusCounts(msgspec.Struct, frozen=True, kw_only=True):
+    pending: int = 0
+    processing: int = 0
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+
+
+class ImportOutcomeCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """Of the completed imports."""
+
+    success: int = 0
+    partial: int = 0
+    rejected: int = 0
+
+
+class ImportJobCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """The number of imports, by status and by outcome."""
+
+    total: int
+    status: ImportStatusCounts
+    outcome: ImportOutcomeCounts
+
+
 # the columns of Import; the counters of a job that is not final are summed over its chunks, by their key (job_id, seq)
 _SELECT = """
     SELECT jobs.id, status, outcome, resource, mode, dry_run, after_id, parent_id, format,
@@ -85,21 +127,60 @@ async def get(conn: Connection, id: UUID) -> Import | None:
     return await cursor.fetchone()
 
 
-async def newest(
-    conn: Connection, *, status: str | None, resource: str | None, before: UUID | None, limit: int
-) -> list[Import]:
+async def waiting_for(conn: Connection, id: UUID) -> str | None:
+    """Why the job is not final yet, in one sentence; None when it is. Counts the sessions of workers."""
+    cursor = conn.cursor(row_factory=scalar_row)
+    await cursor.execute(
+        "SELECT waiting_for FROM import_progress WHERE id = %(id)s AND finished_at IS NULL", {"id": id}
+    )
+    return await cursor.fetchone()
+
+
+# Columns of import_jobs but status and outcome. strpos, because LIKE would need an escaped pattern. The times in binary form:
+# PostgreSQL refuses text with an offset of 16 hours or more.
+_MATCHES = """
+    status <> 'uploading'
+    AND (%(resource)s::text IS NULL OR resource = %(resource)s)
+    AND (%(parent_id)s::uuid IS NULL OR parent_id = %(parent_id)s)
+    AND (%(name)s::text IS NULL OR strpos(lower(file_name), lower(%(name)s)) > 0)
+    AND (%(dry_run)s::boolean IS NULL OR dry_run = %(dry_run)s)
+    AND (%(created_after)b::timestamptz IS NULL OR created_at >= %(created_after)b)
+    AND (%(created_before)b::timestamptz IS NULL OR created_at < %(created_before)b)
+"""
+
+
+async def newest(conn: Connection, wanted: ImportFilter, *, before: UUID | None, limit: int) -> list[Import]:
     """Jobs older than `before`, newest first."""
     cursor = conn.cursor(row_factory=class_row(Import))
     await cursor.execute(
         _SELECT
+        + "WHERE"
+        + _MATCHES
         + """
-        WHERE status <> 'uploading'
             AND (%(status)s::text IS NULL OR status = %(status)s)
-            AND (%(resource)s::text IS NULL OR resource = %(resource)s)
+            AND (%(outcome)s::text IS NULL OR outcome = %(outcome)s)
             AND (%(before)s::uuid IS NULL OR jobs.id < %(before)s)
         ORDER BY jobs.id DESC
         LIMIT %(limit)s
         """,
-        {"status": status, "resource": resource, "before": before, "limit": limit},
+        {**msgspec.structs.asdict(wanted), "before": before, "limit": limit},
     )
     return await cursor.fetchall()
+
+
+_COUNT = "SELECT status, outcome, count(*) FROM import_jobs WHERE"
+
+
+async def counts(conn: Connection, wanted: ImportFilter) -> ImportJobCounts:
+    """Of the jobs that match all of `wanted` but its status and outcome. Uses the index import_jobs_by_status."""
+    cursor = await conn.execute(_COUNT + _MATCHES + "GROUP BY status, outcome", msgspec.structs.asdict(wanted))
+    by_status, by_outcome = Counter[str](), Counter[str]()
+    async for status, outcome, count in cursor:
+        by_status[status] += count
+        if outcome is not None:
+            by_outcome[outcome] += count
+    return ImportJobCounts(
+        total=by_status.total(),
+        status=ImportStatusCounts(**by_status),
+        outcome=ImportOutcomeCounts(**by_outcome),
+    )

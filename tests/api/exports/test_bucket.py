@@ -184,7 +184,7 @@ async def test_nothing_to_export(conn, bucket):
     async with conn.transaction():
         await create(conn, "comments")
     await Worker(settings(bucket), name="w", stopping=asyncio.Event()).run_once(conn)
-    [job] = await jobs.newest(conn, status="completed", resource=None, before=None, limit=1)
+    [job] = await jobs.newest(conn, jobs.ExportFilter(status="completed"), before=None, limit=1)
     assert bucket.names() == [f"some/exports/{job.file_name}"]
     assert bucket.client.head_object(Bucket=bucket.name, Key=bucket.names()[0])["ContentLength"] == 0
 

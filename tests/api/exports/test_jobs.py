@@ -7,9 +7,9 @@ import hashlib
 import os
 import signal
 import sys
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import psycopg
@@ -253,8 +253,50 @@ async def test_the_list(service, conn):
         assert "next" not in last.links
         assert (await listed(f"{EXPORTS}?resource=comments&status=pending"))[0] == [ids[1]]
         assert (await listed(f"{EXPORTS}?status=completed"))[0] == []
-        for wrong in ("limit=101", "cursor=x", "status=uploading", "page=2"):
+        for wrong in (
+            "limit=101",
+            "cursor=x",
+            "status=uploading",
+            "page=2",
+            "created_after=x",
+            "name=x",
+            "dry_run=true",
+        ):
             assert (await client.get(f"{EXPORTS}?{wrong}")).status_code == 400
+
+
+async def test_the_list_by_time_and_its_counts(service, conn):
+    """`created_after` is inclusive, `created_before` exclusive; `counts` ignores the status and the page that are asked for."""
+    noon = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    ids = [str(await create(conn, resource=resource)) for resource in ("users", "comments", "users")]
+    for hour, id in enumerate(ids):
+        created_at = noon + timedelta(hours=hour)
+        await conn.execute("UPDATE export_jobs SET created_at = %(at)s WHERE id = %(id)s", {"id": id, "at": created_at})
+    assert await completion.cancel(conn, UUID(ids[0]))
+    await completion.finish(conn, UUID(ids[0]))
+    one = (noon + timedelta(hours=1)).isoformat()
+    none = {"pending": 0, "processing": 0, "completed": 0, "failed": 0, "cancelled": 0, "expired": 0}
+    async with httpx.AsyncClient(base_url=(await service(run=["api"])).url) as client:
+        for query, found, counts in (
+            ({"created_after": one}, ids[:0:-1], None),
+            ({"created_before": one}, ids[:1], None),
+            ({"created_before": "0001-01-01T00:00:00+23:59"}, [], None),
+            ({"counts": "true", "status": "pending", "limit": "1"}, ids[2:], {"pending": 2, "cancelled": 1}),
+            ({"counts": "true", "resource": "comments"}, ids[1:2], {"pending": 1}),
+        ):
+            page = (await client.get(EXPORTS, params=query)).json()
+            assert [job["id"] for job in page["exports"]] == found
+            expected = counts and {"total": sum(counts.values()), "status": none | counts}
+            assert page.get("counts") == expected
+
+
+async def test_what_an_export_waits_for(service, conn):
+    """The sentence of the view export_progress while the job is not final, then null; lists do not have it."""
+    id = await create(conn)
+    async with httpx.AsyncClient(base_url=(await service(run=["api"])).url) as client:
+        assert (await client.get(f"{EXPORTS}/{id}")).json()["waiting_for"] == "no worker is connected"
+        assert "waiting_for" not in (await client.get(EXPORTS)).json()["exports"][0]
+        assert (await client.post(f"{EXPORTS}/{id}/cancel")).json()["waiting_for"] is None
 
 
 async def test_a_worker_killed_half_way(service, conn):
@@ -514,7 +556,7 @@ async def test_old_jobs_go(conn, tmp_path):
     await age(900)
     assert await maintenance.prune_exports(conn, settings) == 1
     assert names(settings) == [young.file_name]
-    assert {job.id for job in await jobs.newest(conn, status=None, resource=None, before=None, limit=9)} == {
+    assert {job.id for job in await jobs.newest(conn, jobs.ExportFilter(), before=None, limit=9)} == {
         young.id,
         waiting,
     }

@@ -346,7 +346,12 @@ async def test_lists(api):
             answer = await api.client.get(answer.links["next"]["url"])
         assert found == wanted
     job = (await api.get()).json()["imports"][0]
-    assert {*(await api.get(f"/{ids[0]}")).json()} - {*job} == {"errors", "error_summary", "error_kinds"}
+    assert {*(await api.get(f"/{ids[0]}")).json()} - {*job} == {
+        "errors",
+        "error_summary",
+        "error_kinds",
+        "waiting_for",
+    }
 
 
 @pytest.mark.parametrize(
@@ -357,6 +362,15 @@ async def test_lists(api):
         ("", {"limit": "x"}, "limit"),
         ("", {"status": "uploading"}, "status"),
         ("", {"resource": "x"}, "resource"),
+        ("", {"outcome": "failed"}, "outcome"),
+        ("", {"parent": "x"}, "parent"),
+        ("", {"name": ""}, "name"),
+        ("", {"name": "a\0b"}, "name"),
+        ("", {"name": "x" * 256}, "name"),
+        ("", {"dry_run": "maybe"}, "dry_run"),
+        ("", {"created_after": "yesterday"}, "created_after"),
+        ("", {"created_before": "2026-01-31T12:00:00"}, "created_before"),
+        ("", {"counts": "all"}, "counts"),
         ("", {"cursor": "x"}, "cursor"),
         ("", {"page": "2"}, "page"),
         ("/{id}", {"wait": "1"}, "wait"),

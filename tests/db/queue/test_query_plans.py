@@ -16,7 +16,7 @@ from psycopg import AsyncConnection, IsolationLevel
 
 from db import health, migrate, queue
 from db.connections import pool
-from db.imports import backlog, completion, uploads
+from db.imports import backlog, completion, jobs, uploads
 from db.queue import Claim, Counts
 from tests.support import factories, postgres
 from tests.support.eventually import eventually
@@ -111,10 +111,10 @@ def _make_history(conn: psycopg.Connection) -> None:
         """
         INSERT INTO import_jobs (
             id, status, outcome, resource, format, file_bytes, file_sha256, total_records, total_chunks, request_digest,
-            sealed_at, started_at, finished_at, created
+            sealed_at, started_at, finished_at, created, csv_header
         )
-        SELECT lpad(n::text, 32, '0')::uuid, 'completed', 'success', 'users', 'ndjson', 1, '', %(chunks)s, %(chunks)s, '',
-            now(), now(), now(), %(chunks)s
+        SELECT lpad(n::text, 32, '0')::uuid, 'completed', 'success', 'users', 'csv', 1, '', %(chunks)s, %(chunks)s, '',
+            now(), now(), now(), %(chunks)s, repeat('a column,', 50)::bytea
         FROM generate_series(1, %(jobs)s) AS n
         """,
         {"jobs": DONE_JOBS, "chunks": DONE_CHUNKS_A_JOB},
@@ -243,6 +243,15 @@ async def test_the_numbers_of_the_queue_cost_what_is_live(history):
         for plan in await plans.of(health.queue_numbers(history)):
             assert not plan.read_whole & {"chunks", "import_jobs"}, plan
             assert plan.buffers <= FEW_BUFFERS + LIVE_CHUNKS / 10, plan
+
+
+async def test_the_counts_of_lists_read_an_index_only(history):
+    """The number of jobs by status is in the index, which is a fraction of the table."""
+    plans = Plans(history)
+    for wanted in (jobs.ImportFilter(), jobs.ImportFilter(resource="users", dry_run=False)):
+        for _ in range(ROUNDS):
+            [plan] = await plans.of(jobs.counts(history, wanted))
+            assert (plan.read_whole, plan.indexes) == (frozenset(), {"import_jobs_by_status"}), plan
 
 
 async def test_the_end_of_a_job_costs_its_own_chunks(history):
