@@ -289,6 +289,10 @@ class BoundedHttp(HttpToolsProtocol):
             # written now, the problem would become part of another response
             self._abort(problem.detail)
             return
+        if self._in_body and self.cycle.response_complete:
+            # the rest of a request that has its response: a second one would be taken for that of the next request
+            self._linger()
+            return
         request_id = uuid4().hex
         log.info("request refused", status=problem.status, reason=problem.detail, refusal_id=request_id)
         if current:
