@@ -15,6 +15,7 @@ class Balancer:
         self.url = ""
         # by URL, with the result of the last probe
         self.backends: dict[str, bool] = {}
+        self.carrying: set[asyncio.Task[None]] = set()
         self._turn = count()
 
     @property
@@ -28,7 +29,12 @@ class Balancer:
                     self.backends[url] = await _is_ready(client, url)
                 await asyncio.sleep(PROBE_SECONDS)
 
-    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._carry(reader, writer))
+        self.carrying.add(task)
+        task.add_done_callback(self.carrying.discard)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # never a second try with another backend: a connection that is refused is a failure that the client sees
         ready = self.ready
         host, _, port = ready[next(self._turn) % len(ready)].removeprefix("http://").rpartition(":")
@@ -54,8 +60,9 @@ async def balancer() -> AsyncIterator[Balancer]:
     try:
         yield instance
     finally:
-        probing.cancel()
         server.close()
+        for task in (probing, *instance.carrying):
+            task.cancel()
 
 
 async def _is_ready(client: httpx.AsyncClient, url: str) -> bool:

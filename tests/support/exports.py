@@ -15,7 +15,9 @@ from workers.worker import Worker
 
 EXPORTS = "/api/v1/exports"
 STREAM = "/api/v1/exports/{}/stream"
-# about 60 MB: far more than all the buffers between the server and the client
+# 8 MB: half of it is many blocks of an export, see `stall`
+SEVERAL = 400
+# 60 MB: more than the buffers between PostgreSQL and a client that does not read
 MANY = 3_000
 
 
@@ -83,8 +85,18 @@ async def completed(client, url) -> dict:
     return await eventually(job)
 
 
+# a test may take longer than the service waits for a lock
+STALLED = """
+    CREATE FUNCTION stalled(value text) RETURNS text STABLE LANGUAGE plpgsql SET lock_timeout = 0 AS
+    $$BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN value; END$$
+"""
+
+
 async def stall(conn) -> None:
-    """Makes each export of the articles stop in the middle, until nobody holds the advisory lock 1 any more; holds it."""
+    """Makes each export of the articles stop in the middle while this connection holds the advisory lock 1, as from now.
+
+    `resume` releases it. The table itself is then `stored_articles`.
+    """
     await conn.execute("SELECT pg_advisory_lock(1)")
     await conn.execute("ALTER TABLE articles RENAME TO stored_articles")
     cursor = await conn.execute(
@@ -92,12 +104,7 @@ async def stall(conn) -> None:
     )
     [middle, *_] = await cursor.fetchone() or ()
     # in the list of columns, which a count does not look at as long as it is not volatile
-    await conn.execute(
-        """
-        CREATE FUNCTION stalled(value text) RETURNS text STABLE LANGUAGE plpgsql AS
-        $$BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN value; END$$
-        """
-    )
+    await conn.execute(STALLED)
     await conn.execute(
         SQL(
             """
@@ -109,3 +116,8 @@ async def stall(conn) -> None:
             """
         ).format(Literal(middle))
     )
+
+
+async def resume(conn) -> None:
+    """Lets the exports go on that `stall` has stopped."""
+    await conn.execute("SELECT pg_advisory_unlock(1)")

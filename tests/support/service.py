@@ -25,6 +25,16 @@ INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "COVERAGE_PROCESS_CONFIG")
 LISTENING = re.compile(r"http://127\.0\.0\.1:\d+")
 
 
+_die_with_parent = embedded.die_with_parent(signal.SIGTERM)
+
+
+def _prepare_child() -> None:
+    """Runs in the child before the program: it ends with the test run, but a hang-up is not ignored as by `nohup make test`."""
+    if _die_with_parent:
+        _die_with_parent()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 class Process:
     """One process of the service. Its output goes to the file `log`."""
 
@@ -40,7 +50,7 @@ class Process:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=embedded.die_with_parent(signal.SIGTERM),
+                preexec_fn=_prepare_child,
             )
 
     @property

@@ -13,15 +13,17 @@ from tests.support.eventually import eventually
 from tests.support.factories import rows
 from tests.support.service import Process
 
-# names of users at whose records the workers stop; each is the number of an advisory lock
-HELD, HELD_TOO = "1", "2"
+# the name of users at whose records the workers stop: the number of an advisory lock
+HELD = "1"
 
 
 async def install_hold(conn, database_url: str) -> Callable[[str], AbstractAsyncContextManager[None]]:
     """Adds a trigger that waits for an advisory lock at users whose names are numbers; see the fixture `hold`."""
     await conn.execute(
         """
-        CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$
+        CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql
+        -- a test may take longer than the service waits for a lock
+        SET lock_timeout = 0 AS $$
         BEGIN
             PERFORM pg_advisory_xact_lock_shared(NEW.name::bigint);
             RETURN NEW;

@@ -190,7 +190,8 @@ async def test_what_was_under_way(server, tmp_path):
 def prepare(server: Server) -> None:
     """Workers wait at a record of the name `held`; and there is enough for a stream that lasts."""
     server.execute(
-        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$"
+        # a test may take longer than the service waits for a lock
+        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = 0 AS $$"
         " BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NEW; END $$",
         "CREATE TRIGGER wait BEFORE INSERT ON users FOR EACH ROW WHEN (NEW.name = 'held') EXECUTE FUNCTION wait()",
         "INSERT INTO users (email, name, role, active) VALUES ('author@example.com', 'An Author', 'author', true)",

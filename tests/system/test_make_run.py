@@ -69,7 +69,7 @@ def run() -> Iterator[Run]:
             )
         yield Run(process, f"http://127.0.0.1:{port}", folder / "data", folder / "log")
         process.terminate()
-        process.wait(timeout=30)
+        process.wait()
 
 
 def children(pid: int) -> list[int]:

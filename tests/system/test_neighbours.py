@@ -31,6 +31,10 @@ async def test_a_small_import_among_bad_neighbours(service, conn):
 
             await eventually(is_completed)
             for probe in ("/live", "/ready"):
-                # a connection of its own, as a balancer has it
-                async with httpx.AsyncClient(base_url=running.url, timeout=120) as balancer:
-                    assert (await balancer.get(probe)).status_code == 200
+                await eventually(lambda probe=probe: is_answered(running.url + probe))
+
+
+async def is_answered(url: str) -> bool:
+    """Whether a probe succeeds on a connection of its own, as a balancer has it."""
+    async with httpx.AsyncClient(timeout=120) as balancer:
+        return (await balancer.get(url)).status_code == 200

@@ -12,7 +12,7 @@ from db.queue import failpoints
 from db.settings import Settings
 from tests.support import factories
 from tests.support.api_client import PATH
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE_SECONDS, eventually
 from tests.support.factories import chunk, queued, rows, users
 from tests.support.fault_proxy import FaultProxy, fault_proxy
 from tests.support.service import running_service
@@ -20,8 +20,6 @@ from workers.worker import Worker
 
 # the deadline for a reply is 5 s later; both ends are tested with real time limits
 LIMITS = {"statement_seconds": 2}
-# to notice a dead connection takes 7 s, and a new attempt to connect at most 5 s more
-BACK_SECONDS = 30
 
 
 @pytest.fixture
@@ -58,7 +56,8 @@ async def working(url: str, name: str, **settings) -> AsyncIterator[Worker]:
         yield worker
     finally:
         stopping.set()
-        await asyncio.wait_for(running, BACK_SECONDS)
+        # to notice a dead connection takes 7 s, and a new attempt to connect at most 5 s more
+        await asyncio.wait_for(running, PATIENCE_SECONDS)
 
 
 async def ended(conn, id: UUID):

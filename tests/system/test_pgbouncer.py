@@ -12,6 +12,7 @@ from tests.support import api_client, pgbouncer
 from tests.support.api_client import USERS_HEADER, user_row
 from tests.support.eventually import eventually
 from tests.support.factories import chunk, queued, user, users
+from tests.support.postgres_outage import is_ready
 from tests.support.service import running_service
 from tests.support.workers import HELD, ended, stuck
 
@@ -56,7 +57,7 @@ async def test_imports_exports_and_streams_pass_through(through, tmp_path, datab
             return answer.content if answer.status_code == 200 else None
 
         assert await eventually(file_of_export) == streamed.content
-        assert (await client.get("/ready")).json()["checks"]["workers"]["status"] == "ok"
+        await eventually(lambda: is_ready(client))
 
 
 async def test_a_stopped_worker_loses_its_chunk_behind_it_too(through, tmp_path, conn, database_url, hold):

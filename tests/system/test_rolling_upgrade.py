@@ -181,8 +181,7 @@ async def test_processes_that_start_too_early_wait(empty_database_url, tmp_path,
         missing = f"not applied: {', '.join(names[applied:])}"
         await eventually(lambda: running.workers.output.count(f"MigrationsMissing: {missing}") == 2)
         workers = running.workers.children()
-        answer = await client.get("/ready")
-        assert (answer.status_code, answer.json()["checks"]["migrations"]["detail"]) == (503, missing)
+        await eventually(lambda: is_missing(client, missing))
         posted = await post(client)
         assert (posted.status_code, posted.headers["retry-after"]) == (503, "5")
         await asyncio.to_thread(migrate.up, empty_database_url)
@@ -192,6 +191,11 @@ async def test_processes_that_start_too_early_wait(empty_database_url, tmp_path,
         posted = await post(client)
         await eventually(lambda: is_completed(client, posted.headers["location"]))
         assert running.workers.children() == workers
+
+
+async def is_missing(client: httpx.AsyncClient, migrations: str) -> bool:
+    answer = await client.get("/ready")
+    return (answer.status_code, answer.json()["checks"]["migrations"].get("detail")) == (503, migrations)
 
 
 async def post(client: httpx.AsyncClient) -> httpx.Response:

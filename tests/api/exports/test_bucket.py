@@ -17,7 +17,7 @@ from db.exports import jobs
 from db.exports.storage.bucket import BLOCK_BYTES, PART_BYTES
 from db.settings import Settings
 from tests.support.eventually import eventually
-from tests.support.exports import EXPORTS, MANY, STREAM, completed, create, many_articles, stall, write
+from tests.support.exports import EXPORTS, SEVERAL, STREAM, completed, create, many_articles, resume, stall, write
 from workers import exports as work
 from workers import maintenance
 from workers.worker import Worker
@@ -126,7 +126,7 @@ async def test_a_file_that_is_not_as_it_was_written_is_not_given(service, conn, 
 
 async def test_a_lost_claim_leaves_nothing(conn, other, bucket):
     """A worker whose session ends in mid-export aborts its upload, and the export completes on another."""
-    await many_articles(conn, MANY)
+    await many_articles(conn, SEVERAL)
     await stall(other)
     id = await create(conn)
     claim = await queue.claim(conn, worker="first")
@@ -138,18 +138,18 @@ async def test_a_lost_claim_leaves_nothing(conn, other, bucket):
         await first
     assert (bucket.names(), bucket.uploads()) == ([], [])
 
-    await other.execute("SELECT pg_advisory_unlock(1)")
+    await resume(other)
     again = await queue.reclaim(other, worker="second", grace_seconds=0, attempts_max=12, crashes_max=4)
     assert again is not None
     done = await work.perform(other, again, settings=settings(bucket))
     assert done is not None
-    assert done.records == MANY
+    assert done.records == SEVERAL
     assert (bucket.names(), bucket.uploads()) == ([f"some/exports/articles-{id}-2.ndjson"], [])
 
 
 async def test_a_cancelled_export_leaves_nothing(service, conn, bucket):
     """Its upload is aborted, not left to be paid for."""
-    await many_articles(conn, MANY)
+    await many_articles(conn, SEVERAL)
     await stall(conn)
     url = (await service(worker_pool_size=1, **bucket.settings)).url
     async with httpx.AsyncClient(base_url=url) as client:
@@ -166,7 +166,7 @@ async def test_a_cancelled_export_leaves_nothing(service, conn, bucket):
 
 async def test_a_worker_that_is_told_to_stop(conn, other, bucket):
     """It gives its export back, and leaves no upload."""
-    await many_articles(conn, MANY)
+    await many_articles(conn, SEVERAL)
     await stall(other)
     await create(conn)
     stopping = asyncio.Event()
@@ -202,18 +202,22 @@ async def test_what_is_over_is_removed(service, conn, bucket):
 
 
 async def test_readiness(service, bucket):
-    """The service is ready when its bucket is there, and unready, in time, when it is not, or nobody answers at all."""
+    """The service is ready when its bucket is there, and unready when it is not, or nobody answers at all."""
 
-    async def storage(**changed):
+    async def becomes(status, **changed):
         started = await service(run=["api"], **(bucket.settings | changed))
-        async with httpx.AsyncClient(base_url=started.url, timeout=3) as client:
-            return (await client.get("/ready")).json()["checks"]["storage"]["status"]
+        async with httpx.AsyncClient(base_url=started.url) as client:
 
-    assert await storage() == "ok"
-    assert await storage(export_dir="s3://another-bucket/x") == "failed"
+            async def has_become():
+                return (await client.get("/ready")).json()["checks"]["storage"]["status"] == status
+
+            await eventually(has_become)
+
+    await becomes("ok")
+    await becomes("failed", export_dir="s3://another-bucket/x")
     async with await asyncio.start_server(_never_answer, "127.0.0.1", 0) as silent:
         port = silent.sockets[0].getsockname()[1]
-        assert await storage(aws_endpoint_url=f"http://127.0.0.1:{port}") == "failed"
+        await becomes("failed", aws_endpoint_url=f"http://127.0.0.1:{port}")
 
 
 async def _never_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -19,7 +19,18 @@ from db import queue
 from db.exports import completion, jobs, retention
 from db.settings import Settings
 from tests.support.eventually import eventually
-from tests.support.exports import EXPORTS, MANY, STREAM, completed, create, many_articles, order, stall, write
+from tests.support.exports import (
+    EXPORTS,
+    SEVERAL,
+    STREAM,
+    completed,
+    create,
+    many_articles,
+    order,
+    resume,
+    stall,
+    write,
+)
 from tests.support.sse import Events
 from workers import exports as work
 from workers import maintenance
@@ -301,7 +312,8 @@ async def test_what_an_export_waits_for(service, conn):
 
 async def test_a_worker_killed_half_way(service, conn):
     """Nothing can be downloaded of what it wrote; another worker takes the export over and finishes it."""
-    await many_articles(conn, MANY)
+    await many_articles(conn, SEVERAL)
+    await stall(conn)
     started = await service(worker_pool_size=2, claim_grace_seconds=0.5)
     settings = of(started)
     async with httpx.AsyncClient(base_url=started.url, timeout=60) as client:
@@ -310,11 +322,12 @@ async def test_a_worker_killed_half_way(service, conn):
         [(worker,)] = await (await conn.execute("SELECT worker FROM chunks")).fetchall()
         os.kill(int(worker.split(":")[1]), signal.SIGKILL)
         assert (await client.get(f"{location}/download")).status_code == 409
+        await resume(conn)
 
         job = await completed(client, location)
         file = await client.get(job["download_url"])
     assert hashlib.sha256(file.content).hexdigest() == job["file"]["sha256"]
-    assert file.content.count(b"\n") == job["file"]["records"] == MANY
+    assert file.content.count(b"\n") == job["file"]["records"] == SEVERAL
     assert await (await conn.execute("SELECT crashes FROM chunks")).fetchone() == (1,)
     assert names(settings) == [f"articles-{job['id']}-2.ndjson"]
 
@@ -325,7 +338,8 @@ def is_begun(part: Path) -> bool:
 
 async def test_a_lost_claim_leaves_no_file(conn, other, tmp_path):
     """A worker whose session ends in mid-export takes its file with it; whoever takes over is not disturbed."""
-    await many_articles(conn, MANY)
+    await many_articles(conn, SEVERAL)
+    await stall(other)
     settings = Settings(export_dir=str(tmp_path))
     id = await create(conn)
     claim = await queue.claim(conn, worker="first")
@@ -337,11 +351,12 @@ async def test_a_lost_claim_leaves_no_file(conn, other, tmp_path):
         await first
     assert names(settings) == []
 
+    await resume(other)
     again = await queue.reclaim(other, worker="second", grace_seconds=0, attempts_max=12, crashes_max=4)
     assert again is not None
     done = await work.perform(other, again, settings=settings)
     assert done is not None
-    assert done.records == MANY
+    assert done.records == SEVERAL
     end = await completion.finish(other, id)
     assert end is not None
     assert (end.status, end.bytes) == ("completed", done.bytes)
@@ -415,7 +430,7 @@ async def test_an_export_that_cannot_be_written_fails(conn, tmp_path):
 
 async def test_progress_is_seen(service, conn):
     """A client sees how far the worker is, against the true total, though the worker's transaction is open."""
-    await many_articles(conn, 400)
+    await many_articles(conn, SEVERAL)
     await stall(conn)
     url = (await service(worker_pool_size=1)).url
     async with httpx.AsyncClient(base_url=url) as client:
@@ -432,13 +447,13 @@ async def test_progress_is_seen(service, conn):
         assert job["progress"]["percent"] == round(job["exported_records"] / 4, 2)
         assert job["progress"]["records_per_second"] > 0
         assert job["progress"]["eta_seconds"] > 0
-        await conn.execute("SELECT pg_advisory_unlock(1)")
+        await resume(conn)
         assert (await completed(client, location))["exported_records"] == 400
 
 
 async def test_a_running_export_is_cancelled(service, conn):
     """Its worker notices though it waits for the database itself, leaves no file, and is free for the next export."""
-    await many_articles(conn, 400)
+    await many_articles(conn, SEVERAL)
     await stall(conn)
     started = await service(worker_pool_size=1)
     async with httpx.AsyncClient(base_url=started.url) as client:
@@ -490,7 +505,7 @@ async def test_a_cancel_at_the_last_moment(conn, other, tmp_path):
     working = asyncio.create_task(work.perform(conn, claim, settings=settings))
     await eventually(lambda: list(tmp_path.glob(".*.part")))
     assert await completion.cancel(other, id)
-    await other.execute("SELECT pg_advisory_unlock(1)")
+    await resume(other)
     with pytest.raises(psycopg.errors.SerializationFailure):
         await working
     assert names(settings) == []
@@ -579,7 +594,7 @@ async def test_upkeep_bears_a_storage_that_is_away(conn, tmp_path):
 
 async def test_events(service, conn):
     """The state at once, then the end; who has seen the end need not come back."""
-    await many_articles(conn, 400)
+    await many_articles(conn, SEVERAL)
     await stall(conn)
     url = (await service(worker_pool_size=1)).url
     async with httpx.AsyncClient(base_url=url) as client:
@@ -591,7 +606,7 @@ async def test_events(service, conn):
             while event := await events.next():
                 seen.append(event)
                 if event["data"]["progress"]["percent"]:
-                    await conn.execute("SELECT pg_advisory_unlock(1)")
+                    await resume(conn)
         again = await client.get(links["events"], headers={"Last-Event-ID": seen[-1]["id"]})
         final = (await client.get(links["self"])).json()
     assert [event["event"] for event in seen] == ["progress"] * (len(seen) - 1) + ["done"]

@@ -8,7 +8,7 @@ from db import queue
 from db.exports import completion, jobs
 from db.settings import Settings
 from tests.support.eventually import eventually
-from tests.support.exports import EXPORTS, MANY, STREAM, completed, create, many_articles, stall
+from tests.support.exports import EXPORTS, SEVERAL, STREAM, completed, create, many_articles, resume, stall
 
 IMPORTS = "/api/v1/imports"
 USER = b"email,name,role,active\nann@example.com,Ann,admin,true\n"
@@ -28,9 +28,10 @@ def refused(response: httpx.Response, limit: str, maximum: int) -> None:
     assert int(response.headers["retry-after"]) >= 1
 
 
-async def test_slow_readers_leave_the_connections_of_the_api_alone(service, conn):
-    """With all streams taken by readers that do not read, a further stream is refused at once and all else is served."""
-    await many_articles(conn, MANY)
+async def test_streams_leave_the_connections_of_the_api_alone(service, conn):
+    """With all streams under way, a further stream is refused at once and all else is served."""
+    await many_articles(conn, SEVERAL)
+    await stall(conn)
     url = (await service(run=["api"], api_pool_size=1, streams_max=3)).url
     async with httpx.AsyncClient(base_url=url, timeout=30) as client:
         async with AsyncExitStack() as readers:
@@ -38,8 +39,13 @@ async def test_slow_readers_leave_the_connections_of_the_api_alone(service, conn
                 response = await readers.enter_async_context(client.stream("GET", STREAM.format("articles")))
                 assert response.status_code == 200
             refused(await client.get(STREAM.format("users")), "streams_max", 3)
-            for address in ("/ready", IMPORTS, EXPORTS):
+            for address in ("/live", IMPORTS, EXPORTS):
                 assert (await client.get(address)).status_code == 200
+
+            async def is_ready():
+                return (await client.get("/ready")).status_code == 200
+
+            await eventually(is_ready)
             assert (await post_user(client)).status_code == 202
 
         async def is_free():
@@ -74,7 +80,7 @@ async def test_a_full_queue_of_exports(service, conn):
 
 async def test_exports_leave_a_worker_to_imports(service, conn):
     """While exports occupy every worker that they may have, an import is finished, and no second export is begun."""
-    await many_articles(conn, 400)
+    await many_articles(conn, SEVERAL)
     await stall(conn)
     url = (await service(worker_pool_size=2)).url
     async with httpx.AsyncClient(base_url=url, timeout=60) as client:
@@ -93,7 +99,7 @@ async def test_exports_leave_a_worker_to_imports(service, conn):
 
         await eventually(import_status)
         assert await running() == 1
-        await conn.execute("SELECT pg_advisory_unlock(1)")
+        await resume(conn)
         for order in orders:
             await completed(client, order.headers["location"])
 

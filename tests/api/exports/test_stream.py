@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,13 +11,14 @@ import pytest
 
 from db.exports import copy_out
 from tests.support.eventually import broken_off, eventually
-from tests.support.exports import MANY, STREAM, exported, many_articles
+from tests.support.exports import MANY, SEVERAL, STREAM, exported, many_articles, resume, stall
 
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
 
+IDENTITY = {"Accept-Encoding": "identity"}
 ENCODINGS = ["identity", "gzip", "zstd"]
 # Accept-Encoding, and the Content-Encoding that it leads to; 200: none, 406: no answer
 ENCODING_CHOSEN = {
@@ -252,15 +252,20 @@ async def test_what_is_asked_for(service, conn):
 
 async def test_one_snapshot(service, conn):
     """A stream shows the table as it was at the start, whatever is committed while it is read."""
-    await many_articles(conn, MANY)
+    await many_articles(conn, SEVERAL)
+    await stall(conn)
     url = (await service(run=["api"])).url
-    async with httpx.AsyncClient(base_url=url) as client, client.stream("GET", STREAM.format("articles")) as response:
-        chunks = response.aiter_bytes()
+    async with (
+        httpx.AsyncClient(base_url=url, headers=IDENTITY) as client,
+        client.stream("GET", STREAM.format("articles")) as response,
+    ):
+        chunks = response.aiter_raw()
         lines = (await anext(chunks)).count(b"\n")
-        await conn.execute("DELETE FROM articles")
+        await conn.execute("DELETE FROM stored_articles")
+        await resume(conn)
         async for chunk in chunks:
             lines += chunk.count(b"\n")
-    assert lines == MANY
+    assert lines == SEVERAL
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -269,7 +274,8 @@ async def test_a_stream_that_fails_is_seen_to_be_broken(service, conn, encoding)
 
     Packed or not; and what is packed does not come to its own end either.
     """
-    await random_articles(conn, MANY)
+    await random_articles(conn, SEVERAL)
+    await stall(conn)
     url = (await service(run=["api"])).url
     unpacker = unpackers(encoding)
     async with httpx.AsyncClient(base_url=url, headers={"Accept-Encoding": encoding}) as client:
@@ -290,17 +296,17 @@ async def test_a_stream_that_fails_is_seen_to_be_broken(service, conn, encoding)
 
 
 async def test_a_stream_that_takes_too_long_is_broken_off(service, conn):
-    """A client that is slow, though never too slow, has its time: then its stream is visibly broken, and its snapshot let go."""
-    await many_articles(conn, MANY)
-    url = (await service(run=["api"], stream_seconds_max=0.5)).url
-    async with httpx.AsyncClient(base_url=url, headers={"Accept-Encoding": "identity"}) as client:
-        began = time.monotonic()
+    """The first block after STREAM_SECONDS_MAX breaks the stream and releases its snapshot; one that ends before is whole."""
+    await many_articles(conn, SEVERAL)
+    await stall(conn)
+    url = (await service(run=["api"], stream_seconds_max=3)).url
+    async with httpx.AsyncClient(base_url=url, headers=IDENTITY) as client:
         with broken_off():
             async with client.stream("GET", STREAM.format("articles")) as response:
-                chunks = response.aiter_raw()
-                await anext(chunks)
-                await eventually(lambda: time.monotonic() > began + 0.5)
-                async for _ in chunks:
+                assert response.status_code == 200
+                await eventually(lambda: copies_for(conn, seconds=3))
+                await resume(conn)
+                async for _ in response.aiter_raw():
                     pass
 
         async def is_let_go():
@@ -308,8 +314,16 @@ async def test_a_stream_that_takes_too_long_is_broken_off(service, conn):
 
         await eventually(is_let_go)
         assert "bulk_export_streams_aborted_total 1.0" in (await client.get("/metrics")).text
-        # one that is in time is whole
         assert (await client.get(STREAM.format("users"))).text.count("\n") == 1
+
+
+async def copies_for(conn, *, seconds: float) -> bool:
+    """Whether the one stream began more than so many seconds ago."""
+    cursor = await conn.execute(
+        "SELECT FROM pg_stat_activity WHERE pid = ANY(%(pids)s) AND query_start < now() - %(seconds)s * interval '1 second'",
+        {"pids": await copying(conn), "seconds": seconds},
+    )
+    return await cursor.fetchone() is not None
 
 
 async def test_packing(service, conn):
@@ -343,7 +357,7 @@ async def test_a_slow_client_costs_no_memory(service, conn):
     started = await service(run=["api"])
     before = resident_bytes(started.api)
     async with (
-        httpx.AsyncClient(base_url=started.url, headers={"Accept-Encoding": "identity"}) as client,
+        httpx.AsyncClient(base_url=started.url, headers=IDENTITY) as client,
         client.stream("GET", STREAM.format("articles")) as response,
     ):
 
@@ -374,11 +388,12 @@ async def test_what_fails_before_the_first_byte_is_a_problem(service, conn):
 
 async def test_a_client_that_leaves_frees_its_connection(service, conn):
     """When a reader leaves half way, the only connection of the pool, the very same, is there for the next request."""
-    await many_articles(conn, MANY)
+    await many_articles(conn, SEVERAL)
+    await stall(conn)
     url = (await service(run=["api"], streams_max=1)).url
-    async with httpx.AsyncClient(base_url=url) as client:
+    async with httpx.AsyncClient(base_url=url, headers=IDENTITY) as client:
         async with client.stream("GET", STREAM.format("articles")) as response:
-            await anext(response.aiter_bytes())
+            await anext(response.aiter_raw())
             [pid] = await copying(conn)
 
         async def is_idle():

@@ -19,7 +19,7 @@ from api.http.problems import Fault, Problem
 from api.http.server import Server, listen
 from db.connections.pool import Pool
 from db.settings import Settings
-from tests.support.eventually import broken_off
+from tests.support.eventually import broken_off, eventually
 
 
 class Parameters(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -98,8 +98,8 @@ def application(settings) -> Litestar:
 async def client(application, settings) -> AsyncIterator[httpx.AsyncClient]:
     server = Server(application, settings, listen(settings))
     serving = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110  uvicorn has nothing to wait for
-        await asyncio.sleep(0.01)
+    await eventually(lambda: server.started or serving.done())
+    assert server.started, serving.exception()
     port = server.listeners[0].getsockname()[1]
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
         yield client
@@ -247,12 +247,10 @@ def eventually_logged():
 
     class Logged:
         async def __call__(self, route: str) -> dict:
-            async with asyncio.timeout(10):
-                while True:
-                    for line in self.lines:
-                        if line["event"] == "request" and line["route"] == route:
-                            return line
-                    await asyncio.sleep(0.01)
+            return await eventually(lambda: self._line(route))
+
+        def _line(self, route: str) -> dict | None:
+            return next((line for line in self.lines if line["event"] == "request" and line["route"] == route), None)
 
     logged = Logged()
     with structlog.testing.capture_logs() as logged.lines:
