@@ -11,6 +11,7 @@ import pytest
 from playwright.async_api import expect
 
 from tests.support.console import accessibility_faults, opened
+from tests.support.eventually import PATIENCE_SECONDS
 
 KEY = "a-key-for-the-console"
 HEADERS = {"X-API-Key": KEY}
@@ -25,7 +26,7 @@ USERS = [
 async def started(service):
     """A service with a key and three users."""
     running = await service(api_keys=KEY, worker_pool_size=2)
-    async with httpx.AsyncClient(base_url=running.url, headers=HEADERS) as client:
+    async with httpx.AsyncClient(base_url=running.url, headers=HEADERS, timeout=PATIENCE_SECONDS) as client:
         posted = await client.post(
             "/api/v1/imports", json={"resource": "users", "records": USERS}, headers={"Prefer": "wait=30"}
         )
@@ -88,7 +89,7 @@ async def test_a_filter_that_is_refused_is_told_at_its_field(started, browser):
 async def test_pages_are_accessible_and_reload(started, browser, theme):
     """Every page of this group without a fault of axe, at its own address, and no wider than a narrow screen."""
     async with (
-        httpx.AsyncClient(base_url=started.url, headers=HEADERS) as client,
+        httpx.AsyncClient(base_url=started.url, headers=HEADERS, timeout=PATIENCE_SECONDS) as client,
         opened(browser, started.url, "/ui/service", color_scheme=theme, reduced_motion="reduce") as page,
     ):
         export = (await client.post("/api/v1/exports", json={"resource": "users"})).json()

@@ -26,7 +26,7 @@ from monitoring import __main__ as starter
 from monitoring import metrics  # noqa: F401  defines what the registry tells
 from tests.support import ROOT, api_client, programs
 from tests.support.api_client import USERS_HEADER, user_row
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE_SECONDS, eventually
 from tests.support.service import Service, unused_port
 
 HERE = ROOT / "monitoring"
@@ -140,7 +140,7 @@ async def running(server_url, tmp_path_factory):
         server_url, folder, worker_pool_size=2, batch_size=100, api_keys="the-only-key-there-is"
     ) as service:
         headers = {"Authorization": "Bearer the-only-key-there-is"}
-        async with httpx.AsyncClient(base_url=service.url, headers=headers, timeout=30) as client:
+        async with httpx.AsyncClient(base_url=service.url, headers=headers, timeout=PATIENCE_SECONDS) as client:
             prometheus = _Prometheus(folder, service) if programs.find("prometheus") else None
             try:
                 if prometheus:
@@ -199,17 +199,17 @@ class _Prometheus:
             )
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": expression})
+        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": expression}, timeout=PATIENCE_SECONDS)
         assert answer.status_code == 200, f"{expression}: {answer.text}"
         return answer.json()["data"]["result"]
 
     def rules(self) -> list[dict[str, Any]]:
-        return httpx.get(f"{self.url}/api/v1/rules").json()["data"]["groups"][0]["rules"]
+        return httpx.get(f"{self.url}/api/v1/rules", timeout=PATIENCE_SECONDS).json()["data"]["groups"][0]["rules"]
 
     def value(self, expression: str) -> float | None:
         """None also while it starts, when it does not listen yet or says 503."""
         try:
-            if httpx.get(f"{self.url}/-/ready").status_code != 200:
+            if httpx.get(f"{self.url}/-/ready", timeout=PATIENCE_SECONDS).status_code != 200:
                 return None
         except httpx.TransportError:
             return None
@@ -305,7 +305,7 @@ async def test_a_machine_without_an_api_tells_of_its_workers(service, tmp_path):
     port = unused_port()
 
     async def shows_both() -> bool:
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=PATIENCE_SECONDS) as client:
             try:
                 return "\nbulk_workers 2.0\n" in (await client.get(f"http://127.0.0.1:{port}/metrics")).text
             except httpx.TransportError:
@@ -380,7 +380,7 @@ def test_without_docker_the_machines_own_prometheus_is_started(tmp_path):
         assert started.returncode == 0, started.stderr
         assert f"http://127.0.0.1:{port}" in started.stdout
         assert "Grafana is left out: it comes in a container, and there is no docker" in started.stdout
-        assert httpx.get(f"http://127.0.0.1:{port}/-/ready").status_code == 200
+        assert httpx.get(f"http://127.0.0.1:{port}/-/ready", timeout=PATIENCE_SECONDS).status_code == 200
         again = monitoring("start", tmp_path, **here)
         assert (again.returncode, again.stderr) == (
             1,
@@ -390,7 +390,7 @@ def test_without_docker_the_machines_own_prometheus_is_started(tmp_path):
         stopped = monitoring("stop", tmp_path, **here)
     assert (stopped.returncode, stopped.stdout) == (0, "monitoring is stopped\n")
     with pytest.raises(httpx.TransportError):
-        httpx.get(f"http://127.0.0.1:{port}/-/ready")
+        httpx.get(f"http://127.0.0.1:{port}/-/ready", timeout=PATIENCE_SECONDS)
     assert monitoring("stop", tmp_path, **here).stdout == "monitoring is not started\n"
 
 

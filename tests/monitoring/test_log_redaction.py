@@ -7,6 +7,7 @@ import pytest
 
 from tests.support import api_client
 from tests.support.api_client import PATH
+from tests.support.eventually import PATIENCE_SECONDS
 
 KEY = "k-5ecret-of-the-c1ient"
 FORGED = '\x1b[31mred\x07\r\n{"event": "forged"}'
@@ -31,7 +32,7 @@ async def use(service) -> None:
     """All that is done with records, among it what the database itself refuses."""
     async with (
         api_client.connected(service) as api,
-        httpx.AsyncClient(base_url=service.url, headers={"X-API-Key": KEY}) as client,
+        httpx.AsyncClient(base_url=service.url, headers={"X-API-Key": KEY}, timeout=PATIENCE_SECONDS) as client,
     ):
         await api.conn.execute("ALTER TABLE users ADD CHECK (name <> 'Forbidden')")
         forged = {"X-Request-Id": FORGED.encode("unicode_escape"), "User-Agent": '"}\\n{"event": "forged"}'}

@@ -13,7 +13,7 @@ from db import health
 from db.connections import pool
 from db.settings import Settings
 from monitoring import metrics  # noqa: F401  defines what the registry tells
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE_SECONDS, eventually
 from tests.support.service import Process
 
 COUNTED = {
@@ -35,7 +35,7 @@ DEFINED = COUNTED | {
 
 
 async def get(url: str, **headers: str) -> httpx.Response:
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=PATIENCE_SECONDS) as client:
         return await client.get(url, headers={name.replace("_", "-"): value for name, value in headers.items()})
 
 
@@ -152,7 +152,7 @@ async def test_an_insane_request_id_is_replaced(service):
     """What is not a plain short word is replaced by an id of ours."""
     url = (await service(run=["api"])).url
     for insane in ("two words", "a" * 129, '{"a":1}', "ö"):
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=PATIENCE_SECONDS) as client:
             response = await client.get(f"{url}/live", headers={"X-Request-Id": insane.encode()})
         assert re.fullmatch("[0-9a-f]{32}", response.headers["x-request-id"])
 

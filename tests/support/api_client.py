@@ -13,7 +13,7 @@ from psycopg.rows import TupleRow
 from db import audit, migrate
 from db.imports.jobs import FINAL
 from tests.support import postgres
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE_SECONDS, eventually
 from tests.support.service import Service, running_service
 
 PATH = "/api/v1/imports"
@@ -101,7 +101,7 @@ async def service(server_url: str, folder: Path, **arguments: Any) -> AsyncItera
 
 
 @asynccontextmanager
-async def connected(service: Service, *, timeout: float = 30) -> AsyncIterator[Api]:  # noqa: ASYNC109  httpx's
+async def connected(service: Service, *, timeout: float = PATIENCE_SECONDS) -> AsyncIterator[Api]:  # noqa: ASYNC109  httpx's
     """A client of the service, which has no job and no record to begin with."""
     async with (
         await psycopg.AsyncConnection.connect(service.environment["DATABASE_URL"], autocommit=True) as conn,

@@ -10,7 +10,7 @@ import psycopg
 
 from db import embedded
 from tests.support import postgres
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE_SECONDS, eventually
 from tests.support.service import running_service
 
 
@@ -49,7 +49,9 @@ async def running(folder: Path, url: str, **settings):
     given = {"worker_pool_size": 2, "poll_seconds": 0.2, **settings}
     async with (
         running_service(folder, url, **given) as service,
-        httpx.AsyncClient(base_url=service.url, timeout=20, headers={"Accept-Encoding": "identity"}) as client,
+        httpx.AsyncClient(
+            base_url=service.url, timeout=PATIENCE_SECONDS, headers={"Accept-Encoding": "identity"}
+        ) as client,
     ):
         yield service, client
 

@@ -18,7 +18,7 @@ import httpx
 
 from db import embedded
 from tests.support import ROOT
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE_SECONDS, eventually
 
 # what the processes take over from the test run; all else is set by the test
 INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "COVERAGE_PROCESS_CONFIG")
@@ -145,7 +145,7 @@ async def live_url(api: Process) -> str | None:
     if not (listening := LISTENING.search(api.output)):
         return None
     try:
-        async with httpx.AsyncClient(base_url=listening[0]) as client:
+        async with httpx.AsyncClient(base_url=listening[0], timeout=PATIENCE_SECONDS) as client:
             return listening[0] if (await client.get("/live")).status_code == 200 else None
     except httpx.TransportError:
         return None

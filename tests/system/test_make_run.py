@@ -15,7 +15,7 @@ import pytest
 
 from db import embedded
 from tests.support import ROOT, postgres
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE_SECONDS, eventually
 from tests.support.service import unused_port
 
 # `install` is taken as done: the tests have an environment of their own
@@ -32,7 +32,7 @@ class Run:
     async def is_ready(self) -> bool:
         """With its workers."""
         with suppress(httpx.TransportError):
-            async with httpx.AsyncClient(base_url=self.url, timeout=20) as client:
+            async with httpx.AsyncClient(base_url=self.url, timeout=PATIENCE_SECONDS) as client:
                 answer = await client.get("/ready")
                 return answer.status_code == 200 and answer.json()["checks"]["workers"]["status"] == "ok"
         return False

@@ -137,7 +137,7 @@ async def test_the_api_is_cut_off(conn, proxy, tmp_path):
     """Requests are answered 503 within seconds, also those under way; and 200 again when the network is back."""
     async with (
         running_service(tmp_path, proxy.url, run=["api"], **LIMITS) as service,
-        httpx.AsyncClient(base_url=service.url, timeout=30) as client,
+        httpx.AsyncClient(base_url=service.url, timeout=PATIENCE_SECONDS) as client,
     ):
         assert (await client.get(PATH)).status_code == 200
         async with conn.transaction():

@@ -10,7 +10,7 @@ from psycopg import AsyncConnection
 
 from tests.support import api_client, pgbouncer
 from tests.support.api_client import USERS_HEADER, user_row
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE_SECONDS, eventually
 from tests.support.factories import chunk, queued, user, users
 from tests.support.postgres_outage import is_ready
 from tests.support.service import running_service
@@ -41,7 +41,7 @@ async def test_imports_exports_and_streams_pass_through(through, tmp_path, datab
     file = USERS_HEADER + b"".join(map(user_row, range(2000)))
     async with (
         service(through, tmp_path, database_url, batch_size=50) as running,
-        httpx.AsyncClient(base_url=running.url, timeout=30) as client,
+        httpx.AsyncClient(base_url=running.url, timeout=PATIENCE_SECONDS) as client,
         await AsyncConnection.connect(database_url, autocommit=True) as conn,
     ):
         api = api_client.Api(running, client, conn)

@@ -17,7 +17,7 @@ from db import embedded, migrate
 from db.connections.pool import Connection
 from db.embedded import binaries
 from tests.support import postgres
-from tests.support.eventually import broken_off, eventually
+from tests.support.eventually import PATIENCE_SECONDS, broken_off, eventually
 from tests.support.exports import SEVERAL, STALLED, STREAM, many_articles, resume, stall
 from tests.support.service import running_service
 
@@ -101,7 +101,9 @@ async def client(pair: Pair, standby: Connection, tmp_path) -> AsyncIterator[htt
     del standby
     async with (
         running_service(tmp_path, pair.primary, run=["api"], database_replica_url=pair.standby) as service,
-        httpx.AsyncClient(base_url=service.url, timeout=20, headers={"Accept-Encoding": "identity"}) as connected,
+        httpx.AsyncClient(
+            base_url=service.url, timeout=PATIENCE_SECONDS, headers={"Accept-Encoding": "identity"}
+        ) as connected,
     ):
         yield connected
 
@@ -220,7 +222,7 @@ async def test_a_standby_that_is_away(pair, primary, tmp_path):
     away = pair.standby.replace(str(conninfo_to_dict(pair.standby)["port"]), "1")
     async with (
         running_service(tmp_path, pair.primary, run=["api"], database_replica_url=away) as service,
-        httpx.AsyncClient(base_url=service.url) as client,
+        httpx.AsyncClient(base_url=service.url, timeout=PATIENCE_SECONDS) as client,
     ):
         stream = await client.get(STREAM.format("users"))
         assert (stream.status_code, stream.text.count("\n")) == (200, 1)

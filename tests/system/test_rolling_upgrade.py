@@ -13,7 +13,7 @@ from db import migrate
 from db.exports import jobs
 from tests.support import api_client
 from tests.support.api_client import USERS_HEADER, user_row
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE_SECONDS, eventually
 from tests.support.factories import queued, rows, users
 from tests.support.migrations import start_migrator
 from tests.support.service import running_service
@@ -175,7 +175,7 @@ async def test_processes_that_start_too_early_wait(empty_database_url, tmp_path,
     await asyncio.to_thread(migrate.up, empty_database_url, folder=old)
     async with (
         running_service(tmp_path, empty_database_url, worker_pool_size=2, poll_seconds=0.2) as running,
-        httpx.AsyncClient(base_url=running.url, timeout=30) as client,
+        httpx.AsyncClient(base_url=running.url, timeout=PATIENCE_SECONDS) as client,
     ):
         assert running.workers
         missing = f"not applied: {', '.join(names[applied:])}"

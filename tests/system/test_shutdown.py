@@ -16,7 +16,7 @@ import pytest
 from tests.support import api_client
 from tests.support.api_client import PATH, USERS_HEADER
 from tests.support.balancer import balancer
-from tests.support.eventually import broken_off, eventually
+from tests.support.eventually import PATIENCE_SECONDS, broken_off, eventually
 from tests.support.exports import SEVERAL, STREAM, many_articles, resume, stall
 from tests.support.factories import user
 from tests.support.service import Process, Service, running_service
@@ -34,7 +34,7 @@ async def stopped(process: Process) -> int:
 
 def client_of(service: Service) -> httpx.AsyncClient:
     # nothing packed, so that each block is sent as it comes
-    return httpx.AsyncClient(base_url=service.url, timeout=20, headers={"Accept-Encoding": "identity"})
+    return httpx.AsyncClient(base_url=service.url, timeout=PATIENCE_SECONDS, headers={"Accept-Encoding": "identity"})
 
 
 async def job(client: httpx.AsyncClient, **options) -> httpx.Response:
@@ -172,7 +172,7 @@ async def test_rolling_restarts_without_a_failed_request(tmp_path, database_url)
 async def keep_asking(url: str, answered: list[int], *, keep_alive: bool, post: bool) -> None:
     """Requests without a pause, until it is cancelled; raises on the first that fails."""
     limits = httpx.Limits(max_keepalive_connections=1 if keep_alive else 0)
-    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=PATIENCE_SECONDS) as client:
         while True:
             answer = await (job(client) if post else client.get(PATH, params={"limit": 1}))
             answer.raise_for_status()

@@ -16,7 +16,7 @@ from db import queue
 from db.exports import jobs
 from db.exports.storage.bucket import BLOCK_BYTES, PART_BYTES
 from db.settings import Settings
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE_SECONDS, eventually
 from tests.support.exports import EXPORTS, SEVERAL, STREAM, completed, create, many_articles, resume, stall, write
 from workers import exports as work
 from workers import maintenance
@@ -75,7 +75,7 @@ async def test_a_client_is_sent_to_the_bucket(service, conn, bucket):
     # more than two parts, so that it is an upload of several
     await many_articles(conn, 2 * PART_BYTES // 20_000 + 100)
     url = (await service(worker_pool_size=1, **bucket.settings)).url
-    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
         ordered = await client.post(EXPORTS, json={"resource": "articles", "format": "csv"})
         job = await completed(client, ordered.headers["location"])
         stream = await client.get(STREAM.format("articles"), params={"format": "csv"})
@@ -100,7 +100,7 @@ async def test_a_file_is_streamed_through(service, conn, bucket):
     await many_articles(conn, 2 * BLOCK_BYTES // 20_000 + 10)
     started = await service(run=["api"], export_download="through", **bucket.settings)
     job = await write(conn, settings(bucket))
-    async with httpx.AsyncClient(base_url=f"{started.url}{EXPORTS}/{job.id}") as client:
+    async with httpx.AsyncClient(base_url=f"{started.url}{EXPORTS}/{job.id}", timeout=PATIENCE_SECONDS) as client:
         whole = await client.get("/download")
         assert whole.status_code == 200
         assert hashlib.sha256(whole.content).digest() == job.file_sha256
@@ -117,7 +117,7 @@ async def test_a_file_that_is_not_as_it_was_written_is_not_given(service, conn, 
     await many_articles(conn, 1)
     job = await write(conn, settings(bucket))
     key = f"some/exports/{job.file_name}"
-    async with httpx.AsyncClient(base_url=started.url) as client:
+    async with httpx.AsyncClient(base_url=started.url, timeout=PATIENCE_SECONDS) as client:
         bucket.client.put_object(Bucket=bucket.name, Key=key, Body=b"short")
         assert (await client.get(f"{EXPORTS}/{job.id}/download")).status_code == 404
         bucket.client.delete_object(Bucket=bucket.name, Key=key)
@@ -152,7 +152,7 @@ async def test_a_cancelled_export_leaves_nothing(service, conn, bucket):
     await many_articles(conn, SEVERAL)
     await stall(conn)
     url = (await service(worker_pool_size=1, **bucket.settings)).url
-    async with httpx.AsyncClient(base_url=url) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
         links = (await client.post(EXPORTS, json={"resource": "articles"})).json()["links"]
         await eventually(bucket.uploads)
         await client.post(links["cancel"])
@@ -193,7 +193,7 @@ async def test_what_is_over_is_removed(service, conn, bucket):
     """By DELETE, and when its time is over."""
     started = await service(run=["api"], **bucket.settings)
     deleted, expired = [await write(conn, settings(bucket)) for _ in range(2)]
-    async with httpx.AsyncClient(base_url=started.url) as client:
+    async with httpx.AsyncClient(base_url=started.url, timeout=PATIENCE_SECONDS) as client:
         assert (await client.delete(f"{EXPORTS}/{deleted.id}")).status_code == 204
         assert bucket.names() == [f"some/exports/{expired.file_name}"]
         assert await maintenance.expire_files(conn, settings(bucket, export_retention_seconds=1e-6)) == 1
@@ -206,7 +206,7 @@ async def test_readiness(service, bucket):
 
     async def becomes(status, **changed):
         started = await service(run=["api"], **(bucket.settings | changed))
-        async with httpx.AsyncClient(base_url=started.url) as client:
+        async with httpx.AsyncClient(base_url=started.url, timeout=PATIENCE_SECONDS) as client:
 
             async def has_become():
                 return (await client.get("/ready")).json()["checks"]["storage"]["status"] == status

@@ -14,7 +14,7 @@ from psycopg.sql import SQL
 from db.exports import copy_out
 from db.exports.filters import FILTERS_MAX, InvalidSelection, filters, select
 from db.resources import RESOURCES
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE_SECONDS, eventually
 from tests.support.exports import STREAM, exported
 
 ORDERS = "/api/v1/exports"
@@ -253,7 +253,7 @@ async def test_streams_by_http(service, conn):
     """The query says what is exported; what matches nothing is an empty export; everything that is wrong is named at once."""
     await conn.execute(RECORDS)
     url = (await service(run=["api"])).url
-    async with httpx.AsyncClient(base_url=url) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
 
         async def get(resource, query):
             return await client.get(STREAM.format(resource) + "?" + query)
@@ -291,7 +291,7 @@ async def test_files_by_http(service, conn):
     await conn.execute(RECORDS)
     url = (await service(worker_pool_size=1)).url
     order = {"resource": "users", "format": "csv", "filters": {"role": ["admin", "author"]}, "fields": ["id", "role"]}
-    async with httpx.AsyncClient(base_url=url) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
         ordered = await client.post(ORDERS, json=order, headers={"Idempotency-Key": "k"})
         assert ordered.status_code == 202, ordered.text
 

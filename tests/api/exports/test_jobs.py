@@ -18,7 +18,7 @@ import pytest
 from db import queue
 from db.exports import completion, jobs, retention
 from db.settings import Settings
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE_SECONDS, eventually
 from tests.support.exports import (
     EXPORTS,
     SEVERAL,
@@ -57,7 +57,7 @@ async def test_from_the_order_to_the_file(service, conn, format):
     """The file has the very bytes of the stream, and the job tells its size, records and digest."""
     await many_articles(conn, 100)
     url = (await service(worker_pool_size=1)).url
-    async with httpx.AsyncClient(base_url=url) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
         ordered = await client.post(EXPORTS, json={"resource": "articles", "format": format})
         assert ordered.status_code == 202
         assert ordered.headers["retry-after"] == "1"
@@ -88,7 +88,7 @@ async def test_a_packed_file(service, conn, compression, ending, unpack):
     """The file is what it is called: packed, with the media type, the size and the digest of the packed bytes."""
     await many_articles(conn, 100)
     url = (await service(worker_pool_size=1)).url
-    async with httpx.AsyncClient(base_url=url) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
         ordered = await client.post(EXPORTS, json={"resource": "articles", "format": "csv", "compression": compression})
         job = await completed(client, ordered.headers["location"])
         file = await client.get(job["download_url"])
@@ -106,7 +106,7 @@ async def test_a_packed_file(service, conn, compression, ending, unpack):
 async def test_an_order_that_is_not_written_yet(service, conn):
     """A pending export shows what is known, is polled by ETag, and has no file."""
     url = (await service(run=["api"])).url
-    async with httpx.AsyncClient(base_url=url) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
         ordered = await client.post(EXPORTS, json={"resource": "comments"})
         location = ordered.headers["location"]
         job = await client.get(location)
@@ -133,7 +133,7 @@ async def test_ranges(service, conn):
     await many_articles(conn, 100)
     started = await service(run=["api"])
     job = await write(conn, of(started))
-    async with httpx.AsyncClient(base_url=started.url) as client:
+    async with httpx.AsyncClient(base_url=started.url, timeout=PATIENCE_SECONDS) as client:
 
         async def get(**headers):
             names = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -169,14 +169,14 @@ async def test_a_file_that_is_not_as_it_was_written_is_not_given(service, conn):
     settings = of(started)
     job = await write(conn, settings)
     os.truncate(Path(settings.export_dir) / str(job.file_name), 100)
-    async with httpx.AsyncClient(base_url=started.url) as client:
+    async with httpx.AsyncClient(base_url=started.url, timeout=PATIENCE_SECONDS) as client:
         assert (await client.get(f"{EXPORTS}/{job.id}/download")).status_code == 404
 
 
 async def test_one_key_one_export(service, conn):
     """The same order under the same key is answered by its job, bare key or quoted; another order is refused."""
     url = (await service(run=["api"])).url
-    async with httpx.AsyncClient(base_url=url) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
 
         async def post(key, **body):
             headers = {} if key is None else {"Idempotency-Key": key}
@@ -226,7 +226,7 @@ async def create_or_not(conn):
 async def test_what_is_not_supported_is_refused(service):
     """What would make the export another one is named in a 400, never ignored."""
     url = (await service(run=["api"])).url
-    async with httpx.AsyncClient(base_url=url) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
 
         async def wrong(**body):
             response = await client.post(EXPORTS, json=body)
@@ -250,7 +250,7 @@ async def test_the_list(service, conn):
     """Newest first, by pages; the link leads to the next one."""
     ids = [str(await create(conn, resource=resource)) for resource in ("users", "comments", "users")]
     url = (await service(run=["api"])).url
-    async with httpx.AsyncClient(base_url=url) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
 
         async def listed(path):
             page = await client.get(path)
@@ -316,7 +316,7 @@ async def test_a_worker_killed_half_way(service, conn):
     await stall(conn)
     started = await service(worker_pool_size=2, claim_grace_seconds=0.5)
     settings = of(started)
-    async with httpx.AsyncClient(base_url=started.url, timeout=60) as client:
+    async with httpx.AsyncClient(base_url=started.url, timeout=PATIENCE_SECONDS) as client:
         location = (await client.post(EXPORTS, json={"resource": "articles"})).headers["location"]
         await eventually(lambda: any(is_begun(path) for path in Path(settings.export_dir).glob(".*.part")))
         [(worker,)] = await (await conn.execute("SELECT worker FROM chunks")).fetchall()
@@ -433,7 +433,7 @@ async def test_progress_is_seen(service, conn):
     await many_articles(conn, SEVERAL)
     await stall(conn)
     url = (await service(worker_pool_size=1)).url
-    async with httpx.AsyncClient(base_url=url) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
         location = (await client.post(EXPORTS, json={"resource": "articles"})).headers["location"]
 
         async def half_way():
@@ -456,7 +456,7 @@ async def test_a_running_export_is_cancelled(service, conn):
     await many_articles(conn, SEVERAL)
     await stall(conn)
     started = await service(worker_pool_size=1)
-    async with httpx.AsyncClient(base_url=started.url) as client:
+    async with httpx.AsyncClient(base_url=started.url, timeout=PATIENCE_SECONDS) as client:
         job = (await client.post(EXPORTS, json={"resource": "articles"})).json()
         self = job["links"]["self"]
         await eventually(lambda: any(map(is_begun, Path(of(started).export_dir).glob(".*.part"))))
@@ -478,7 +478,7 @@ async def test_a_running_export_is_cancelled(service, conn):
 async def test_an_export_that_was_not_begun_is_cancelled(service, conn):
     """At once, and no worker ever begins it; without a worker too, and when whoever cancelled died half way."""
     url = (await service(run=["api"])).url
-    async with httpx.AsyncClient(base_url=url) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
         job = (await client.post(EXPORTS, json={"resource": "users"})).json()
         cancelled = await client.post(job["links"]["cancel"])
         assert (cancelled.status_code, cancelled.json()["status"]) == (202, "cancelled")
@@ -522,7 +522,7 @@ async def test_delete(service, conn):
     job = await write(conn, settings)
     waiting = await create(conn)
     assert len(names(settings)) == 1
-    async with httpx.AsyncClient(base_url=started.url) as client:
+    async with httpx.AsyncClient(base_url=started.url, timeout=PATIENCE_SECONDS) as client:
         assert (await client.delete(f"{EXPORTS}/{job.id}")).status_code == 204
         assert (await client.get(f"{EXPORTS}/{job.id}")).status_code == 404
         assert (await client.delete(f"{EXPORTS}/{job.id}")).status_code == 404
@@ -535,7 +535,7 @@ async def test_delete(service, conn):
 async def test_files_expire(service, conn):
     """When its time is over the file is removed, and whoever asks for it is told so; the job still tells what it was."""
     started = await service(worker_pool_size=1, export_retention_seconds=0.5, upkeep_seconds=0.1)
-    async with httpx.AsyncClient(base_url=started.url) as client:
+    async with httpx.AsyncClient(base_url=started.url, timeout=PATIENCE_SECONDS) as client:
         location = (await client.post(EXPORTS, json={"resource": "users"})).headers["location"]
 
         async def expired():
@@ -597,7 +597,7 @@ async def test_events(service, conn):
     await many_articles(conn, SEVERAL)
     await stall(conn)
     url = (await service(worker_pool_size=1)).url
-    async with httpx.AsyncClient(base_url=url) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
         links = (await client.post(EXPORTS, json={"resource": "articles"})).json()["links"]
         seen = []
         async with client.stream("GET", links["events"]) as response:

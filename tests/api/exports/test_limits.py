@@ -7,7 +7,7 @@ import httpx
 from db import queue
 from db.exports import completion, jobs
 from db.settings import Settings
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE_SECONDS, eventually
 from tests.support.exports import EXPORTS, SEVERAL, STREAM, completed, create, many_articles, resume, stall
 
 IMPORTS = "/api/v1/imports"
@@ -33,7 +33,7 @@ async def test_streams_leave_the_connections_of_the_api_alone(service, conn):
     await many_articles(conn, SEVERAL)
     await stall(conn)
     url = (await service(run=["api"], api_pool_size=1, streams_max=3)).url
-    async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
         async with AsyncExitStack() as readers:
             for _ in range(3):
                 response = await readers.enter_async_context(client.stream("GET", STREAM.format("articles")))
@@ -58,7 +58,7 @@ async def test_a_stream_that_fails_to_start_gives_its_place_back(service, conn):
     """A request that is answered with a problem does not count as a stream afterwards."""
     await conn.execute("ALTER TABLE comments RENAME COLUMN body TO text")
     url = (await service(run=["api"], streams_max=1)).url
-    async with httpx.AsyncClient(base_url=url) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
         assert (await client.get(STREAM.format("comments"))).status_code == 503
         assert (await client.get(STREAM.format("users"))).status_code == 200
 
@@ -67,7 +67,7 @@ async def test_a_full_queue_of_exports(service, conn):
     """Jobs that are not final count, final ones do not. A refused job leaves nothing, and its key is not used up."""
     url = (await service(run=["api"], export_jobs_max=2)).url
     order = {"resource": "users"}
-    async with httpx.AsyncClient(base_url=url) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
         first = await client.post(EXPORTS, json=order, headers={"Idempotency-Key": "first"})
         assert [first.status_code, (await client.post(EXPORTS, json=order)).status_code] == [202, 202]
         refused(await client.post(EXPORTS, json=order, headers={"Idempotency-Key": "third"}), "export_jobs_max", 2)
@@ -83,7 +83,7 @@ async def test_exports_leave_a_worker_to_imports(service, conn):
     await many_articles(conn, SEVERAL)
     await stall(conn)
     url = (await service(worker_pool_size=2)).url
-    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
         orders = [await client.post(EXPORTS, json={"resource": "articles"}) for _ in range(3)]
 
         async def running() -> int:

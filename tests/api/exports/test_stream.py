@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from db.exports import copy_out
-from tests.support.eventually import broken_off, eventually
+from tests.support.eventually import PATIENCE_SECONDS, broken_off, eventually
 from tests.support.exports import MANY, SEVERAL, STREAM, exported, many_articles, resume, stall
 
 if sys.version_info >= (3, 14):
@@ -177,7 +177,7 @@ async def test_what_is_exported_imports_again(service, conn, format):
     await conn.execute(USERS)
     await conn.execute(ARTICLES.replace("'', '0", "'body', '0"))
     url = (await service(worker_pool_size=1)).url
-    async with httpx.AsyncClient(base_url=url) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
 
         async def export_all():
             query = {"format": format}
@@ -203,7 +203,7 @@ async def test_what_is_exported_imports_again(service, conn, format):
 async def test_nothing_to_export(service):
     """An empty table is a CSV header alone, no line, and an empty array."""
     url = (await service(run=["api"])).url
-    async with httpx.AsyncClient(base_url=url) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
         bodies = {
             format: (await client.get(STREAM.format("comments"), params={"format": format})).text
             for format in ("csv", "ndjson", "json")
@@ -215,7 +215,7 @@ async def test_what_is_asked_for(service, conn):
     """The parameter decides, then Accept; what is not known is refused, not ignored."""
     await conn.execute(USERS)
     url = (await service(run=["api"])).url
-    async with httpx.AsyncClient(base_url=url + STREAM.format("users")) as client:
+    async with httpx.AsyncClient(base_url=url + STREAM.format("users"), timeout=PATIENCE_SECONDS) as client:
 
         async def get(accept=None, **query):
             headers = {} if accept is None else {"Accept": accept}
@@ -256,7 +256,7 @@ async def test_one_snapshot(service, conn):
     await stall(conn)
     url = (await service(run=["api"])).url
     async with (
-        httpx.AsyncClient(base_url=url, headers=IDENTITY) as client,
+        httpx.AsyncClient(base_url=url, headers=IDENTITY, timeout=PATIENCE_SECONDS) as client,
         client.stream("GET", STREAM.format("articles")) as response,
     ):
         chunks = response.aiter_raw()
@@ -278,7 +278,9 @@ async def test_a_stream_that_fails_is_seen_to_be_broken(service, conn, encoding)
     await stall(conn)
     url = (await service(run=["api"])).url
     unpacker = unpackers(encoding)
-    async with httpx.AsyncClient(base_url=url, headers={"Accept-Encoding": encoding}) as client:
+    async with httpx.AsyncClient(
+        base_url=url, headers={"Accept-Encoding": encoding}, timeout=PATIENCE_SECONDS
+    ) as client:
         with broken_off():
             async with client.stream("GET", STREAM.format("articles")) as response:
                 assert response.status_code == 200
@@ -300,7 +302,7 @@ async def test_a_stream_that_takes_too_long_is_broken_off(service, conn):
     await many_articles(conn, SEVERAL)
     await stall(conn)
     url = (await service(run=["api"], stream_seconds_max=3)).url
-    async with httpx.AsyncClient(base_url=url, headers=IDENTITY) as client:
+    async with httpx.AsyncClient(base_url=url, headers=IDENTITY, timeout=PATIENCE_SECONDS) as client:
         with broken_off():
             async with client.stream("GET", STREAM.format("articles")) as response:
                 assert response.status_code == 200
@@ -330,7 +332,7 @@ async def test_packing(service, conn):
     """Who accepts gzip or zstd gets it, by the weights of the header, and the same bytes when it is unpacked."""
     await many_articles(conn, 100)
     url = (await service(run=["api"])).url
-    async with httpx.AsyncClient(base_url=url) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
 
         async def get(accepted):
             headers = [] if accepted is None else [("Accept-Encoding", accepted)]
@@ -357,7 +359,7 @@ async def test_a_slow_client_costs_no_memory(service, conn):
     started = await service(run=["api"])
     before = resident_bytes(started.api)
     async with (
-        httpx.AsyncClient(base_url=started.url, headers=IDENTITY) as client,
+        httpx.AsyncClient(base_url=started.url, headers=IDENTITY, timeout=PATIENCE_SECONDS) as client,
         client.stream("GET", STREAM.format("articles")) as response,
     ):
 
@@ -380,7 +382,7 @@ async def test_what_fails_before_the_first_byte_is_a_problem(service, conn):
     """An export that cannot begin is answered with its status, not with a broken body."""
     url = (await service(run=["api"])).url
     await conn.execute("ALTER TABLE comments RENAME COLUMN body TO text")
-    async with httpx.AsyncClient(base_url=url) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
         response = await client.get(STREAM.format("comments"))
     assert response.status_code == 503
     assert response.headers["content-type"] == "application/problem+json"
@@ -391,7 +393,7 @@ async def test_a_client_that_leaves_frees_its_connection(service, conn):
     await many_articles(conn, SEVERAL)
     await stall(conn)
     url = (await service(run=["api"], streams_max=1)).url
-    async with httpx.AsyncClient(base_url=url, headers=IDENTITY) as client:
+    async with httpx.AsyncClient(base_url=url, headers=IDENTITY, timeout=PATIENCE_SECONDS) as client:
         async with client.stream("GET", STREAM.format("articles")) as response:
             await anext(response.aiter_raw())
             [pid] = await copying(conn)

@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE_SECONDS, eventually
 
 EXPORTS = "/api/v1/exports"
 KEY = "a-key-of-thirty-two-characters-00"
@@ -45,7 +45,7 @@ ORIGINS = [
 async def test_without_keys_only_loopback_names_are_served(service):
     """A request for another host name is 421, whatever it asks for; so a rebound name cannot read anything."""
     url = (await service(run=["api"])).url
-    async with httpx.AsyncClient(base_url=url) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
         for host, status in HOSTS:
             answer = await client.get("/api/v1/imports", headers={} if host is None else {"Host": host})
             assert (host, answer.status_code) == (host, status)
@@ -59,7 +59,9 @@ async def test_without_keys_only_loopback_names_are_served(service):
 async def test_unsafe_requests_of_other_origins_are_refused(service, keys):
     """With keys and without: a browser's POST or DELETE for a page of another origin is 403. GET is not refused."""
     url = (await service(run=["api"], api_keys=keys)).url
-    async with httpx.AsyncClient(base_url=url, headers={"Host": "localhost:1", "X-API-Key": keys or "none"}) as client:
+    async with httpx.AsyncClient(
+        base_url=url, headers={"Host": "localhost:1", "X-API-Key": keys or "none"}, timeout=PATIENCE_SECONDS
+    ) as client:
         for headers, is_refused in ORIGINS:
             # an empty body is 400 where the request is not refused
             answer = await client.post(EXPORTS, headers=headers)
@@ -73,7 +75,7 @@ async def test_unsafe_requests_of_other_origins_are_refused(service, keys):
 async def test_more_host_names_are_a_setting(service):
     """HOSTS adds names for Host and for Origin; with it, names are checked although there are keys."""
     url = (await service(run=["api"], hosts="bulk.example, other.example", api_keys=KEY)).url
-    async with httpx.AsyncClient(base_url=url, headers={"X-API-Key": KEY}) as client:
+    async with httpx.AsyncClient(base_url=url, headers={"X-API-Key": KEY}, timeout=PATIENCE_SECONDS) as client:
         assert (await client.get(EXPORTS, headers={"Host": "bulk.example:443"})).status_code == 200
         assert (await client.get(EXPORTS, headers={"Host": "evil.example"})).status_code == 421
         for origin, status in (("https://other.example", 400), ("https://evil.example", 403)):
@@ -83,7 +85,7 @@ async def test_more_host_names_are_a_setting(service):
 async def test_with_keys_any_host_name_is_served(service):
     """Behind a proxy the name is not known to the service, and a page of another origin has no key."""
     url = (await service(run=["api"], api_keys=KEY)).url
-    async with httpx.AsyncClient(base_url=url, headers={"Host": "bulk.example"}) as client:
+    async with httpx.AsyncClient(base_url=url, headers={"Host": "bulk.example"}, timeout=PATIENCE_SECONDS) as client:
         assert (await client.get(EXPORTS, headers={"X-API-Key": KEY})).status_code == 200
         assert (await client.get(EXPORTS)).status_code == 401
 
@@ -91,7 +93,7 @@ async def test_with_keys_any_host_name_is_served(service):
 async def test_wrong_keys_are_counted(service):
     """Guessing is visible in a metric and in the log, which does not have the key that was tried."""
     started = await service(run=["api"], api_keys=KEY, metrics_public=True)
-    async with httpx.AsyncClient(base_url=started.url) as client:
+    async with httpx.AsyncClient(base_url=started.url, timeout=PATIENCE_SECONDS) as client:
         assert (await client.get(EXPORTS)).status_code == 401
         for _ in range(3):
             assert (await client.get(EXPORTS, headers={"X-API-Key": "guessed-by-somebody"})).status_code == 401
@@ -104,7 +106,7 @@ async def test_a_read_key_changes_nothing(service):
     """It may read and ask for tickets; all else is 403. A key without a role may do everything."""
     reader = "reader-key-of-32-characters-0000"
     url = (await service(run=["api"], api_keys=f"grafana:read:{reader},ada:admin:{KEY}")).url
-    async with httpx.AsyncClient(base_url=url, headers={"X-API-Key": reader}) as client:
+    async with httpx.AsyncClient(base_url=url, headers={"X-API-Key": reader}, timeout=PATIENCE_SECONDS) as client:
         assert (await client.get(EXPORTS)).status_code == 200
         refused = await client.post(EXPORTS, json={"resource": "users"})
         assert (refused.status_code, refused.json()["type"]) == (403, "/problems/forbidden")
@@ -119,7 +121,7 @@ async def test_a_ticket_reads_one_address_for_a_while(service):
     keys = f"ada:admin:{KEY}"
     started = await service(run=["api"], api_keys=keys)
     stream = "/api/v1/exports/users/stream"
-    async with httpx.AsyncClient(base_url=started.url) as client:
+    async with httpx.AsyncClient(base_url=started.url, timeout=PATIENCE_SECONDS) as client:
 
         async def ticket(path: str) -> dict:
             answer = await client.post("/api/v1/tickets", json={"path": path}, headers={"X-API-Key": KEY})
@@ -140,7 +142,7 @@ async def test_a_ticket_reads_one_address_for_a_while(service):
             assert (path, answer.status_code, answer.json()["errors"][0]["field"]) == (path, 400, "path")
     assert "ticket=" not in started.api.output
     hasty = await service(run=["api"], api_keys=keys, ticket_seconds=1)
-    async with httpx.AsyncClient(base_url=hasty.url) as client:
+    async with httpx.AsyncClient(base_url=hasty.url, timeout=PATIENCE_SECONDS) as client:
         answer = await client.post("/api/v1/tickets", json={"path": stream}, headers={"X-API-Key": KEY})
 
         async def has_expired() -> bool:
@@ -152,6 +154,6 @@ async def test_a_ticket_reads_one_address_for_a_while(service):
 async def test_without_keys_a_ticket_is_the_plain_address(service):
     """Nothing needs a key, so the address is returned as it is."""
     url = (await service(run=["api"])).url
-    async with httpx.AsyncClient(base_url=url) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
         answer = await client.post("/api/v1/tickets", json={"path": f"{EXPORTS}?limit=1"})
         assert answer.json() == {"url": f"{EXPORTS}?limit=1", "expires_at": None}

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 
 from tests.support.api_client import USERS_HEADER, user_row
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE_SECONDS, eventually
 
 PACKAGE = "bulk_import_and_export_client"
 
@@ -60,7 +60,7 @@ def snake_case(operation_id: str) -> str:
 async def test_a_generated_client_imports_and_exports(service, tmp_path, monkeypatch):
     """openapi-python-client makes a function of each operation; one import and one export go through them."""
     started = await service(worker_pool_size=1)
-    async with httpx.AsyncClient(base_url=started.url) as client:
+    async with httpx.AsyncClient(base_url=started.url, timeout=PATIENCE_SECONDS) as client:
         document = (await client.get("/schema/openapi.json")).content
     generated = await asyncio.to_thread(generate, document, tmp_path)
     operations = {

@@ -146,7 +146,7 @@ async def test_positions_that_no_page_gave(server_url, tmp_path):
 
 
 async def left_behind(api: Api) -> int:
-    async with httpx.AsyncClient(base_url=api.service.url, headers=HEADERS) as client:
+    async with httpx.AsyncClient(base_url=api.service.url, headers=HEADERS, timeout=PATIENCE_SECONDS) as client:
         assert (await client.get("/live")).status_code == 200
         assert (await client.get(api_client.PATH)).json() == {"imports": [], "next_cursor": None}
     return 0 if await api.has_nothing() else 1

@@ -24,10 +24,9 @@ from api import app
 from db.settings import Settings
 from tests.support import api_client
 from tests.support.api_client import PATH, USERS_HEADER, user_object, user_row
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE_SECONDS, eventually
 
 EXAMPLES = 20
-REQUEST_SECONDS = 10
 
 METHODS = {"get", "put", "post", "delete", "patch", "head", "options"}
 
@@ -80,7 +79,7 @@ async def running(server_url, tmp_path_factory):
     folder = tmp_path_factory.mktemp("service")
     async with (
         api_client.service(server_url, folder, worker_pool_size=1, batch_size=2) as service,
-        httpx.AsyncClient(base_url=service.url, timeout=REQUEST_SECONDS) as client,
+        httpx.AsyncClient(base_url=service.url, timeout=PATIENCE_SECONDS) as client,
     ):
         file = USERS_HEADER + b"".join(map(user_row, range(5))) + b"no e-mail,B,reader,true\n"
         jobs = {PATH: [], "/api/v1/exports": []}
@@ -141,7 +140,7 @@ def test_every_route_is_in_the_document(running, schema):
 @pytest.mark.parametrize("path", ["/schema", "/schema/", "/schema/elements", "/schema/openapi.yml"])
 def test_the_document_stands_alone(running, path):
     """What else is asked for below /schema is answered with a problem, as everywhere, not with the framework's page."""
-    answer = httpx.get(running.url + path)
+    answer = httpx.get(running.url + path, timeout=PATIENCE_SECONDS)
     assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
 
 
@@ -164,7 +163,7 @@ def test_every_operation_tells_its_problems(running, schema):
 async def test_what_keys_protect_is_told(service):
     """With API keys set, the document tells how to send one and where none is needed, and so it is."""
     started = await service(run=["api"], api_keys="open-sesame-open-sesame")
-    async with httpx.AsyncClient(base_url=started.url) as client:
+    async with httpx.AsyncClient(base_url=started.url, timeout=PATIENCE_SECONDS) as client:
         assert (await client.get("/schema/openapi.json")).status_code == 401
         document = (await client.get("/schema/openapi.json", headers={"X-API-Key": "open-sesame-open-sesame"})).json()
         assert {scheme for way in document["security"] for scheme in way} == {
@@ -212,7 +211,7 @@ def test_answers_are_as_documented(running, schema, mode):
             # the schema of OpenAPI 3.1 describes the whole stream, schemathesis applies it to each event
             without = [response_schema_conformance] if case.path.endswith("/events") else []
             case.call_and_validate(
-                checks=CHECKS if is_file else checks, excluded_checks=without, timeout=REQUEST_SECONDS
+                checks=CHECKS if is_file else checks, excluded_checks=without, timeout=PATIENCE_SECONDS
             )
 
         ask()

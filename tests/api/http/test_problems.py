@@ -19,7 +19,7 @@ from api.http.problems import Fault, Problem
 from api.http.server import Server, listen
 from db.connections.pool import Pool
 from db.settings import Settings
-from tests.support.eventually import broken_off, eventually
+from tests.support.eventually import PATIENCE_SECONDS, broken_off, eventually
 
 
 class Parameters(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -101,7 +101,7 @@ async def client(application, settings) -> AsyncIterator[httpx.AsyncClient]:
     await eventually(lambda: server.started or serving.done())
     assert server.started, serving.exception()
     port = server.listeners[0].getsockname()[1]
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_SECONDS) as client:
         yield client
     server.should_exit = True
     await serving

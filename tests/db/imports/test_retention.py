@@ -8,7 +8,7 @@ from psycopg.sql import SQL, Identifier
 
 from db import audit
 from db.imports import jobs, retention, uploads
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE_SECONDS, eventually
 from tests.support.factories import claim, perform, queued, rows, run, user, users
 
 DAY_SECONDS = 24 * 3600
@@ -121,7 +121,7 @@ async def test_the_service_prunes(service, conn):
     running = await service(worker_pool_size=1, job_retention_seconds=1.5, upkeep_seconds=0.2)
     headers = {"Content-Type": "application/x-ndjson", "Idempotency-Key": "again", "Prefer": "wait=20"}
     record = b'{"email":"a@example.com","name":"A","role":"reader","active":true}'
-    async with httpx.AsyncClient(base_url=running.url, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=running.url, timeout=PATIENCE_SECONDS) as client:
 
         async def post():
             return await client.post("/api/v1/imports?resource=users", content=record, headers=headers)

@@ -20,7 +20,7 @@ from db import merge
 from db.connections import pool
 from db.queue import Counts
 from db.resources import RESOURCES
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE_SECONDS, eventually
 from tests.support.exports import STREAM, exported
 from workers.parsing import parse
 
@@ -176,7 +176,7 @@ async def test_a_safe_file_is_imported_by_http(service, conn):
     await conn.execute(PARENTS)
     await conn.execute("UPDATE users SET name = '=HYPERLINK()'")
     url = (await service(worker_pool_size=1)).url
-    async with httpx.AsyncClient(base_url=url) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
         safe = await client.get(STREAM.format("users"), params={"format": "csv", "csv_safe": "true"})
         assert ",'=HYPERLINK()," in safe.text
         query = {"resource": "users", "mode": "upsert", "csv_safe": "true"}
