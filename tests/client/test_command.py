@@ -56,6 +56,24 @@ async def test_json_is_one_document(bulk, two):
     assert events.code == 3
 
 
+async def test_columns_are_mapped(bulk, tmp_path, api):
+    """--map names the field of a column, or none; --map-file is the same as JSON, and --map precedes it."""
+    file = tmp_path / "kunden.csv"
+    file.write_bytes("E-Mail;Größe=Name;Rolle;Aktiv;Notiz\nada@example.org;Ada;admin;true;x\n".encode())
+    options = ("-r", "users", "--delimiter", ";")
+    refused = await bulk("import", str(file), *options)
+    assert refused.code == 2
+    saved = tmp_path / "columns.json"
+    saved.write_text(json.dumps({"E-Mail": "email", "Größe=Name": "role", "Rolle": "role", "Aktiv": "active"}))
+    result = await bulk(
+        "import", str(file), *options, "--map-file", str(saved), "--map", "Größe=Name=name", "--map", "Notiz=", "--json"
+    )
+    assert (result.code, json.loads(result.out)["columns"]["Notiz"]) == (0, None)
+    assert await api.value("SELECT name FROM users") == "Ada"
+    for wrong in (("--map", "email"), ("--map-file", str(file))):
+        assert (await bulk("import", str(file), *options, *wrong)).code == 2
+
+
 async def test_quiet_says_nothing(bulk, two):
     """`-q` leaves the exit code."""
     result = await bulk("import", two, "-r", "users", "-q")

@@ -8,7 +8,8 @@ import rich_click as click
 from rich.text import Text
 
 from api.client import Job
-from api.client.command import failure, report, state, waiting
+from api.client.command import columns, failure, report, state, waiting
+from api.client.command.columns import Column
 from api.client.command.failure import Usage
 from api.client.command.progress import Reporter
 from api.client.command.session import Session, common
@@ -27,6 +28,12 @@ ERRORS_SHOWN = 100
 @click.option("--mode", type=click.Choice(MODES), help="What a record that is stored already means; default insert.")
 @click.option("--check", is_flag=True, help="Only check the file: a dry run.")
 @click.option("--check-first", is_flag=True, help="Check the whole file, and store it if no record is refused.")
+@click.option(
+    "--map", "mapping", type=Column(), multiple=True, help="The field of a column; none leaves the column out."
+)
+@click.option(
+    "--map-file", type=click.Path(dir_okay=False), help='The same as JSON: {"E-mail": "email", "Notes": null}.'
+)
 @click.option("--ignore-unknown", is_flag=True, help="Leave out columns that the resource does not have.")
 @click.option("--max-errors", "budget", type=ErrorBudget(), metavar="N|N%", help="Fail beyond so many refused records.")
 @click.option("--stop-on-error", is_flag=True, help="Stop at the first refused record.")
@@ -43,6 +50,8 @@ def import_(
     session: Session,
     file: str,
     resource: str | None,
+    mapping: tuple[tuple[str, str | None], ...],
+    map_file: str | None,
     budget: dict[str, str] | None,
     key_for_retry: str,
     check_first: bool,
@@ -67,6 +76,7 @@ def import_(
         "csv_safe": options["csv_safe"] or None,
         "dry_run": is_check or None,
         "unknown_fields": "ignore" if options["ignore_unknown"] else None,
+        "columns": columns.read(mapping, map_file),
         "on_error": "stop" if options["stop_on_error"] else None,
         "after": state.resolve(session.client.url, after, "import") if after else None,
         **(budget or {}),
