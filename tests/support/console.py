@@ -32,7 +32,7 @@ async def opened(browser: Browser, url: str, path: str = "/", **options: Any) ->
         yield page
     finally:
         await context.close()
-    assert found == []
+    assert found == [], found
 
 
 def _note(found: list[str], kind: str, text: str) -> None:

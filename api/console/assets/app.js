@@ -2,6 +2,7 @@
 
 import { html, nothing, render } from "./vendor/lit-html/lit-html.js"
 import { credentials, get, onUnauthorized, Problem } from "./client.js"
+import { acceptDrops } from "./files.js"
 import * as format from "./format.js"
 import { updates } from "./page.js"
 import { failure, icon } from "./parts.js"
@@ -133,6 +134,7 @@ function shell() {
     <main id="main" class="wide">${keyNeeded ? keyForm() : missing ? notFound() : page ? page.render() : nothing}</main>
     <div id="announcements" class="offscreen" role="status" aria-live="polite"></div>
     <div id="toasts" role="status" aria-live="polite"></div>
+    <div class="drop-overlay" aria-hidden="true">Drop files to import them</div>
     ${helpDialog()}
   `
 }
@@ -343,6 +345,7 @@ function showFailure(message) {
 
 applyPreferences()
 router.start(show)
+acceptDrops()
 // a key that is wrong is asked for by the page's own requests
 if (credentials.key) identify().then(() => draw(), () => {})
 watchHealth()

@@ -173,8 +173,8 @@ export async function download(path) {
   link.remove()
 }
 
-/** The request as a curl command, with the key as a variable. */
-export function asCurl(method, path, { json, file, type } = {}) {
+/** The request as a curl command, with the key as a variable. With `form` the file is a part of a form, else the body. */
+export function asCurl(method, path, { json, form, file, type } = {}) {
   const quote = (text) => `'${text.replaceAll("'", `'\\''`)}'`
   return [
     "curl",
@@ -182,7 +182,8 @@ export function asCurl(method, path, { json, file, type } = {}) {
     credentials.key ? '-H "Authorization: Bearer $API_KEY"' : "",
     type ? `-H ${quote(`Content-Type: ${type}`)}` : "",
     json === undefined ? "" : `--json ${quote(JSON.stringify(json))}`,
-    file ? `--data-binary ${quote(`@${file}`)}` : "",
+    ...Object.entries(form ?? {}).map(([name, value]) => `--form-string ${quote(`${name}=${value}`)}`),
+    file ? (form ? `-F ${quote(`file=@"${file.replace(/["\\]/g, "\\$&")}"`)}` : `--data-binary ${quote(`@${file}`)}`) : "",
     quote(location.origin + path),
   ]
     .filter(Boolean)
