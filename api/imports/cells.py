@@ -98,7 +98,7 @@ async def _refused(
     while chunk := await refused.next_chunk(conn, job.id, after_record=after, code=code, field=field, limit=limit):
         by_record = await refused.errors(conn, job.id, numbers=chunk.numbers)
         for number, line, raw in chunk.records(job.format):
-            yield Found(number, line, raw, by_record.get(number, []))
+            yield Found(number, line, raw, by_record[number])
             after = number
 
 

@@ -19,7 +19,7 @@ from db.connections.pool import Pool
 from db.formats import MEDIA_TYPES
 from db.imports import records
 from db.imports.actions import ParentImport
-from db.imports.records import ChunkRecords, Gone, RecordNote
+from db.imports.records import NOT_STORED, ChunkRecords, Gone, RecordNote
 
 Which: TypeAlias = Literal["failed", "unprocessed", "all"]
 
@@ -113,8 +113,9 @@ async def _blocks(pool: Pool, parent: ParentImport, which: Which, *, is_annotate
     async with aclosing(read_chunks(pool, parent, which)) as found:
         async for chunk in found:
             notes = await _notes(pool, parent, chunk) if is_annotated else None
+            missing = [NOT_STORED] if which == "failed" else []
             records = [
-                _record(raw, line, None if notes is None else notes.get(number, []), csv=csv, parent=parent)
+                _record(raw, line, None if notes is None else notes.get(number, missing), csv=csv, parent=parent)
                 for number, line, raw in chunk.records(parent.format)
             ]
             data = before + separator.join(records)

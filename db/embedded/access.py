@@ -6,12 +6,8 @@ the server also listens on loopback, requires SCRAM there, and the URL is that o
 """
 
 import os
-import secrets
 from pathlib import Path
 from urllib.parse import quote
-
-import psycopg
-from psycopg.sql import SQL, Identifier, Literal
 
 from db.embedded.binaries import EmbeddedError, Identity
 
@@ -59,34 +55,6 @@ def socket_url(data_path: Path, port: int, *, user: str = NAME, database: str = 
 
 
 def tcp_url(data_path: Path, port: int) -> str:
-    """The superuser's URL. Raises `FileNotFoundError` before `create` has set the password."""
+    """The superuser's URL. Raises `FileNotFoundError` before `roles.create` has set the password."""
     password = (data_path / "postgres.password").read_text()
     return f"postgresql://{SUPERUSER}:{password}@127.0.0.1:{port}/{NAME}"
-
-
-def create(data_path: Path, port: int, *, with_tcp: bool) -> None:
-    """Creates the service's role and database if they do not exist; with TCP, sets a password for the superuser."""
-    try:
-        conn = psycopg.connect(socket_url(data_path, port, user=SUPERUSER, database="postgres"), autocommit=True)
-    except psycopg.OperationalError:
-        # a data folder of an earlier version: the service's role is its only superuser, which cannot be changed
-        conn = psycopg.connect(socket_url(data_path, port, database="postgres"), autocommit=True)
-    with conn:
-        if conn.execute("SELECT pg_is_in_recovery()").fetchone() == (True,):
-            return
-        name = Identifier(NAME)
-        if not conn.execute("SELECT 1 FROM pg_roles WHERE rolname = %(name)s", {"name": NAME}).fetchone():
-            # pg_monitor, so that views and metrics see the sessions of other roles
-            conn.execute(SQL("CREATE ROLE {} LOGIN IN ROLE pg_monitor").format(name))
-        if not conn.execute("SELECT 1 FROM pg_database WHERE datname = %(name)s", {"name": NAME}).fetchone():
-            conn.execute(SQL("CREATE DATABASE {} OWNER {}").format(name, name))
-        if with_tcp:
-            conn.execute(SQL("ALTER ROLE {} PASSWORD {}").format(Identifier(SUPERUSER), Literal(_password(data_path))))
-
-
-def _password(data_path: Path) -> str:
-    path = data_path / "postgres.password"
-    if not path.exists():
-        path.touch(mode=0o600)
-        path.write_text(secrets.token_urlsafe(24))
-    return path.read_text()

@@ -21,7 +21,7 @@ from typing import IO
 
 import psycopg
 
-from db.embedded import access, binaries, cluster
+from db.embedded import access, binaries, cluster, roles
 from db.embedded.binaries import EmbeddedError, Identity
 
 START_SECONDS = 60
@@ -193,7 +193,7 @@ def _wait_until_ready(data_path: Path, server: subprocess.Popen[bytes], *, with_
             log = (data_path / "postgres.log").read_text(errors="replace")
             raise EmbeddedError(f"PostgreSQL did not start: {cluster.last_error(log)}")
         if _pid(data_path) == server.pid and (port := _ready_port(data_path)):
-            access.create(data_path, port, with_tcp=with_tcp)
+            roles.create(data_path, port, with_tcp=with_tcp)
             if (url := _url(data_path)) is not None:
                 return url
         time.sleep(0.02)

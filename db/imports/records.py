@@ -24,6 +24,14 @@ class RecordNote(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     duplicate_of_line: int | None = None
 
 
+# stands for the errors of a refused record that has none in import_errors
+NOT_STORED = RecordNote(
+    field=None,
+    code="errors_not_stored",
+    message="the errors of this record were counted but not stored, because the import has too many errors",
+)
+
+
 class ChunkRecords(msgspec.Struct, frozen=True, kw_only=True):
     """The requested records of one chunk: `numbers`, in order. `data` is None when the bytes were removed."""
 

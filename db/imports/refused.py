@@ -6,10 +6,11 @@ What a page costs does not depend on the size of the import. A filter reads stor
 from collections.abc import Sequence
 from uuid import UUID
 
+import msgspec
 from psycopg.rows import class_row
 
 from db.connections.pool import Connection
-from db.imports.records import ChunkRecords, Gone, RecordNote, exists
+from db.imports.records import NOT_STORED, ChunkRecords, Gone, RecordNote, exists
 
 
 class RefusedError(RecordNote, frozen=True, kw_only=True, omit_defaults=True):
@@ -144,7 +145,7 @@ async def count(conn: Connection, id: UUID, *, code: str | None, field: str | No
 
 
 async def errors(conn: Connection, id: UUID, *, numbers: Sequence[int]) -> dict[int, list[RefusedError]]:
-    """All stored errors of these records, by record."""
+    """All stored errors of these refused records, by record; `NOT_STORED` for a record without."""
     cursor = await conn.execute(
         """
         SELECT record, field, code, message, duplicate_of_line, value
@@ -158,4 +159,5 @@ async def errors(conn: Connection, id: UUID, *, numbers: Sequence[int]) -> dict[
     async for record, field, code, message, line, value in cursor:
         error = RefusedError(field=field, code=code, message=message, duplicate_of_line=line, value=value)
         found.setdefault(record, []).append(error)
-    return found
+    missing = RefusedError(**msgspec.structs.asdict(NOT_STORED))
+    return {number: found.get(number, [missing]) for number in numbers}

@@ -42,6 +42,7 @@ Code = Literal[
     "unknown_field",
     "constraint_violation",
     "too_many_errors",
+    "errors_not_stored",
 ]
 
 

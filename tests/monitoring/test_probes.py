@@ -3,18 +3,23 @@
 import os
 import re
 import signal
+import stat
+from uuid import uuid4
 
 import httpx
 import psycopg
+import pytest
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
 from db import health
 from db.connections import pool
+from db.exports.storage.folder import Folder
 from db.settings import Settings
 from monitoring import metrics  # noqa: F401  defines what the registry tells
+from tests.support import postgres
 from tests.support.eventually import PATIENCE_SECONDS, eventually
-from tests.support.service import Process
+from tests.support.service import Process, running_service
 
 COUNTED = {
     *("http_requests", "http_request_duration_seconds", "http_requests_in_progress", "http_wrong_api_keys"),
@@ -130,6 +135,33 @@ async def test_missing_migrations_are_named(service, conn):
     assert response.status_code == 503
 
 
+async def test_a_read_only_database_is_not_ready(service, server_url, database_url):
+    """A standby that a failover has left at the old address, or a database that was set to read-only, receives no requests."""
+    url = (await service(run=["api"])).url
+    name = database_url.partition("?")[0].rpartition("/")[2]
+    with psycopg.connect(server_url, autocommit=True) as conn:
+        conn.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    allow_connections(server_url, database_url, allow=False)
+    allow_connections(server_url, database_url, allow=True)
+    response = await ready(url, database={"status": "failed", "detail": "does not accept writes"})
+    assert response.status_code == 503
+
+
+async def test_a_database_that_cannot_store_unicode_is_not_ready(server_url, tmp_path):
+    """The check names the encoding, and the one that is needed."""
+    name = f"test_{uuid4().hex}"
+    with psycopg.connect(server_url, autocommit=True) as conn:
+        conn.execute(f"CREATE DATABASE {name} ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'")
+    try:
+        url = postgres.database_url(server_url, name)
+        async with running_service(tmp_path, url, run=["api"]) as started:
+            detail = "the database has the encoding LATIN1; it must be created with ENCODING 'UTF8'"
+            response = await ready(started.url, database={"status": "failed", "detail": detail})
+            assert response.status_code == 503
+    finally:
+        postgres.drop_database(server_url, name)
+
+
 async def test_a_folder_that_cannot_be_written_is_not_ready(service, tmp_path):
     """Exports need their folder: a file in its place is a failed check."""
     (tmp_path / "in-the-way").touch()
@@ -137,6 +169,16 @@ async def test_a_folder_that_cannot_be_written_is_not_ready(service, tmp_path):
     response = await get(f"{url}/ready")
     assert response.status_code == 503
     assert response.json()["checks"]["storage"]["status"] == "failed"
+
+
+@pytest.mark.parametrize(("before", "after"), [(0o755, 0o700), (0o777, 0o700), (0o1777, 0o1777)])
+async def test_a_folder_of_exports_that_exists_is_made_private(tmp_path, before, after):
+    """Other users lose their rights on it before anything is written. A folder with the sticky bit is shared on purpose."""
+    folder = tmp_path / "exports"
+    folder.mkdir()
+    folder.chmod(before)
+    await Folder(folder).check()
+    assert stat.S_IMODE(folder.stat().st_mode) == after
 
 
 async def test_a_sane_request_id_is_kept(service):

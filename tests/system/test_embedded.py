@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from db import embedded
+from db import embedded, migrate
 from tests.support import ROOT, postgres
 from tests.support.eventually import eventually
 
@@ -132,21 +132,38 @@ def test_over_tcp_a_password_is_required(data_path):
     assert (data_path / "postgres.password").stat().st_mode & 0o077 == 0
 
 
-def test_a_data_folder_of_an_earlier_version_is_used(data_path):
-    """There the service's role is the superuser, and passwords are required."""
-    start(data_path)
-    with psycopg.connect(embedded.url(data_path), autocommit=True) as conn:
+@pytest.mark.parametrize("has_crashed", [False, True])
+def test_a_data_folder_of_an_earlier_version_is_tightened(data_path, has_crashed):
+    """There the service's role is the superuser. It becomes an ordinary role that owns the database with all that is in it.
+
+    So does it at the next start if the first one has crashed on the way.
+    """
+    url = start(data_path)
+    migrate.up(url)
+    with psycopg.connect(url, autocommit=True) as conn:
         conn.execute("CREATE TABLE kept AS SELECT 1 AS n")
         conn.execute("CREATE ROLE temporary LOGIN SUPERUSER")
+        if has_crashed:
+            conn.execute("CREATE ROLE bulk_upgrade LOGIN SUPERUSER")
     admin = f"host={data_path / 'socket'} port={conninfo_to_dict(embedded.url(data_path))['port']} user=temporary dbname=postgres"
     with psycopg.connect(admin, autocommit=True) as conn:
         conn.execute("ALTER DATABASE bulk OWNER TO postgres")
+    with psycopg.connect(admin, dbname="bulk", autocommit=True) as conn:
+        conn.execute("REASSIGN OWNED BY bulk TO postgres")
+        conn.execute("DROP OWNED BY bulk")
         conn.execute("DROP ROLE bulk")
         conn.execute("ALTER ROLE postgres RENAME TO bulk")
     embedded.stop(data_path)
     (data_path / "postgres" / "pg_hba.conf").write_text("local all all scram-sha-256\n")
     url = embedded.start(data_path, bin_dir=postgres.bin_dir())
     assert query(url, "SELECT n, current_user FROM kept") == [(1, "bulk")]
+    roles = "SELECT rolname, rolsuper FROM pg_roles WHERE rolname !~ '^pg_' AND rolname <> 'temporary' ORDER BY rolname"
+    assert query(url, roles) == [("bulk", False), ("postgres", True)]
+    # an owner alone may do this
+    while migrate.down(url):
+        pass
+    migrate.up(url)
+    query(url, "DROP TABLE kept")
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="is about root, where unshare is")

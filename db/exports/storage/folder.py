@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import stat
 import tempfile
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -23,7 +24,7 @@ class Folder:
     async def writer(self, name: str, *, media_type: str, download_name: str) -> AsyncIterator["_Part"]:
         # a file system stores neither
         del media_type, download_name
-        self.path.mkdir(parents=True, exist_ok=True)
+        _make_private(self.path)
         part = _Part(self._part(name), self.path / name)
         try:
             yield part
@@ -94,6 +95,17 @@ class _Part:
         self._unsynced = 0
 
 
+def _make_private(path: Path) -> None:
+    """Creates the folder. Takes the rights of other users on a folder that existed: exports contain personal data.
+
+    A folder of another user is left as it is, and so is one with the sticky bit, like /tmp, which is meant for several users.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = path.stat()
+    if found.st_uid == os.geteuid() and found.st_mode & 0o077 and not found.st_mode & stat.S_ISVTX:
+        path.chmod(0o700)
+
+
 def _open(path: Path, start: int, size: int) -> BufferedReader:
     if path.stat().st_size != size:
         raise FileNotFoundError(path)
@@ -113,6 +125,6 @@ async def _blocks(file: BufferedReader, size: int) -> AsyncIterator[bytes]:
 
 def _write_temporary_file(path: Path) -> None:
     """Writes a file: permissions alone do not detect a full or read-only disk."""
-    path.mkdir(parents=True, exist_ok=True)
+    _make_private(path)
     with tempfile.TemporaryFile(dir=path) as file:
         file.write(b"x")

@@ -244,6 +244,10 @@ async def test_what_is_not_supported_is_refused(service):
             await client.post(EXPORTS, content=b"{", headers={"Content-Type": "application/json"})
         ).status_code == 400
         assert (await client.post(EXPORTS, data={"resource": "users"})).status_code == 415
+        packed = gzip.compress(b'{"resource": "users"}')
+        headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+        encoded = await client.post(EXPORTS, content=packed, headers=headers)
+        assert (encoded.status_code, encoded.headers["accept-encoding"]) == (415, "identity")
 
 
 async def test_the_list(service, conn):

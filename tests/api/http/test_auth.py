@@ -1,8 +1,12 @@
 """Which requests are refused before any route: by host name, by origin, by API key."""
 
+import time
+from datetime import datetime
+
 import httpx
 import pytest
 
+from api.http import tickets
 from tests.support.eventually import PATIENCE_SECONDS, eventually
 
 EXPORTS = "/api/v1/exports"
@@ -116,10 +120,9 @@ async def test_a_read_key_changes_nothing(service):
         assert admin.status_code == 202
 
 
-async def test_a_ticket_reads_one_address_for_a_while(service):
-    """GET of exactly this address needs no key until it expires. The log has neither the ticket nor its query."""
-    keys = f"ada:admin:{KEY}"
-    started = await service(run=["api"], api_keys=keys)
+async def test_a_ticket_reads_one_address(service):
+    """GET of exactly this address needs no key. The log has neither the ticket nor its query."""
+    started = await service(run=["api"], api_keys=f"ada:admin:{KEY}")
     stream = "/api/v1/exports/users/stream"
     async with httpx.AsyncClient(base_url=started.url, timeout=PATIENCE_SECONDS) as client:
 
@@ -141,14 +144,26 @@ async def test_a_ticket_reads_one_address_for_a_while(service):
             answer = await client.post("/api/v1/tickets", json={"path": path}, headers={"X-API-Key": KEY})
             assert (path, answer.status_code, answer.json()["errors"][0]["field"]) == (path, 400, "path")
     assert "ticket=" not in started.api.output
-    hasty = await service(run=["api"], api_keys=keys, ticket_seconds=1)
-    async with httpx.AsyncClient(base_url=hasty.url, timeout=PATIENCE_SECONDS) as client:
-        answer = await client.post("/api/v1/tickets", json={"path": stream}, headers={"X-API-Key": KEY})
 
-        async def has_expired() -> bool:
-            return (await client.get(answer.json()["url"])).status_code == 401
 
-        await eventually(has_expired)
+async def test_a_ticket_expires(service):
+    """It is signed with its expiry time, TICKET_SECONDS after the request, and is refused from then on."""
+    started = await service(run=["api"], api_keys=KEY, ticket_seconds=1000)
+    path = "/api/v1/exports/users/stream"
+    async with httpx.AsyncClient(base_url=started.url, headers={"X-API-Key": KEY}, timeout=PATIENCE_SECONDS) as client:
+        before = time.time()
+        created = (await client.post("/api/v1/tickets", json={"path": path})).json()
+        after = time.time()
+    expires = int(datetime.fromisoformat(created["expires_at"]).timestamp())
+    assert before + 1000 <= expires <= after + 1001
+    assert created["url"].encode() == tickets.add(path.encode(), KEY, expires=expires)
+    _, ticket = tickets.split(created["url"].partition("?")[2].encode()) or (b"", b"")
+    assert tickets.is_valid(ticket, path.encode(), KEY, now=expires - 1)
+    assert not tickets.is_valid(ticket, path.encode(), KEY, now=expires)
+    async with httpx.AsyncClient(base_url=started.url, timeout=PATIENCE_SECONDS) as client:
+        for moved, status in ((0, 200), (-3600, 401)):
+            url = tickets.add(path.encode(), KEY, expires=expires + moved).decode()
+            assert (await client.get(url)).status_code == status
 
 
 async def test_without_keys_a_ticket_is_the_plain_address(service):

@@ -1,5 +1,6 @@
 """`failed-records?as=cells`: pages of the refused records, split into cells, with their errors."""
 
+import csv
 import json
 from typing import Any
 
@@ -207,7 +208,10 @@ async def test_a_page_of_large_records_ends_early(api):
 
 
 async def test_records_beyond_the_limit_of_errors(limited):
-    """Refused records whose errors are not stored are in the pages, without errors; filters find those with errors alone."""
+    """Refused records whose errors are not stored are in the pages and say so; filters find only those whose errors are stored.
+
+    The annotated file says the same.
+    """
     async with api_client.connected(limited) as api:
         rows = [b"u%d@example.org,U,%b,true\n" % (n, b"reader" if n % 5 == 0 else b"boss") for n in range(60)]
         job = await imported(api, USERS_HEADER + b"".join(rows))
@@ -216,7 +220,12 @@ async def test_records_beyond_the_limit_of_errors(limited):
         for limit in (1, 7, 1000):
             records = await pages(api, job, limit=limit)
             assert [record["record"] for record in records] == wanted
-        assert sum(bool(record["errors"]) for record in records) == job["errors_stored"]
+        codes = [[error["code"] for error in record["errors"]] for record in records]
+        stored = job["errors_stored"]
+        assert codes == [["invalid_enum"]] * stored + [["errors_not_stored"]] * (48 - stored)
+        annotated = await api.client.get(job["links"]["failed_records"], params={"annotate": "true"})
+        notes = [json.loads(row["_errors"]) for row in csv.DictReader(annotated.text.splitlines())]
+        assert [[note["code"] for note in of_record] for of_record in notes] == codes
         assert len(await pages(api, job, code="invalid_enum")) == job["errors_stored"]
         # the same import's errors as a file are whole, although they are not all
         answer = await api.client.get(job["links"]["errors"], params={"format": "ndjson"})

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from psycopg import AsyncConnection
+from psycopg.sql import SQL, Identifier
 
 from db import migrate
 from db.connections import pool
@@ -77,6 +78,25 @@ async def test_a_session_has_its_limits(conn, database_url):
         await direct.execute("SELECT pg_terminate_backend(%(pid)s, 5000)", {"pid": pid})
     assert await rows(conn, "SHOW TimeZone") == [("UTC",)]
     assert await rows(conn, "SELECT pg_backend_pid()") != [(pid,)]
+
+
+async def test_single_statements_have_the_settings_that_pgbouncer_carries(through, database_url):
+    """Formats of times and texts hold in any session; the isolation level holds in transactions only."""
+    async with await AsyncConnection.connect(database_url, autocommit=True) as direct:
+        for setting in (
+            "DateStyle = 'German'",
+            "TimeZone = 'Asia/Tokyo'",
+            "default_transaction_isolation = 'serializable'",
+        ):
+            name = Identifier(direct.info.dbname)
+            await direct.execute(SQL("ALTER DATABASE {} SET ").format(name) + SQL(setting))
+    async with await connected(through.url(database_url), "pinned") as conn:
+        assert await rows(conn, "SHOW DateStyle") == [("ISO, MDY",)]
+        assert await rows(conn, "SHOW TimeZone") == [("UTC",)]
+        assert await rows(conn, "SHOW standard_conforming_strings") == [("on",)]
+        assert await rows(conn, "SHOW transaction_isolation") == [("serializable",)]
+        async with conn.transaction():
+            assert await rows(conn, "SHOW transaction_isolation") == [("read committed",)]
 
 
 def is_old(conn: AsyncConnection) -> bool:

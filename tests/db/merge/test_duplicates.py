@@ -42,6 +42,28 @@ EMAILS = [f"{letter}@example.com" for letter in "uvwxyz"]
 MODES = ["insert", "skip", "upsert", "update"]
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
+async def test_a_settle_has_an_hour_for_a_statement(conn, dry_run):
+    """Each of its steps is one statement over all duplicates. The limit of other statements holds again afterwards."""
+    await conn.execute("CREATE TABLE seen (milliseconds text)")
+    await conn.execute(
+        """
+        CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            INSERT INTO seen SELECT setting FROM pg_settings WHERE name = 'statement_timeout';
+            RETURN NULL;
+        END $$
+        """
+    )
+    await conn.execute("CREATE TRIGGER see AFTER DELETE ON import_deferred FOR EACH STATEMENT EXECUTE FUNCTION see()")
+    # in two chunks, so that the duplicate is decided at the end
+    id = await queued(conn, [user(1), user(1)], sizes=[1, 1], dry_run=dry_run)
+    assert (await run(conn, id)).failed == 1
+    assert await rows(conn, "SELECT milliseconds FROM seen") == [("3600000",)]
+    async with conn.transaction():
+        assert await rows(conn, "SELECT setting FROM pg_settings WHERE name = 'statement_timeout'") == [("60000",)]
+
+
 # ── the definition ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
