@@ -37,6 +37,10 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     role: Literal["admin", "read"]
     key: str
 
+    def __repr__(self) -> str:
+        """Without the key, so that no log has it."""
+        return f"ApiKey(name={self.name!r}, role={self.role!r})"
+
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Each field is read from the environment variable of the same name in capitals. README.md describes them for users."""

@@ -10,6 +10,7 @@ from litestar.openapi.spec.media_type import OpenAPIMediaType
 from msgspec import Meta
 
 from api.http import parameters
+from api.http.auth import key_name
 from api.http.headers import AnyRequest, idempotency_key
 from api.http.openapi import object_schema
 from api.http.parameters import IdempotencyToken
@@ -70,6 +71,7 @@ async def read(request: AnyRequest) -> ExportRequest:
         idempotency_token=token,
         digest=hashlib.sha256(msgspec.json.encode(content, order="deterministic")).digest(),
         request_id=request_id(request.scope),
+        created_by=key_name(request.scope),
     )
 
 

@@ -66,6 +66,7 @@ class ExportView(msgspec.Struct, frozen=True, kw_only=True):
     waiting_for: str | UnsetType | None = UNSET
     problem: dict[str, Any] | None
     created_at: datetime
+    created_by: str | None
     started_at: datetime | None
     finished_at: datetime | None
     expires_at: datetime | None
@@ -104,6 +105,7 @@ def summary(settings: Settings, job: Export) -> ExportView:
         download_url=f"{self}/download" if is_done else None,
         problem=job.problem,
         created_at=job.created_at,
+        created_by=job.created_by,
         started_at=job.started_at,
         finished_at=job.finished_at,
         expires_at=_expires_at(settings, job),

@@ -40,6 +40,12 @@ def api_key(scope: Scope) -> ApiKey | None:
     return scope["state"].get("api_key")
 
 
+def key_name(scope: Scope) -> str | None:
+    """The name of the request's key; None for a key without a name, and without API_KEYS."""
+    key = api_key(scope)
+    return None if key is None else key.name
+
+
 def is_public(path: str, settings: Settings) -> bool:
     """Whether the path needs no key although keys are set."""
     return path in _PUBLIC or _PAGES.fullmatch(path) is not None or (path == "/metrics" and settings.metrics_public)

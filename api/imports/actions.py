@@ -12,6 +12,7 @@ from litestar.response.base import ASGIResponse
 from msgspec import Meta
 
 from api.http import parameters, responses
+from api.http.auth import key_name
 from api.http.dependencies import PoolHere, SettingsHere
 from api.http.headers import AnyRequest
 from api.http.openapi import BINARY, OBJECTS, operation
@@ -158,6 +159,7 @@ async def retry_import(
             admission=admission,
             active=active_uploads,
             request_id=request_id(request.scope),
+            created_by=key_name(request.scope),
         )
     except (Gone, uploads.Gone):
         raise records.removed() from None
@@ -184,7 +186,11 @@ async def commit_import(
     try:
         async with db_pool.connection() as conn, conn.transaction():
             child, is_replay = await actions.commit(
-                conn, dry_run.id, digest=digest, request_id=request_id(request.scope)
+                conn,
+                dry_run.id,
+                digest=digest,
+                request_id=request_id(request.scope),
+                created_by=key_name(request.scope),
             )
             if not is_replay:
                 admission.check(await backlog.measure(conn))

@@ -9,6 +9,7 @@ from uuid import UUID
 import msgspec
 
 from api.http import parameters
+from api.http.auth import key_name
 from api.http.headers import AnyRequest, idempotency_key
 from api.http.problems import Fault, Problem, invalid, request_id
 from api.imports.admission import Admission
@@ -70,6 +71,7 @@ class UploadReceiver:
         self._admission = admission
         self._active = active
         self._request_id = request_id(request.scope)
+        self._created_by = key_name(request.scope)
         self._parameters: list[tuple[str, Any]] = list(request.query_params.multi_items())
         self._key = idempotency_key(request)
         self._body = Body(request, settings, admission)
@@ -187,6 +189,7 @@ class UploadReceiver:
             idempotency_token=self.token,
             digest=_digest(digested, splitter.sha256),
             request_id=self._request_id,
+            created_by=self._created_by,
         )
 
     async def _earlier(self, spec: ImportSpec) -> UUID:

@@ -28,6 +28,7 @@ async def run(
     admission: Admission,
     active: ActiveUploads,
     request_id: str,
+    created_by: str | None,
 ) -> tuple[UUID, bool]:
     """Creates the retry of a final import. Returns its id, and whether an earlier request created it.
 
@@ -42,7 +43,7 @@ async def run(
             id = await uploads.begin(conn)
             admission.check(await backlog.measure(conn))
         async with active.held(id):
-            spec = await _store(parent, id, pool=pool, settings=settings, request_id=request_id)
+            spec = await _store(parent, id, pool=pool, settings=settings, request_id=request_id, created_by=created_by)
             async with pool.connection() as conn, conn.transaction():
                 child = await actions.seal_retry(conn, id, spec, parent)
             if child != id:
@@ -51,7 +52,9 @@ async def run(
     return child, child != id
 
 
-async def _store(parent: ParentImport, id: UUID, *, pool: Pool, settings: Settings, request_id: str) -> ImportSpec:
+async def _store(
+    parent: ParentImport, id: UUID, *, pool: Pool, settings: Settings, request_id: str, created_by: str | None
+) -> ImportSpec:
     """Stores the records as chunks of the upload `id`. Returns size and sha-256 of a file with only these records."""
     head, separator, tail = file_frame(parent)
     chunks = ChunkBuilder(batch_size=settings.batch_size, max_bytes=settings.chunk_max_bytes, separator=separator)
@@ -76,4 +79,5 @@ async def _store(parent: ParentImport, id: UUID, *, pool: Pool, settings: Settin
         total_chunks=writer.chunk_count,
         digest=hashlib.sha256(b"retry" + parent.id.bytes + sha256.digest()).digest(),
         request_id=request_id,
+        created_by=created_by,
     )

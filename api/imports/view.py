@@ -80,6 +80,7 @@ class ImportView(msgspec.Struct, frozen=True, kw_only=True):
     parent_id: UUID | None
     after: UUID | None
     created_at: datetime
+    created_by: str | None
     started_at: datetime | None
     finished_at: datetime | None
     expires_at: datetime | None
@@ -136,6 +137,7 @@ def summary(settings: Settings, job: Import) -> ImportView:
         parent_id=job.parent_id,
         after=job.after_id,
         created_at=job.created_at,
+        created_by=job.created_by,
         started_at=job.started_at,
         finished_at=job.finished_at,
         expires_at=job.finished_at and job.finished_at + timedelta(seconds=settings.job_retention_seconds),

@@ -36,6 +36,8 @@ class ExportRequest(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_token: str | None
     digest: bytes
     request_id: str | None
+    # the name of the API key
+    created_by: str | None
 
 
 class Export(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +64,7 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
     file_sha256: bytes | None
     problem: dict[str, Any] | None
     request_digest: bytes
+    created_by: str | None
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -97,7 +100,7 @@ _SELECT = """
     SELECT id, status, resource, format, compression, filters, fields, csv_safe,
         coalesce(export_jobs.total_records, report.total_records) AS total_records,
         coalesce(file_records, report.records) AS exported_records, clock_timestamp() AS now, snapshot_at, file_name, file_bytes,
-        file_records, file_sha256, problem, request_digest, created_at, started_at, finished_at
+        file_records, file_sha256, problem, request_digest, created_by, created_at, started_at, finished_at
     FROM export_jobs
     LEFT JOIN export_progress_reports AS report ON report.export_id = export_jobs.id
 """
@@ -113,11 +116,12 @@ async def create(conn: Connection, request: ExportRequest) -> UUID | None:
     cursor = await conn.execute(
         """
         INSERT INTO export_jobs (
-            id, resource, format, compression, filters, fields, csv_safe, idempotency_token, request_digest, request_id
+            id, resource, format, compression, filters, fields, csv_safe, idempotency_token, request_digest, request_id,
+            created_by
         )
         VALUES (
             %(id)s, %(resource)s, %(format)s, %(compression)s, %(filters)s, %(fields)s, %(csv_safe)s,
-            %(idempotency_token)s, %(digest)s, %(request_id)s
+            %(idempotency_token)s, %(digest)s, %(request_id)s, %(created_by)s
         )
         ON CONFLICT (idempotency_token) DO NOTHING
         """,

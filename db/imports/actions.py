@@ -90,7 +90,9 @@ async def seal_retry(conn: Connection, id: UUID, spec: ImportSpec, parent: Paren
     return id
 
 
-async def commit(conn: Connection, id: UUID, *, digest: bytes, request_id: str | None) -> tuple[UUID, bool]:
+async def commit(
+    conn: Connection, id: UUID, *, digest: bytes, request_id: str | None, created_by: str | None
+) -> tuple[UUID, bool]:
     """Creates the real import of a completed dry run. Returns its id, and whether an earlier request created it.
 
     Needs a transaction. Raises `NotCommittable`, `Gone`.
@@ -116,6 +118,7 @@ async def commit(conn: Connection, id: UUID, *, digest: bytes, request_id: str |
         total_chunks=parent.total_chunks,
         digest=digest,
         request_id=request_id,
+        created_by=created_by,
     )
     await uploads.seal(conn, child, spec)
     return child, False
@@ -131,6 +134,7 @@ def child_spec(
     total_chunks: int,
     digest: bytes,
     request_id: str | None,
+    created_by: str | None,
 ) -> ImportSpec:
     """The specification of a child: its parent's parameters except `after`, which the parent has waited for, and these totals."""
     return ImportSpec(
@@ -157,6 +161,7 @@ def child_spec(
         idempotency_token=None,
         digest=digest,
         request_id=request_id,
+        created_by=created_by,
     )
 
 

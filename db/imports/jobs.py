@@ -45,6 +45,7 @@ class Import(msgspec.Struct, frozen=True, kw_only=True):
     parent_id: UUID | None
     problem: dict[str, Any] | None
     request_digest: bytes
+    created_by: str | None
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -100,7 +101,7 @@ class ImportJobCounts(msgspec.Struct, frozen=True, kw_only=True):
 _SELECT = """
     SELECT jobs.id, status, outcome, resource, mode, dry_run, after_id, parent_id, format,
         file_name, file_bytes, file_sha256, columns, total_records, problem,
-        request_digest, created_at, started_at, finished_at, clock_timestamp() AS now,
+        request_digest, created_by, created_at, started_at, finished_at, clock_timestamp() AS now,
         coalesce(done.created, jobs.created) AS created,
         coalesce(done.updated, jobs.updated) AS updated,
         coalesce(done.unchanged, jobs.unchanged) AS unchanged,

@@ -54,6 +54,8 @@ class ImportSpec(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_token: str | None
     digest: bytes
     request_id: str | None
+    # the name of the API key
+    created_by: str | None
 
 
 async def begin(conn: Connection) -> UUID:
@@ -146,7 +148,8 @@ async def seal(conn: Connection, id: UUID, spec: ImportSpec) -> None:
                 total_chunks = %(total_chunks)s,
                 idempotency_token = %(idempotency_token)s,
                 request_digest = %(digest)s,
-                request_id = %(request_id)s
+                request_id = %(request_id)s,
+                created_by = %(created_by)s
             WHERE id = %(id)s AND status = 'uploading'
             """,
             {"id": id, **msgspec.structs.asdict(spec), "columns": spec.columns and Jsonb(spec.columns)},

@@ -132,7 +132,13 @@ async def test_which_worker_holds_what_since_when(conn, other, database_url):
 async def test_how_far_an_export_is(conn, database_url):
     """What the worker tells on the way is seen, and why an export does not begin."""
     order = jobs.ExportRequest(
-        resource="users", format="csv", compression="none", idempotency_token=None, digest=b"", request_id=None
+        resource="users",
+        format="csv",
+        compression="none",
+        idempotency_token=None,
+        digest=b"",
+        request_id=None,
+        created_by=None,
     )
     id = await jobs.create(conn, order)
     assert id is not None

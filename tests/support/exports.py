@@ -56,6 +56,7 @@ def order(resource="articles", key=None, compression: Compression = "none"):
         idempotency_token=key,
         digest=b"",
         request_id=None,
+        created_by=None,
     )
 
 

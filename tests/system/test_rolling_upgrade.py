@@ -103,7 +103,13 @@ async def test_the_old_names_go_on_working(conn):
 async def test_the_old_name_of_export_progress_goes_on_working(conn):
     """The statement by which an export's worker of the version before reports its progress."""
     request = jobs.ExportRequest(
-        resource="users", format="csv", compression="none", idempotency_token=None, digest=b"", request_id=None
+        resource="users",
+        format="csv",
+        compression="none",
+        idempotency_token=None,
+        digest=b"",
+        request_id=None,
+        created_by=None,
     )
     export = await jobs.create(conn, request)
     statement = """

@@ -86,6 +86,13 @@ def test_keys_have_names_and_roles():
         assert "sss" not in str(error.value)
 
 
+def test_a_key_is_not_shown():
+    """What is written of an ApiKey, by itself or within other values, has its name and its role only."""
+    (key,) = settings.read({"API_KEYS": f"ada:admin:{'s' * 16}"}).keys
+    assert repr([key]) == "[ApiKey(name='ada', role='admin')]"
+    assert f"{key} {key!s} {key!r}".count("sss") == 0
+
+
 @pytest.mark.parametrize("module", ["api", "workers", "db.migrate", "db.embedded"])
 def test_every_program_refuses_a_bad_setting(module):
     """Each ends with a failure and one line on stderr that names the variable, without a traceback."""
