@@ -53,9 +53,19 @@ async def get_reference(request: AnyRequest) -> Response[bytes]:
     )
 
 
-@get(["/docs/guide", "/docs/guide/{name:str}"], include_in_schema=False)
-async def get_guide(request: AnyRequest, name: str = "") -> Response[bytes]:
-    """A document of the project. Raises `Problem` 404."""
+@get("/docs/guide", include_in_schema=False)
+async def get_guide(request: AnyRequest) -> Response[bytes]:
+    """The first document."""
+    return _document(request, "")
+
+
+@get("/docs/guide/{name:str}", include_in_schema=False)
+async def get_document(request: AnyRequest, name: FromPath[str]) -> Response[bytes]:
+    """Another document. Raises `Problem` 404."""
+    return _document(request, name)
+
+
+def _document(request: AnyRequest, name: str) -> Response[bytes]:
     parameters.query(request)
     page = guide.page(name)
     if page is None:
@@ -109,4 +119,4 @@ def _command() -> bytes:
     return zipapp.build()
 
 
-HANDLERS = [get_page, get_reference, get_guide, get_command, get_asset]
+HANDLERS = [get_page, get_reference, get_guide, get_document, get_command, get_asset]
