@@ -65,11 +65,15 @@ class ErrorParameters(msgspec.Struct, kw_only=True):
     code: Code | None = None
     field: Annotated[str, Meta(max_length=255, pattern=STORABLE)] | None = None
     limit: Annotated[Annotated[int, Meta(ge=1, le=1000)] | None, Meta(description="Default: 100.")] = None
+    first_record: Annotated[
+        Annotated[int, Meta(ge=1, le=2**63 - 1)] | None,
+        Meta(description="Only the errors of this record and of those after it; records are counted from 1."),
+    ] = None
     cursor: str | None = None
 
     def __post_init__(self) -> None:
-        if self.format is not None and (self.limit is not None or self.cursor is not None):
-            raise ValueError("format returns all errors and cannot be combined with limit or cursor")
+        if self.format is not None and (self.limit, self.first_record, self.cursor) != (None, None, None):
+            raise ValueError("format returns all errors and cannot be combined with limit, first_record or cursor")
 
 
 BODY = RequestBody(
@@ -239,7 +243,7 @@ async def get_import_errors(request: AnyRequest, id: FromPath[str], db_pool: Poo
         found, last = await record_errors.page(
             conn,
             job.id,
-            after=_error_cursor(requested.cursor),
+            after=_first_error(requested),
             code=requested.code,
             field=requested.field,
             limit=requested.limit or 100,
@@ -256,11 +260,12 @@ def _event_id(job: Import) -> str:
     return f"{job.status}-{job.processed + job.deferred}-{'.'.join(map(str, counts))}"
 
 
-def _error_cursor(cursor: str | None) -> Position:
-    if cursor is None:
-        return record_errors.START
+def _first_error(requested: ErrorParameters) -> Position:
+    """The position that the page begins after. A cursor is at or after `first_record`."""
+    if requested.cursor is None:
+        return Position(requested.first_record or 0, 0)
     try:
-        return msgspec.json.decode(base64.urlsafe_b64decode(cursor), type=Position)
+        return msgspec.json.decode(base64.urlsafe_b64decode(requested.cursor), type=Position)
     except (binascii.Error, ValueError, RecursionError):
         raise responses.invalid_cursor() from None
 

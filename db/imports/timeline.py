@@ -11,9 +11,10 @@ from db.connections.pool import Connection
 
 
 class TimeBin(msgspec.Struct, frozen=True, kw_only=True):
-    """The records that were finished in the bin that begins at `at`."""
+    """The records that were finished in the bin that begins at `at` and lasts `seconds`."""
 
     at: datetime
+    seconds: float
     records: int
     failed: int
 
@@ -41,6 +42,7 @@ async def over_time(conn: Connection, import_id: UUID, *, bins: int) -> list[Tim
         """
         SELECT
             span.first + (span.last - span.first) * (bin.number - 1) / %(bins)s AS at,
+            extract(epoch FROM span.last - span.first)::float8 / %(bins)s AS seconds,
             sum(chunks.records)::bigint AS records,
             sum(chunks.failed)::bigint AS failed
         FROM (

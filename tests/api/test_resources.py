@@ -1,5 +1,7 @@
 """GET /resources: the fields of the records, and templates that import as they are."""
 
+from datetime import datetime
+
 import pytest
 import pytest_asyncio
 
@@ -94,5 +96,10 @@ async def test_a_timeline_counts_every_record_once(api):
     assert {bin["state"] for bin in file} == {"done"}
     [refused] = [bin for bin in file if bin["failed"]]
     assert refused["first_record"] <= 13 < 14 < refused["first_record"] + refused["records"]
-    assert [bin["at"] for bin in timeline["seconds"]] == sorted(bin["at"] for bin in timeline["seconds"])
+    seconds = timeline["seconds"]
+    assert [bin["at"] for bin in seconds] == sorted(bin["at"] for bin in seconds)
+    started, finished = (datetime.fromisoformat(job[name]) for name in ("started_at", "finished_at"))
+    for bin in seconds:
+        assert bin["seconds"] == pytest.approx((finished - started).total_seconds() / 10, abs=1e-5)
+        assert started <= datetime.fromisoformat(bin["at"]) <= finished
     assert (await api.client.get(job["links"]["timeline"], params={"bins": 0})).status_code == 400

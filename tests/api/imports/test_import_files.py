@@ -245,3 +245,17 @@ async def test_pages_of_errors(api):
             answer = await api.client.get(answer.links["next"]["url"])
         assert walked == wanted
     assert (await api.get(f"/{job['id']}/errors", params={"field": "nothing"})).json()["errors"] == []
+
+
+async def test_errors_from_a_record_on(api):
+    """first_record omits the errors of earlier records, also on the next pages; it excludes a file of all errors."""
+    bad = b"".join(b"user%d,,reader,true\n" % n for n in range(10))
+    job = await api.finished(await api.post(USERS_HEADER + bad, type="text/csv", **QUERY))
+    path = job["links"]["errors"]
+    answer = await api.client.get(path, params={"first_record": 8, "limit": 4, "field": "name"})
+    assert [error["record"] for error in answer.json()["errors"]] == [8, 9, 10]
+    answer = await api.client.get(path, params={"first_record": 8, "limit": 4})
+    walked = answer.json()["errors"] + (await api.client.get(answer.links["next"]["url"])).json()["errors"]
+    assert [error["record"] for error in walked] == [8, 8, 9, 9, 10, 10]
+    for query in ({"first_record": 0}, {"first_record": 2**63}, {"first_record": 1, "format": "csv"}):
+        assert (await api.client.get(path, params=query)).status_code == 400
