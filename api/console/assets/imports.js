@@ -2,14 +2,18 @@
 
 import { html, nothing } from "./vendor/lit-html/lit-html.js"
 import { repeat } from "./vendor/lit-html/directives/repeat.js"
-import { download, get, post, remove } from "./client.js"
+import { Selection } from "./bulk.js"
+import { get, Problem } from "./client.js"
 import * as format from "./format.js"
+import { cancel, discard, fetchFile, nameOf, retry, taken } from "./job_actions.js"
 import { Page } from "./page.js"
-import { ask, command, empty, failure, fates, icon, isFinal, loading, stale, state, time, toast } from "./parts.js"
+import { command, empty, failure, fates, icon, isFinal, loading, stale, state, time } from "./parts.js"
 import { navigate, setQuery } from "./router.js"
 
 const PATH = "/api/v1/imports"
 const PAGE = 50
+// running imports that are not among the newest are read one by one, at most so many at a time
+const RENEWED_MAX = 10
 
 // the tabs: a name for the address, a label, the filters of the API, and where the count is found
 const TABS = [
@@ -23,6 +27,7 @@ const TABS = [
 ]
 
 const WITHIN = { "1 hour": 3600, "24 hours": 86400, "7 days": 7 * 86400 }
+const NO_FILTERS = { name: "", resource: "", within: "", dry_run: "" }
 
 export default class ImportsPage extends Page {
   /** The shown jobs, newest first; null until they are known. */
@@ -30,11 +35,12 @@ export default class ImportsPage extends Page {
   counts = null
   cursor = null
   resources = []
-  /** Jobs that are newer than those shown: they wait for a click, so that the list does not move under the pointer. */
+  /** Matching jobs that are not shown yet: they wait for a click, so that the list does not move under the pointer. */
   newer = []
-  selected = new Set()
-  lastSelected = null
-  bulk = null
+  selection = new Selection(this)
+  // counts the changes of the filters: answers to an earlier question are dropped
+  #question = 0
+  #answered = 0
 
   get title() {
     return "Imports"
@@ -56,50 +62,78 @@ export default class ImportsPage extends Page {
   }
 
   get isFiltered() {
-    return ["resource", "name", "dry_run", "within"].some((name) => this.query.get(name))
+    return Object.keys(NO_FILTERS).some((name) => this.query.get(name))
   }
 
   open() {
-    this.poll(() => this.load())
+    this.reload()
     this.attempt(async () => {
       this.resources = (await get("/api/v1/resources", {}, this)).resources.map(({ name }) => name)
     })
   }
 
+  /** Shows the newest imports that match, from now on renewed by themselves. What is shown stays until they are there. */
+  reload() {
+    const question = ++this.#question
+    this.poll(() => (question === this.#question ? this.load(question) : null))
+    this.update()
+  }
+
   /** Loads the newest page and merges it with what is shown. Returns the seconds until the next time. */
-  async load() {
-    const filters = this.filters
-    const page = await get(PATH, { ...filters, limit: PAGE, counts: true }, this)
+  async load(question = this.#question) {
+    const page = await get(PATH, { ...this.filters, limit: PAGE, counts: true }, this)
+    if (question !== this.#question) return null
     this.counts = page.counts
-    if (this.jobs === null || !this.jobs.length || filters.status === "processing" || filters.status === "pending") {
+    if (this.#answered === question && this.jobs.length) {
+      await this.#merge(page)
+      if (question !== this.#question) return null
+    } else {
       this.jobs = page.imports
       this.cursor = page.next_cursor
       this.newer = []
-    } else {
-      const shown = new Map(page.imports.map((job) => [job.id, job]))
-      this.jobs = this.jobs.map((job) => shown.get(job.id) ?? job)
-      const known = new Set(this.jobs.map(({ id }) => id))
-      this.newer = page.imports.filter(({ id, created_at }) => !known.has(id) && created_at > this.jobs[0].created_at)
+      this.#answered = question
     }
-    return this.jobs.some((job) => !isFinal(job)) || this.newer.some((job) => !isFinal(job)) ? 2 : 15
+    this.selection.renew(this.jobs)
+    return [...this.jobs, ...this.newer].some((job) => !isFinal(job)) ? 2 : 15
   }
 
-  reload() {
-    this.jobs = null
-    this.newer = []
-    this.selected.clear()
-    this.update()
-    return this.attempt(() => this.load())
+  async #merge(page) {
+    const found = new Map(page.imports.map((job) => [job.id, job]))
+    const oldest = page.next_cursor ? page.imports.at(-1).id : ""
+    // what is as new as this page but not on it was deleted or matches no longer
+    const isKept = ({ id }) => found.has(id) || id < oldest
+    this.selection.drop(this.jobs.filter((job) => !isKept(job)))
+    const kept = this.jobs.filter(isKept).map((job) => found.get(job.id) ?? job)
+    const renewed = await this.#renew(kept.filter((job) => !found.has(job.id) && !isFinal(job)).slice(0, RENEWED_MAX))
+    this.jobs = kept.map((job) => renewed.get(job.id) ?? job)
+    const known = new Set(this.jobs.map(({ id }) => id))
+    this.newer = page.imports.filter(({ id }) => !known.has(id))
+    if (!this.jobs.length) this.showNewer()
   }
 
+  async #renew(jobs) {
+    const renewed = new Map()
+    for (const job of jobs) {
+      try {
+        renewed.set(job.id, await get(job.links.self, {}, this))
+      } catch (error) {
+        // deleted meanwhile: the row goes with the next reload
+        if (!(error instanceof Problem && error.status === 404)) throw error
+      }
+    }
+    return renewed
+  }
+
+  /** @param {object} changes of the query of the address */
   filter(changes) {
     setQuery(changes)
     this.query = new URLSearchParams(location.search)
-    return this.reload()
+    this.selection.clear()
+    this.reload()
   }
 
   showNewer() {
-    this.jobs = [...this.newer, ...this.jobs]
+    this.jobs = [...this.newer, ...this.jobs].sort((a, b) => (a.id < b.id ? 1 : -1))
     this.newer = []
     this.update()
   }
@@ -123,15 +157,16 @@ export default class ImportsPage extends Page {
             href=${`/ui/imports${this.#queryWith({ status: tab.name })}`}
             aria-current=${tab === this.tab ? "page" : nothing}
             @click=${(event) => {
+              if (event.button || event.metaKey || event.ctrlKey || event.shiftKey) return
               event.preventDefault()
               this.filter({ status: tab.name })
             }}
-            >${tab.label} ${this.counts ? html`<span class="count">${format.number(tab.count(this.counts) ?? 0)}</span>` : nothing}</a
+            >${tab.label} ${this.counts ? html`<span class="count">${format.number(tab.count(this.counts))}</span>` : nothing}</a
           >`,
         )}
       </nav>
       ${this.#filterBar()} ${this.jobs ? stale(this) : nothing}
-      ${this.jobs === null ? (this.problem ? failure(this.problem, () => this.reload()) : loading()) : this.#list()}
+      ${this.jobs === null ? (this.problem ? failure(this.problem) : loading()) : this.#list()}
     `
   }
 
@@ -158,6 +193,7 @@ export default class ImportsPage extends Page {
         data-filter
         placeholder="File name"
         aria-label="Part of the file name"
+        maxlength="255"
         .value=${this.query.get("name") ?? ""}
         @change=${(event) => this.filter({ name: event.target.value.trim() })}
       />
@@ -169,48 +205,39 @@ export default class ImportsPage extends Page {
         ["true", "Dry runs"],
       ])}
       ${this.isFiltered
-        ? html`<button type="button" class="quiet" @click=${() => this.filter({ name: "", resource: "", within: "", dry_run: "" })}>
-            ${icon("close")} Clear
-          </button>`
+        ? html`<button type="button" class="quiet" @click=${() => this.filter(NO_FILTERS)}>${icon("close")} Clear</button>`
         : nothing}
     </div>`
   }
 
   #list() {
-    if (!this.jobs.length && !this.newer.length) {
-      if (this.isFiltered || this.tab !== TABS[0]) {
-        return html`<div class="card">
-          ${empty(
-            "No import matches",
-            "None of the imports that are kept has this state and these properties.",
-            html`<button type="button" @click=${() => this.filter({ status: "", name: "", resource: "", within: "", dry_run: "" })}>
-              Show all imports
-            </button>`,
-          )}
-        </div>`
-      }
-      return html`<div class="card">
-        ${empty(
-          "No imports yet",
-          "Drop a file anywhere on this page, choose one, or post it from a terminal.",
-          html`<p><a class="button primary" href="/ui/new">${icon("upload")} Choose a file</a></p>
-            ${command(`curl -F resource=users -F file=@users.csv ${location.origin}${PATH}`)}`,
-        )}
-      </div>`
+    const bar = this.selection.isShown ? this.selection.render(this.counts ? this.tab.count(this.counts) : null) : nothing
+    if (!this.jobs.length) {
+      return html`<div class="card flush">${bar} ${this.isFiltered || this.tab !== TABS[0] ? this.#noMatch() : noImports()}</div>`
     }
+    const areAllSelected = this.jobs.every((job) => this.selection.has(job))
     return html`
       ${this.newer.length
-        ? html`<p class="row"><button type="button" @click=${() => this.showNewer()}>${format.count(this.newer.length, "new import")}</button></p>`
+        ? html`<p class="row center-row newer">
+            <button type="button" @click=${() => this.showNewer()}>Show ${format.count(this.newer.length, "new import")}</button>
+          </p>`
         : nothing}
-      <div class="card flush">
-        ${this.selected.size || this.bulk ? this.#selection() : nothing}
+      <div class="card flush" aria-busy=${this.#answered === this.#question ? "false" : "true"}>
+        ${bar}
         <table class="cards">
           <caption class="offscreen">
             Imports, newest first
           </caption>
           <thead>
             <tr>
-              <th scope="col"><span class="offscreen">Select</span></th>
+              <th scope="col" data-changes>
+                <input
+                  type="checkbox"
+                  aria-label="Select all that are shown"
+                  .checked=${areAllSelected}
+                  @click=${(event) => this.selection.toggleShown(event.target.checked)}
+                />
+              </th>
               <th scope="col">File</th>
               <th scope="col">State</th>
               <th scope="col" class="bar-column">Progress</th>
@@ -235,21 +262,27 @@ export default class ImportsPage extends Page {
     `
   }
 
+  #noMatch() {
+    return empty(
+      "No import matches",
+      "None of the imports that are kept has this state and these properties.",
+      html`<button type="button" @click=${() => this.filter({ ...NO_FILTERS, status: "" })}>Show all imports</button>`,
+    )
+  }
+
   #row(job) {
-    const name = job.file.name ?? "no file name"
-    const taken = job.counts.created + job.counts.updated + job.counts.unchanged + job.counts.skipped
     const took = job.started_at ? format.secondsBetween(job.started_at, job.finished_at ?? new Date()) : null
-    return html`<tr>
-      <td class="full">
+    return html`<tr class=${this.selection.has(job) ? "chosen" : ""}>
+      <td class="select-cell" data-changes>
         <input
           type="checkbox"
-          aria-label=${`Select ${name}`}
-          .checked=${this.selected.has(job.id)}
-          @click=${(event) => this.#select(job, event)}
+          aria-label=${`Select ${nameOf(job)}`}
+          .checked=${this.selection.has(job)}
+          @click=${(event) => this.selection.toggle(job, event)}
         />
       </td>
       <th scope="row" class="main-cell">
-        <a href=${`/ui/imports/${job.id}`}>${name}</a>
+        <a href=${`/ui/imports/${job.id}`}>${nameOf(job)}</a>
         <div class="sub muted small">
           ${job.resource} · ${job.mode} ${job.dry_run ? html`<span class="chip plain">dry run</span>` : nothing}
           ${job.created_by ? html`· ${job.created_by}` : nothing}
@@ -258,14 +291,14 @@ export default class ImportsPage extends Page {
       <td data-label="State">${state(job)}</td>
       <td data-label="Progress" class="bar-column">
         ${fates(job)}
-        <div class="sub">${format.percent(job.processed_records, job.total_records || 1)} of ${format.number(job.total_records)}</div>
+        <div class="sub">${job.total_records ? `${format.percent(job.processed_records, job.total_records)} of ${format.number(job.total_records)}` : "no records"}</div>
       </td>
-      <td data-label="Taken" class="number">${format.number(taken)}</td>
+      <td data-label="Taken" class="number">${format.number(taken(job))}</td>
       <td data-label="Refused" class="number">${format.number(job.counts.failed)}</td>
       <td data-label="Records/s" class="number">${job.progress.records_per_second === null ? "–" : format.short(job.progress.records_per_second)}</td>
       <td data-label="Created" class="nowrap">${time(job.created_at)}</td>
       <td data-label="Took" class="number">${took === null ? "–" : format.duration(took)}</td>
-      <td class="number full">${this.#actions(job)}</td>
+      <td class="number full actions-cell">${this.#actions(job)}</td>
     </tr>`
   }
 
@@ -273,160 +306,33 @@ export default class ImportsPage extends Page {
     const button = (name, label, action) => html`<button
       type="button"
       class="quiet icon-only"
+      ?data-changes=${name !== "download"}
       title=${label}
-      aria-label=${`${label}: ${job.file.name ?? format.shortId(job.id)}`}
+      aria-label=${`${label}: ${nameOf(job)}`}
       @click=${action}
     >
       ${icon(name)}
     </button>`
-    if (!isFinal(job)) return button("stop", "Cancel", () => this.cancel(job))
+    const reload = async (isDone) => {
+      if (await isDone) await this.attempt(() => this.load())
+    }
+    if (!isFinal(job)) return button("stop", "Cancel", () => reload(cancel(job)))
     return html`${job.counts.failed
-      ? button("download", "Download the refused records", () =>
-          this.#act(() => download(`${job.links.failed_records}?annotate=true`), "The download has begun"),
-        )
-      : nothing}${job.links.retry ? button("retry", "Retry", () => this.retry(job)) : nothing}${button("trash", "Delete", () =>
-      this.delete(job),
-    )}`
+      ? button("download", "Download the refused records", () => fetchFile(`${job.links.failed_records}?annotate=true`))
+      : nothing}${job.links.retry
+      ? button("retry", "Retry", async () => {
+          const child = await retry(job)
+          if (child) navigate(`/ui/imports/${child.id}`)
+        })
+      : nothing}${button("trash", "Delete", () => reload(discard(job)))}`
   }
+}
 
-  async #act(action, done) {
-    const result = await this.attempt(action)
-    if (this.problem) toast(this.problem.message, "bad")
-    else if (done) toast(done)
-    this.problem = null
-    return result
-  }
-
-  async cancel(job) {
-    const left = format.count(job.counts.unprocessed, "record")
-    const sure = await ask({
-      heading: "Cancel this import?",
-      text: `What is stored stays. ${left} of ${job.file.name ?? "the file"} will not be imported.`,
-      confirmLabel: "Cancel the import",
-      danger: true,
-    })
-    if (!sure) return
-    await this.#act(() => post(job.links.cancel), "The import is being cancelled")
-    await this.attempt(() => this.load())
-  }
-
-  async retry(job) {
-    const retried = await this.#act(() => post(job.links.retry))
-    if (retried) navigate(`/ui/imports/${retried.id}`)
-  }
-
-  async delete(job) {
-    const sure = await ask({
-      heading: "Delete this import?",
-      text: `The job, its file and its ${format.count(job.error_count, "error")} are removed. The records that it stored stay.`,
-      confirmLabel: "Delete",
-      danger: true,
-    })
-    if (!sure) return
-    await this.#act(async () => {
-      await remove(job.links.self)
-      this.jobs = this.jobs.filter(({ id }) => id !== job.id)
-    }, "The import was deleted")
-    await this.attempt(() => this.load())
-  }
-
-  // Many at once: one call after another, with a bar and a stop; each failure is listed.
-
-  #select(job, event) {
-    const isOn = event.target.checked
-    const ids = this.jobs.map(({ id }) => id)
-    const from = this.lastSelected ? ids.indexOf(this.lastSelected) : -1
-    const to = ids.indexOf(job.id)
-    const range = event.shiftKey && from >= 0 ? ids.slice(Math.min(from, to), Math.max(from, to) + 1) : [job.id]
-    for (const id of range) {
-      if (isOn) this.selected.add(id)
-      else this.selected.delete(id)
-    }
-    this.lastSelected = job.id
-    this.update()
-  }
-
-  #selection() {
-    if (this.bulk) {
-      const { verb, done, total, failures, isOver } = this.bulk
-      return html`<div class="selection">
-        <label class="grow">${verb} ${format.number(done)} of ${format.number(total)} <progress max=${total} value=${done}></progress></label>
-        <button type="button" @click=${() => this.#endBulk()}>${isOver ? "Close" : "Stop"}</button>
-        ${failures.length
-          ? html`<ul class="small">
-              ${failures.slice(0, 20).map(({ name, message }) => html`<li><b>${name}</b>: ${message}</li>`)}
-              ${failures.length > 20 ? html`<li>and ${format.number(failures.length - 20)} more</li>` : nothing}
-            </ul>`
-          : nothing}
-      </div>`
-    }
-    const matching = this.tab.count(this.counts ?? { status: {}, outcome: {} })
-    const canBeMore = this.cursor !== null
-    return html`<div class="selection" role="group" aria-label="Selected imports">
-      <b>${format.count(this.selected.size, "import")} selected</b>
-      ${canBeMore
-        ? html`<button type="button" class="quiet" @click=${() => this.selectAll()}>
-            Select all that match${this.isFiltered ? "" : ` (${format.number(matching)})`}
-          </button>`
-        : html`<button type="button" class="quiet" @click=${() => this.selectAll()}>Select all that match</button>`}
-      <span class="grow"></span>
-      <button type="button" @click=${() => this.bulkAct("cancel")}>Cancel</button>
-      <button type="button" @click=${() => this.bulkAct("retry")}>Retry</button>
-      <button type="button" class="danger" @click=${() => this.bulkAct("delete")}>Delete</button>
-      <button type="button" class="quiet" @click=${() => (this.selected.clear(), this.update())}>Clear the selection</button>
-    </div>`
-  }
-
-  selectAll() {
-    return this.attempt(async () => {
-      while (this.cursor) {
-        const page = await get(PATH, { ...this.filters, limit: 100, cursor: this.cursor }, this)
-        this.jobs.push(...page.imports)
-        this.cursor = page.next_cursor
-        this.update()
-      }
-      for (const { id } of this.jobs) this.selected.add(id)
-    })
-  }
-
-  async bulkAct(name) {
-    const jobs = this.jobs.filter(({ id }) => this.selected.has(id))
-    const label = { cancel: "Cancel", retry: "Retry", delete: "Delete" }[name]
-    const fits = jobs.filter((job) => (name === "cancel" ? !isFinal(job) : name === "retry" ? job.links.retry : isFinal(job)))
-    const skipped = jobs.length - fits.length
-    const sure = await ask({
-      heading: `${label} ${format.count(fits.length, "import")}?`,
-      text:
-        (skipped ? `${format.number(skipped)} of the selected are in a state that does not allow it and are left as they are. ` : "") +
-        (name === "delete" ? "The records that they stored stay." : name === "cancel" ? "What is stored stays." : "Their refused and left records are tried again."),
-      confirmLabel: label,
-      danger: name !== "retry",
-    })
-    if (!sure || !fits.length) return
-    const verbs = { cancel: "Cancelled", retry: "Retried", delete: "Deleted" }
-    this.bulk = { verb: verbs[name], done: 0, total: fits.length, failures: [], isStopped: false, isOver: false }
-    for (const job of fits) {
-      if (this.bulk.isStopped || this.signal.aborted) break
-      try {
-        if (name === "delete") await remove(job.links.self, this)
-        else await post(job.links[name], undefined, this)
-        this.selected.delete(job.id)
-      } catch (error) {
-        if (error.name === "AbortError") return
-        this.bulk.failures.push({ name: job.file.name ?? format.shortId(job.id), message: error.message })
-      }
-      this.bulk.done += 1
-      this.update()
-    }
-    this.bulk.isOver = true
-    this.announce(`${this.bulk.verb} ${format.count(this.bulk.done - this.bulk.failures.length, "import")}`)
-    if (!this.bulk.failures.length) this.bulk = null
-    await this.reload()
-  }
-
-  #endBulk() {
-    if (this.bulk.isOver) this.bulk = null
-    else this.bulk.isStopped = true
-    this.update()
-  }
+function noImports() {
+  return empty(
+    "No imports yet",
+    "Drop a file anywhere on this page, choose one, or post it from a terminal.",
+    html`<p><a class="button primary" href="/ui/new">${icon("upload")} Choose a file</a></p>
+      ${command(`curl -F resource=users -F file=@users.csv ${location.origin}${PATH}`)}`,
+  )
 }

@@ -1,0 +1,164 @@
+// Parts of the page of one import: its headline, notices, buttons, numbers, downloads and facts.
+
+import { html, nothing } from "./vendor/lit-html/lit-html.js"
+import { FAILURES } from "./causes.js"
+import { asCurl } from "./client.js"
+import * as format from "./format.js"
+import { cancel, commit, discard, fetchFile, retry, taken } from "./job_actions.js"
+import { command, copyable, exactTime, icon, isFinal } from "./parts.js"
+import { navigate } from "./router.js"
+
+/** What became of the import, in one sentence without a full stop. */
+export function headline(job) {
+  const total = format.count(job.total_records, "record")
+  const refused = format.number(job.counts.failed)
+  if (job.status === "pending") return "Waiting"
+  if (job.status === "processing") {
+    const isSettling = job.progress.percent === 100 && job.counts.unprocessed > 0
+    return isSettling ? "Deciding on records that share a key" : job.dry_run ? "Checking the records" : "Importing the records"
+  }
+  if (job.status === "cancelled") return `Cancelled with ${format.count(job.counts.unprocessed, "record")} left`
+  if (job.status === "failed") return `Failed with ${format.count(job.counts.unprocessed, "record")} left`
+  if (job.total_records === 0) return "The file has no records"
+  if (job.outcome === "rejected") return job.total_records === 1 ? "The record was refused" : `All ${total} were refused`
+  if (job.outcome === "partial") return `${refused} of ${total} ${job.counts.failed === 1 ? "was" : "were"} refused`
+  const whole = job.total_records === 1 ? "The record was" : `All ${total} were`
+  return job.dry_run ? `${whole} accepted` : `${whole} taken`
+}
+
+/** The problem of a failed import with what to do; what a dry run means. */
+export function notices(job) {
+  if (job.problem) {
+    const remedy = FAILURES[job.problem.type.replace("/problems/", "")]
+    return html`<div class="notice bad">
+      ${icon("alert")}
+      <div>
+        <strong>${job.problem.title}</strong>
+        <p>${capital(job.problem.detail)}.</p>
+        ${remedy ? html`<p>${remedy}</p>` : nothing}
+        ${job.after ? html`<p><a href=${`/ui/imports/${job.after}`}>Open the import that it waited for</a></p>` : nothing}
+      </div>
+    </div>`
+  }
+  if (job.dry_run && isFinal(job)) {
+    return html`<div class="notice info">
+      ${icon("info")}
+      <div>
+        <strong>Nothing has been stored yet.</strong>
+        <p>The numbers are those that a real import would have given.</p>
+      </div>
+    </div>`
+  }
+  return nothing
+}
+
+const capital = (text) => text[0].toUpperCase() + text.slice(1)
+
+/** The buttons of what can be done now. */
+export function actions(job, page) {
+  const { links } = job
+  const button = (kind, name, label, action) => html`<button type="button" class=${kind} data-changes @click=${action}>${icon(name)} ${label}</button>`
+  const open = async (made) => {
+    const child = await made
+    if (child) navigate(`/ui/imports/${child.id}`)
+  }
+  if (links.cancel) {
+    return button("danger", "stop", "Cancel", async () => {
+      if (await cancel(job)) page.attempt(() => page.load())
+    })
+  }
+  return html`
+    ${links.commit ? button("primary", "check", "Store the records", () => open(commit(job))) : nothing}
+    ${job.counts.failed
+      ? html`<a class=${links.commit ? "button" : "button primary"} data-changes href=${`/ui/imports/${job.id}/mend`}>${icon("edit")} Mend the refused records</a>`
+      : nothing}
+    ${links.retry ? button("", "retry", "Retry", () => open(retry(job))) : nothing}
+    ${button("quiet", "trash", "Delete", async () => {
+      if (await discard(job)) navigate("/ui/imports")
+    })}
+  `
+}
+
+/** Speed, time and totals as numbers. */
+export function tiles(job, stretches) {
+  if (!job.started_at) return nothing
+  const tile = (value, label) => html`<div class="tile"><b>${value}</b><span>${label}</span></div>`
+  const average = job.progress.records_per_second
+  const now = stretches.at(-1)?.rate
+  const elapsed = format.secondsBetween(job.started_at, job.finished_at ?? new Date())
+  const left = job.progress.eta_seconds
+  return html`<div class="tiles">
+    ${tile(format.number(taken(job)), job.dry_run ? "accepted" : "taken")}
+    ${tile(format.number(job.counts.failed), `refused, ${format.percent(job.counts.failed, job.processed_records)}`)}
+    ${isFinal(job) || now === undefined ? nothing : tile(format.number(Math.round(now)), "records/s now")}
+    ${average === null ? nothing : tile(format.number(Math.round(average)), "records/s on average")}
+    ${tile(format.duration(elapsed), isFinal(job) ? "took" : "so far")}
+    ${left === null || job.status !== "processing" ? nothing : tile(`about ${format.duration(left)}`, "left")}
+  </div>`
+}
+
+/** Files of what was refused or left. */
+export function downloads(job) {
+  const { failed, unprocessed } = job.counts
+  if (!isFinal(job) || !(failed || unprocessed)) return nothing
+  const { links } = job
+  const file = (path, label, hint) => html`<li>
+    <button type="button" class="link" @click=${() => fetchFile(path)}>${icon("download")} ${label}</button>
+    <div class="muted small">${hint}</div>
+  </li>`
+  const kind = job.format.toUpperCase()
+  return html`<section class="card" aria-labelledby="downloads-heading">
+    <h2 id="downloads-heading">Downloads</h2>
+    <ul class="files">
+      ${failed ? file(`${links.failed_records}?annotate=true`, "Refused records with their errors", `${kind}, line and errors first`) : nothing}
+      ${failed ? file(links.failed_records, "Refused records as sent", kind) : nothing}
+      ${unprocessed ? file(links.unprocessed_records, "Records that are left", `${kind}, as sent`) : nothing}
+      ${failed ? file(`${links.errors}?format=csv`, "List of errors (CSV)", "For spreadsheets") : nothing}
+      ${failed ? file(`${links.errors}?format=ndjson`, "List of errors (NDJSON)", "For programs") : nothing}
+    </ul>
+  </section>`
+}
+
+/** What is known of the file and the import, and the requests that do the same as the page. */
+export function facts(job, { isWide }) {
+  const fact = (name, value) => html`<dt>${name}</dt>
+    <dd>${value}</dd>`
+  const columns = Object.entries(job.columns ?? {})
+  return html`<section class="card" aria-labelledby="facts-heading">
+    <h2 id="facts-heading">Details</h2>
+    <dl class=${isWide ? "facts two" : "facts"}>
+      ${fact("Resource", html`<a href=${`/ui/resources/${job.resource}`}>${job.resource}</a>`)} ${fact("Mode", job.mode)}
+      ${fact("Format", job.format.toUpperCase())} ${fact("Size", html`${format.bytes(job.file.bytes)}, unpacked`)}
+      ${fact("Created", exactTime(job.created_at))} ${job.created_by ? fact("By", job.created_by) : nothing}
+      ${job.started_at ? fact("Started", exactTime(job.started_at)) : nothing}
+      ${job.finished_at ? fact("Finished", exactTime(job.finished_at)) : nothing}
+      ${job.expires_at ? fact("Deleted on", exactTime(job.expires_at)) : nothing}
+      ${job.after ? fact("After", html`<a href=${`/ui/imports/${job.after}`}>${job.after}</a>`) : nothing}
+      ${columns.length
+        ? fact(
+            "Columns",
+            html`<ul class="mapping">
+              ${columns.map(([name, field]) => html`<li><code>${name}</code> → ${field === null ? "left out" : html`<code>${field}</code>`}</li>`)}
+            </ul>`,
+          )
+        : nothing}
+      ${fact("Id", copyable(job.id, "id"))} ${fact("SHA-256", copyable(job.file.sha256, "SHA-256"))}
+    </dl>
+    <details class="curl">
+      <summary>as curl</summary>
+      ${requests(job).map((text) => command(text))}
+    </details>
+  </section>`
+}
+
+function requests(job) {
+  const { links } = job
+  return [
+    asCurl("GET", links.self),
+    ...(isFinal(job) ? [] : [asCurl("GET", links.events), asCurl("POST", links.cancel)]),
+    ...(job.counts.failed ? [asCurl("GET", `${links.failed_records}?annotate=true`)] : []),
+    ...(links.commit ? [asCurl("POST", links.commit)] : []),
+    ...(links.retry ? [asCurl("POST", links.retry)] : []),
+    ...(isFinal(job) ? [asCurl("DELETE", links.self)] : []),
+  ]
+}

@@ -1,0 +1,314 @@
+"""The page of one import in the browser: its numbers and causes, its progress while it runs, and what can be done with it."""
+
+import asyncio
+import json
+import os
+import signal
+from contextlib import AsyncExitStack
+from pathlib import Path
+from uuid import UUID
+
+import httpx
+import pytest
+from playwright.async_api import Page, expect
+
+from db import migrate
+from tests.support import postgres_outage
+from tests.support.api_client import PATH, USERS_HEADER, user_row
+from tests.support.console import accessibility_faults, opened
+from tests.support.eventually import eventually
+from tests.support.factories import queued, run, user, users
+from tests.support.workers import HELD, ended, stuck
+
+KEY = "a-key-for-the-console"
+# a second record at which workers stop, as at HELD
+HELD_TOO = "2"
+# one worker that takes one chunk of two records at a time
+STEPWISE = {"worker_pool_size": 1, "batch_size": 2, "claim_chunks_max": 1, "poll_seconds": 0.2}
+
+
+async def post(url: str, content: bytes, *, name: str = "users.csv", key: str = "", **parameters: str) -> UUID:
+    """Posts a form with this file; the id of the import."""
+    async with httpx.AsyncClient(base_url=url, headers={"X-API-Key": key} if key else {}) as client:
+        form = {"resource": "users", **parameters}
+        posted = await client.post(PATH, data=form, files={"file": (name, content)}, headers={"Prefer": "wait=0"})
+    assert posted.status_code == 202, posted.text
+    return UUID(posted.json()["id"])
+
+
+def ndjson(records: list[dict]) -> bytes:
+    return b"".join(json.dumps(record).encode() + b"\n" for record in records)
+
+
+async def counts(page: Page) -> dict[str, int]:
+    """The numbers of the legend below the bar."""
+    lines = await page.locator(".legend").first.locator("li").all_inner_texts()
+    return {line.rsplit(maxsplit=1)[0]: int(line.rsplit(maxsplit=1)[1].replace(",", "")) for line in lines}
+
+
+async def enter(page: Page) -> None:
+    await page.get_by_label("Key", exact=True).fill(KEY)
+    await page.get_by_role("button", name="Continue").click()
+
+
+async def test_a_faulty_import(service, conn, browser):
+    """The numbers add up, each cause says what to do and filters the errors, and the downloads are those of the API."""
+    started = await service(api_keys=KEY, **STEPWISE)
+    rows = [user_row(n) for n in range(20)]
+    rows[4] = rows[5] = b"user4@example.org,Four,boss,true\n"
+    rows[13] = b"user13@example.org,,reader,true\n"
+    id = await post(started.url, USERS_HEADER + b"".join(rows), key=KEY)
+    await ended(conn, id)
+    async with opened(browser, started.url, f"/ui/imports/{id}", accept_downloads=True) as page:
+        await enter(page)
+        await expect(page.get_by_role("heading", name="3 of 20 records were refused")).to_be_visible()
+        found = await counts(page)
+        assert found == {"Created": 17, "Refused": 3, "Left": 0}
+
+        cause = page.get_by_role("row").filter(has_text="invalid_enum")
+        await expect(cause.get_by_role("cell")).to_have_text(
+            ["role", "2", "6", "Use one of the values that the message lists.", "Mend these"]
+        )
+        await expect(cause.get_by_role("link")).to_have_attribute(
+            "href", f"/ui/imports/{id}/mend?code=invalid_enum&field=role"
+        )
+        errors = page.get_by_role("table", name="Errors in the order of the file").locator("tbody").get_by_role("row")
+        await expect(errors).to_have_count(3)
+        await cause.get_by_role("button", name="Not an allowed value").click()
+        await expect(errors).to_have_count(2)
+        await page.reload()
+        await expect(errors).to_have_count(2)
+
+        # a part of the map shows the errors from its first record on
+        await page.get_by_role("button", name="Show all").click()
+        await page.get_by_role("img", name="2 parts").locator(".clickable").last.click()
+        await expect(errors).to_have_count(1)
+        await expect(errors.get_by_role("cell").first).to_have_text("15")
+        assert "record=13" in page.url
+
+        async with httpx.AsyncClient(base_url=started.url, headers={"X-API-Key": KEY}) as client:
+            for label, path in (
+                ("Refused records with their errors", "failed-records?annotate=true"),
+                ("Refused records as sent", "failed-records"),
+                ("List of errors (CSV)", "errors?format=csv"),
+                ("List of errors (NDJSON)", "errors?format=ndjson"),
+            ):
+                async with page.expect_download() as downloading:
+                    await page.get_by_role("button", name=label, exact=True).click()
+                file = await (await downloading.value).path()
+                content = await asyncio.to_thread(Path(file).read_bytes)
+                assert content == (await client.get(f"{PATH}/{id}/{path}")).content
+
+
+async def test_throughput_and_map_as_tables(service, conn, browser):
+    """Ten records were finished each second for 40 seconds: rates are over stretches of five, faults are where they are."""
+    records = [user(n, role="king" if 200 <= n < 250 else "admin") for n in range(400)]
+    id = await queued(conn, records, sizes=[10] * 40)
+    await run(conn, id)
+    await conn.execute(
+        "UPDATE import_jobs SET finished_at = started_at + interval '40 s' WHERE id = %(id)s",
+        {"id": id},
+    )
+    await conn.execute(
+        """
+        UPDATE chunks
+        SET finished_at = started_at + seq * interval '1 s'
+        FROM import_jobs
+        WHERE job_id = %(id)s AND import_jobs.id = job_id
+        """,
+        {"id": id},
+    )
+    started = await service(run=["api"])
+    async with opened(browser, started.url, f"/ui/imports/{id}") as page:
+        throughput = page.get_by_role("region", name="Records per second")
+        text = "Records per second over 40 s: at most 12, of them refused at most 8."
+        await expect(throughput.get_by_role("img", name=text)).to_be_visible()
+        await throughput.get_by_text("As a table").click()
+        rows = throughput.locator("tbody").get_by_role("row")
+        # the chunk of second 5 counts for the stretch that begins then, that of second 40 for the last one
+        assert [(await row.inner_text()).split("\t") for row in await rows.all()] == [
+            ["0 s", "8", "0"],
+            ["5 s", "10", "0"],
+            ["10 s", "10", "0"],
+            ["15 s", "10", "0"],
+            ["20 s", "10", "8"],
+            ["25 s", "10", "2"],
+            ["30 s", "10", "0"],
+            ["35 s", "12", "0"],
+        ]
+        parts = page.get_by_role("region", name="Where in the file")
+        text = "The file from record 1 to 400: refused records in 5 parts of 40."
+        await expect(parts.get_by_role("img", name=text)).to_be_visible()
+        await parts.get_by_text("As a table").click()
+        rows = parts.locator("tbody").get_by_role("row")
+        await expect(rows.first).to_contain_text("201 to 210")
+        await rows.last.get_by_role("button", name="Show errors").click()
+        await expect(page.get_by_role("heading", name="Errors", exact=True)).to_be_focused()
+        lines = page.get_by_role("table", name="Errors in the order of the file").locator("tbody .line-column")
+        await expect(lines).to_have_text([str(line) for line in range(241, 251)])
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+async def test_accessibility(service, conn, browser, theme):
+    """axe finds nothing on the page of a finished import with all its parts, nor on that of a waiting one."""
+    started = await service(**STEPWISE)
+    id = await post(started.url, USERS_HEADER + user_row(1) * 2 + b"x,,z,q\n" + user_row(2) * 3, dry_run="true")
+    await ended(conn, id)
+    async with opened(browser, started.url, f"/ui/imports/{id}", color_scheme=theme) as page:
+        await expect(page.get_by_role("heading", name="Errors by cause")).to_be_visible()
+        for summary in await page.locator("summary").all():
+            await summary.click()
+        assert await accessibility_faults(page) == []
+    api = await service(run=["api"])
+    await started.workers.stop()
+    waiting = await post(api.url, USERS_HEADER + user_row(3))
+    async with opened(browser, api.url, f"/ui/imports/{waiting}", color_scheme=theme) as page:
+        await expect(page.get_by_text("No worker is connected.")).to_be_visible()
+        assert await accessibility_faults(page) == []
+
+
+async def test_progress_and_cancel(service, conn, hold, browser):
+    """Numbers follow the workers without a reload; after a cancel what is stored stays and the rest is offered as a file."""
+    started = await service(**STEPWISE)
+    records = [*users(4), user(5, name=HELD), *users(3, first=6), user(9, name=HELD_TOO), *users(3, first=10)]
+    async with AsyncExitStack() as held, AsyncExitStack() as held_too:
+        await held.enter_async_context(hold(HELD))
+        await held_too.enter_async_context(hold(HELD_TOO))
+        id = await post(started.url, ndjson(records), name="users.ndjson")
+        await stuck(conn, id, 3)
+        async with opened(browser, started.url, f"/ui/imports/{id}") as page:
+            await expect(page.get_by_role("heading", name="Importing the records")).to_be_visible()
+            assert await counts(page) == {"Created": 4, "Refused": 0, "Left": 8}
+            await expect(page).to_have_title("33 % · users.ndjson · Bulk")
+            await expect(page.get_by_text("1 worker")).to_be_visible()
+            await held.aclose()
+            await expect(page).to_have_title("66 % · users.ndjson · Bulk")
+            assert await counts(page) == {"Created": 8, "Refused": 0, "Left": 4}
+            await expect(page.locator("#announcements")).to_have_text("50 % are done.")
+
+            cancel = page.get_by_role("button", name="Cancel", exact=True)
+            await cancel.click()
+            await page.get_by_role("button", name="Keep as it is").click()
+            await expect(cancel).to_be_focused()
+            await cancel.click()
+            await expect(page.get_by_role("dialog")).to_contain_text("4 records of users.ndjson will not be imported")
+            await page.get_by_role("button", name="Cancel the import").click()
+            await expect(page.get_by_text("It is being cancelled")).to_be_visible()
+            await held_too.aclose()
+            # the chunk that was begun is finished
+            await expect(page.get_by_role("heading", name="Cancelled with 2 records left")).to_be_visible()
+            assert await counts(page) == {"Created": 10, "Refused": 0, "Left": 2}
+            await expect(page.locator("#announcements")).to_have_text("Cancelled with 2 records left.")
+            async with page.expect_download() as downloading:
+                await page.get_by_role("button", name="Records that are left").click()
+            file = await (await downloading.value).path()
+            assert await asyncio.to_thread(Path(file).read_bytes) == ndjson(records[-2:])
+
+
+async def test_a_dry_run_is_committed(service, conn, browser):
+    """Nothing is stored until it is confirmed; then the page of the new import opens, and each leads to the other."""
+    started = await service(**STEPWISE)
+    id = await post(started.url, USERS_HEADER + user_row(1) + user_row(2) + b"x,,z,q\n", dry_run="true")
+    await ended(conn, id)
+    async with opened(browser, started.url, f"/ui/imports/{id}") as page:
+        await expect(page.get_by_text("Nothing has been stored yet.")).to_be_visible()
+        await page.get_by_role("button", name="Store the records").click()
+        dialog = page.get_by_role("dialog", name="Store 2 records?")
+        await expect(dialog).to_contain_text("1 record will be refused again")
+        await dialog.get_by_role("button", name="Store the records").click()
+        await page.wait_for_url(lambda url: not url.endswith(str(id)))
+        await expect(page.get_by_role("heading", name="1 of 3 records was refused")).to_be_visible()
+        stored = await conn.execute("SELECT count(*) FROM users")
+        assert await stored.fetchone() == (2,)
+        await page.get_by_role("link", name="Dry run").click()
+        await expect(page.get_by_text("Nothing has been stored yet.")).to_be_visible()
+        await page.get_by_role("link", name="Commit").click()
+        await expect(page.get_by_role("heading", name="1 of 3 records was refused")).to_be_visible()
+
+
+async def test_a_worker_is_killed(service, conn, hold, browser):
+    """The page of an import whose worker dies goes on to its end, when another one has taken over."""
+    started = await service(**{**STEPWISE, "worker_pool_size": 2})
+    records = [*users(2), user(3, name=HELD), *users(3, first=4)]
+    async with AsyncExitStack() as held:
+        await held.enter_async_context(hold(HELD))
+        id = await post(started.url, ndjson(records), name="users.ndjson")
+        victim = await stuck(conn, id, 2)
+        async with opened(browser, started.url, f"/ui/imports/{id}") as page:
+            await expect(page).to_have_title("66 % · users.ndjson · Bulk")
+            os.kill(victim, signal.SIGKILL)
+            await held.aclose()
+            await expect(page.get_by_role("heading", name="All 6 records were taken")).to_be_visible()
+            assert await counts(page) == {"Created": 6, "Refused": 0, "Left": 0}
+
+
+async def test_the_database_is_away(tmp_path, browser):
+    """The last known state stays with its time, and the page goes on by itself when the database is back."""
+    with postgres_outage.server() as server:
+        migrate.up(server.url)
+        async with postgres_outage.running(tmp_path, server.url, run=["api"]) as (started, _):
+            id = await post(started.url, USERS_HEADER + user_row(1))
+            async with opened(browser, started.url, f"/ui/imports/{id}") as page:
+                await expect(page.get_by_text("No worker is connected.")).to_be_visible()
+                server.stop()
+                notice = page.get_by_text("What you see is from")
+                await expect(notice).to_be_visible()
+                await expect(page.get_by_role("heading", name="users.csv")).to_be_visible()
+                await page.get_by_role("button", name="Cancel").click()
+                await page.get_by_role("button", name="Cancel the import").click()
+                await expect(page.locator(".toast.bad")).to_be_visible()
+                server.start()
+                await expect(notice).to_be_hidden()
+                await page.get_by_role("button", name="Cancel").click()
+                await page.get_by_role("button", name="Cancel the import").click()
+                await expect(page.get_by_role("heading", name="Cancelled with 1 record left")).to_be_visible()
+
+
+async def test_without_a_stream_the_page_polls(service, conn, hold, browser):
+    """After the stream has broken twice the page polls with If-None-Match, gets 304, and still sees the end."""
+    started = await service(**STEPWISE)
+    streams, unchanged = [], []
+    async with AsyncExitStack() as held:
+        await held.enter_async_context(hold(HELD))
+        first = await post(started.url, ndjson([user(1, name=HELD)]), name="first.ndjson")
+        await stuck(conn, first, 1)
+        id = await post(started.url, ndjson(users(1, first=2)), name="second.ndjson", after=str(first))
+        async with opened(browser, started.url, "/ui/service") as page:
+            await page.route("**/events", lambda route: route.abort())
+            page.on("requestfailed", lambda request: streams.append(request.url) if "/events" in request.url else None)
+            page.on("response", lambda answer: unchanged.append(answer.url) if answer.status == 304 else None)
+            await page.goto(f"/ui/imports/{id}")
+            await expect(page.get_by_text(f"It waits for import {first}")).to_be_visible()
+            await eventually(lambda: len(unchanged) > 2)
+            assert len(streams) == 2
+            await held.aclose()
+            await expect(page.get_by_role("heading", name="The record was taken")).to_be_visible()
+            assert len(streams) == 2
+
+
+async def test_names_and_values_are_text(service, conn, browser):
+    """HTML in the name of the file and in values is shown as it is; values can be hidden."""
+    started = await service(**STEPWISE)
+    name = '"><img src=x onerror=alert(1)>.csv'
+    value = "<b onmouseover=alert(1)>"
+    id = await post(started.url, USERS_HEADER + f"user1@example.org,One,{value},true\n".encode(), name=name)
+    await ended(conn, id)
+    async with opened(browser, started.url, f"/ui/imports/{id}") as page:
+        await expect(page.get_by_role("heading", level=1)).to_have_text(name)
+        await expect(page).to_have_title(f"{name} · Bulk")
+        await expect(page.locator("main .value")).to_have_text(value)
+        assert await page.locator("main img, main b[onmouseover]").count() == 0
+        await page.get_by_role("button", name="Settings and shortcuts").click()
+        await page.get_by_label("Hide the values of records").check()
+        await page.get_by_role("button", name="Close").click()
+        await expect(page.locator("main .value")).to_have_css("color", "rgba(0, 0, 0, 0)")
+
+
+async def test_an_import_that_is_gone(service, browser):
+    """The page says that there is no such import, and leads to the list."""
+    started = await service(run=["api"])
+    async with opened(browser, started.url, "/ui/imports/0192f0c1-0000-7000-8000-000000000000") as page:
+        await expect(page.get_by_role("heading", name="No such import")).to_be_visible()
+        assert await accessibility_faults(page) == []
+        await page.get_by_role("link", name="Go to the imports").click()
+        await expect(page.get_by_role("heading", name="No imports yet")).to_be_visible()
