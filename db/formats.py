@@ -1,16 +1,38 @@
-"""Names that imports and exports share: the formats, the compressions and their media types, and special cells of CSV."""
+"""The formats, compressions and media types of imports and exports, their names in files and headers, and the grammar of CSV."""
 
+import re
 from typing import Literal
 
 Format = Literal["csv", "ndjson", "json"]
 Compression = Literal["none", "gzip", "zstd"]
 
+# the media types of responses and stored files
 MEDIA_TYPES: dict[Format, str] = {
     "ndjson": "application/x-ndjson",
     "csv": "text/csv; charset=utf-8",
     "json": "application/json",
 }
 COMPRESSED_MEDIA_TYPES: dict[Compression, str] = {"gzip": "application/gzip", "zstd": "application/zstd"}
+EXTENSIONS: dict[Compression, str] = {"none": "", "gzip": ".gz", "zstd": ".zst"}
+
+# the media types and file extensions that are recognised in requests
+FORMAT_BY_MEDIA_TYPE: dict[str, Format] = {
+    "application/x-ndjson": "ndjson",
+    "application/ndjson": "ndjson",
+    "application/jsonl": "ndjson",
+    "text/csv": "csv",
+    "application/csv": "csv",
+    "application/json": "json",
+}
+FORMAT_BY_EXTENSION: dict[str, Format] = {"csv": "csv", "ndjson": "ndjson", "jsonl": "ndjson", "json": "json"}
+COMPRESSION_BY_MEDIA_TYPE: dict[str, Compression] = {
+    "application/gzip": "gzip",
+    "application/x-gzip": "gzip",
+    "application/zstd": "zstd",
+}
+COMPRESSION_BY_EXTENSION: dict[str, Compression] = {"gz": "gzip", "zst": "zstd"}
+# the values of Content-Encoding and Accept-Encoding; of several with the same quality the first is used
+COMPRESSION_BY_ENCODING: dict[str, Compression] = {"zstd": "zstd", "gzip": "gzip", "x-gzip": "gzip", "identity": "none"}
 
 # A spreadsheet reads a cell that begins with one of these as a formula (OWASP, "CSV Injection"), full-width forms and some white
 # space included. With csv_safe such a cell gets an apostrophe in front of it.
@@ -18,3 +40,11 @@ FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\
 
 # columns and members that annotate a refused record; an import ignores them
 ANNOTATIONS = ("_line", "_errors")
+
+
+def csv_cell(delimiter: str) -> str:
+    """The regular expression of a CSV cell (RFC 4180), quoted or not.
+
+    Its quantifiers are possessive: a long invalid line costs one pass, not one for each of its quotes.
+    """
+    return rf'(?:"[^"]*+(?:""[^"]*+)*+"|[^"\n{re.escape(delimiter)}]*+)'

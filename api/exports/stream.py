@@ -31,20 +31,11 @@ from api.http.streaming import BlockStream
 from db.connections.pool import Connection, Pool
 from db.exports import copy_out, files
 from db.exports.filters import Filter, Test, filters
-from db.formats import MEDIA_TYPES, Format
+from db.formats import FORMAT_BY_MEDIA_TYPE, MEDIA_TYPES, Format
 from db.resources import RESOURCES
 from monitoring import metrics
 
 log = structlog.get_logger(__name__)
-
-# the acceptable media types and their formats; the first is the default for */*
-ACCEPTABLE: dict[str, Format] = {
-    "application/x-ndjson": "ndjson",
-    "application/ndjson": "ndjson",
-    "application/jsonl": "ndjson",
-    "text/csv": "csv",
-    "application/json": "json",
-}
 
 
 class StreamParameters(msgspec.Struct, kw_only=True):
@@ -127,7 +118,7 @@ async def stream_export(
         raise Problem("not-found", f"No such resource. The resources are {', '.join(RESOURCES)}.")
     known = filters(RESOURCES[resource])
     requested = parameters.query(request, _parameters(tuple(known.values())))
-    format = requested.format or content_encoding.acceptable(request, ACCEPTABLE)
+    format = requested.format or content_encoding.acceptable(request, FORMAT_BY_MEDIA_TYPE)
     compression = content_encoding.acceptable_encoding(request)
     check_csv_safe(format, csv_safe=requested.csv_safe)
     selection = select(

@@ -9,12 +9,10 @@ from werkzeug.http import parse_accept_header
 from api.http.headers import LIST_MAX_CHARACTERS, AnyRequest
 from api.http.problems import Problem, invalid
 from db import compression
-from db.formats import Compression
+from db.formats import COMPRESSION_BY_ENCODING, Compression
 
 T = TypeVar("T")
 
-# by their names in HTTP; of several with the same quality the first is used
-ENCODINGS: dict[str, Compression] = {"zstd": "zstd", "gzip": "gzip", "x-gzip": "gzip", "identity": "none"}
 # the smallest quality above 0 that a header can have
 QUALITY_MIN = 0.001
 
@@ -34,13 +32,13 @@ def acceptable(request: AnyRequest, choices: Mapping[str, T]) -> T:
 def acceptable_encoding(request: AnyRequest) -> Compression:
     """The compression with the highest quality in Accept-Encoding; none without the header. Raises `Problem` 406."""
     accept = parse_accept_header(_header(request, "accept-encoding"), Accept)
-    quality = {name: accept.quality(name) for name in ENCODINGS}
+    quality = {name: accept.quality(name) for name in COMPRESSION_BY_ENCODING}
     if "identity" not in accept:
         quality["identity"] = QUALITY_MIN
     best = max(quality, key=lambda name: quality[name])
     if not quality[best]:
-        raise Problem("not-acceptable", f"The encodings are {', '.join(ENCODINGS)}.")
-    return ENCODINGS[best]
+        raise Problem("not-acceptable", f"The encodings are {', '.join(COMPRESSION_BY_ENCODING)}.")
+    return COMPRESSION_BY_ENCODING[best]
 
 
 async def compress(blocks: AsyncIterator[bytes], encoding: Compression) -> AsyncIterator[bytes]:

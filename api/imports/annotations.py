@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
-from db.formats import ANNOTATIONS
+from db.formats import ANNOTATIONS, csv_cell
 from db.imports.records import RecordNote
 
 
@@ -19,10 +19,9 @@ class Csv:
     def __init__(self, columns: Sequence[str | None], delimiter: str) -> None:
         self._delimiter = delimiter.encode()
         self._old = {place for place, column in enumerate(columns) if column in ANNOTATIONS}
-        mark = re.escape(self._delimiter)
-        cell = rb'(?:"[^"]*+(?:""[^"]*+)*+"|[^"\n%b]*+)' % mark
-        self._cell = re.compile(cell + mark)
-        self._last = re.compile(rb'(?:"[^"]*+(?:""[^"]*+)*+"|[^"\r\n%b]*+)(\r?\n)' % mark)
+        cell = csv_cell(delimiter)
+        self._cell = re.compile(f"{cell}{re.escape(delimiter)}".encode())
+        self._last = re.compile(rf"{cell}\r?\n".encode())
 
     def header(self, header: bytes) -> bytes:
         """The names of the annotations, followed by the header's own bytes."""
@@ -44,8 +43,9 @@ class Csv:
                 if place not in self._old:
                     kept.append(match[0])
                 position = match.end()
-            elif place in self._old and (match := self._last.fullmatch(raw, position)):
-                return b"".join(kept).removesuffix(self._delimiter) + match[1]
+            elif place in self._old and self._last.fullmatch(raw, position):
+                line_end = b"\r\n" if raw.endswith(b"\r\n") else b"\n"
+                return b"".join(kept).removesuffix(self._delimiter) + line_end
             else:
                 break
         return b"".join(kept) + raw[position:]

@@ -23,34 +23,20 @@ from api.http.parameters import PARAMETERS_MAX
 from api.http.problems import Problem, invalid
 from api.imports.admission import Admission
 from api.imports.columns import COLUMNS_MAX_BYTES
-from api.imports.decompression import Compression, Decompressor, too_large
-from db.formats import Format
+from api.imports.decompression import Decompressor, too_large
+from db.formats import (
+    COMPRESSION_BY_ENCODING,
+    COMPRESSION_BY_EXTENSION,
+    COMPRESSION_BY_MEDIA_TYPE,
+    FORMAT_BY_EXTENSION,
+    FORMAT_BY_MEDIA_TYPE,
+    Compression,
+    Format,
+)
 from db.settings import Settings
 
-FORMATS: dict[str, Format] = {
-    "text/csv": "csv",
-    "application/csv": "csv",
-    "application/x-ndjson": "ndjson",
-    "application/ndjson": "ndjson",
-    "application/jsonl": "ndjson",
-    "application/json": "json",
-    "csv": "csv",
-    "ndjson": "ndjson",
-    "jsonl": "ndjson",
-    "json": "json",
-}
-COMPRESSIONS: dict[str, Compression] = {
-    "application/gzip": "gzip",
-    "application/x-gzip": "gzip",
-    "application/zstd": "zstd",
-    "gz": "gzip",
-    "zst": "zstd",
-    "gzip": "gzip",
-    "x-gzip": "gzip",
-    "zstd": "zstd",
-}
 # media types that do not determine the format
-OPAQUE = ("", "application/octet-stream", "text/plain", *COMPRESSIONS)
+OPAQUE = ("", "application/octet-stream", "text/plain", *COMPRESSION_BY_MEDIA_TYPE)
 
 PARAMETER_MAX_BYTES = 4096
 # how many leading blank bytes are skipped to find the first byte, which distinguishes an array from an object
@@ -133,17 +119,23 @@ class Body:
             )
 
     async def _raw(self, media_type: str) -> AsyncGenerator[Event, None]:
-        if media_type not in FORMATS and media_type not in OPAQUE and "format" not in self._request.query_params:
+        if (
+            media_type not in FORMAT_BY_MEDIA_TYPE
+            and media_type not in OPAQUE
+            and "format" not in self._request.query_params
+        ):
             raise Problem(
                 "unsupported-format",
                 f"Content-Type {media_type[:100]} is not supported. Send text/csv, application/x-ndjson, application/json or "
                 "multipart/form-data, or set the parameter format.",
             )
-        yield File(None, FORMATS.get(media_type))
-        async for block in self._decoded(_content_encoding(self._request) or COMPRESSIONS.get(media_type)):
+        yield File(None, FORMAT_BY_MEDIA_TYPE.get(media_type))
+        encoding = _content_encoding(self._request)
+        compression = COMPRESSION_BY_MEDIA_TYPE.get(media_type, "none") if encoding == "none" else encoding
+        async for block in self._decoded(compression):
             yield block
 
-    async def _decoded(self, compression: Compression | None) -> AsyncIterator[bytes]:
+    async def _decoded(self, compression: Compression) -> AsyncIterator[bytes]:
         decompressor = Decompressor(compression, self._settings, lambda: self.bytes_received)
         async for block in self._blocks():
             for output in decompressor.feed(block):
@@ -249,12 +241,9 @@ class _Form:
         self._has_file = True
         # PostgreSQL cannot store the character U+0000 in a text
         name = part.filename and part.filename.replace("\0", "\ufffd")
-        endings = name.lower().split(".")[1:][-2:] if name else []
-        media_type = (part.content_type or "").lower()
-        compression = COMPRESSIONS.get(media_type) or (COMPRESSIONS.get(endings[-1]) if endings else None)
+        format, compression = _recognised((part.content_type or "").lower(), name)
         self._decompressor = Decompressor(compression, self._settings, self._received)
-        hint = next((hint for hint in (media_type, *reversed(endings)) if hint in FORMATS), None)
-        yield File(name, None if hint is None else FORMATS[hint])
+        yield File(name, format)
 
     def _end(self) -> Iterator[Event]:
         if self._decompressor is not None:
@@ -288,10 +277,17 @@ def _object(whole: bytes) -> Iterator[Event]:
     yield bytes(records)
 
 
-def _content_encoding(request: AnyRequest) -> Compression | None:
+def _recognised(media_type: str, name: str | None) -> tuple[Format | None, Compression]:
+    """The format, if known, and the compression of a file: by its media type, else by the last two extensions of its name."""
+    extensions = name.lower().split(".")[1:][-2:] if name else []
+    formats: list[Format] = [FORMAT_BY_EXTENSION[each] for each in reversed(extensions) if each in FORMAT_BY_EXTENSION]
+    last = extensions[-1] if extensions else ""
+    compression = COMPRESSION_BY_MEDIA_TYPE.get(media_type) or COMPRESSION_BY_EXTENSION.get(last, "none")
+    return FORMAT_BY_MEDIA_TYPE.get(media_type) or next(iter(formats), None), compression
+
+
+def _content_encoding(request: AnyRequest) -> Compression:
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding == "identity":
-        return None
-    if encoding not in ("gzip", "x-gzip", "zstd"):
+    if encoding not in COMPRESSION_BY_ENCODING:
         raise Problem("unsupported-format", f"Content-Encoding {encoding[:100]} is not supported. Send gzip or zstd.")
-    return COMPRESSIONS[encoding]
+    return COMPRESSION_BY_ENCODING[encoding]

@@ -4,17 +4,16 @@ import sys
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator
-from typing import Literal, Protocol
+from typing import Protocol
 
 from api.http.problems import Problem
+from db.formats import Compression
 from db.settings import Settings
 
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
-
-Compression = Literal["gzip", "zstd"]
 
 # up to this size an upload may decompress to any multiple of its size
 RATIO_FREE_BYTES = 16 * 1024 * 1024
@@ -142,8 +141,8 @@ def _frame() -> zstd.ZstdDecompressor:
     return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: ZSTD_WINDOW_LOG_MAX})
 
 
-def decoder(compression: Compression | None) -> Decoder:
-    return {None: Plain, "gzip": Gzip, "zstd": Zstd}[compression]()
+def decoder(compression: Compression) -> Decoder:
+    return {"none": Plain, "gzip": Gzip, "zstd": Zstd}[compression]()
 
 
 class Decompressor:
@@ -153,7 +152,7 @@ class Decompressor:
     both decoders use it, so that their ratios do not multiply. Raises `Problem`: 400, 413.
     """
 
-    def __init__(self, compression: Compression | None, settings: Settings, received: Callable[[], int]) -> None:
+    def __init__(self, compression: Compression, settings: Settings, received: Callable[[], int]) -> None:
         self._decoder = decoder(compression)
         self._settings = settings
         self._received = received

@@ -5,9 +5,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from uuid import UUID
 
-from db.formats import COMPRESSED_MEDIA_TYPES, MEDIA_TYPES, Compression, Format
-
-_ENDINGS: dict[Compression, str] = {"none": "", "gzip": ".gz", "zstd": ".zst"}
+from db.formats import COMPRESSED_MEDIA_TYPES, EXTENSIONS, MEDIA_TYPES, Compression, Format
 
 _STORED = re.compile(r"[a-z]+-([0-9a-f-]{36})-([0-9]+)\.[a-z.]+")
 
@@ -19,12 +17,12 @@ def media_type(format: Format, compression: Compression) -> str:
 
 def download_name(resource: str, format: Format, snapshot_at: datetime, compression: Compression = "none") -> str:
     """The file name that a client is offered."""
-    return f"{resource}-{snapshot_at:%Y%m%dT%H%M%SZ}.{format}{_ENDINGS[compression]}"
+    return f"{resource}-{snapshot_at:%Y%m%dT%H%M%SZ}.{format}{EXTENSIONS[compression]}"
 
 
 def stored_name(resource: str, format: Format, compression: Compression, *, id: UUID, lease: int) -> str:
     """The file name in the storage. It contains the lease, so that two claims of one export never write the same file."""
-    return f"{resource}-{id}-{lease}.{format}{_ENDINGS[compression]}"
+    return f"{resource}-{id}-{lease}.{format}{EXTENSIONS[compression]}"
 
 
 def stored_names(

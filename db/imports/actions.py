@@ -7,9 +7,9 @@ from psycopg.rows import class_row, scalar_row
 
 from db.connections import liveness
 from db.connections.pool import Connection
+from db.formats import Format
 from db.imports import completion, uploads
 from db.imports.jobs import FINAL, Status
-from db.imports.payload import Format
 from db.imports.records import Gone
 from db.imports.uploads import ImportSpec
 

@@ -6,8 +6,9 @@ import msgspec
 from psycopg.rows import kwargs_row
 
 from db.connections.pool import Connection
+from db.formats import Format
 from db.imports.jobs import Mode
-from db.imports.payload import Chunk, Format
+from db.imports.payload import Chunk
 from db.queue import Claim
 
 

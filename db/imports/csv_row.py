@@ -6,6 +6,7 @@ Python's csv module can neither tell these two apart nor be kept from taking a l
 import re
 from typing import Any
 
+from db.formats import csv_cell
 from db.resources.definition import Unreadable
 
 
@@ -15,11 +16,9 @@ class RowReader:
     def __init__(self, delimiter: str, width: int) -> None:
         self._delimiter = delimiter
         self._width = width
-        # possessive quantifiers: a long broken line costs one pass, not one for each of its quotes
-        end = re.escape(delimiter)
-        quoted, plain = r'"[^"]*+(?:""[^"]*+)*+"', rf'[^"\n{end}]*+'
-        self._cell = re.compile(rf"(?:({quoted})|({plain})){end}")
-        self._line = re.compile(rf"(?:(?:{quoted}|{plain}){end})++")
+        cell, end = csv_cell(delimiter), re.escape(delimiter)
+        self._cell = re.compile(rf"({cell}){end}")
+        self._line = re.compile(rf"(?:{cell}{end})++")
 
     def bare(self, raw: bytes) -> bytes:
         """A record without its line end and the blank lines that follow it."""
@@ -38,9 +37,9 @@ class RowReader:
         else:
             line = text + self._delimiter
             if not self._line.fullmatch(line):
-                raise Unreadable("malformed_row", "a quote is not closed, or stands in the middle of a cell")
+                raise Unreadable("malformed_row", "a quote is not closed, or is in the middle of an unquoted cell")
             found = self._cell.findall(line)
-            cells = [quoted[1:-1].replace('""', '"') if quoted else plain or None for quoted, plain in found]
+            cells = [cell[1:-1].replace('""', '"') if cell.startswith('"') else cell or None for cell in found]
         if len(cells) != self._width:
             raise Unreadable("column_count_mismatch", f"{len(cells)} cells, but the header has {self._width}")
         return cells

@@ -1,9 +1,7 @@
 """A chunk's payload: the bytes of its records and the offset of each record."""
 
 from collections.abc import Iterable, Iterator
-from typing import Literal, NamedTuple
-
-Format = Literal["csv", "ndjson", "json"]
+from typing import NamedTuple
 
 
 class Chunk(NamedTuple):

@@ -7,7 +7,8 @@ import msgspec
 from psycopg.rows import class_row
 
 from db.connections.pool import Connection
-from db.imports.payload import Chunk, Format
+from db.formats import Format
+from db.imports.payload import Chunk
 from db.resources.definition import Code
 
 

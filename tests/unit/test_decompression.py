@@ -66,7 +66,7 @@ def test_other_bytes(compression):
             unpack(compression, data)
 
 
-@pytest.mark.parametrize("compression", [None, *PACK])
+@pytest.mark.parametrize("compression", ["none", *PACK])
 def test_nothing_is_an_empty_file(compression):
     """A body of no bytes is a file of no bytes, whatever its encoding claims."""
     assert unpack(compression, b"") == b""

@@ -6,10 +6,11 @@ May import db.imports.csv_row, db.imports.payload and db.resources only.
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from types import SimpleNamespace
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
+from db.formats import Format
 from db.imports.payload import Chunk
 from db.resources.definition import (
     Code,
@@ -22,8 +23,6 @@ from db.resources.definition import (
 )
 from workers.parsing import csv_reader, json_reader
 from workers.parsing.validation import Findings, as_text, examine, unstorable
-
-Format = Literal["csv", "ndjson", "json"]
 
 # no valid slug or e-mail address is longer, so a valid key is always shown whole
 KEY_CHARACTERS_MAX = 255

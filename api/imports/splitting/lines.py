@@ -11,6 +11,7 @@ import csv
 import re
 
 from api.imports.splitting.chunk_builder import ChunkBuilder, Unreadable
+from db.formats import csv_cell
 
 COLUMNS_MAX = 1000
 
@@ -141,9 +142,8 @@ class CsvSplitter(LineSplitter):
     def __init__(self, chunks: ChunkBuilder, *, record_max_bytes: int, delimiter: str) -> None:
         super().__init__(chunks, record_max_bytes=record_max_bytes)
         self._delimiter = delimiter
-        mark = re.escape(delimiter.encode())
-        field = rb'(?:"[^"]*+(?:""[^"]*+)*+"|[^"\n%b]*+)' % mark
-        self._strict = re.compile(rb"%b(?:%b%b)*+\r?\n" % (field, mark, field))
+        cell = csv_cell(delimiter)
+        self._strict = re.compile(rf"{cell}(?:{re.escape(delimiter)}{cell})*+\r?\n".encode())
         self._singles = re.compile(_SINGLE_CSV)
         # whether the pending record continues after a line end, and whether it ended within quotes
         self._open = False
