@@ -79,7 +79,7 @@ class ServiceView(msgspec.Struct, frozen=True, kw_only=True):
     summary="Describe the service",
     responses={
         200: ResponseSpec(ServiceView, description="The service", generate_examples=False),
-        **problem_responses("invalid-request"),
+        **problem_responses("invalid-request", "unavailable"),
     },
 )
 async def get_service(request: AnyRequest, probe: health.ProbeHere, settings: SettingsHere) -> Response[bytes]:
