@@ -1,5 +1,6 @@
 """The page New import: a file becomes an import in four steps, with the mouse, with the keyboard, and over a bad connection."""
 
+import gzip
 import json
 import re
 
@@ -183,7 +184,10 @@ async def tab_to(target: Locator) -> None:
 
 
 async def test_a_file_in_another_encoding_is_told_at_once(started, browser, conn):
-    """UTF-16 and Windows-1252 are named before anything is sent; converted in the browser, both are stored."""
+    """UTF-16 and Windows-1252 are named before anything is sent; converted in the browser, both are stored.
+
+    A compressed file is known by its content, whatever its name is.
+    """
     german = "E-Mail;Name;Rolle;aktiv\njuergen@example.org;Jürgen Groß;author;true\n".encode("cp1252")
     async with opened(browser, started.url, "/ui/new") as page:
         await drop(page, kunden_csv=(HEADER + SOUND).encode("utf-16"), german_csv=german, mappe_xlsx=b"PK\x03\x04\0\0")
@@ -193,6 +197,8 @@ async def test_a_file_in_another_encoding_is_told_at_once(started, browser, conn
         await expect(button(page, "Continue")).to_be_disabled()
         assert await accessibility_faults(page) == []
         await button(page, "Remove mappe.xlsx").click()
+        await drop(page, packed=gzip.compress((HEADER + "Zoë;zoe@example.org;admin;true;\n").encode()))
+        await expect(page.get_by_text("packed")).to_be_visible()
         await button(page, "Convert to UTF-8").first.click()
         await expect(button(page, "Convert to UTF-8")).to_have_count(1)
         await button(page, "Convert to UTF-8").click()
@@ -200,7 +206,7 @@ async def test_a_file_in_another_encoding_is_told_at_once(started, browser, conn
         await button(page, "Continue").click()
         await button(page, "Import without checking").click()
         await finished(page)
-    assert len(await emails(conn)) == 11
+    assert len(await emails(conn)) == 12
     assert await rows(conn, "SELECT name FROM users WHERE email LIKE 'juergen%%'") == [("Jürgen Groß",)]
 
 
@@ -405,3 +411,53 @@ async def test_pasted_records(started, browser, conn):
         await button(page, "Commit 3 records").click()
         await finished(page)
     assert len(await emails(conn)) == 3
+
+
+async def test_a_file_that_is_too_large_is_refused_once(service, browser, conn):
+    """The service answers 413 while the file is still being sent. The page shows why, and does not send it again."""
+    started = await service(run=["api"], upload_max_bytes=1024 * 1024)
+    content = (HEADER + SOUND * 20_000).encode()
+    async with opened(browser, started.url, "/ui/new") as page:
+        async with page.expect_file_chooser() as choosing:
+            await button(page, "Choose files").click()
+        await (await choosing.value).set_files([{"name": "kunden.csv", "mimeType": "text/csv", "buffer": content}])
+        await button(page, "Continue").click()
+        await button(page, "Continue").click()
+        await button(page, "Check the whole file").click()
+        await expect(page.get_by_role("alert")).to_contain_text("1048576")
+        await expect(button(page, "Check the whole file")).to_be_enabled()
+    assert [line["status"] for line in started.api.logged("request") if line["method"] == "POST"] == [413]
+
+
+async def test_a_key_that_may_only_read_sends_nothing(service, browser):
+    """The page says so, and offers neither the check nor the import; a file dropped elsewhere is not taken."""
+    key = "a-key-that-may-only-read"
+    started = await service(run=["api"], api_keys=f"view:read:{key},a-key-that-may-do-all")
+    async with opened(browser, started.url, "/ui/resources") as page:
+        await page.get_by_label("Key", exact=True).fill(key)
+        await button(page, "Continue").click()
+        await expect(page.get_by_role("heading", level=1, name="Resources")).to_be_visible()
+        await drop(page, kunden_csv=FILE)
+        await expect(page).to_have_url(f"{started.url}/ui/resources")
+        await page.keyboard.press("n")
+        await expect(page.get_by_text("This key may only read")).to_be_visible()
+        assert await accessibility_faults(page) == []
+
+
+async def test_hostile_names_and_values_are_text(started, browser):
+    """Markup in the name of the file, in names of columns and in cells is shown as text on each step."""
+    name = '"><img src=x onerror=document.title=1>;$(id).csv'
+    image, bold = "<img src=x onerror=document.title=2>", "<b onmouseover=document.title=3>b</b>"
+    content = f"email;name;role;active;{image}\n{bold};{image};{bold};true;{bold}\n"
+    async with opened(browser, started.url, "/ui/new") as page:
+        await expect(page.get_by_role("heading", level=1)).to_be_visible()
+        await page.evaluate(DROP, [[name, list(content.encode())]])
+        await button(page, "Continue").click()
+        await expect(step(page, "File")).to_contain_text(name)
+        await expect(page.get_by_role("row", name=image).last).to_contain_text(bold)
+        await button(page, "Continue").click()
+        await button(page, "Check the whole file").click()
+        await at(page, "Store")
+        await expect(step(page, "Check").get_by_role("row", name=bold).first).to_be_visible()
+        assert await page.locator("main img, main b[onmouseover]").count() == 0
+        assert await page.title() == "New import · Bulk"

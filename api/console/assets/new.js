@@ -1,7 +1,7 @@
 // New import: file, columns, check, store, in one page. The summary of each step stays visible; going back keeps everything.
 
 import { html, nothing } from "./vendor/lit-html/lit-html.js"
-import { get } from "./client.js"
+import { credentials, get } from "./client.js"
 import { onFiles } from "./files.js"
 import * as format from "./format.js"
 import { Page } from "./page.js"
@@ -34,7 +34,7 @@ export default class NewImportPage extends Page {
   }
 
   async open() {
-    if (draft.isOver) this.startOver()
+    if (draft.isOver || draft.key !== credentials.key) this.startOver()
     this.#attach()
     await this.poll(async () => {
       draft.resources = (await get("/api/v1/resources", {}, this)).resources
@@ -124,6 +124,13 @@ export default class NewImportPage extends Page {
         }
       </div>
       ${this.problem ? failure(this.problem) : nothing}
+      ${
+        document.documentElement.dataset.role === "read"
+          ? html`<p class="notice warn">
+              ${icon("key")} <span>This key may only read: a file can be looked at, but not sent.</span>
+            </p>`
+          : nothing
+      }
       <ol class="steps">
         ${STEPS.map((name, n) => this.#step(name, n + 1))}
       </ol>

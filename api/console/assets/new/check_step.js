@@ -7,7 +7,7 @@ import * as format from "../format.js"
 import { MODES } from "../modes.js"
 import { curl, icon } from "../parts.js"
 import { select } from "./file_step.js"
-import { heading, progress, report } from "./progress.js"
+import { heading, progress, refusal, report } from "./progress.js"
 
 const PATH = "/api/v1/imports"
 
@@ -44,7 +44,7 @@ function actions(draft) {
   const isChecked = draft.entries.some(({ check }) => check)
   const isCurrent = isChecked && !draft.entries.some((entry) => draft.isOutdated(entry))
   const label = isChecked ? "Check again" : draft.entries.length > 1 ? "Check the whole files" : "Check the whole file"
-  return html`<div class="buttons split">
+  return html`<div class="buttons split" data-changes>
     <button type="button" class="quiet" @click=${() => draft.importAll()}>Import without checking</button>
     <button type="button" class=${isCurrent ? "" : "primary"} @click=${() => draft.checkAll()}>${label}</button>
     ${isCurrent ? html`<button type="button" class="primary" @click=${() => draft.goTo(4)}>Continue</button>` : nothing}
@@ -73,7 +73,7 @@ function result(page, entry) {
     </section>`
   }
   return html`<section class="checked-file" aria-label=${`Check of ${entry.file.name}`}>
-    ${title} ${progress(page, entry, { isDryRun: true })}
+    ${title} ${draft.step === 3 ? refusal(entry) : nothing} ${progress(page, entry, { isDryRun: true })}
     ${
       draft.isOutdated(entry) && !entry.isBusy
         ? html`<p class="notice warn">${icon("alert")} <span>The columns or options have changed since this check.</span></p>`

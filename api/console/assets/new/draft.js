@@ -1,6 +1,6 @@
 // The imports that are being made: their files, mappings and options, and what has become of each.
 
-import { get, post, Problem, remove } from "../client.js"
+import { credentials, get, post, Problem, remove } from "../client.js"
 import { isFinal } from "../parts.js"
 import * as columns from "./columns.js"
 import * as preview from "./preview.js"
@@ -70,6 +70,8 @@ export class Draft {
   entries = []
   options = { ...OPTIONS }
   step = FILE
+  /** Whose it is: who enters another key does not see it. */
+  key = credentials.key
   /** The resource that the user came from, if any. */
   preferred = null
   /** The resources as the API describes them, in the order in which they refer to each other. */
@@ -252,32 +254,37 @@ export class Draft {
     if (this.#isChecking) await this.check()
   }
 
-  /** Runs one request about a file. Returns whether it succeeded. */
-  async #act(entry, action) {
+  /** Sends one request about a file, again after a temporary problem. Returns whether it succeeded. */
+  async #act(entry, send) {
     entry.isWaiting = true
-    entry.problem = null
-    this.onchange()
-    try {
-      await action()
-      return true
-    } catch (problem) {
-      this.#fail(entry, problem)
-      return false
-    } finally {
-      entry.isWaiting = false
+    for (;;) {
       this.onchange()
+      try {
+        await send()
+        entry.problem = null
+        break
+      } catch (problem) {
+        this.#fail(entry, problem)
+        if (!problem.isTemporary) break
+        await seconds(problem.retryAfter ?? 2)
+      }
     }
+    entry.isWaiting = false
+    this.onchange()
+    return entry.problem === null
   }
 
   async cancel(entry) {
     if (entry.sending) entry.sending.cancel()
     else await this.#act(entry, () => post(entry.job.links.cancel))
+    // it has ended meanwhile
+    if (entry.problem?.status === 409) entry.problem = null
   }
 
   /** Uploads the file. Returns whether it was accepted; else `entry.problem` says why not, or the user has cancelled. */
   async #send(entry, parameters, accept) {
     entry.problem = null
-    entry.sending = new Sending(entry.file, parameters, () => this.onchange())
+    entry.sending = new Sending(typed(entry), parameters, () => this.onchange())
     try {
       accept(await entry.sending.run())
       columns.remember(entry.resource, entry.columns)
@@ -318,8 +325,9 @@ export class Draft {
   /** Renews the job until it is final. What gets no answer is asked again. */
   async #follow(entry) {
     entry.isFollowed = true
-    for (let pause = 250; !isFinal(entry.job) && entry.isFollowed; pause = Math.min(2000, pause * 1.5)) {
-      await new Promise((resolve) => setTimeout(resolve, pause))
+    let quarter = 0
+    for (let pause = 0.25; !isFinal(entry.job) && entry.isFollowed; pause = Math.min(2, pause * 1.5)) {
+      await seconds(pause)
       try {
         const job = await get(entry.job.links.self)
         if (entry.stored) entry.stored = job
@@ -331,10 +339,23 @@ export class Draft {
         entry.isThrownAway = problem.status === 404
         entry.isFollowed = problem.isTemporary
       }
-      this.onchange()
+      const { percent } = entry.job.progress
+      this.onchange(
+        percent >= 25 * (quarter + 1) && percent < 100 ? `${Math.floor(percent)} % of ${entry.file.name} is done.` : undefined,
+      )
+      quarter = Math.floor(percent / 25)
     }
     entry.isFollowed = false
   }
+}
+
+const seconds = (duration) => new Promise((resolve) => setTimeout(resolve, 1000 * duration))
+
+const MEDIA_TYPES = { gzip: "application/gzip", zstd: "application/zstd" }
+
+/** The file as it is sent: the service learns from its type that it is compressed, whatever its name is. */
+function typed({ file, preview }) {
+  return preview.compression ? new File([file], file.name, { type: MEDIA_TYPES[preview.compression] }) : file
 }
 
 const STEP_OF_FIELD = { resource: FILE, format: FILE, csv_delimiter: FILE, file: FILE, columns: COLUMNS }

@@ -132,7 +132,7 @@ function fileRow(page, entry, n) {
 
 function fields(draft, entry, n, change) {
   const { preview } = entry
-  return html`<div class="picked-fields">
+  return html`<div class="picked-fields" role="group" aria-label=${`How ${entry.file.name} is read`}>
     ${select(
       `resource-${n}`,
       "Resource",

@@ -13,12 +13,14 @@ export function heading({ entries }, { file, resource }) {
 
 /** The upload or the run of an entry's import. */
 export function progress(page, entry, { isDryRun }) {
-  if (entry.sending) return uploading(page, entry)
+  if (entry.sending && Boolean(entry.sending.parameters.dry_run) === isDryRun) return uploading(page, entry)
   const job = isDryRun ? entry.check : entry.stored
-  return html`${entry.problem ? refusal(entry.problem) : nothing} ${job ? running(page, entry, job) : nothing}`
+  return job ? running(page, entry, job) : nothing
 }
 
-function refusal(problem) {
+/** Why the last request about an entry failed. */
+export function refusal({ problem }) {
+  if (!problem) return nothing
   if (problem.errors.length) {
     return html`<p class="notice bad">${icon("alert")} <span>The service refused the request: correct what is marked.</span></p>`
   }
@@ -58,12 +60,12 @@ function uploading(page, entry) {
 }
 
 function running(page, entry, job) {
-  const { records_per_second: rate, eta_seconds: left } = job.progress
+  const { records_per_second: rate, eta_seconds: left, percent } = job.progress
   const isOver = isFinal(job)
   const facts = isOver
     ? [job.started_at ? `took ${format.duration(format.secondsBetween(job.started_at, job.finished_at))}` : null]
     : [
-        `${format.number(job.processed_records)} of ${format.count(job.total_records, "record")}`,
+        `${Math.floor(percent)} % of ${format.count(job.total_records, "record")}`,
         rate === null ? null : `${format.short(rate)} records/s`,
         left === null ? null : `${format.duration(left)} left`,
       ]
@@ -77,7 +79,8 @@ function running(page, entry, job) {
           : html`<button type="button" @click=${() => page.draft.cancel(entry)}>${icon("stop")} Cancel</button>`
       }
     </div>
-    ${isOver && job.dry_run ? nothing : html`${fates(job, { tall: true })} ${legend(job)}`}
+    ${isOver ? nothing : html`<progress max="100" value=${percent} aria-label="Records done"></progress>`}
+    ${isOver && !job.dry_run ? html`${fates(job, { tall: true })} ${legend(job)}` : nothing}
     ${job.status === "pending" && job.waiting_for ? html`<p class="muted">${job.waiting_for}</p>` : nothing}
     ${job.problem ? html`<p class="notice bad">${icon("alert")} <span>${job.problem.detail}</span></p>` : nothing}
   </div>`

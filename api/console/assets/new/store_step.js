@@ -4,7 +4,7 @@ import { html, nothing } from "../vendor/lit-html/lit-html.js"
 import { asCurl } from "../client.js"
 import * as format from "../format.js"
 import { ask, curl, icon, isFinal } from "../parts.js"
-import { heading, progress } from "./progress.js"
+import { heading, progress, refusal } from "./progress.js"
 
 export function storeStep(page) {
   const { draft } = page
@@ -34,13 +34,13 @@ function entryState(page, entry) {
   const parent = draft.waitsFor(entry)
   if (parent)
     return html`<p class="muted">It is checked when ${parent.file.name} is stored, because its records refer to those.</p>`
-  return html`${progress(page, entry, { isDryRun: false })}
+  return html`${refusal(entry)}
     <p class="muted">It was neither checked nor stored. Go back to the check.</p>`
 }
 
 function stored(page, entry) {
   const job = entry.stored
-  return html`${progress(page, entry, { isDryRun: false })}
+  return html`${refusal(entry)} ${progress(page, entry, { isDryRun: false })}
   ${
     job && isFinal(job) && job.counts.failed
       ? html`<p class="row">
@@ -57,7 +57,7 @@ function decision(page, entry) {
   const { check } = entry
   const taken = check.counts.created + check.counts.updated + check.counts.unchanged + check.counts.skipped
   const canCommit = check.links.commit && !draft.isOutdated(entry) && taken > 0
-  return html`${entry.problem ? progress(page, entry, { isDryRun: true }) : nothing} ${sentence(draft, entry, taken)}
+  return html`${refusal(entry)} ${sentence(draft, entry, taken)}
     <div class="buttons left">
       ${
         canCommit
