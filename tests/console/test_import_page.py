@@ -226,6 +226,25 @@ async def test_a_dry_run_is_committed(service, conn, browser):
         await expect(page.get_by_role("heading", name="1 of 3 records was refused")).to_be_visible()
 
 
+async def test_a_failed_import_is_retried(service, conn, browser):
+    """The problem is told with what to do; a retry opens the page of the new import, which names the first one."""
+    started = await service(**STEPWISE)
+    records = [user(1), user(2, role="king"), *users(2, first=3)]
+    first = await post(started.url, ndjson(records), name="users.ndjson", max_errors="0")
+    await ended(conn, first)
+    async with opened(browser, started.url, f"/ui/imports/{first}") as page:
+        notice = page.locator(".notice.bad")
+        await expect(notice).to_contain_text("Too many records were refused")
+        await expect(notice).to_contain_text("1 records were refused; the maximum is 0.")
+        await expect(notice).to_contain_text("import the file with a larger budget")
+        await expect(page.get_by_role("heading", name="Failed with 2 records left")).to_be_visible()
+        assert await counts(page) == {"Created": 1, "Refused": 1, "Left": 2}
+        await page.get_by_role("button", name="Retry").click()
+        await page.wait_for_url(lambda url: not url.endswith(str(first)))
+        related = page.get_by_role("region", name="Related imports").get_by_role("listitem")
+        await expect(related).to_contain_text(["4 records · 1 taken · 1 refused · 2 left", "3 records"])
+
+
 async def test_a_worker_is_killed(service, conn, hold, browser):
     """The page of an import whose worker dies goes on to its end, when another one has taken over."""
     started = await service(**{**STEPWISE, "worker_pool_size": 2})

@@ -76,6 +76,10 @@ async def test_tabs_and_filters(service, conn, browser):
         await expect(names(page)).to_have_count(6)
         await page.get_by_label("Kind").select_option("Dry runs")
         await expect(names(page)).to_have_text(["checked.csv"])
+        await page.keyboard.press("n")
+        await expect(page.get_by_role("heading", name="New import")).to_be_visible()
+        await page.go_back()
+        await expect(names(page)).to_have_text(["checked.csv"])
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -161,6 +165,23 @@ async def test_actions_of_a_row(service, conn, browser):
         await page.get_by_role("button", name="Delete: bad.csv").click()
         await page.get_by_role("dialog").get_by_role("button", name="Delete").click()
         await expect(names(page)).to_have_text(["next.csv"])
+
+
+async def test_a_file_is_dropped_on_the_window(service, browser):
+    """It leads to the page New import, which has the file."""
+    started = await service(run=["api"])
+    async with opened(browser, started.url, "/ui/imports") as page:
+        await expect(page.get_by_role("heading", name="No imports yet")).to_be_visible()
+        await page.evaluate(
+            """(text) => {
+                const dataTransfer = new DataTransfer()
+                dataTransfer.items.add(new File([text], "dropped.csv", {type: "text/csv"}))
+                document.body.dispatchEvent(new DragEvent("drop", {bubbles: true, cancelable: true, dataTransfer}))
+            }""",
+            (USERS_HEADER + user_row(1)).decode(),
+        )
+        await page.wait_for_url("**/ui/new")
+        await expect(page.get_by_text("dropped.csv").first).to_be_visible()
 
 
 async def test_a_key_that_may_only_read(service, conn, browser):

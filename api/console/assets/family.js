@@ -27,7 +27,7 @@ export async function loadFamily(job, page) {
 
 export function family(jobs, shown) {
   return html`<section class="card" aria-labelledby="family-heading">
-    <h2 id="family-heading">From round to round</h2>
+    <h2 id="family-heading">Related imports</h2>
     <ol class="chain">
       ${jobs.map(
         (job) => html`<li aria-current=${job.id === shown.id ? "step" : "false"}>

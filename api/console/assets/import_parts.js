@@ -18,7 +18,9 @@ export function headline(job) {
     return isSettling ? "Deciding on records that share a key" : job.dry_run ? "Checking the records" : "Importing the records"
   }
   if (job.status === "cancelled") return `Cancelled with ${format.count(job.counts.unprocessed, "record")} left`
-  if (job.status === "failed") return `Failed with ${format.count(job.counts.unprocessed, "record")} left`
+  if (job.status === "failed") {
+    return job.counts.unprocessed ? `Failed with ${format.count(job.counts.unprocessed, "record")} left` : `Failed; ${refused} of ${total} refused`
+  }
   if (job.total_records === 0) return "The file has no records"
   if (job.outcome === "rejected") return job.total_records === 1 ? "The record was refused" : `All ${total} were refused`
   if (job.outcome === "partial") return `${refused} of ${total} ${job.counts.failed === 1 ? "was" : "were"} refused`
@@ -137,7 +139,7 @@ export function facts(job, { isWide }) {
       ${columns.length
         ? fact(
             "Columns",
-            html`<ul class="mapping">
+            html`<ul class="renamed">
               ${columns.map(([name, field]) => html`<li><code>${name}</code> → ${field === null ? "left out" : html`<code>${field}</code>`}</li>`)}
             </ul>`,
           )

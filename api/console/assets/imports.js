@@ -132,6 +132,10 @@ export default class ImportsPage extends Page {
     this.reload()
   }
 
+  #filterByName(name) {
+    if (name !== (this.query.get("name") ?? "")) this.filter({ name })
+  }
+
   showNewer() {
     this.jobs = [...this.newer, ...this.jobs].sort((a, b) => (a.id < b.id ? 1 : -1))
     this.newer = []
@@ -195,7 +199,8 @@ export default class ImportsPage extends Page {
         aria-label="Part of the file name"
         maxlength="255"
         .value=${this.query.get("name") ?? ""}
-        @change=${(event) => this.filter({ name: event.target.value.trim() })}
+        @change=${(event) => this.#filterByName(event.target.value.trim())}
+        @input=${(event) => event.target.value === "" && this.#filterByName("")}
       />
       ${select("resource", "Resource", [["", "All resources"], ...this.resources.map((name) => [name, name])])}
       ${select("within", "Time", [["", "Any time"], ...Object.keys(WITHIN).map((name) => [name, `Last ${name}`])])}
