@@ -12,13 +12,13 @@ from db.connections.pool import Connection
 JOBS = 50
 ROWS = {"import_errors": 5000, "import_refused": 1000, "import_deferred": 1000, "import_payloads": 100, "chunks": 1000}
 
-# the leading column of the index that finds the rows of a job
-_JOB = {
-    "import_errors": "import_id",
-    "import_refused": "import_id",
-    "import_deferred": "import_id",
-    "import_payloads": "import_id",
-    "chunks": "job_id",
+# the primary keys, and the column with the id of the job
+_KEYS = {
+    "import_errors": ("import_id", "record", "n"),
+    "import_refused": ("import_id", "first_record"),
+    "import_deferred": ("import_id", "record"),
+    "import_payloads": ("import_id", "first_record"),
+    "chunks": ("job_id", "seq"),
 }
 
 
@@ -63,20 +63,33 @@ async def _expired(conn: Connection, retention_seconds: float) -> list[UUID]:
 
 
 async def _delete_below(conn: Connection, table: str, jobs: list[UUID], rows_max: int) -> int:
-    """Deletes by ctid, which the row locks keep valid; skips rows that another worker is deleting."""
+    """Deletes rows of the jobs by their keys; skips rows that another worker is deleting.
+
+    Not by ctid, which is unique only within one partition of a table.
+    """
+    key = [sql.Identifier(column) for column in _KEYS[table]]
     cursor = await conn.execute(
         sql.SQL(
             """
-            DELETE FROM {table}
-            WHERE ctid = ANY (ARRAY (
-                SELECT ctid
+            WITH expired AS MATERIALIZED (
+                SELECT {key}
                 FROM {table}
                 WHERE {job} = ANY (%(jobs)s)
                 LIMIT %(limit)s
                 FOR UPDATE SKIP LOCKED
-            ))
+            )
+            DELETE FROM {table} AS target
+            USING expired
+            WHERE {same_key}
             """
-        ).format(table=sql.Identifier(table), job=sql.Identifier(_JOB[table])),
+        ).format(
+            table=sql.Identifier(table),
+            job=key[0],
+            key=sql.SQL(", ").join(key),
+            same_key=sql.SQL(" AND ").join(
+                sql.SQL("target.{column} = expired.{column}").format(column=column) for column in key
+            ),
+        ),
         {"jobs": jobs, "limit": rows_max},
     )
     return cursor.rowcount

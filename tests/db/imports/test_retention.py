@@ -57,6 +57,31 @@ async def test_old_imports_go_and_their_records_stay(conn):
     assert await prune(conn) == retention.Pruned(jobs=0, rows=0)
 
 
+async def test_rows_in_other_partitions_stay(conn):
+    """Where an operator has partitioned a table, rows at the same place in another partition are of another import."""
+    await conn.execute(
+        """
+        ALTER TABLE import_errors RENAME TO plain_errors;
+        CREATE TABLE import_errors (LIKE plain_errors INCLUDING ALL) PARTITION BY LIST (import_id);
+        """
+    )
+    ids = []
+    for n in (1, 2):
+        ids.append(await queued(conn, [user(10 * n, role="?"), user(10 * n + 1, role="?")]))
+        await conn.execute(
+            SQL("CREATE TABLE {} PARTITION OF import_errors FOR VALUES IN ({})").format(
+                Identifier(f"part_{n}"), ids[-1]
+            )
+        )
+        await run(conn, ids[-1])
+    old, young = ids
+    assert await rows(conn, "SELECT DISTINCT ctid FROM import_errors") == [("(0,1)",), ("(0,2)",)]
+    await age(conn, old, 1.01)
+    await prune(conn)
+    assert (await left(conn, old))[0] == 0
+    assert (await left(conn, young))[0] == 2
+
+
 async def test_what_is_not_final_never_goes(conn):
     """However old it is: an import that waits, that is worked on, that is still being uploaded."""
     await queued(conn, users(2), sizes=[1, 1])
