@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 import psycopg
-from psycopg import Connection
+from psycopg import Connection, IsolationLevel
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.sql import SQL
 from yoyo import read_migrations
@@ -175,6 +175,8 @@ def _connect(database_url: str, wait_seconds: float) -> Connection:
 @contextmanager
 def _alone(conn: Connection) -> Iterator[None]:
     """Excludes other migrators, by an advisory lock that an open transaction holds."""
+    # at any other level the transaction keeps its snapshot
+    conn.isolation_level = IsolationLevel.READ_COMMITTED
     # Polled, each time in a new transaction: CREATE INDEX CONCURRENTLY waits for every transaction with a snapshot, which a
     # waiting statement has. Without a parameter, because the extended protocol keeps the snapshot after the statement.
     attempt = SQL("SELECT pg_try_advisory_xact_lock({})").format(LOCK)
@@ -244,6 +246,9 @@ def main() -> None:
         moved = move(database_url)
     except (MigrateError, settings.SettingsError) as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        # while it waits for the database
+        sys.exit(130)
     for migration_id in moved:
         sys.stdout.write(f"{'applied' if arguments.direction == 'up' else 'rolled back'} {migration_id}\n")
 

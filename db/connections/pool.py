@@ -101,6 +101,9 @@ async def configure(conn: Connection, *, statement_seconds: float = 60.0) -> Non
 
     By SET and not by start-up options, which PgBouncer refuses.
     """
+    if isinstance(conn, WatchdogConnection):
+        # first, so that it holds for what follows
+        conn.deadline_seconds = statement_seconds + REPLY_SECONDS
     session = {**SESSION, "statement_timeout": str(round(statement_seconds * 1000))}
     if isinstance(conn, PgBouncerConnection):
         await conn.limit_transactions(session)
@@ -113,5 +116,3 @@ async def configure(conn: Connection, *, statement_seconds: float = 60.0) -> Non
             """,
             {"names": list(session), "settings": list(session.values())},
         )
-    if isinstance(conn, WatchdogConnection):
-        conn.deadline_seconds = statement_seconds + REPLY_SECONDS

@@ -46,6 +46,15 @@ async def test_a_reply_that_does_not_come_closes_the_connection(proxy):
         assert conn.broken
 
 
+async def test_a_connection_has_its_deadline_from_the_start(proxy, monkeypatch):
+    """The connection is half-open before the session has its settings: no worker and no pool waits for them for ever."""
+    monkeypatch.setattr(pool, "REPLY_SECONDS", 0.1)
+    async with await WatchdogConnection.connect(proxy.url, autocommit=True) as conn:
+        proxy.black_hole()
+        with pytest.raises(psycopg.OperationalError):
+            await pool.configure(conn, statement_seconds=0.1)
+
+
 async def test_a_check_has_a_shorter_deadline(proxy, monkeypatch):
     """A pool does not hand out a half-open connection, and finds that out soon."""
     monkeypatch.setattr(liveness, "CHECK_SECONDS", 0.2)
