@@ -15,6 +15,7 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import (
     Components,
+    Contact,
     License,
     OpenAPIMediaType,
     Operation,
@@ -117,7 +118,9 @@ def operation(
                 response: Any = (self.responses or {})[status]
                 for name, schema in content.items():
                     known = response.content.get(name)
-                    either = Schema(one_of=[known.schema, schema]) if known else schema
+                    # STRING is the framework's schema of bytes, which `schema` describes better
+                    is_either = known and known.schema != STRING
+                    either = Schema(one_of=[known.schema, schema]) if is_either else schema
                     response.content[name] = OpenAPIMediaType(schema=either)
 
     return Described
@@ -256,6 +259,7 @@ def config(settings: Settings, *, version: str) -> OpenAPIConfig:
         title="Bulk import and export",
         version=version,
         description=f"Imports and exports {', '.join(RESOURCES)} in bulk. Errors are problem documents (RFC 9457).",
+        contact=Contact(name="The operator of this service"),
         license=License(name="All rights reserved", identifier="LicenseRef-All-Rights-Reserved"),
         tags=[Tag(name=name, description=description) for name, description in TAGS.items()],
         operation_id_creator=_operation_id,

@@ -22,6 +22,8 @@ class Admission:
     def __init__(self, settings: Settings, stopping: asyncio.Event) -> None:
         self._settings = settings
         self._stopping = stopping
+        # held by an upload while it splits a costly block: see api.imports.fair_splitting
+        self.splitting_turn = asyncio.Lock()
         self._uploads = 0
         self._buffered = 0
 

@@ -16,6 +16,7 @@ from api.imports.admission import Admission
 from api.imports.body import Body, File, Parameter
 from api.imports.chunk_writer import ChunkWriter
 from api.imports.columns import check_fields, map_header
+from api.imports.fair_splitting import FairSplitter
 from api.imports.parameters import ImportParameters
 from api.imports.splitting import FileSplitter, Unreadable
 from api.imports.uploads import ActiveUploads
@@ -140,11 +141,12 @@ class UploadReceiver:
         self, events: AsyncIterator[Parameter | File | bytes], splitter: FileSplitter
     ) -> AsyncIterator[list[Chunk]]:
         """Yields the chunks of the file when they are complete. Keeps parameters that follow the file."""
+        fair = FairSplitter(splitter, self._admission.splitting_turn)
         async for event in events:
             if isinstance(event, Parameter):
                 self._parameters.append(event)
             elif isinstance(event, bytes):
-                yield splitter.feed(event)
+                yield await fair.feed(event)
         yield splitter.finish()
 
     def _specify(self, early: ImportParameters, splitter: FileSplitter, chunk_count: int) -> ImportSpec:

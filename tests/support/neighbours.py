@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import cycle, islice
+from typing import NoReturn
 from urllib.parse import urlsplit
 
 import httpx
@@ -11,10 +13,13 @@ from tests.support.exports import EXPORTS, STREAM
 from tests.support.service import Service
 
 IMPORTS = "/api/v1/imports"
-# below CONNECTIONS_MAX, so that probes still find a place
-HALF_REQUESTS = 700
+# as many as CONNECTIONS_MAX: each further connection takes the place of the oldest of them
+HALF_REQUESTS = 800
 STREAMS = 10
 UPLOADS = 10
+BRACKET_BYTES = 1024 * 1024
+# deep ones, ones that take most time for a byte, and ones that are millions of elements
+BRACKETS = [b"[", b"[{}[", b"[],", b'["",']
 JOBS = 20
 # a stream that is not read holds its connection only as long as the response does not fit into the buffers on the way
 RECEIVE_BUFFER_BYTES = 64 * 1024
@@ -33,15 +38,26 @@ async def all_at_once(service: Service, *, bracket_bytes: int) -> AsyncIterator[
             assert b" 200 " in await reader.readline()
         for _ in range(HALF_REQUESTS):
             await stack.enter_async_context(_connection(service, b"GET /live HTTP/1.1\r\nHost: local"))
-        brackets = b"[" * bracket_bytes
-        headers = {"Content-Type": "application/json"}
-        uploads = [
-            asyncio.create_task(client.post(IMPORTS, params={"resource": "users"}, content=brackets, headers=headers))
-            for _ in range(UPLOADS)
-        ]
+        bombs = [asyncio.create_task(_post_bombs(client, number, bracket_bytes)) for number in range(UPLOADS)]
         yield
-        for response in await asyncio.gather(*uploads):
-            assert response.status_code in (400, 429, 503), response.text
+        for bomb in bombs:
+            bomb.cancel()
+        for ended in await asyncio.gather(*bombs, return_exceptions=True):
+            if not isinstance(ended, asyncio.CancelledError):
+                raise ended
+
+
+async def _post_bombs(client: httpx.AsyncClient, number: int, size: int) -> NoReturn:
+    """Posts arrays that are never closed, one after the other, each of another form, until it is cancelled."""
+    for form in islice(cycle(BRACKETS), number, None):
+        response = await client.post(
+            IMPORTS,
+            params={"resource": "users"},
+            content=b"[" + form * (size // len(form)),
+            headers={"Content-Type": "application/json"},
+        )
+        assert response.status_code == 400, response.text
+    raise AssertionError("the forms never end")
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ async def test_a_small_import_among_bad_neighbours(service, conn):
     await many_articles(conn, MANY)
     running = await service(worker_pool_size=2)
     async with (
-        neighbours.all_at_once(running, bracket_bytes=100_000),
+        neighbours.all_at_once(running, bracket_bytes=neighbours.BRACKET_BYTES),
         httpx.AsyncClient(base_url=running.url, timeout=120) as client,
     ):
         for number in range(ROUNDS):

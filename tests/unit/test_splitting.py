@@ -1,13 +1,16 @@
 """The cutter: which bytes are records, on which lines they are, and where the chunks end."""
 
+import asyncio
 import json
 import re
+import sys
 from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from api.imports.fair_splitting import FairSplitter
 from api.imports.splitting import FileSplitter, Unreadable, sniff
 from api.imports.splitting.chunk_builder import ChunkBuilder
 
@@ -375,6 +378,47 @@ def test_a_large_record_in_small_blocks_is_read_once(form, data):
     limits = {"record_max_bytes": 8 << 20, "chunk_max_bytes": 8 << 20}
     _, small = cut(form, data, sizes=[50] * (len(data) // 50), **limits)
     assert small == cut(form, data, **limits)[1]
+
+
+@pytest.mark.parametrize("element", [b"[]", b"1", b'"a"', b"null", b"[1, [2]]", b'{"a": []}'])
+def test_flat_elements_cost_the_same(element):
+    """Whatever a flat element is, one match finds it: the splitter calls as many functions as for empty objects."""
+
+    def calls(data: bytes) -> int:
+        count = 0
+
+        def profile(*_) -> None:
+            nonlocal count
+            count += 1
+
+        sys.setprofile(profile)
+        try:
+            cut("json", data)
+        finally:
+            sys.setprofile(None)
+        return count
+
+    few = 20
+    assert calls(b"[" + b",".join([element] * 5000) + b"]") < calls(b"[" + b",".join([b"{}"] * 5000) + b"]") + few
+
+
+async def test_costly_uploads_take_turns():
+    """Between two blocks of costly uploads the event loop runs what else is ready, however many such uploads there are."""
+    turn = asyncio.Lock()
+    splitters = [FileSplitter(format="json", **LIMITS) for _ in range(5)]
+    uploads = [FairSplitter(splitter, turn) for splitter in splitters]
+    block = b"[]," * 50_000
+    for upload in uploads:
+        await upload.feed(b"[" + block)
+
+    def progressed() -> int:
+        return sum(splitter.record_count > 50_000 for splitter in splitters)
+
+    tasks = [asyncio.create_task(upload.feed(block)) for upload in uploads]
+    await asyncio.sleep(0)
+    assert progressed() == 1
+    await asyncio.gather(*tasks)
+    assert [splitter.record_count for splitter in splitters] == [100_000] * 5
 
 
 @pytest.mark.parametrize(

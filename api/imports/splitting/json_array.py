@@ -1,7 +1,7 @@
 """Splits a JSON array into its elements.
 
 The end of an element is found by its strings and brackets only; whether it is valid JSON is checked by the worker. Most
-elements are flat objects, which one match finds. Others are scanned from bracket to bracket, and the state of the scan (the
+elements are flat, and one match finds each of them. Others are scanned from bracket to bracket, and the state of the scan (the
 open brackets, and whether it is within a string) is kept between blocks, so that no byte is read twice.
 """
 
@@ -14,11 +14,15 @@ _SPACE = re.compile(rb"[ \t\r\n]*+")
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _PLAIN = rb'[^"{}\[\]]*+(?:%b[^"{}\[\]]*+)*+' % _STRING
 _INNER = rb"(?:\{%b\}|\[%b\])" % (_PLAIN, _PLAIN)
-# an object with at most one level of nested brackets, and the comma before it
-_NEXT_OBJECT = re.compile(rb"[ \t\r\n]*+,[ \t\r\n]*+(\{%b(?:%b%b)*+\})" % (_PLAIN, _INNER, _PLAIN), re.DOTALL)
+# an element with at most one level of nested brackets, and the comma before it; a scalar ends at the byte after it
+_BODY = rb"%b(?:%b%b)*+" % (_PLAIN, _INNER, _PLAIN)
+_NEXT_FLAT = re.compile(
+    rb'[ \t\r\n]*+,[ \t\r\n]*+(\{%b\}|\[%b\]|%b|[^ \t\r\n,"{}\[\]]++(?=[ \t\r\n,\]]))' % (_BODY, _BODY, _STRING),
+    re.DOTALL,
+)
 
 # up to the next quote or the next run of opening or closing brackets, past pairs of brackets without nested ones
-_TO_BRACKETS = re.compile(rb'%b(?:%b%b)*+(?:(")|([{\[]++)|([}\]]++))?' % (_PLAIN, _INNER, _PLAIN), re.DOTALL)
+_TO_BRACKETS = re.compile(rb'%b(?:(")|([{\[]++)|([}\]]++))?' % _BODY, re.DOTALL)
 _TO_QUOTE = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+(["\\])?', re.DOTALL)
 _SCALAR = re.compile(rb'[^ \t\r\n,"{}\[\]]*+')
 
@@ -72,7 +76,7 @@ class JsonArraySplitter:
                 position = self._continue(block, position)
                 continue
             if self._expect is _Expect.COMMA_OR_END:
-                position = self._add_objects(block, position)
+                position = self._add_flat(block, position)
             space = _SPACE.match(block, position)
             start, position = position, space.end() if space else position
             self._line += block.count(b"\n", start, position)
@@ -83,8 +87,8 @@ class JsonArraySplitter:
         if self._expect not in (_Expect.ARRAY, _Expect.NOTHING):
             raise Unreadable("the JSON array is not closed", self._line)
 
-    def _add_objects(self, block: bytes, position: int) -> int:
-        while match := _NEXT_OBJECT.match(block, position):
+    def _add_flat(self, block: bytes, position: int) -> int:
+        while match := _NEXT_FLAT.match(block, position):
             element = match[1]
             self._line += block.count(b"\n", position, match.start(1))
             self._chunks.add(element[: self._keep], self._line)

@@ -125,6 +125,23 @@ def test_the_document_is_valid(running, schema):
     assert len(operations(schema)) == sum(len(METHODS & {*item}) for item in document["paths"].values())
 
 
+def test_alternatives_exclude_each_other(schema):
+    """No two alternatives of a `oneOf` have the same type, so that each value fits one of them."""
+
+    def type_of(alternative: dict) -> str:
+        # all components are objects
+        return alternative.get("type", "object")
+
+    def check(node: object) -> None:
+        if isinstance(node, dict):
+            types = [type_of(alternative) for alternative in node.get("oneOf", ())]
+            assert len(set(types)) == len(types), node
+        for inner in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+            check(inner)
+
+    check(schema.raw_schema)
+
+
 def test_every_route_is_in_the_document(running, schema):
     """Every address is in the document, except the document's own and those of the console."""
     application = app.create(Settings(database_url="postgresql://nobody@127.0.0.1:1/none"))
