@@ -1,15 +1,15 @@
-# the interpreter that the environment is made from, and the environment's own
+# the interpreter for creating the environment, and the environment's own
 PYTHON3 ?= python3
 PYTHON := .venv/bin/python
-# tests wait more than they compute
+# test processes; more than cores, because tests mostly wait
 TEST_PROCESSES ?= 4
-# how much `make bench` does: smoke, quick or full
+# the size of `make bench`: smoke, quick or full
 SIZE ?= quick
-# what `make chaos` draws its lots from, and how long `make soak` takes
+# the random seed of `make chaos`, and the duration of `make soak`
 SEED ?= 1
 MINUTES ?= 10
 
-# the Procfile says `python`
+# the Procfile runs `python`
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
@@ -21,9 +21,9 @@ help: ## list the targets
 
 install: .venv/installed ## make the environment in .venv and install what the service needs
 
-# The server, the migrations, then the Procfile. The environment alone says what is set, so honcho reads no .env. The shell
-# becomes honcho, so that its number is honcho's.
-# Under honcho no process sees the terminal, so the console's log format is chosen here.
+# Starts the server, applies the migrations, runs the Procfile. Settings come from the environment only, so honcho reads no .env.
+# The shell is replaced by honcho, so `$$` is honcho's process id. The log format is chosen here, because under honcho the standard
+# output of the processes is not the terminal.
 run: install ## run the API and the workers, and PostgreSQL if DATABASE_URL is unset; Ctrl-C stops all
 	@$(PYTHON) -m api --check
 	@echo "http://$${HTTP_HOST:-127.0.0.1}:$${HTTP_PORT:-8080}  the API, described in api/README.md; Ctrl-C stops everything"
@@ -51,20 +51,20 @@ check: .venv/installed-dev ## check format, lint, types and the import contracts
 	@basedpyright
 	@lint-imports
 
-fix: .venv/installed-dev ## format, and mend what the linter can mend
+fix: .venv/installed-dev ## format, and apply the linter's fixes
 	@ruff format
 	@ruff check --fix
 
 bench: .venv/installed-dev ## measure against PostgreSQL's own tools: SIZE=quick or full, ONLY="imports streams"
 	@$(PYTHON) -m tests.bench $(SIZE) $(if $(ONLY),--only $(ONLY))
 
-chaos: .venv/installed-dev ## kill, freeze and cut off everything under load, and audit what is left; SEED=1
+chaos: .venv/installed-dev ## kill, suspend and disconnect processes under load, and audit the result; SEED=1
 	@$(PYTHON) -m tests.chaos --seed $(SEED)
 
-soak: .venv/installed-dev ## run under load for MINUTES=10, and see whether memory and tables stay flat
+soak: .venv/installed-dev ## run under load for MINUTES=10, and check that memory and tables do not grow
 	@$(PYTHON) -m tests.chaos.soak $(MINUTES)
 
-lock: ## write the lock files anew from pyproject.toml (needs uv)
+lock: ## write the lock files from pyproject.toml (needs uv)
 	@command -v uv > /dev/null || { echo "make lock needs uv" >&2; exit 1; }
 	@$(UV_LOCK) -o requirements.lock pyproject.toml
 	@$(UV_LOCK) --group dev -o requirements-dev.lock pyproject.toml
@@ -75,19 +75,19 @@ vendor: .venv/installed ## fetch the third-party files of the pages again (needs
 pictures: .venv/installed-dev ## make the pictures of the README from a real run (needs Chromium)
 	@$(PYTHON) -m tests.pictures
 
-migrate-up: install ## apply the migrations that are pending
+migrate-up: install ## apply the pending migrations
 	@$(PYTHON) -m db.embedded run -- $(PYTHON) -m db.migrate up
 
 migrate-down: install ## roll back the last migration
 	@$(PYTHON) -m db.embedded run -- $(PYTHON) -m db.migrate down
 
-db-start: install ## start PostgreSQL under DATA_DIR by itself, and print its URL
+db-start: install ## start only PostgreSQL under DATA_DIR, and print its URL
 	@$(PYTHON) -m db.embedded start
 
 db-stop: install ## stop it
 	@$(PYTHON) -m db.embedded stop
 
-audit: install ## check that the books of every final import balance
+audit: install ## check the counters of every final import
 	@$(PYTHON) -m db.embedded run -- $(PYTHON) -m db.audit
 
 psql: install ## open psql on the database
@@ -103,7 +103,7 @@ clean: ## remove the environment and the caches; the data stays
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# universal, with hashes and without addresses: one file for every platform and any index
+# universal, with hashes and without index URLs: one file for every platform and package index
 UV_LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --extra server --extra embedded
 
 PIP_INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes

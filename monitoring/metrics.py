@@ -105,7 +105,7 @@ def claim_lost() -> None:
 
 
 def retried(reason: str) -> None:
-    """A chunk is retried. `reason` is the name of a retryable database error, or `accident`."""
+    """A chunk is retried. `reason` is the name of a retryable database error, or `error` for a chunk that was given back."""
     chunk_retries.labels(reason).inc()
 
 
@@ -175,7 +175,7 @@ def _initialise_series() -> None:
     for resource in RESOURCES:
         records.labels("export", resource, "exported")
         chunk_duration.labels(resource)
-    for reason in ("accident", *(error.__name__ for error in RETRYABLE)):
+    for reason in ("error", *(error.__name__ for error in RETRYABLE)):
         chunk_retries.labels(reason)
     for result in ("created", "replayed", "in_progress", "reused"):
         idempotency_requests.labels(result)

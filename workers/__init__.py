@@ -1,1 +1,1 @@
-"""The processes that drain the queue."""
+"""The worker processes, which claim chunks from the queue and process them."""

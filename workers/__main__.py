@@ -9,7 +9,7 @@ from monitoring import multiprocess
 
 
 def main() -> int:
-    # files of the service are for its own user only
+    # files of the service are accessible to its own user only
     os.umask(0o077)
     try:
         settings = db_settings.load()
@@ -18,7 +18,7 @@ def main() -> int:
         print(error, file=sys.stderr)  # noqa: T201
         return 2
     multiprocess.join(settings.metrics_path)
-    # only now: the metrics open their files when they are imported
+    # not before: the metrics open their files when they are imported
     from monitoring import logging
     from workers.pool import Pool
 

@@ -1,4 +1,4 @@
-"""Ends jobs after their last chunk."""
+"""Makes jobs final after their last chunk."""
 
 from uuid import UUID
 
@@ -15,9 +15,9 @@ log = structlog.get_logger(__name__)
 
 
 async def end_job(conn: Connection, claim: Claim, *, has_budget: bool, is_followed: bool) -> None:
-    """Ends the job of a chunk that has just become final, if it was the last one or has spent the error budget.
+    """Makes the job final if the chunk that has just become final was its last one, or exceeded the error budget.
 
-    `is_followed`: another chunk of the job is pending, so the worker that finishes that one looks for the end.
+    `is_followed`: another chunk of the job is pending, so the worker of that chunk checks for the end of the job.
     """
     await failpoints.reach("before_finish", conn)
     if claim.kind == "export":

@@ -18,18 +18,18 @@ from db.resources.definition import Parsed
 from db.settings import Settings
 from workers.parsing import parse
 
-# how many imports a worker remembers the conflict level of; without it a chunk's first step is tried in vain
+# imports whose conflict level a worker remembers; for others, the first strategy that it tries may fail
 IMPORTS_REMEMBERED_MAX = 1000
 
-# well below the server's idle_in_transaction_session_timeout
+# much shorter than the server's idle_in_transaction_session_timeout
 KEEP_ALIVE_SECONDS = 1.0
 
-# a chunk that has failed so often, without killing its worker, is stored record by record from this attempt on
+# from this attempt on, a chunk that has failed without killing its worker is stored record by record
 ONE_BY_ONE_ATTEMPT = 4
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True):
-    """A claim that was committed, for metrics and logs."""
+    """A committed claim, for metrics and logs."""
 
     resource: str
     counts: Counts
@@ -41,7 +41,7 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ConflictMemory:
-    """The conflict level of imports, which decides how their next chunks are stored."""
+    """Remembers the conflict level of imports, which decides how their next chunks are stored."""
 
     def __init__(self) -> None:
         self._levels: dict[UUID, ConflictLevel] = {}
@@ -58,7 +58,7 @@ class ConflictMemory:
 
 
 async def perform(conn: Connection, claim: Claim, *, settings: Settings, memory: ConflictMemory) -> Done | None:
-    """Works on the claimed chunks in one transaction; None when their job was stopped. Raises `queue.ClaimLost`."""
+    """Processes the claimed chunks in one transaction. Returns None if their job was stopped. Raises `queue.ClaimLost`."""
     start = perf_counter()
     async with conn.transaction():
         if not await queue.fence(conn, claim):
@@ -106,7 +106,7 @@ async def perform(conn: Connection, claim: Claim, *, settings: Settings, memory:
 
 
 async def _parse_in_thread(conn: Connection, job: ClaimedImport, chunks: list[Chunk], settings: Settings) -> Parsed:
-    """Parses in a thread, so that meanwhile the session is kept from its idle_in_transaction_session_timeout."""
+    """Parses in a thread, and sends statements meanwhile, so that the server does not end the idle session."""
     parsing = asyncio.create_task(asyncio.to_thread(_parse, job, chunks, settings))
     while not (await asyncio.wait({parsing}, timeout=KEEP_ALIVE_SECONDS))[0]:
         await conn.execute("SELECT")
@@ -114,7 +114,7 @@ async def _parse_in_thread(conn: Connection, job: ClaimedImport, chunks: list[Ch
 
 
 def _parse(job: ClaimedImport, chunks: list[Chunk], settings: Settings) -> Parsed:
-    """Parses the chunks into one; empties the list, so that each chunk's bytes are freed when its records are made."""
+    """Parses the chunks into one result. Empties the list, so that the bytes of each chunk are freed once it is parsed."""
     chunks.reverse()
     parts: list[Parsed] = []
     errors_max = settings.import_errors_max

@@ -1,4 +1,4 @@
-"""Periodic chores: sweep abandoned uploads, end jobs, expire files, prune. Any worker may run them, concurrently with others."""
+"""Periodic maintenance: remove abandoned uploads, finish jobs, expire files, delete old jobs. Workers may run it concurrently."""
 
 import structlog
 
@@ -37,7 +37,7 @@ async def _sweep_uploads(conn: Connection, settings: Settings) -> None:
 
 
 async def _end_jobs(conn: Connection) -> None:
-    """Ends jobs without anything left to do, whose last worker died before it could end them."""
+    """Makes jobs final whose last worker died before it did so."""
     for id in await completion.unfinished(conn):
         for end in await completion.finish(conn, id):
             job_events.import_finished(end)

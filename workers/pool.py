@@ -24,7 +24,7 @@ STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 # the delay before dead workers are replaced; doubled each time that one exited with an error, so that a broken installation
 # does not start processes in a tight loop
 REPLACE_SECONDS = 0.2
-# objects allocated between two collections; a chunk allocates some tens of thousands
+# objects allocated between two collections; a chunk allocates tens of thousands
 GC_THRESHOLD = 100_000
 REPLACE_SECONDS_MAX = 10.0
 
@@ -61,7 +61,7 @@ class Pool:
     def _start(self, number: int) -> None:
         # blocked: a signal between fork and the child's own handlers would run the parent's handler in the child
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-        # a signal that came before the block has not reached this child
+        # a signal received before the block was not passed on to this child
         if not self.signals:
             child = multiprocessing.get_context("fork").Process(
                 target=_main, args=(self.settings, number, os.getpid()), name=f"worker-{number}"
@@ -86,7 +86,7 @@ class Pool:
             self._replace_seconds = min(REPLACE_SECONDS_MAX, 2 * self._replace_seconds) if again else REPLACE_SECONDS
             self._failed_at = now
         until = now + (self._replace_seconds if has_failed else REPLACE_SECONDS)
-        # in steps: a signal does not end a sleep
+        # in steps, because a signal does not end a sleep
         while not self.signals and time.monotonic() < until:
             time.sleep(REPLACE_SECONDS / 2)
 

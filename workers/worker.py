@@ -1,4 +1,4 @@
-"""One worker process: claims a chunk, works on it, finishes it or gives it back, and takes the next until it is stopped."""
+"""One worker process: claims a chunk, processes it, finishes it or gives it back, and repeats this until it is stopped."""
 
 import asyncio
 import gc
@@ -48,7 +48,7 @@ class Worker:
         self._maintenance_at = 0.0
 
     async def run(self) -> None:
-        """Works until stopped. While the database is unavailable it reconnects with growing delays."""
+        """Runs until stopped. While the database is unavailable, reconnects with growing delays."""
         while not self.stopping.is_set():
             try:
                 conn = await self._unless_stopping(pool.connect(self.settings, name=f"bulk worker {self.name}"))
@@ -76,7 +76,7 @@ class Worker:
                 await self._unless_stopping(queue.wait(conn, self.settings.poll_seconds * random.uniform(0.8, 1.2)))  # noqa: S311
 
     async def run_once(self, conn: Connection) -> bool:
-        """Works on one claim at most; whether there was one. Chunks of dead workers are claimed first."""
+        """Processes at most one claim. Returns whether there was one. Chunks of dead workers are claimed first."""
         claim = await self._reclaim_when_due(conn) or await queue.claim(
             conn,
             worker=self.name,
@@ -126,7 +126,7 @@ class Worker:
         return claim
 
     async def _work(self, conn: Connection, claim: Claim) -> imports.Done | None:
-        """Works on the claim and gives it back if that fails; returns what an import's claim has done."""
+        """Processes the claim; gives it back if that fails. Returns the result of an import's claim."""
         task = asyncio.create_task(self._perform(conn, claim))
         stopping = asyncio.create_task(self.stopping.wait())
         try:
@@ -191,7 +191,7 @@ class Worker:
     async def _give_back(self, conn: Connection, claim: Claim, *, error: str | None) -> None:
         """`error`: why the attempt failed; None when the worker stops, which does not count as an attempt."""
         if error is not None:
-            metrics.retried("accident")
+            metrics.retried("error")
         state = await queue.give_back(
             conn,
             claim,

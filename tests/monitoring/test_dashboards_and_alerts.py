@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from api import health
 from db import embedded
 from db.settings import Settings
-from monitoring import __main__ as starter
+from monitoring.__main__ import configure
 from monitoring import metrics  # noqa: F401  defines what the registry tells
 from tests.support import ROOT, api_client, programs
 from tests.support.api_client import USERS_HEADER, user_row
@@ -48,7 +48,7 @@ def promtool(*arguments: object, given: str | None = None) -> None:
 def test_prometheus_takes_the_configuration(tmp_path, given):
     """As it lies there, and as it is written for the settings, which decide on the port and on the key."""
     promtool("check", "config", HERE / "prometheus.yml")
-    config = starter.configure(Settings(http_port=8123, **given), tmp_path)
+    config = configure(Settings(http_port=8123, **given), tmp_path)
     promtool("check", "config", config / "prometheus.yml")
     (job,) = yaml.safe_load((config / "prometheus.yml").read_text())["scrape_configs"]
     assert job["static_configs"] == [{"targets": ["127.0.0.1:8123"]}]
@@ -182,7 +182,7 @@ class _Prometheus:
     def __init__(self, folder: Path, service: Service) -> None:
         environment = service.environment
         settings = Settings(http_port=int(environment["HTTP_PORT"]), api_keys=environment["API_KEYS"])
-        config = starter.configure(settings, folder / "config") / "prometheus.yml"
+        config = configure(settings, folder / "config") / "prometheus.yml"
         config.write_text(re.sub(r"(?<=_interval: )10s|(?<=_timeout: )5s", "1s", config.read_text()))
         self.url = f"http://127.0.0.1:{unused_port()}"
         with (folder / "prometheus.log").open("wb") as log:
@@ -370,7 +370,7 @@ def monitoring(action: str, folder: Path, *, path: Path, port: int = 9090) -> su
 
 @pytest.mark.needs("prometheus")
 def test_without_docker_the_machines_own_prometheus_is_started(tmp_path):
-    """It says what is left out and why, is started once, and is gone after the stop."""
+    """The message says that Grafana is not started, and why. A second start fails; a stop ends Prometheus."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "prometheus").symlink_to(programs.find("prometheus") or "")
     port = unused_port()
@@ -379,7 +379,7 @@ def test_without_docker_the_machines_own_prometheus_is_started(tmp_path):
         started = monitoring("start", tmp_path, **here)
         assert started.returncode == 0, started.stderr
         assert f"http://127.0.0.1:{port}" in started.stdout
-        assert "Grafana is left out: it comes in a container, and there is no docker" in started.stdout
+        assert "Grafana is not started: it runs in a container, and there is no docker" in started.stdout
         assert httpx.get(f"http://127.0.0.1:{port}/-/ready", timeout=PATIENCE_SECONDS).status_code == 200
         again = monitoring("start", tmp_path, **here)
         assert (again.returncode, again.stderr) == (

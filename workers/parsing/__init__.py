@@ -1,4 +1,4 @@
-"""Parses a chunk: returns its sound records and the errors of the others.
+"""Parses a chunk: returns its valid records and the errors of the others.
 
 May import db.imports.csv_row, db.imports.payload and db.resources only.
 """
@@ -24,12 +24,12 @@ from db.resources.definition import (
 from workers.parsing import csv_reader, json_reader
 from workers.parsing.validation import Findings, as_text, examine, unstorable
 
-# no valid slug or e-mail address is longer, so a valid key is always shown whole
+# no valid slug or e-mail address is longer, so a valid key is never truncated
 KEY_CHARACTERS_MAX = 255
 
 
 class Reader(Protocol):
-    """A format. The structs that it returns have the resource's attributes, in the resource's order."""
+    """Reads one format. The structs that it returns have the resource's attributes, in the resource's order."""
 
     def read(self, chunk: Chunk, record_max_bytes: int) -> list[Any]: ...
     def fields(self, text: str) -> dict[str, Any]: ...
@@ -118,10 +118,10 @@ def _reader(
 
 
 def _flawed(resource: Resource, records: list[Any], data: bytes) -> list[int]:
-    """The indexes of the records that could not be read, break a rule, or hold a value that cannot be stored."""
+    """The indexes of the records that could not be read, violate a rule, or contain a value that cannot be stored."""
     rules = resource.rules
     flawed = {i for i, record in enumerate(records) if record is None or (rules and next(rules(record), None))}
-    # few files contain anything that could be unstorable
+    # only few files contain one of these bytes, without which every value can be stored
     if b"\0" in data or b"0001-01-01" in data or b"9999-12-31" in data or (b"\\" in data and b"\\u00" in data):
         for i, record in enumerate(records):
             if record is not None and any(map(unstorable, msgspec.structs.astuple(record))):

@@ -16,12 +16,12 @@ BOOLEANS = {
     for letters in product(*zip(word, word.upper(), strict=True))
 }
 
-# where one record in forty has a flaw, most blocks of so many have none
+# if one record in forty is invalid, most blocks of this size have only valid ones
 BLOCK_RECORDS = 16
 
 
 class Reader:
-    """Reads the records of one resource below one header."""
+    """Reads the rows of one resource in a file with the header `columns`."""
 
     def __init__(
         self,
@@ -40,13 +40,13 @@ class Reader:
         self._row = RowReader(delimiter, len(columns))
         self._cells = self._unguarded if csv_safe else self._row.cells
         places = {name: place for place, name in enumerate(columns)}
-        # a column that the header lacks reads the None that is put behind the last cell
+        # a column that the header does not have reads the None that is appended after the last cell
         self._places = None if columns == resource.columns else [places.get(name, -1) for name in hints]
         self._booleans = [place for place, hint in enumerate(hints.values()) if _holds(hint, bool)]
         self._lists = [place for place, hint in enumerate(hints.values()) if _holds(hint, list)]
 
     def read(self, chunk: Chunk, record_max_bytes: int) -> list[Any]:
-        """The struct of each record, None for one that cannot be read as such or is too large."""
+        """The struct of each record; None for a record that is invalid or too large."""
         if self._is_refused:
             return [None] * chunk.records
         rows: list[list[Any] | None] = []
@@ -88,7 +88,7 @@ class Reader:
         return [cell and cell.removeprefix("'") for cell in self._row.cells(text)]
 
     def _convert(self, rows: list[list[Any]]) -> list[Any]:
-        """The struct of each row, None for one that has a flaw: they are found by halving what has any."""
+        """The struct of each row; None for an invalid one. A block with invalid rows is divided until they are found."""
         try:
             return msgspec.convert(rows, self._structs)
         except msgspec.ValidationError:
@@ -98,7 +98,7 @@ class Reader:
         return [record for i in range(0, len(rows), step) for record in self._convert(rows[i : i + step])]
 
     def _arrange(self, rows: list[list[Any]]) -> list[list[Any]]:
-        """The cells in the order of the resource's fields; as values, where a cell's text is not the value itself."""
+        """The cells in the order of the resource's fields. Booleans and lists are converted from their text."""
         if self._places is not None:
             rows = [[cells[place] for place in self._places] for cells in ([*row, None] for row in rows)]
         for place in self._booleans:
@@ -111,7 +111,7 @@ class Reader:
 
 
 def _is_utf8(text: str) -> bool:
-    """Whether the bytes were UTF-8 that text was decoded from, with `surrogateescape` for those that are not."""
+    """Whether the bytes from which `text` was decoded with `surrogateescape` were UTF-8."""
     try:
         return text.isascii() or bool(text.encode())
     except UnicodeEncodeError:
@@ -119,7 +119,7 @@ def _is_utf8(text: str) -> bool:
 
 
 def _list(cell: str | None) -> Any:
-    """The list that a cell holds as a JSON array; the cell as it is when it holds anything else."""
+    """The list, if the cell contains a JSON array; otherwise the cell unchanged."""
     try:
         value = msgspec.json.decode(cell) if cell else cell
     except (msgspec.DecodeError, RecursionError):
@@ -128,5 +128,5 @@ def _list(cell: str | None) -> Any:
 
 
 def _holds(hint: Any, kind: type) -> bool:
-    """Whether `kind` is a type, or the origin of one, within `hint`."""
+    """Whether `hint` is, or contains, the type `kind`."""
     return hint is kind or get_origin(hint) is kind or any(_holds(part, kind) for part in get_args(hint))

@@ -1,4 +1,4 @@
-"""NDJSON, one object a line, and the elements of one JSON array."""
+"""NDJSON, with one object per line, and the elements of one JSON array."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -9,8 +9,8 @@ import msgspec
 from db.imports.payload import Chunk
 from db.resources.definition import Resource, Unreadable
 
-# what reading a record may end in; for the whole chunk it says only that some record is not sound
-UNSOUND = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, Unreadable)
+# raised for an invalid record; for a whole chunk they mean that at least one of its records is invalid
+INVALID = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, Unreadable)
 
 
 class Reader:
@@ -35,27 +35,27 @@ class Reader:
         self._renamed = fields
 
     def read(self, chunk: Chunk, record_max_bytes: int) -> list[Any]:
-        """The struct of each record, None for one that cannot be read as such or is too large."""
+        """The struct of each record; None for a record that is invalid or too large."""
         if len(chunk.data) <= record_max_bytes:
-            with suppress(*UNSOUND):
+            with suppress(*INVALID):
                 return self._whole(chunk)
         return [self._single(self.bare(raw), record_max_bytes) for raw in chunk.slices()]
 
     def _whole(self, chunk: Chunk) -> list[Any]:
-        """All records of a chunk that has no flaw; raises one of `UNSOUND` when it has any."""
+        """All records of a chunk. Raises one of `INVALID` if any record is invalid."""
         data = chunk.data
-        # msgspec leaves unchecked what is in fields that it skips
+        # msgspec does not check the UTF-8 of fields that it skips
         if not data.isascii():
             data.decode()
         if self._renamed:
             return [self._one.decode(self._rename(self.bare(raw))) for raw in chunk.slices()]
         if self._is_lines:
             lines = data.removesuffix(b"\n").split(b"\n") if chunk.starts is None else chunk.slices()
-            # not decode_lines, to which a line end is white space: an object may go over two lines and share one with others
+            # not decode_lines, which treats a line end as white space: it accepts an object on two lines, and two on one
             return [self._one.decode(line) for line in lines]
         records = self._array.decode(b"[" + data + b"]")
         if len(records) != chunk.records:
-            raise Unreadable("invalid_json", "not one element a record")
+            raise Unreadable("invalid_json", "not exactly one element per record")
         return records
 
     def _single(self, raw: bytes, record_max_bytes: int) -> Any:
@@ -64,28 +64,28 @@ class Reader:
                 return None
             text = raw.decode()
             return self._one.decode(self._rename(text) if self._renamed else text)
-        except UNSOUND:
+        except INVALID:
             return None
 
     def fields(self, text: str) -> dict[str, Any]:
-        """The values of an object, whatever they are; of a key that comes twice the last one. Raises Unreadable.
+        """The values of an object, valid or not; of a repeated key the last one. Raises `Unreadable`.
 
-        Values of fields that the resource does not have, and numbers that Python cannot hold, stay `msgspec.Raw`.
+        Values of fields that the resource does not have, and numbers out of the range of Python's decoder, remain `msgspec.Raw`.
         """
         try:
-            # whether it is JSON comes before whether it is an object
+            # first whether it is valid JSON, then whether it is an object
             msgspec.json.decode(text, type=msgspec.Raw)
             fields = self._by_field(self._members.decode(text)).items()
             return {name: _value(raw) if name in self._names else raw for name, raw in fields}
         except RecursionError:
             raise Unreadable("invalid_json", "nested too deeply") from None
         except msgspec.ValidationError:
-            raise Unreadable("invalid_type", "a record is a JSON object") from None
+            raise Unreadable("invalid_type", "a record must be a JSON object") from None
         except msgspec.DecodeError as error:
             raise Unreadable("invalid_json", str(error).removeprefix("JSON is malformed: ")) from None
 
     def _rename(self, record: bytes | str) -> bytes:
-        """The record with the names of fields as keys. Raises one of `UNSOUND`."""
+        """The record with the names of fields as keys. Raises one of `INVALID`."""
         return msgspec.json.encode(self._by_field(self._members.decode(record)))
 
     def _by_field(self, members: dict[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
@@ -105,7 +105,7 @@ class Reader:
         return fields
 
     def bare(self, raw: bytes) -> bytes:
-        """A record without what separates it from the next."""
+        """A record without the separator that follows it."""
         return raw.rstrip(b"\r\n") if self._is_lines else raw.removesuffix(b",\n")
 
 

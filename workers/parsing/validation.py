@@ -1,4 +1,4 @@
-"""Explains why a record is refused: checks it field by field, after the decoder of whole chunks has refused it."""
+"""Determines the errors of a record by checking it field by field, after the decoder of whole chunks has refused it."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ VALUE_CHARACTERS_MAX = 200
 
 
 class Findings(NamedTuple):
-    """`sound` has every attribute of the record, None where the field is missing or bad."""
+    """`sound` has every attribute of the record; None where the field is missing or invalid."""
 
     sound: SimpleNamespace
     errors: list[FieldError]
@@ -53,9 +53,9 @@ def examine(resource: Resource, fields: Mapping[str, Any], *, ignore_unknown: bo
 
 
 def unstorable(value: Any) -> str | None:
-    """Why PostgreSQL or an export cannot hold a value of the right type; None if they can."""
+    """Why PostgreSQL or an export cannot represent a value of the right type; None if they can."""
     if isinstance(value, str):
-        return "holds the character U+0000, which cannot be stored" if "\0" in value else None
+        return "contains the character U+0000, which cannot be stored" if "\0" in value else None
     if isinstance(value, list):
         return next(filter(None, map(unstorable, value)), None)
     if isinstance(value, datetime):
@@ -67,7 +67,7 @@ def unstorable(value: Any) -> str | None:
 
 
 def as_text(value: Any, *, characters_max: int = VALUE_CHARACTERS_MAX) -> str | None:
-    """A value as shown in an error: text as it is, anything else as JSON; shortened, and without U+0000."""
+    """A value as shown in an error: a text unchanged, anything else as JSON; truncated, and without U+0000."""
     if value is None:
         return None
     if isinstance(value, msgspec.Raw):
@@ -81,7 +81,7 @@ def as_text(value: Any, *, characters_max: int = VALUE_CHARACTERS_MAX) -> str | 
 
 
 def _decoded(raw: msgspec.Raw) -> Any:
-    """A JSON value; its text when Python cannot hold it."""
+    """A JSON value; its JSON text if Python's decoder does not support it."""
     try:
         return msgspec.json.decode(raw)
     except (msgspec.ValidationError, RecursionError):
@@ -89,9 +89,9 @@ def _decoded(raw: msgspec.Raw) -> Any:
 
 
 class _Kind(NamedTuple):
-    """What a field wants: its type, whether it must be there, the values of an enum and the name of a format.
+    """The rules of a field: its type, whether it is required, the values of an enum, and the name of a format.
 
-    The type is that of the one field of `holder`, as msgspec remembers how to check a struct, but not other types.
+    The type is wrapped in the struct `holder`, because msgspec caches how to check a struct, but not other types.
     """
 
     holder: Any
@@ -131,7 +131,7 @@ def _convert(value: Any, kind: _Kind) -> Any:
     # a number out of the range of Python's decoder
     if isinstance(value, msgspec.Raw):
         raise _Invalid("invalid_type", "a number out of range")
-    # before the format, whose message would not mention the NUL
+    # before the pattern, whose message would not mention the NUL
     if isinstance(value, str) and (reason := unstorable(value)):
         raise _Invalid("invalid_format", reason)
     try:
