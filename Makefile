@@ -17,9 +17,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 	monitoring-start monitoring-stop clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-install: .venv/installed ## make the environment in .venv and install what the service needs
+install: .venv/installed ## create the environment in .venv and install what the service needs
 
 # Starts the server, applies the migrations, runs the Procfile. Settings come from the environment only, so honcho reads no .env.
 # The shell is replaced by honcho, so `$$` is honcho's process id. The log format is chosen here, because under honcho the standard

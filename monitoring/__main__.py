@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -110,17 +111,21 @@ def _start_containers(folder: Path) -> str | None:
         "BULK_PROMETHEUS_CONFIG": str(folder / "config"),
         "BULK_PROMETHEUS_DATA": str(data),
     }
-    fault = _docker("info", timeout=DOCKER_SECONDS) or _docker(*COMPOSE, "up", "--detach", **environment)
+    fault = _docker("info", timeout=DOCKER_SECONDS) or _docker(*COMPOSE, "up", "--detach", environment=environment)
     if fault is None:
         (folder / "running").write_text(IN_CONTAINERS)
     return fault
 
 
-def _docker(*arguments: str, timeout: float | None = None, **environment: str) -> str | None:
+def _docker(*arguments: str, timeout: float | None = None, environment: Mapping[str, str] | None = None) -> str | None:
     """Runs docker. Returns None, or why it failed."""
     try:
         subprocess.run(
-            ["docker", *arguments], env=os.environ | environment, capture_output=True, timeout=timeout, check=True
+            ["docker", *arguments],
+            env={**os.environ, **(environment or {})},
+            capture_output=True,
+            timeout=timeout,
+            check=True,
         )
     except FileNotFoundError:
         return "there is no docker"

@@ -22,8 +22,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from api import health
 from db import embedded
 from db.settings import Settings
-from monitoring.__main__ import configure
 from monitoring import metrics  # noqa: F401  defines what the registry tells
+from monitoring.__main__ import configure
 from tests.support import ROOT, api_client, programs
 from tests.support.api_client import USERS_HEADER, user_row
 from tests.support.eventually import PATIENCE_SECONDS, eventually
