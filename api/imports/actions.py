@@ -18,16 +18,18 @@ from api.http.headers import AnyRequest
 from api.http.openapi import BINARY, OBJECTS, operation
 from api.http.parameters import STORABLE
 from api.http.problems import Problem, problem_responses, request_id
-from api.imports import cells, records, retry
+from api.imports import cells, copies, records
 from api.imports.admission import AdmissionHere
 from api.imports.cells import RefusedPage
+from api.imports.copies import CopyContext
 from api.imports.uploads import ActiveUploadsHere
 from api.imports.view import PATH, ImportView, get_or_404, view
 from db.connections.pool import Pool
 from db.imports import actions, backlog, completion, uploads
-from db.imports.actions import NotCommittable, ParentImport
+from db.imports.actions import Copy, NotCommittable, ParentImport, Repaired
 from db.imports.jobs import FINAL
 from db.imports.records import Gone
+from db.imports.refused import Selection
 from db.resources.definition import Code
 from db.settings import Settings
 from monitoring import job_events
@@ -43,6 +45,7 @@ class RecordParameters(msgspec.Struct, kw_only=True):
 
 
 class FailedRecordParameters(RecordParameters, kw_only=True):
+    unrepaired: Annotated[bool, Meta(description="Without the records that repairs have.")] = False
     as_: Annotated[
         Literal["cells"] | None,
         Meta(description="cells: a page of the records, split into cells, instead of all of them as a file."),
@@ -80,14 +83,14 @@ async def get_failed_records(
     requested = parameters.query(request, FailedRecordParameters)
     job = await _parent(db_pool, id)
     if requested.as_ is None:
-        return await records.download(db_pool, job, "failed", is_annotated=requested.annotate)
+        which = "unrepaired" if requested.unrepaired else "failed"
+        return await records.download(db_pool, job, which, is_annotated=requested.annotate)
     try:
         async with db_pool.connection() as conn:
             page = await cells.page(
                 conn,
                 job,
-                code=requested.code,
-                field=requested.field,
+                Selection(requested.code, requested.field, requested.unrepaired),
                 cursor=requested.cursor,
                 limit=requested.limit or 100,
                 record_max_bytes=settings.record_max_bytes,
@@ -128,7 +131,13 @@ CHILD = {
     responses={
         **CHILD,
         **problem_responses(
-            "invalid-request", "not-found", "not-final", "nothing-to-retry", "too-many-requests", "unavailable"
+            "invalid-request",
+            "not-found",
+            "not-final",
+            "nothing-to-retry",
+            "already-repaired",
+            "too-many-requests",
+            "unavailable",
         ),
     },
 )
@@ -151,18 +160,10 @@ async def retry_import(
         raise Problem("not-final", f"The import is {parent.status}. Cancel it first, or wait until it is final.")
     if not parent.remaining:
         raise Problem("nothing-to-retry", "No record of the import is failed or unprocessed.")
-    try:
-        child, is_replay = await retry.run(
-            parent,
-            pool=db_pool,
-            settings=settings,
-            admission=admission,
-            active=active_uploads,
-            request_id=request_id(request.scope),
-            created_by=key_name(request.scope),
-        )
-    except (Gone, uploads.Gone):
-        raise records.removed() from None
+    context = CopyContext(
+        db_pool, settings, admission, active_uploads, request_id(request.scope), key_name(request.scope)
+    )
+    child, is_replay = await _copy(parent, "retry", context)
     return await _child(db_pool, settings, child, is_replay=is_replay)
 
 
@@ -173,13 +174,23 @@ async def retry_import(
     summary="Commit a dry run",
     responses={
         **CHILD,
-        **problem_responses("invalid-request", "not-found", "not-committable", "too-many-requests", "unavailable"),
+        **problem_responses(
+            "invalid-request", "not-found", "not-committable", "already-repaired", "too-many-requests", "unavailable"
+        ),
     },
 )
 async def commit_import(
-    request: AnyRequest, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere, admission: AdmissionHere
+    request: AnyRequest,
+    id: FromPath[str],
+    db_pool: PoolHere,
+    settings: SettingsHere,
+    admission: AdmissionHere,
+    active_uploads: ActiveUploadsHere,
 ) -> Response[bytes]:
-    """Creates an import of the same file without a second upload. A dry run has one commit: a repeated request returns it."""
+    """Creates an import of the same file without a second upload. A dry run has one commit: a repeated request returns it.
+
+    Records that repairs of the dry run have are left out: they are stored by the commits of these repairs.
+    """
     parameters.query(request)
     dry_run = await _parent(db_pool, id)
     digest = hashlib.sha256(b"commit" + dry_run.id.bytes).digest()
@@ -194,6 +205,11 @@ async def commit_import(
             )
             if not is_replay:
                 admission.check(await backlog.measure(conn))
+    except Repaired:
+        context = CopyContext(
+            db_pool, settings, admission, active_uploads, request_id(request.scope), key_name(request.scope)
+        )
+        child, is_replay = await _copy(dry_run, "commit", context)
     except NotCommittable as reason:
         raise Problem("not-committable", str(reason)) from None
     except Gone:
@@ -245,6 +261,18 @@ async def delete_import(request: AnyRequest, id: FromPath[str], db_pool: PoolHer
         is_deleted = await actions.delete(conn, job.id)
     if not is_deleted:
         raise Problem("not-final", f"The import is {job.status}. Cancel it first, or wait until it is final.")
+
+
+async def _copy(parent: ParentImport, relation: Copy, context: CopyContext) -> tuple[UUID, bool]:
+    """The id of the retry or commit, and whether an earlier request created it. Raises `Problem`."""
+    try:
+        return await copies.run(parent, relation, context)
+    except Repaired:
+        raise Problem(
+            "already-repaired", "A repair took on records of the import meanwhile. Repeat the request."
+        ) from None
+    except (Gone, uploads.Gone):
+        raise records.removed() from None
 
 
 async def _parent(pool: Pool, id: str) -> ParentImport:

@@ -14,7 +14,7 @@ from db.imports import errors, refused
 from db.imports.actions import ParentImport
 from db.imports.csv_row import RowReader
 from db.imports.records import Gone
-from db.imports.refused import RefusedError
+from db.imports.refused import RefusedError, Selection
 from db.resources.definition import Unreadable
 
 # a record without cells is shown as text up to this size
@@ -64,9 +64,8 @@ class Found(msgspec.Struct, frozen=True):
 async def page(
     conn: Connection,
     job: ParentImport,
+    selection: Selection,
     *,
-    code: str | None,
-    field: str | None,
     cursor: str | None,
     limit: int,
     record_max_bytes: int,
@@ -74,7 +73,7 @@ async def page(
     """The refused records behind the cursor. Raises `Gone` when they were removed, and `Problem` 400."""
     shown: list[Found] = []
     size, is_last = 0, True
-    async for found in _refused(conn, job, after=_position(cursor), code=code, field=field, limit=limit + 1):
+    async for found in _refused(conn, job, selection, after=_position(cursor), limit=limit + 1):
         if len(shown) == limit or (shown and size + found.size > PAGE_MAX_BYTES):
             is_last = False
             break
@@ -87,19 +86,19 @@ async def page(
         columns=columns,
         records=records,
         next_cursor=None if is_last else str(shown[-1].number),
-        total=await refused.count(conn, job.id, code=code, field=field),
+        total=await refused.count(conn, job.id, selection),
     )
 
 
 async def _refused(
-    conn: Connection, job: ParentImport, *, after: int, code: str | None, field: str | None, limit: int
+    conn: Connection, job: ParentImport, selection: Selection, *, after: int, limit: int
 ) -> AsyncIterator[Found]:
     """Raises `Gone`."""
-    while chunk := await refused.next_chunk(conn, job.id, after_record=after, code=code, field=field, limit=limit):
+    while chunk := await refused.next_chunk(conn, job.id, selection, after_record=after, limit=limit):
         by_record = await refused.errors(conn, job.id, numbers=chunk.numbers)
         for number, line, raw in chunk.records(job.format):
             yield Found(number, line, raw, by_record[number])
-            after = number
+        after = chunk.numbers[-1] if chunk.numbers else chunk.first_record + chunk.count - 1
 
 
 def _position(cursor: str | None) -> int:

@@ -47,6 +47,14 @@ class ImportParameters(msgspec.Struct, kw_only=True):
         UUID | None,
         Meta(description="Wait until that import is completed; if it fails or is cancelled, this one fails."),
     ] = None
+    repairs: Annotated[
+        UUID | None,
+        Meta(
+            description="The id of a final import. The file has corrected records of it, with the annotation `_line` of its "
+            "failed-records. The parameters resource, mode, columns, unknown_fields, csv_delimiter, csv_safe and dry_run are "
+            "those of that import. Errors have its line numbers."
+        ),
+    ] = None
     unknown_fields: Annotated[
         Literal["error", "ignore"],
         Meta(description="Whether columns or keys that the resource does not have are an error."),

@@ -12,6 +12,7 @@ from api.http import parameters
 from api.http.auth import key_name
 from api.http.headers import AnyRequest, idempotency_key
 from api.http.problems import Fault, Problem, invalid, request_id
+from api.imports import repair
 from api.imports.admission import Admission
 from api.imports.body import Body, File, Parameter
 from api.imports.chunk_writer import ChunkWriter
@@ -22,9 +23,11 @@ from api.imports.splitting import FileSplitter, Unreadable
 from api.imports.uploads import ActiveUploads
 from db.connections.pool import Pool
 from db.formats import ANNOTATIONS
-from db.imports import backlog, jobs, uploads
+from db.imports import backlog, jobs, repairs, uploads
+from db.imports.actions import ParentImport
 from db.imports.jobs import Import
 from db.imports.payload import Chunk
+from db.imports.records import Gone
 from db.imports.uploads import ImportSpec
 from db.resources import RESOURCES
 from db.resources.definition import Resource
@@ -48,6 +51,12 @@ async def receive(
         raise Problem("invalid-request", f"The file cannot be read: {error}") from None
     except uploads.AfterUnknown:
         raise invalid("after", "is not the id of an import") from None
+    except Gone:
+        raise repair.unknown_parent() from None
+    except repairs.NotRefused as reason:
+        raise repair.not_refused(reason.lines) from None
+    except repairs.AlreadyRepaired as reason:
+        raise repair.already_repaired(reason.lines) from None
     except TimeoutError:
         raise Problem("unavailable", "The process is stopping and could not wait for the end of the upload.") from None
     except uploads.Gone:
@@ -77,6 +86,8 @@ class UploadReceiver:
         self._key = idempotency_key(request)
         self._body = Body(request, settings, admission)
         self._file = File(None, None)
+        # the import that this one repairs
+        self._parent: ParentImport | None = None
 
     @property
     def token(self) -> str | None:
@@ -88,13 +99,17 @@ class UploadReceiver:
         """Receives everything. Returns the job's id, and whether it is the job of an earlier request."""
         async with aclosing(self._body.events()) as events:
             await self._read_to_file(events)
-            early = parameters.parse(self._parameters, ImportParameters)
+            requested = parameters.parse(self._parameters, ImportParameters)
+            if requested.repairs is not None:
+                self._parent = await repair.repaired_import(self._pool, requested.repairs)
+            early = self._requested()
             splitter = FileSplitter(
                 format=early.format or self._file.format,
                 delimiter=early.delimiter,
                 batch_size=self._settings.batch_size,
                 chunk_max_bytes=self._settings.chunk_max_bytes,
                 record_max_bytes=self._settings.record_max_bytes,
+                annotated=self._parent is not None,
             )
             id = await self._begin()
             if id is None:
@@ -109,7 +124,10 @@ class UploadReceiver:
                 spec = self._specify(early, splitter, writer.chunk_count)
                 try:
                     async with self._pool.connection() as conn, conn.transaction():
-                        await uploads.seal(conn, id, spec)
+                        if self._parent is None:
+                            await uploads.seal(conn, id, spec)
+                        else:
+                            await repairs.seal(conn, id, spec)
                 except uploads.TokenTaken:
                     # the parameter followed the file, and another job has this key
                     await self._active.discard(id)
@@ -149,12 +167,19 @@ class UploadReceiver:
                 yield await fair.feed(event)
         yield splitter.finish()
 
+    def _requested(self) -> ImportParameters:
+        """The parameters received so far, with those that a repair has from its parent. Raises `Problem` 400."""
+        requested = parameters.parse(self._parameters, ImportParameters)
+        if self._parent is None:
+            return requested
+        return repair.inherit(requested, {name for name, _ in self._parameters}, self._parent)
+
     def _specify(self, early: ImportParameters, splitter: FileSplitter, chunk_count: int) -> ImportSpec:
         """The import as it was received. Raises `Problem` 400."""
-        final = parameters.parse(self._parameters, ImportParameters)
+        final = self._requested()
         if final.resource is None:
             raise invalid("resource", f"is required: {', '.join(RESOURCES)}", "missing")
-        for name in ("format", "csv_delimiter"):
+        for name in ("repairs", "format", "csv_delimiter"):
             if getattr(final, name) != getattr(early, name):
                 raise invalid(name, "must precede the file in the form", "too_late")
         resource, fields = RESOURCES[final.resource], final.columns or {}
@@ -162,6 +187,8 @@ class UploadReceiver:
         csv_columns = None if splitter.columns is None else map_header(splitter.columns, fields)
         if csv_columns is not None:
             check_columns(csv_columns, resource, ignores_unknown=final.unknown_fields == "ignore")
+        if self._parent is not None:
+            repair.check_annotated(splitter)
         settings: dict[str, Any] = {
             "resource": final.resource,
             "mode": final.mode,
@@ -175,11 +202,14 @@ class UploadReceiver:
             "csv_delimiter": final.delimiter,
             "csv_safe": final.csv_safe,
         }
-        # without the parameter the digest is that of earlier versions, whose requests may be repeated
+        # without these parameters the digest is that of earlier versions, whose requests may be repeated
         digested = settings | ({"columns": fields} if fields else {})
+        if final.repairs is not None:
+            digested["repairs"] = final.repairs
         return ImportSpec(
             **settings,
-            parent_id=None,
+            parent_id=final.repairs,
+            relation=None if final.repairs is None else "repair",
             csv_header=splitter.header,
             csv_columns=csv_columns,
             columns=fields or None,

@@ -17,11 +17,12 @@ from api.imports import annotations
 from api.imports.splitting import FileSplitter, Unreadable
 from db.connections.pool import Pool
 from db.formats import MEDIA_TYPES
-from db.imports import records
+from db.imports import records, repairs
 from db.imports.actions import ParentImport
 from db.imports.records import NOT_STORED, ChunkRecords, Gone, RecordNote
 
-Which: TypeAlias = Literal["failed", "unprocessed", "all"]
+# unrepaired: the failed ones, remaining: the failed and the unprocessed ones, all: every record, each without those in repairs
+Which: TypeAlias = Literal["failed", "unprocessed", "unrepaired", "remaining", "all"]
 
 BLOCK_BYTES = 128 * 1024
 
@@ -46,27 +47,42 @@ def file_frame(parent: ParentImport) -> FileFrame:
 
 async def read_chunks(pool: Pool, parent: ParentImport, which: Which) -> AsyncGenerator[ChunkRecords, None]:
     """Yields the records chunk by chunk, in the order of the file. Raises `Gone`, also at the end if some are missing."""
-    failed, unprocessed = which != "unprocessed", which != "failed"
+    failed, unprocessed = which != "unprocessed", which in ("unprocessed", "remaining")
+    unrepaired = which in ("unrepaired", "remaining", "all")
     expected = parent.failed * failed + (parent.remaining - parent.failed) * unprocessed
+    if which == "all":
+        expected = parent.total_records
+    if unrepaired:
+        async with pool.connection() as conn:
+            expected -= (await repairs.taken_on(conn, parent.id)).count
     yielded, after_seq = 0, 0
     while True:
         async with pool.connection() as conn:
             chunk = await records.next_chunk(
-                conn, parent.id, after_seq=after_seq, failed=failed, unprocessed=unprocessed
+                conn,
+                parent.id,
+                after_seq=after_seq,
+                failed=failed,
+                unprocessed=unprocessed,
+                every=which == "all",
+                unrepaired=unrepaired,
             )
         if chunk is None:
             break
-        yield chunk
+        if chunk.numbers:
+            yield chunk
         yielded += len(chunk.numbers)
         after_seq = chunk.seq
-    # retention removes records in several steps; an incomplete file must not look complete
+    # Retention removes records in several steps, and a repair may have taken some on meanwhile. An incomplete file must not look
+    # complete.
     if parent.is_final and yielded != expected:
         raise Gone
 
 
 async def download(pool: Pool, parent: ParentImport, which: Which, *, is_annotated: bool) -> ASGIResponse:
     """Streams the file. Raises `Problem` 404 if the records were removed."""
-    name = download_name(parent.file_name, parent.resource, which, parent.format)
+    what = "unprocessed" if which == "unprocessed" else "failed"
+    name = download_name(parent.file_name, parent.resource, what, parent.format)
     try:
         return await stream(_blocks(pool, parent, which, is_annotated=is_annotated), MEDIA_TYPES[parent.format], name)
     except Gone:
@@ -113,7 +129,7 @@ async def _blocks(pool: Pool, parent: ParentImport, which: Which, *, is_annotate
     async with aclosing(read_chunks(pool, parent, which)) as found:
         async for chunk in found:
             notes = await _notes(pool, parent, chunk) if is_annotated else None
-            missing = [NOT_STORED] if which == "failed" else []
+            missing = [NOT_STORED] if which in ("failed", "unrepaired") else []
             records = [
                 _record(raw, line, None if notes is None else notes.get(number, missing), csv=csv, parent=parent)
                 for number, line, raw in chunk.records(parent.format)

@@ -10,9 +10,10 @@ from msgspec import UNSET, UnsetType
 from api.http import responses
 from db.connections.pool import Pool
 from db.imports import errors as record_errors
-from db.imports import jobs
+from db.imports import jobs, repairs
 from db.imports.errors import ErrorCount
-from db.imports.jobs import FINAL, Import
+from db.imports.jobs import FINAL, Import, Relation
+from db.imports.repairs import Totals
 from db.resources.definition import RecordError
 from db.settings import Settings
 
@@ -49,11 +50,13 @@ class ImportProgress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ImportView(msgspec.Struct, frozen=True, kw_only=True):
-    """An import job. In lists it has no `errors`, `error_summary`, `error_kinds` and `waiting_for`.
+    """An import job. In lists it has no `errors`, `error_summary`, `error_kinds`, `waiting_for` and `repaired`.
 
     `waiting_for` is the reason why the job is not final yet, in one sentence; null if it is final, and behind a pooler.
     `error_count` counts all errors; `errors_stored` is the number of those that can be read. `error_summary` counts the stored
-    errors by code and field, the most frequent first; `error_kinds` is the number of these combinations.
+    errors by code and field, the most frequent first; `error_kinds` is the number of these combinations. `relation` is how the
+    import comes from its parent. `repaired` counts the repairs and retries that follow from it, and its refused and unprocessed
+    records that these have taken, and that are left; null if there are none.
     """
 
     id: UUID
@@ -78,6 +81,8 @@ class ImportView(msgspec.Struct, frozen=True, kw_only=True):
     waiting_for: str | UnsetType | None = UNSET
     problem: dict[str, Any] | None
     parent_id: UUID | None
+    relation: Relation | None
+    repaired: Totals | UnsetType | None = UNSET
     after: UUID | None
     created_at: datetime
     created_by: str | None
@@ -96,16 +101,20 @@ async def view(pool: Pool, settings: Settings, job: Import) -> ImportView:
     """The complete representation. Reads the errors after the job, so that it never has fewer errors than it counts."""
     waiting_for = await responses.waiting_for(pool, settings, jobs.waiting_for, job.id, is_final=job.status in FINAL)
     complete = msgspec.structs.replace(
-        summary(settings, job), errors=[], error_summary=[], error_kinds=0, waiting_for=waiting_for
+        summary(settings, job), errors=[], error_summary=[], error_kinds=0, waiting_for=waiting_for, repaired=None
     )
-    if not job.errors:
+    remaining = job.total_records - job.processed + job.failed if job.status in FINAL else 0
+    if not remaining and not job.errors:
         return complete
     async with pool.connection() as conn:
+        repaired = await repairs.totals(conn, job.id, remaining=remaining) if remaining else None
         errors, _ = await record_errors.page(
             conn, job.id, after=record_errors.START, code=None, field=None, limit=ERRORS_SHOWN
         )
         kinds = await record_errors.summary(conn, job.id)
-    return msgspec.structs.replace(complete, errors=errors, error_summary=kinds.counts, error_kinds=kinds.kinds)
+    return msgspec.structs.replace(
+        complete, errors=errors, error_summary=kinds.counts, error_kinds=kinds.kinds, repaired=repaired
+    )
 
 
 def summary(settings: Settings, job: Import) -> ImportView:
@@ -135,6 +144,7 @@ def summary(settings: Settings, job: Import) -> ImportView:
         errors_stored=job.errors - job.errors_omitted,
         problem=job.problem,
         parent_id=job.parent_id,
+        relation=job.relation,
         after=job.after_id,
         created_at=job.created_at,
         created_by=job.created_by,
@@ -156,6 +166,8 @@ def _links(job: Import) -> dict[str, str]:
         return links | {"cancel": f"{self}/cancel"}
     if job.failed or job.processed < job.total_records:
         links["retry"] = f"{self}/retry"
+    if job.failed:
+        links["repair"] = f"{PATH}?repairs={job.id}"
     if job.dry_run and job.status == "completed":
         links["commit"] = f"{self}/commit"
     return links

@@ -1,5 +1,6 @@
 """Actions on imports: retry, commit of a dry run, cancel, delete."""
 
+from typing import Literal
 from uuid import UUID
 
 import msgspec
@@ -8,10 +9,13 @@ from psycopg.rows import class_row, scalar_row
 from db.connections import liveness
 from db.connections.pool import Connection
 from db.formats import Format
-from db.imports import completion, uploads
+from db.imports import completion, repairs, uploads
 from db.imports.jobs import FINAL, Status
 from db.imports.records import Gone
+from db.imports.repairs import TakenOn
 from db.imports.uploads import ImportSpec
+
+Copy = Literal["retry", "commit"]
 
 # a commit copies a whole file, which may take longer than statement_timeout
 COPY_SECONDS_MAX = 3600
@@ -19,6 +23,10 @@ COPY_SECONDS_MAX = 3600
 
 class NotCommittable(Exception):
     """The import is not a completed dry run; the message gives the reason."""
+
+
+class Repaired(Exception):
+    """Repairs have records of the import, which a copy must leave out."""
 
 
 class ParentImport(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,21 +79,26 @@ async def parent(conn: Connection, id: UUID) -> ParentImport | None:
     return await cursor.fetchone()
 
 
-async def retried_by(conn: Connection, parent: ParentImport) -> UUID | None:
-    """The id of the retry of `parent`; None if it has none."""
-    return await _child(conn, parent.id, dry_run=parent.dry_run)
+async def copied_by(conn: Connection, parent: ParentImport, relation: Copy) -> UUID | None:
+    """The id of the retry or the commit of `parent`; None if it has none."""
+    return await _child(conn, parent.id, dry_run=parent.dry_run and relation == "retry")
 
 
-async def seal_retry(conn: Connection, id: UUID, spec: ImportSpec, parent: ParentImport) -> UUID:
-    """Seals the upload `id` as the one retry of `parent` and returns its id. If there is a retry already, returns that one's id.
+async def seal_copy(
+    conn: Connection, id: UUID, spec: ImportSpec, parent: ParentImport, relation: Copy, *, without: TakenOn
+) -> UUID:
+    """Seals the upload `id` as the one retry or commit of `parent` and returns its id. If there is one already, returns its id.
 
-    Concurrent requests are serialised by the lock on the parent's row. Raises `Gone`.
+    Concurrent requests are serialised by the lock on the parent's row. `without` are the records that repairs had before the
+    upload was filled, which it does not have. Raises `Repaired` if they are not the same now, and `Gone`.
     """
     if await _lock(conn, parent.id) is None:
         raise Gone
-    earlier = await retried_by(conn, parent)
+    earlier = await copied_by(conn, parent, relation)
     if earlier is not None:
         return earlier
+    if await repairs.taken_on(conn, parent.id) != without:
+        raise Repaired
     await uploads.seal(conn, id, spec)
     return id
 
@@ -95,7 +108,7 @@ async def commit(
 ) -> tuple[UUID, bool]:
     """Creates the real import of a completed dry run. Returns its id, and whether an earlier request created it.
 
-    Needs a transaction. Raises `NotCommittable`, `Gone`.
+    Needs a transaction. Raises `NotCommittable`, `Gone`, and `Repaired`, because this copies the whole file.
     """
     parent = await _lock(conn, id)
     if parent is None:
@@ -107,11 +120,13 @@ async def commit(
     earlier = await _child(conn, id, dry_run=False)
     if earlier is not None:
         return earlier, True
+    if (await repairs.taken_on(conn, id)).count:
+        raise Repaired
     child = await uploads.begin(conn)
     await _copy_file(conn, child, parent)
     spec = child_spec(
         parent,
-        dry_run=False,
+        "commit",
         file_bytes=parent.file_bytes,
         file_sha256=parent.file_sha256,
         total_records=parent.total_records,
@@ -126,8 +141,8 @@ async def commit(
 
 def child_spec(
     parent: ParentImport,
+    relation: Copy,
     *,
-    dry_run: bool,
     file_bytes: int,
     file_sha256: bytes,
     total_records: int,
@@ -140,12 +155,13 @@ def child_spec(
     return ImportSpec(
         resource=parent.resource,
         mode=parent.mode,
-        dry_run=dry_run,
+        dry_run=parent.dry_run and relation == "retry",
         on_error=parent.on_error,
         max_errors=parent.max_errors,
         max_error_rate=parent.max_error_rate,
         after_id=None,
         parent_id=parent.id,
+        relation=relation,
         unknown_fields=parent.unknown_fields,
         format=parent.format,
         csv_delimiter=parent.csv_delimiter,
@@ -184,12 +200,14 @@ async def cancel(conn: Connection, id: UUID) -> bool:
 
 async def delete(conn: Connection, id: UUID) -> bool:
     """Deletes a final import with its chunks, errors and payloads; stored records are kept. Returns False if it is not final."""
+    job = await _lock(conn, id)
+    if job is None or not job.is_final:
+        return False
     # imports that wait for one which did not complete must be stopped while its row still shows its status
     await completion.stop_dependents(conn)
-    cursor = await conn.execute(
-        "DELETE FROM import_jobs WHERE id = %(id)s AND status IN ('completed', 'failed', 'cancelled')", {"id": id}
-    )
-    return cursor.rowcount == 1
+    await repairs.release(conn, id)
+    await conn.execute("DELETE FROM import_jobs WHERE id = %(id)s", {"id": id})
+    return True
 
 
 async def _lock(conn: Connection, id: UUID) -> ParentImport | None:
@@ -206,7 +224,10 @@ async def _child(conn: Connection, parent_id: UUID, *, dry_run: bool) -> UUID | 
         """
         SELECT id
         FROM import_jobs
-        WHERE parent_id = %(parent_id)s AND dry_run = %(dry_run)s AND status <> 'uploading'
+        WHERE parent_id = %(parent_id)s
+            AND dry_run = %(dry_run)s
+            AND relation IS DISTINCT FROM 'repair'
+            AND status <> 'uploading'
         ORDER BY id
         LIMIT 1
         """,

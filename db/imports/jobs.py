@@ -13,6 +13,7 @@ from db.connections.pool import Connection
 Mode = Literal["insert", "skip", "upsert", "update"]
 Status = Literal["uploading", "pending", "processing", "completed", "failed", "cancelled"]
 Outcome = Literal["success", "partial", "rejected"]
+Relation = Literal["retry", "commit", "repair"]
 FINAL = ("completed", "failed", "cancelled")
 
 
@@ -43,6 +44,7 @@ class Import(msgspec.Struct, frozen=True, kw_only=True):
     errors_omitted: int
     after_id: UUID | None
     parent_id: UUID | None
+    relation: Relation | None
     problem: dict[str, Any] | None
     request_digest: bytes
     created_by: str | None
@@ -99,7 +101,7 @@ class ImportJobCounts(msgspec.Struct, frozen=True, kw_only=True):
 
 # the columns of Import; the counters of a job that is not final are summed over its chunks, by their key (job_id, seq)
 _SELECT = """
-    SELECT jobs.id, status, outcome, resource, mode, dry_run, after_id, parent_id, format,
+    SELECT jobs.id, status, outcome, resource, mode, dry_run, after_id, parent_id, relation, format,
         file_name, file_bytes, file_sha256, columns, total_records, problem,
         request_digest, created_by, created_at, started_at, finished_at, clock_timestamp() AS now,
         coalesce(done.created, jobs.created) AS created,

@@ -69,10 +69,11 @@ class NextChunk(ChunkRecords, frozen=True, kw_only=True):
 
 
 async def next_chunk(
-    conn: Connection, id: UUID, *, after_seq: int, failed: bool, unprocessed: bool
+    conn: Connection, id: UUID, *, after_seq: int, failed: bool, unprocessed: bool, every: bool, unrepaired: bool
 ) -> NextChunk | None:
     """The first chunk after `after_seq` with a refused or an unprocessed record, in its current state; None at the end.
 
+    `every`: the next chunk, with all its records. `unrepaired` leaves out records that repairs have, which may be all of it.
     Raises `Gone` if the import was deleted meanwhile, so a reader that reaches the end has seen every record.
     """
     cursor = conn.cursor(row_factory=class_row(NextChunk), binary=True)
@@ -82,19 +83,28 @@ async def next_chunk(
         SELECT seq, chunks.first_record, first_line, records AS count, data, starts, lines,
             ARRAY(
                 SELECT record
-                FROM import_errors
-                WHERE %(failed)s AND import_id = %(id)s AND record >= chunks.first_record AND record < next_record
-                UNION
-                SELECT generate_series(lower(numbers), upper(numbers) - 1)
-                FROM import_refused, unnest(import_refused.records) AS numbers
-                WHERE %(failed)s AND import_id = %(id)s AND first_record = chunks.first_record
-                UNION
-                SELECT record
-                FROM import_deferred
-                WHERE %(unprocessed)s AND import_id = %(id)s AND record >= chunks.first_record AND record < next_record
-                UNION
-                SELECT generate_series(chunks.first_record, next_record - 1)
-                WHERE %(unprocessed)s AND state <> 'done'
+                FROM (
+                    SELECT record
+                    FROM import_errors
+                    WHERE %(failed)s AND import_id = %(id)s AND record >= chunks.first_record AND record < next_record
+                    UNION
+                    SELECT generate_series(lower(numbers), upper(numbers) - 1)
+                    FROM import_refused, unnest(import_refused.records) AS numbers
+                    WHERE %(failed)s AND import_id = %(id)s AND first_record = chunks.first_record
+                    UNION
+                    SELECT record
+                    FROM import_deferred
+                    WHERE %(unprocessed)s AND import_id = %(id)s AND record >= chunks.first_record AND record < next_record
+                    UNION
+                    SELECT generate_series(chunks.first_record, next_record - 1)
+                    WHERE %(every)s OR (%(unprocessed)s AND state <> 'done')
+                ) AS requested
+                WHERE NOT %(unrepaired)s
+                    OR NOT EXISTS (
+                        SELECT
+                        FROM import_repairs
+                        WHERE parent_id = %(id)s AND import_repairs.record = requested.record
+                    )
                 ORDER BY record
             ) AS numbers
         FROM chunks
@@ -105,7 +115,8 @@ async def next_chunk(
             AND seq > %(after_seq)s
             AND kind = 'records'
             AND (
-                %(unprocessed)s AND state <> 'done'
+                %(every)s
+                OR %(unprocessed)s AND state <> 'done'
                 OR %(unprocessed)s AND EXISTS (
                     SELECT
                     FROM import_deferred
@@ -123,7 +134,14 @@ async def next_chunk(
         ORDER BY seq
         LIMIT 1
         """,
-        {"id": id, "after_seq": after_seq, "failed": failed, "unprocessed": unprocessed},
+        {
+            "id": id,
+            "after_seq": after_seq,
+            "failed": failed,
+            "unprocessed": unprocessed,
+            "every": every,
+            "unrepaired": unrepaired,
+        },
     )
     found = await cursor.fetchone()
     if found is None and not await exists(conn, id):

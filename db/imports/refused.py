@@ -4,6 +4,7 @@ What a page costs does not depend on the size of the import. A filter reads stor
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -19,13 +20,25 @@ class RefusedError(RecordNote, frozen=True, kw_only=True, omit_defaults=True):
     value: str | None = None
 
 
+class Selection(NamedTuple):
+    """Those of the refused records that have an error with this code and field; `unrepaired`: without those in repairs.
+
+    Of records whose errors are not stored it is not known.
+    """
+
+    code: str | None
+    field: str | None
+    unrepaired: bool
+
+
 async def next_chunk(
-    conn: Connection, id: UUID, *, after_record: int, code: str | None, field: str | None, limit: int
+    conn: Connection, id: UUID, selection: Selection, *, after_record: int, limit: int
 ) -> ChunkRecords | None:
     """The first refused records behind `after_record`, at most `limit` of one chunk; None at the end.
 
-    With `code` and `field`, those with such an error: of records whose errors are not stored that is not known. Found from the
-    errors by their key, so that chunks without refused records cost nothing. Raises `Gone` if the import was deleted meanwhile.
+    If repairs have all records of the chunk that `import_refused` leads to, `numbers` is empty, but further chunks may follow.
+    Chunks are found from the errors by their key, so that those without refused records cost nothing. Raises `Gone` if the
+    import was deleted meanwhile.
     """
     cursor = conn.cursor(row_factory=class_row(ChunkRecords), binary=True)
     await cursor.execute(
@@ -39,6 +52,11 @@ async def next_chunk(
                         AND record > %(after)s
                         AND (%(code)s::text IS NULL OR code = %(code)s)
                         AND (%(field)s::text IS NULL OR field = %(field)s)
+                        AND NOT (%(unrepaired)s AND EXISTS (
+                            SELECT
+                            FROM import_repairs
+                            WHERE parent_id = %(id)s AND import_repairs.record = import_errors.record
+                        ))
                     ORDER BY record
                     LIMIT 1
                 ),
@@ -89,19 +107,27 @@ async def next_chunk(
             coalesce(next_record - first_record, 0)::integer AS count, data, starts, lines,
             ARRAY(
                 SELECT record
-                FROM import_errors
-                WHERE import_id = %(id)s
-                    AND record >= next.record
-                    AND record < next_record
-                    AND (%(code)s::text IS NULL OR code = %(code)s)
-                    AND (%(field)s::text IS NULL OR field = %(field)s)
-                UNION
-                SELECT generate_series(greatest(lower(numbers), next.record), upper(numbers) - 1)
-                FROM import_refused, unnest(records) AS numbers
-                WHERE %(code)s::text IS NULL
-                    AND %(field)s::text IS NULL
-                    AND import_id = %(id)s
-                    AND import_refused.first_record = chunk.first_record
+                FROM (
+                    SELECT record
+                    FROM import_errors
+                    WHERE import_id = %(id)s
+                        AND record >= next.record
+                        AND record < next_record
+                        AND (%(code)s::text IS NULL OR code = %(code)s)
+                        AND (%(field)s::text IS NULL OR field = %(field)s)
+                    UNION
+                    SELECT generate_series(greatest(lower(numbers), next.record), upper(numbers) - 1)
+                    FROM import_refused, unnest(records) AS numbers
+                    WHERE %(code)s::text IS NULL
+                        AND %(field)s::text IS NULL
+                        AND import_id = %(id)s
+                        AND import_refused.first_record = chunk.first_record
+                ) AS refused
+                WHERE NOT (%(unrepaired)s AND EXISTS (
+                    SELECT
+                    FROM import_repairs
+                    WHERE parent_id = %(id)s AND import_repairs.record = refused.record
+                ))
                 ORDER BY record
                 LIMIT %(limit)s
             ) AS numbers
@@ -109,7 +135,7 @@ async def next_chunk(
         LEFT JOIN chunk ON true
         WHERE record IS NOT NULL
         """,
-        {"id": id, "after": after_record, "code": code, "field": field, "limit": limit},
+        {"id": id, "after": after_record, "limit": limit, **selection._asdict()},
     )
     found = await cursor.fetchone()
     if found is None and not await exists(conn, id):
@@ -117,14 +143,14 @@ async def next_chunk(
     return found
 
 
-async def count(conn: Connection, id: UUID, *, code: str | None, field: str | None) -> int:
-    """How many records were refused so far; with `code` and `field`, those with such an error."""
-    if code is None and field is None:
+async def count(conn: Connection, id: UUID, selection: Selection) -> int:
+    """How many records were refused so far that the selection has."""
+    if selection.code is None and selection.field is None:
         query = """
             SELECT CASE
                 WHEN finished_at IS NULL THEN (SELECT coalesce(sum(failed), 0)::bigint FROM chunks WHERE job_id = import_jobs.id)
                 ELSE failed
-            END
+            END - (SELECT count(*) FROM import_repairs WHERE %(unrepaired)s AND parent_id = %(id)s)
             FROM import_jobs
             WHERE id = %(id)s
         """
@@ -138,8 +164,13 @@ async def count(conn: Connection, id: UUID, *, code: str | None, field: str | No
                     AND (%(code)s::text IS NULL OR code = %(code)s)
                     AND (%(field)s::text IS NULL OR field = %(field)s)
             ) AS matching
+            WHERE NOT (%(unrepaired)s AND EXISTS (
+                SELECT
+                FROM import_repairs
+                WHERE parent_id = %(id)s AND import_repairs.record = matching.record
+            ))
         """
-    cursor = await conn.execute(query, {"id": id, "code": code, "field": field})
+    cursor = await conn.execute(query, {"id": id, **selection._asdict()})
     row = await cursor.fetchone()
     return row[0] if row else 0
 

@@ -10,7 +10,14 @@ from db.connections.pool import Connection
 
 # jobs per round, and rows of one table deleted in one transaction; few payloads, because each may have megabytes
 JOBS = 50
-ROWS = {"import_errors": 5000, "import_refused": 1000, "import_deferred": 1000, "import_payloads": 100, "chunks": 1000}
+ROWS = {
+    "import_errors": 5000,
+    "import_refused": 1000,
+    "import_deferred": 1000,
+    "import_payloads": 100,
+    "chunks": 1000,
+    "import_repairs": 5000,
+}
 
 # the primary keys, and the column with the id of the job
 _KEYS = {
@@ -19,6 +26,7 @@ _KEYS = {
     "import_deferred": ("import_id", "record"),
     "import_payloads": ("import_id", "first_record"),
     "chunks": ("job_id", "seq"),
+    "import_repairs": ("parent_id", "record"),
 }
 
 
@@ -109,6 +117,7 @@ async def _delete_jobs(conn: Connection, jobs: list[UUID]) -> int:
                 AND NOT EXISTS (SELECT FROM import_deferred WHERE import_id = job.id)
                 AND NOT EXISTS (SELECT FROM import_payloads WHERE import_id = job.id)
                 AND NOT EXISTS (SELECT FROM chunks WHERE job_id = job.id)
+                AND NOT EXISTS (SELECT FROM import_repairs WHERE parent_id = job.id)
             FOR UPDATE SKIP LOCKED
         )
         """,

@@ -10,7 +10,7 @@ from uuid_utils.compat import uuid7
 
 from db import copy, queue
 from db.connections.pool import Connection
-from db.imports.jobs import Status
+from db.imports.jobs import Relation, Status
 from db.imports.payload import Chunk
 
 
@@ -37,6 +37,8 @@ class ImportSpec(msgspec.Struct, frozen=True, kw_only=True):
     max_error_rate: float | None
     after_id: UUID | None
     parent_id: UUID | None
+    # how it comes from its parent
+    relation: Relation | None
     unknown_fields: str
     format: str
     csv_delimiter: str
@@ -134,6 +136,7 @@ async def seal(conn: Connection, id: UUID, spec: ImportSpec) -> None:
             max_error_rate = %(max_error_rate)s,
             after_id = %(after_id)s,
             parent_id = %(parent_id)s,
+            relation = %(relation)s,
                 unknown_fields = %(unknown_fields)s,
                 format = %(format)s,
                 csv_delimiter = %(csv_delimiter)s,

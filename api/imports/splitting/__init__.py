@@ -4,7 +4,9 @@ It may import db.formats and db.imports.payload, but nothing that uses a databas
 """
 
 import hashlib
+from collections.abc import Callable
 
+from api.imports.splitting.annotated import AnnotatedChunkBuilder, csv_line_reader, json_line
 from api.imports.splitting.chunk_builder import ChunkBuilder, Unreadable
 from api.imports.splitting.json_array import JsonArraySplitter
 from api.imports.splitting.lines import COLUMNS_MAX, CsvSplitter, LineSplitter
@@ -45,12 +47,19 @@ class FileSplitter:
         chunk_max_bytes: int,
         record_max_bytes: int,
         delimiter: str = ",",
+        annotated: bool = False,
     ) -> None:
         self.format: Format | None = format
         self.bytes = 0
         self._delimiter = delimiter
         self._record_max_bytes = record_max_bytes
-        self._chunks = ChunkBuilder(batch_size=batch_size, max_bytes=chunk_max_bytes)
+        self._annotated: AnnotatedChunkBuilder | None = None
+        if annotated:
+            self._annotated = AnnotatedChunkBuilder(
+                batch_size=batch_size, max_bytes=chunk_max_bytes, read_line=self._annotated_line
+            )
+        self._chunks = self._annotated or ChunkBuilder(batch_size=batch_size, max_bytes=chunk_max_bytes)
+        self._csv_line: Callable[[bytes], int | None] | None = None
         self._sha256 = hashlib.sha256()
         # the first bytes, until the format is known and a byte order mark would be complete
         self._head = b""
@@ -60,6 +69,11 @@ class FileSplitter:
     def record_count(self) -> int:
         """The number of records so far."""
         return self._chunks.record_count
+
+    @property
+    def unannotated(self) -> list[int]:
+        """With `annotated`, the lines of the first records without an annotation, in the file itself."""
+        return self._annotated.unannotated if self._annotated else []
 
     @property
     def sha256(self) -> bytes:
@@ -114,6 +128,14 @@ class FileSplitter:
         else:
             self._records = CsvSplitter(self._chunks, record_max_bytes=limit, delimiter=self._delimiter)
         return self._records
+
+    def _annotated_line(self, record: bytes) -> int | None:
+        if self.format != "csv":
+            return json_line(record)
+        if self._csv_line is None:
+            # there is no record before the header
+            self._csv_line = csv_line_reader(self.columns or [], self._delimiter)
+        return self._csv_line(record)
 
     def _without_bom(self) -> bytes:
         head, self._head = self._head, b""

@@ -1,0 +1,3 @@
+DROP FUNCTION import_family;
+DROP TABLE import_repairs;
+ALTER TABLE import_jobs DROP relation;
