@@ -111,24 +111,10 @@ class Client:
     def repair(self, job: Job, file: Path, **parameters: Any) -> Job:
         """Imports corrected records of an import: the file that `refused_to(annotate=True)` wrote, edited.
 
-        The resource, the mode and `columns` are those of the import; the annotations in the file are ignored. `parameters` are
-        further parameters of `POST /imports`. The lines in errors are those of this file.
+        Resource, mode, `columns` and the like are those of the import. Errors have the lines of the first file, also if `job` is
+        a repair. `parameters` are further parameters of `POST /imports`. Raises `Conflict` if a record was repaired before.
         """
-        delimiter = None
-        if job.data["format"] == "csv":
-            # the header begins with the annotation's name and the file's delimiter
-            with file.open("rb") as content:
-                delimiter = content.readline().removeprefix(b"_line")[:1].decode("ascii", "replace")
-        return self.import_file(
-            file,
-            resource=job.resource,
-            mode=job.data["mode"],
-            format=job.data["format"],
-            dry_run=job.data["dry_run"],
-            csv_delimiter=delimiter,
-            columns=job.data.get("columns"),
-            **parameters,
-        )
+        return self.import_file(file, repairs=job.id, format=job.data["format"], **parameters)
 
     def _post_file(self, opened: Source, query: dict[str, str], key: Key | str, on_sent: Progress) -> Job:
         form = Form(opened)
@@ -171,19 +157,27 @@ class Client:
         """All errors of an import as one file, in blocks. Raises `IncompleteDownload` when it breaks off."""
         return download.blocks(self._transport, f"{IMPORTS}/{import_id}/errors", {"format": format, **filters})
 
-    def refused(self, import_id: str, *, annotate: bool = False) -> Iterator[bytes]:
+    def refused(self, import_id: str, *, annotate: bool = False, unrepaired: bool = False) -> Iterator[bytes]:
         """The refused records of an import as they were sent, in blocks, in the format of the file.
 
-        `annotate` puts `_line` and `_errors` before each. Raises `IncompleteDownload` when it breaks off.
+        `annotate` puts `_line` and `_errors` before each; `unrepaired` leaves out those that repairs have. Raises
+        `IncompleteDownload` when it breaks off.
         """
         path = f"{IMPORTS}/{import_id}/failed-records"
-        return download.blocks(self._transport, path, {"annotate": "true"} if annotate else {})
+        return download.blocks(self._transport, path, _query({"annotate": annotate, "unrepaired": unrepaired}))
 
-    def refused_to(self, import_id: str, target: str | Path, *, annotate: bool = False) -> None:
+    def refused_to(
+        self, import_id: str, target: str | Path, *, annotate: bool = False, unrepaired: bool = False
+    ) -> None:
         """Writes the refused records to a file, which appears only when it is whole."""
         path = f"{IMPORTS}/{import_id}/failed-records"
-        params = {"annotate": "true"} if annotate else {}
+        params = _query({"annotate": annotate, "unrepaired": unrepaired})
         download.stream_to(self._transport, path, params, Path(target), lambda _size: None)
+
+    def refused_count(self, import_id: str, *, unrepaired: bool = False) -> int:
+        """How many records of an import were refused; `unrepaired`: without those that repairs have."""
+        query = _query({"as": "cells", "limit": 1, "unrepaired": unrepaired})
+        return self._transport.json("GET", f"{IMPORTS}/{import_id}/failed-records", params=query)[0]["total"]
 
     def retry(self, import_id: str) -> Job:
         """Imports the refused and unprocessed records of a final import again, as they were sent."""

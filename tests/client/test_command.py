@@ -287,6 +287,31 @@ async def test_fix_until_nothing_is_refused(bulk, two, tmp_path, api):
     assert await api.value("SELECT count(*) FROM import_jobs") == 3
 
 
+async def test_fix_tells_the_lines_of_the_first_file(bulk, tmp_path, api):
+    """Over two rounds; later it opens what no repair has; a file that was corrected elsewhere is sent by `import --repairs`."""
+    path = tmp_path / "users.csv"
+    rows = [f"u{n}@example.org,U,{'boss' if n % 2 else 'reader'},true\n".encode() for n in range(8)]
+    path.write_bytes(USERS_HEADER + b"".join(rows))
+    await bulk("import", str(path), "-r", "users")
+    editor = tmp_path / "editor"
+    # corrects the first refused record that there is, keeps the others, and leaves out the last one in the first round
+    editor.write_text(
+        '#!/bin/sh\nsed -i \'2s/,boss,/,admin,/\' "$1"; test $(wc -l < "$1") = 5 && sed -i \'$d\' "$1"; exit 0\n'
+    )
+    editor.chmod(0o755)
+    editing = Bulk(bulk.environment | {"EDITOR": str(editor), "VISUAL": ""})
+    assert (await editing("fix")).code == 0
+    jobs = await api.value("SELECT array_agg(id::text ORDER BY id) FROM import_jobs")
+    lines = [[error["line"] for error in await api.errors(id)] for id in jobs]
+    assert lines == [[3, 5, 7, 9], [5, 7], [7], []]
+    left = tmp_path / "left.csv"
+    left.write_text("_line,email,name,role,active\n9,u7@example.org,U,admin,true\n")
+    assert (await bulk("import", str(left), "--repairs", jobs[0])).code == 0
+    again = await editing("fix", jobs[0])
+    assert (again.code, "Repairs have all refused records." in again.err) == (0, True)
+    assert await api.value("SELECT count(*) FROM users") == 8
+
+
 async def test_fix_stops_when_nothing_was_changed(bulk, tmp_path):
     """An editor that saves nothing ends it with 3; another delimiter is kept."""
     path = tmp_path / "semicolons.csv"

@@ -10,7 +10,17 @@ import tracemalloc
 import pytest
 
 import api.client.client as module
-from api.client import Client, Disconnected, IncompleteDownload, InvalidRequest, NotFound, Unauthorized, WaitTimeout
+from api.client import (
+    Client,
+    Conflict,
+    Disconnected,
+    IncompleteDownload,
+    InvalidRequest,
+    Job,
+    NotFound,
+    Unauthorized,
+    WaitTimeout,
+)
 from tests.support.api_client import USERS_HEADER, user_row
 from tests.support.fault_proxy import fault_proxy
 
@@ -94,6 +104,35 @@ async def test_a_repair_has_the_names_of_the_file(api, client, tmp_path):
         client.refused_to(job.id, path, annotate=True)
         path.write_bytes(path.read_bytes().replace(b"chief", b"reader"))
         assert client.wait(client.repair(job, path)).outcome == "success"
+
+    await asyncio.to_thread(steps)
+
+
+async def test_repairs_keep_the_lines_of_the_first_file(api, client, tmp_path):
+    """Over two rounds errors have the lines of the first file; what was repaired is refused, and is not given back again."""
+
+    def steps() -> None:
+        rows = [f"u{n}@example.org,U,{'boss' if n % 2 else 'reader'},true\n".encode() for n in range(8)]
+        file = io.BytesIO(USERS_HEADER + b"".join(rows))
+        first = client.wait(client.import_file(file, resource="users", name="u.csv", mode="upsert"))
+        path = tmp_path / "refused.csv"
+
+        def corrected(job: Job, count: int) -> Job:
+            client.refused_to(job.id, path, annotate=True)
+            path.write_bytes(path.read_bytes().replace(b"boss", b"admin", count))
+            return client.wait(client.repair(job, path))
+
+        second = corrected(first, 2)
+        assert [error["line"] for error in client.errors(second.id)] == [7, 9]
+        assert (second.data["mode"], second.data["parent_id"]) == ("upsert", first.id)
+        third = corrected(second, 1)
+        assert [error["line"] for error in client.errors(third.id)] == [9]
+        with pytest.raises(Conflict) as refusal:
+            corrected(first, 4)
+        assert (refusal.value.type, refusal.value.document["lines"]) == ("already-repaired", [3, 5, 7])
+        assert (client.refused_count(first.id), client.refused_count(first.id, unrepaired=True)) == (4, 0)
+        assert b"".join(client.refused(first.id, unrepaired=True)) == USERS_HEADER
+        assert client.get(first.id).data["repaired"] == {"imports": 2, "taken": 3, "left": 1}
 
     await asyncio.to_thread(steps)
 

@@ -18,13 +18,12 @@ ENDINGS = {"csv": ".csv", "ndjson": ".ndjson", "json": ".json"}
 
 @click.command()
 @click.argument("id", default=state.LAST)
-@click.option("--ignore-unknown", is_flag=True, help="Leave out columns that the resource does not have.")
 @common
-def fix(session: Session, id: str, ignore_unknown: bool) -> None:
+def fix(session: Session, id: str) -> None:
     """Correct the refused records of an import in $EDITOR, and send them back.
 
-    What is refused again opens again. Leave the file unchanged, or empty it, to stop. Later rounds tell the lines of the
-    edited file.
+    What is refused again opens again. Leave the file unchanged, or empty it, to stop. The lines are always those of the first
+    file, and no record is taken twice: what was repaired before does not open.
     """
     job = session.client.get(state.resolve(session.client.url, id, "import"), kind="import")
     if not job.is_final:
@@ -33,9 +32,13 @@ def fix(session: Session, id: str, ignore_unknown: bool) -> None:
         session.say("No record was refused; there is nothing to correct.")
         return
     while job.failed:
-        repaired = _round(session, job, ignore_unknown=ignore_unknown)
+        remaining = session.client.refused_count(job.id, unrepaired=True)
+        if not remaining:
+            session.say("Repairs have all refused records. bulk jobs lists them; bulk fix ID continues one.")
+            return
+        repaired = _round(session, job, remaining)
         if repaired is None:
-            session.say(f"Nothing was changed. {records(job.failed)} stay refused; bulk fix {job.id} continues.")
+            session.say(f"Nothing was changed. {records(remaining)} stay refused; bulk fix {job.id} continues.")
             raise failure.Ended(failure.REFUSED_RECORDS)
         job = repaired
         code = report.finished(session, job, allows_refused=True)
@@ -44,19 +47,19 @@ def fix(session: Session, id: str, ignore_unknown: bool) -> None:
     session.say("Every record was taken.")
 
 
-def _round(session: Session, job: Job, *, ignore_unknown: bool) -> Job | None:
+def _round(session: Session, job: Job, remaining: int) -> Job | None:
     """One round of editing: the final repair, or None when nothing was changed."""
     with tempfile.TemporaryDirectory(prefix="bulk-fix-") as folder:
         file = Path(folder) / f"refused{ENDINGS[job.data['format']]}"
-        session.client.refused_to(job.id, file, annotate=True)
+        session.client.refused_to(job.id, file, annotate=True, unrepaired=True)
         if file.stat().st_size > EDITED_BYTES_MAX:
             _hand_over(session, job, file)
         before = _digest(file)
-        session.say(f"Refused: {records(job.failed)}; correct them and save.")
+        session.say(f"Refused: {records(remaining)}; correct them and save.")
         click.edit(filename=str(file))
         if _digest(file) == before or not file.read_bytes().strip():
             return None
-        sent = session.client.repair(job, file, unknown_fields="ignore" if ignore_unknown else None)
+        sent = session.client.repair(job, file)
     waiting.started(session, sent)
     return waiting.final(session, sent)
 
@@ -67,7 +70,7 @@ def _hand_over(session: Session, job: Job, file: Path) -> None:
     target.write_bytes(file.read_bytes())
     session.say(
         f"The refused records are {bytes_text(target.stat().st_size)}, too much for an editor. They are in {target.name}.\n"
-        f"Correct them there, then: bulk import {target.name} -r {job.resource} --mode {job.data['mode']}"
+        f"Correct them there, then: bulk import {target.name} --repairs {job.id}"
     )
     raise failure.Ended(failure.REFUSED_RECORDS)
 

@@ -38,6 +38,11 @@ ERRORS_SHOWN = 100
 @click.option("--max-errors", "budget", type=ErrorBudget(), metavar="N|N%", help="Fail beyond so many refused records.")
 @click.option("--stop-on-error", is_flag=True, help="Stop at the first refused record.")
 @click.option("--after", metavar="ID|last", help="Wait until that import is completed.")
+@click.option(
+    "--repairs",
+    metavar="ID|last",
+    help="FILE has corrected records of that import, written by bulk refused --annotate.",
+)
 @click.option("--format", type=click.Choice(get_args(Format)), help="Else by the file's name or first byte.")
 @click.option("--delimiter", metavar="C", help="Of a CSV file: , ; | or tab.")
 @click.option("--csv-safe", is_flag=True, help="The CSV was exported with csv_safe.")
@@ -68,7 +73,7 @@ def import_(
     if check_first and following["detach"]:
         raise Usage("--check-first has to wait for the check.", "leave out --detach, or use --check")
     is_check = options.pop("check") or check_first
-    after = options.pop("after")
+    after, repairs = options.pop("after"), options.pop("repairs")
     parameters: dict[str, Any] = {
         "mode": options["mode"],
         "format": options["format"],
@@ -79,6 +84,7 @@ def import_(
         "columns": columns.read(mapping, map_file),
         "on_error": "stop" if options["stop_on_error"] else None,
         "after": state.resolve(session.client.url, after, "import") if after else None,
+        "repairs": state.resolve(session.client.url, repairs, "import") if repairs else None,
         **(budget or {}),
     }
     if file != STDIN and not Path(file).is_file():
@@ -86,7 +92,8 @@ def import_(
     job = send(
         session,
         file,
-        resource=resource or _resource_of(session, file),
+        # a repair has that of its parent
+        resource=resource or (None if repairs else _resource_of(session, file)),
         key={"auto": "content", "new": "random"}.get(key_for_retry, key_for_retry),
         **parameters,
     )

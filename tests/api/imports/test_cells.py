@@ -88,6 +88,16 @@ async def test_cells_of_a_csv(api):
         ]
 
 
+async def test_columns_have_the_names_of_the_file(api):
+    """Also where the import gave them the names of fields, and left some out."""
+    columns = json.dumps({"E-mail": "email", "Notes": None})
+    header = USERS_HEADER.replace(b"email", b"E-mail,Notes")
+    found = await page(api, await imported(api, header + b"a@example.org,n,A,boss,true\n", columns=columns))
+    assert found["columns"] == ["E-mail", "Notes", "name", "role", "active"]
+    assert found["records"][0]["cells"] == ["a@example.org", "n", "A", "boss", "true"]
+    assert [error["field"] for error in found["records"][0]["errors"]] == ["role"]
+
+
 async def test_cells_are_as_sent_with_csv_safe(api):
     """The apostrophes that guard a CSV stay, so that cells that are sent back mean the same."""
     job = await imported(api, USERS_HEADER + b"a@example.org,'=1+1,boss,true\n", csv_safe="true")

@@ -170,9 +170,10 @@ async def test_elements_on_one_line(api):
 
 async def test_parameters_are_those_of_the_parent(api):
     """They need not be sent, may be sent, and must not differ. Those that are not inherited are the request's own."""
-    header = USERS_HEADER.replace(b"\n", b",more\n").replace(b",", b";")
+    header = USERS_HEADER.replace(b"\n", b",more\n").replace(b",", b";").replace(b"email", b"E-mail")
     content = header + row(1).replace(b"\n", b",'x\n").replace(b",", b";").replace(b"User", b"'User")
     sent = {"mode": "upsert", "csv_delimiter": ";", "csv_safe": "true", "unknown_fields": "ignore"}
+    sent["columns"] = '{"E-mail": "email"}'
     job = await imported(api, content, **sent, max_errors="5")
     mended = (await refused(api, job)).replace(b"boss", b"admin")
     for name, value in {
@@ -181,9 +182,14 @@ async def test_parameters_are_those_of_the_parent(api):
         "csv_delimiter": ",",
         "csv_safe": "false",
         "unknown_fields": "error",
+        "columns": '{"E-mail": "name"}',
     }.items():
         errors = problem(await posted(api, job, mended, **{name: value}), 400, "invalid-request")["errors"]
         assert [(error["field"], error["code"]) for error in errors] == [(name, "conflicting_values")]
+    child = await repaired(api, job, mended)
+    assert (child["columns"], child["outcome"]) == ({"E-mail": "email"}, "success")
+    assert (await api.client.delete(child["links"]["self"])).status_code == 204
+    job = await imported(api, content, **sent)
     child = await repaired(api, job, mended, **sent, resource="users")
     assert (child["mode"], child["outcome"]) == ("upsert", "success")
     assert await api.value("SELECT name FROM users") == "User 1"

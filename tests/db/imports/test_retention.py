@@ -125,6 +125,28 @@ async def test_a_large_import_goes_bit_by_bit(conn):
     assert await prune(conn) == retention.Pruned(jobs=1, rows=1)
 
 
+async def test_a_repair_outlives_its_parent(conn):
+    """With the parent it is forgotten which of its records the repair has; what the repair has handed on stays known."""
+    parent, repair, further = [await queued(conn, [user(n, role="?")]) for n in range(3)]
+    for id, after in ((parent, repair), (repair, further)):
+        await conn.execute(
+            "INSERT INTO import_repairs (parent_id, record, import_id, import_record) VALUES (%(id)s, 1, %(after)s, 1)",
+            {"id": id, "after": after},
+        )
+        await conn.execute(
+            "UPDATE import_jobs SET parent_id = %(id)s, relation = 'repair' WHERE id = %(after)s",
+            {"id": id, "after": after},
+        )
+    for id in (parent, repair, further):
+        await run(conn, id)
+    await age(conn, parent, 2)
+    assert await prune(conn) == retention.Pruned(jobs=1, rows=1 + 1 + 1 + 1)
+    kept = await jobs.get(conn, repair)
+    assert kept is not None
+    assert (kept.parent_id, kept.relation) == (None, "repair")
+    assert await rows(conn, "SELECT parent_id, import_id FROM import_repairs") == [(repair, further)]
+
+
 @pytest.mark.parametrize("table", ["import_errors", "import_payloads", "chunks"])
 async def test_workers_prune_side_by_side(conn, other, table):
     """What one is removing the next passes by without waiting; the job goes when the last of it is gone for good."""
