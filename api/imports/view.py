@@ -162,12 +162,15 @@ def _links(job: Import) -> dict[str, str]:
         name.replace("-", "_"): f"{self}/{name}"
         for name in ("errors", "failed-records", "unprocessed-records", "events", "timeline")
     }
+    if job.parent_id is not None:
+        links["parent"] = f"{PATH}/{job.parent_id}"
     if job.status not in FINAL:
         return links | {"cancel": f"{self}/cancel"}
     if job.failed or job.processed < job.total_records:
         links["retry"] = f"{self}/retry"
     if job.failed:
         links["repair"] = f"{PATH}?repairs={job.id}"
+    links["children"] = f"{PATH}?parent={job.id}"
     if job.dry_run and job.status == "completed":
         links["commit"] = f"{self}/commit"
     return links

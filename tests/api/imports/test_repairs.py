@@ -138,6 +138,9 @@ async def test_errors_tell_the_lines_of_the_first_file(api, file):
     assert len(await stored(api)) == RECORDS
     assert (await again(api, job))["repaired"] == {"imports": 4, "taken": 6, "left": 0}
     assert (await again(api, child))["repaired"] == {"imports": 3, "taken": 3, "left": 0}
+    assert child["links"]["parent"] == job["links"]["self"]
+    children = await api.client.get(job["links"]["children"])
+    assert [each["id"] for each in children.json()["imports"]] == [child["id"]]
 
 
 async def test_records_in_another_order(api):

@@ -351,6 +351,7 @@ async def test_lists(api):
         "error_summary",
         "error_kinds",
         "waiting_for",
+        "repaired",
     }
 
 

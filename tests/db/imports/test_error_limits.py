@@ -24,7 +24,9 @@ async def run(conn, id, *, chunks_max: int = 1, settings=FEW):
 async def refused(conn, id) -> list[int]:
     """The records that a client gets back as failed."""
     found, seq = [], 0
-    while piece := await records.next_chunk(conn, id, after_seq=seq, failed=True, unprocessed=False):
+    while piece := await records.next_chunk(
+        conn, id, after_seq=seq, failed=True, unprocessed=False, every=False, unrepaired=False
+    ):
         found += piece.numbers
         seq = piece.seq
     return found

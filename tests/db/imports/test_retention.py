@@ -127,7 +127,11 @@ async def test_a_large_import_goes_bit_by_bit(conn):
 
 async def test_a_repair_outlives_its_parent(conn):
     """With the parent it is forgotten which of its records the repair has; what the repair has handed on stays known."""
-    parent, repair, further = [await queued(conn, [user(n, role="?")]) for n in range(3)]
+    ids = []
+    for n in range(3):
+        ids.append(await queued(conn, [user(n, role="?")]))
+        await run(conn, ids[n])
+    parent, repair, further = ids
     for id, after in ((parent, repair), (repair, further)):
         await conn.execute(
             "INSERT INTO import_repairs (parent_id, record, import_id, import_record) VALUES (%(id)s, 1, %(after)s, 1)",
@@ -137,8 +141,6 @@ async def test_a_repair_outlives_its_parent(conn):
             "UPDATE import_jobs SET parent_id = %(id)s, relation = 'repair' WHERE id = %(after)s",
             {"id": id, "after": after},
         )
-    for id in (parent, repair, further):
-        await run(conn, id)
     await age(conn, parent, 2)
     assert await prune(conn) == retention.Pruned(jobs=1, rows=1 + 1 + 1 + 1)
     kept = await jobs.get(conn, repair)
