@@ -1,5 +1,6 @@
 """One server and one migrated template database a session, one copy of it a test."""
 
+import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
@@ -13,7 +14,8 @@ from psycopg.sql import SQL, Identifier
 from db import migrate
 from db.connections import pool
 from db.embedded import EmbeddedError
-from tests.support import ROOT, postgres, programs, workers
+from tests.support import ROOT, pgbouncer, postgres, programs, workers
+from tests.support.pgbouncer import Bouncer
 from tests.support.service import Service, running_service
 
 # how long an example takes depends on what else the machine does
@@ -53,6 +55,13 @@ def pytest_configure_node(node) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if TEARDOWN in config.stash:
         config.stash[TEARDOWN].close()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """In a module with THROUGH_PGBOUNCER each test that uses `conn` runs twice: directly, and through PgBouncer."""
+    if getattr(metafunc.module, "THROUGH_PGBOUNCER", False) and "bouncer" in metafunc.fixturenames:
+        marks = [pytest.mark.needs("pgbouncer"), pytest.mark.processes]
+        metafunc.parametrize("bouncer", ["direct", pytest.param("pgbouncer", marks=marks)], indirect=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -107,17 +116,31 @@ def new_database(request: pytest.FixtureRequest, server_url: str) -> Iterator[Ca
         yield lambda: stack.enter_context(contextmanager(_database)(server_url, template))
 
 
+@pytest.fixture(scope="module")
+def running_bouncer(server_url: str) -> Iterator[Bouncer]:
+    """A PgBouncer in transaction mode before the server."""
+    with pgbouncer.prepared(server_url) as prepared:
+        asyncio.run(prepared.start())
+        yield prepared
+
+
 @pytest.fixture
-async def conn(database_url: str) -> AsyncIterator[pool.Connection]:
+def bouncer(request: pytest.FixtureRequest) -> Bouncer | None:
+    """The PgBouncer that `conn` and `other` connect through; None for a direct connection, as in most modules."""
+    return request.getfixturevalue("running_bouncer") if getattr(request, "param", "") == "pgbouncer" else None
+
+
+@pytest.fixture
+async def conn(database_url: str, bouncer: Bouncer | None) -> AsyncIterator[pool.Connection]:
     """A connection in autocommit, with the session limits of the service."""
-    async with _connection(database_url, "conn") as connection:
+    async with _connection(database_url, "conn", bouncer) as connection:
         yield connection
 
 
 @pytest.fixture
-async def other(database_url: str) -> AsyncIterator[pool.Connection]:
-    """A second one, to race with the first."""
-    async with _connection(database_url, "other") as connection:
+async def other(database_url: str, bouncer: Bouncer | None) -> AsyncIterator[pool.Connection]:
+    """A second connection, which runs concurrently with the first."""
+    async with _connection(database_url, "other", bouncer) as connection:
         yield connection
 
 
@@ -143,7 +166,11 @@ async def hold(conn, database_url: str) -> Callable[[str], AbstractAsyncContextM
 
 
 @asynccontextmanager
-async def _connection(url: str, name: str) -> AsyncIterator[pool.Connection]:
+async def _connection(url: str, name: str, bouncer: Bouncer | None) -> AsyncIterator[pool.Connection]:
+    if bouncer is not None:
+        async with await pgbouncer.connected(bouncer.url(url), name) as connection:
+            yield connection
+        return
     async with await AsyncConnection.connect(url, autocommit=True, application_name=name) as connection:
         await pool.configure(connection)
         yield connection

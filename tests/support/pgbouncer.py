@@ -1,4 +1,4 @@
-"""A PgBouncer of a test's own, with the settings that db/README.md recommends."""
+"""A PgBouncer for tests, with the settings that db/README.md recommends."""
 
 import os
 import pwd
@@ -14,13 +14,15 @@ from pathlib import Path
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from db import embedded
+from db.connections import pool
+from db.connections.pgbouncer import PgBouncerConnection
 from tests.support import ROOT, postgres, programs
 from tests.support.eventually import eventually
 from tests.support.service import unused_port
 
 
 class Bouncer:
-    """`url(direct)` is the way through it to the database of a direct URL."""
+    """`url(direct)` is the URL through it to the database of a direct URL."""
 
     def __init__(self, configuration: Path, port: int) -> None:
         self.configuration = configuration
@@ -62,7 +64,7 @@ class Bouncer:
 
 @contextmanager
 def prepared(server_url: str, **settings: object) -> Iterator[Bouncer]:
-    """One that is not started yet, and is gone at the end. `settings` go beyond db/README.md's."""
+    """A PgBouncer that is not started yet, and is killed at the end. `settings` are added to those of db/README.md."""
     port = unused_port()
     with postgres.open_folder() as folder:
         configuration = folder / "pgbouncer.ini"
@@ -75,8 +77,15 @@ def prepared(server_url: str, **settings: object) -> Iterator[Bouncer]:
                 bouncer.kill()
 
 
+async def connected(url: str, name: str) -> PgBouncerConnection:
+    """A connection through a PgBouncer, with the session limits of the service."""
+    connection = await PgBouncerConnection.connect(url, autocommit=True, application_name=name)
+    await pool.configure(connection, statement_seconds=60)
+    return connection
+
+
 def _configuration(server_url: str, settings: Mapping[str, object]) -> str:
-    """The sample, but for where things are and who may come in."""
+    """The sample of db/README.md with other paths, ports and authentication."""
     sample = re.search(r"```ini\n(.*?)```", (ROOT / "db" / "README.md").read_text(), re.DOTALL)
     assert sample
     parser = ConfigParser(interpolation=None)

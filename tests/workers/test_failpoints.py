@@ -1,4 +1,4 @@
-"""A worker that comes to grief at a named point of its path, in each way: every record counts once, and the price is known."""
+"""A worker crashes, fails, stops or loses its connection at each failpoint: every record counts once, with known attempts."""
 
 import asyncio
 import os
@@ -77,7 +77,7 @@ def price(kind: str, point: Point) -> tuple[str, int, int]:
 
 @pytest.mark.parametrize("kind", ["exit", "raise", "stop", "drop"])
 async def test_a_worker_comes_to_grief(kind, new_database, tmp_path):
-    """Wherever a worker dies, fails, stands still or is cut off, the import ends as if nothing had happened."""
+    """Wherever a worker crashes, fails, is suspended or disconnected, the import has the same result as without the fault."""
     few = asyncio.Semaphore(CASES_AT_ONCE)
 
     async def one(place: Place) -> None:
@@ -90,7 +90,7 @@ async def test_a_worker_comes_to_grief(kind, new_database, tmp_path):
 
 
 async def test_a_commit_whose_answer_is_lost(new_database, tmp_path):
-    """A worker that never hears of its commit looks at the chunk before it does anything, and does nothing twice."""
+    """A worker that gets no reply to its COMMIT does not repeat the work."""
     url = new_database()
     async with fault_proxy(url) as proxy:
         case = new_case("wait", Place("before_commit", 1), proxy.url, tmp_path)
@@ -112,7 +112,7 @@ async def test_a_commit_whose_answer_is_lost(new_database, tmp_path):
 
 @dataclass(frozen=True)
 class Case:
-    """A pool of one worker that comes to grief once, on a database of its own."""
+    """A pool of one worker with one fault, on a database of its own."""
 
     kind: str
     place: Place
@@ -153,7 +153,7 @@ async def survived(case: Case) -> None:
 
 
 def has_come_to(case: Case, process: Process) -> bool:
-    """Whether a worker that stood still has found out what happened meanwhile."""
+    """Whether a suspended worker has continued and handled what happened meanwhile."""
     if case.place.point in COMMITTED:
         return True
     return ("claim lost" if case.place.point == "after_claim" else "database is reachable again") in process.output
@@ -168,7 +168,7 @@ async def queued_with_rivals(conn: pool.Connection) -> UUID:
 
 
 async def check(conn: pool.Connection, id: UUID, place: Place, *, expected: tuple[str, int, int]) -> None:
-    """The import is completed as it has to be, and its books balance; what it took is as expected."""
+    """The import is completed with balanced counters, and state, attempts and crashes are as expected."""
     await eventually(lambda: is_final(conn, id))
     job = await ended(conn, id)
     assert (job.status, job.created, job.failed, job.total_records) == ("completed", 17, 3, 20)
@@ -188,7 +188,7 @@ async def is_done(conn: pool.Connection, id: UUID, *, seq: int) -> bool:
 
 
 async def age(conn: pool.Connection, id: UUID, place: Place) -> None:
-    """Lets the grace of a claim be over, once the server has freed the chunks' rows: a worker that lives is not robbed."""
+    """Ends the grace period of a claim, after the server has released the locks of the chunks' rows."""
     await conn.execute(
         """
         UPDATE chunks

@@ -1,4 +1,4 @@
-"""A worker keeps nothing of what it has worked on."""
+"""The memory of a worker does not grow with the chunks that it has processed."""
 
 import asyncio
 import gc
@@ -34,7 +34,7 @@ def _drop(*_: object) -> dict[str, object]:
 
 
 async def test_a_failed_attempt_leaves_nothing_in_memory(conn, collector_tuned):
-    """An exception keeps the frames of its traceback, and they the records: these are freed after each failed attempt."""
+    """The records of a failed attempt, which its traceback refers to, are freed after the attempt."""
 
     async def fail(point, _conn) -> None:
         if point == "mid_merge":

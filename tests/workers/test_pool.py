@@ -1,4 +1,4 @@
-"""The worker pool, of real processes, under what befalls processes."""
+"""The worker pool with real processes: crashes, signals, lost connections."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ LONG_SECONDS = 600
 
 
 async def test_a_killed_worker_is_replaced_and_its_chunk_taken_over(service, conn, hold):
-    """After a kill -9 in mid-chunk the chunk is reclaimed, and no record counts twice."""
+    """After kill -9 during a chunk the chunk is reclaimed, and no record counts twice."""
     id = await queued(conn, [*users(9), user(10, name=HELD), *users(10, first=11)], sizes=[5, 5, 5, 5])
     async with hold(HELD):
         processes = await started(service, workers=2)
@@ -38,7 +38,7 @@ async def test_a_killed_worker_is_replaced_and_its_chunk_taken_over(service, con
 
 
 async def test_a_chunk_that_kills_its_workers_fails_alone(service, conn, hold):
-    """After four crashes the chunk is failed, its job ends as failed, and all other chunks are done."""
+    """After four crashes the chunk fails, its job ends as failed, and all other chunks are done."""
     id = await queued(conn, [*users(2), user(3, name=HELD), *users(3, first=4)], sizes=[2, 1, 3])
     async with hold(HELD):
         await started(service, workers=2)
@@ -55,7 +55,7 @@ async def test_a_chunk_that_kills_its_workers_fails_alone(service, conn, hold):
 
 
 async def forget(conn, id: UUID) -> None:
-    """Lets the server notice at once that a worker is dead, and the grace pass."""
+    """Ends the session of a dead worker and its grace period immediately."""
     await conn.execute(
         """
         SELECT pg_terminate_backend(pid, 5000)
@@ -70,14 +70,14 @@ async def forget(conn, id: UUID) -> None:
 
 
 async def test_term_ends_the_pool_in_good_order(service, conn, hold):
-    """Told to stop, a worker finishes the chunk that it has begun; none is left; exit code 0."""
+    """After TERM a worker finishes its chunk, and the pool exits with 0."""
     id = await queued(conn, [user(1, name=HELD)])
     async with hold(HELD):
         processes = await started(service, workers=2, stop_seconds=LONG_SECONDS)
         await stuck(conn, id, 1)
         workers = processes.children()
         processes.send(signal.SIGTERM)
-        # the other one has nothing to finish
+        # the other one has no chunk
         await eventually(lambda: len([pid for pid in workers if is_running(pid)]) == 1)
     await eventually(lambda: processes.exit_code is not None)
     assert processes.exit_code == 0
@@ -87,7 +87,7 @@ async def test_term_ends_the_pool_in_good_order(service, conn, hold):
 
 
 async def test_what_is_not_finished_in_time_is_given_back(service, conn, hold):
-    """After half of STOP_SECONDS a chunk is given back, which costs it no attempt."""
+    """After half of STOP_SECONDS a chunk is given back without counting an attempt."""
     id = await queued(conn, [user(1, name=HELD)])
     async with hold(HELD):
         # half of it passes; the other half is there for the worker to end
@@ -103,7 +103,7 @@ async def test_what_is_not_finished_in_time_is_given_back(service, conn, hold):
 
 
 async def test_a_second_signal_ends_the_pool_at_once(service, conn, hold):
-    """Who will not wait says so again: the workers are killed, and the queue gets over it as over any crash."""
+    """A second signal kills the workers; their chunks are recovered as after a crash."""
     id = await queued(conn, [user(1, name=HELD)])
     async with hold(HELD):
         processes = await started(service, workers=1, stop_seconds=LONG_SECONDS)
@@ -118,7 +118,7 @@ async def test_a_second_signal_ends_the_pool_at_once(service, conn, hold):
 
 
 async def test_term_during_the_start_stops_them_all(service):
-    """A signal that comes while the workers are still being started reaches every one of them."""
+    """A signal during the start of the workers stops all of them."""
     processes = (await service(run=["workers"], worker_pool_size=12, stop_seconds=LONG_SECONDS)).workers
     workers = await eventually(processes.children)
     processes.send(signal.SIGTERM)
@@ -138,7 +138,7 @@ async def both_are_connected(conn) -> bool:
 
 
 async def test_lost_connections_cost_nothing(service, conn, hold):
-    """When the server ends all sessions the workers stay, come back, and every record is stored once."""
+    """If the server terminates all sessions, the workers reconnect, and every record is stored once."""
     id = await queued(conn, [user(1, name=HELD), *users(39, first=2)], sizes=[4] * 10)
     async with hold(HELD):
         processes = await started(service, workers=2)
@@ -156,7 +156,7 @@ async def test_lost_connections_cost_nothing(service, conn, hold):
 
 
 async def test_a_worker_that_was_stopped_has_lost_its_chunk(service, conn, hold):
-    """The server ends the session of a worker that holds a chunk and is silent; another takes over, and it finds its way back."""
+    """The server terminates the session of a suspended worker; another one takes over its chunk, and it reconnects later."""
     processes = await started(service, workers=2)
     workers = set(processes.children())
     async with hold(HELD):
@@ -174,7 +174,7 @@ async def test_a_worker_that_was_stopped_has_lost_its_chunk(service, conn, hold)
 
 
 async def test_a_session_ended_by_its_limits_costs_no_worker(conn, database_url, hold, monkeypatch):
-    """A transaction that lasts too long loses its session; the worker stays and gives the chunk back later."""
+    """If transaction_timeout ends its session, the worker reconnects and gives the chunk back."""
     if conn.info.server_version < 170000:
         pytest.skip("this server does not limit transactions")
     monkeypatch.setitem(pool.SESSION, "transaction_timeout", "2000")
@@ -196,7 +196,7 @@ async def has_accident(conn, id: UUID, running: asyncio.Task) -> bool:
 
 
 async def test_workers_do_not_outlive_their_pool(service, conn, hold):
-    """Workers whose parent was killed stop by themselves, and give back what they had."""
+    """Workers whose parent was killed stop, and give back their chunks."""
     id = await queued(conn, [user(1, name=HELD)])
     async with hold(HELD):
         processes = await started(service, workers=2, stop_seconds=1)
@@ -209,7 +209,7 @@ async def test_workers_do_not_outlive_their_pool(service, conn, hold):
 
 
 async def test_an_upload_is_traced_by_its_id(service, conn):
-    """The id of the request stands on the job, in each line about its chunks, in the line of its end, and in error answers."""
+    """The request id is in the job, in each log line about its chunks and its end, and in error responses."""
     running = await service(worker_pool_size=1, batch_size=2, claim_chunks_max=1, log_level="debug")
     async with api_client.connected(running) as api:
         file = USERS_HEADER + b"".join(map(user_row, range(4)))

@@ -1,4 +1,4 @@
-"""Repairs from end to end: refused records back, mended and sent again; retry, commit, cancel, delete."""
+"""Actions on imports: refused records are downloaded, corrected and imported; retry, commit, cancel, delete."""
 
 import csv
 import io
@@ -52,13 +52,13 @@ async def idle(server_url, tmp_path_factory):
 
 @pytest.fixture
 async def waiting(idle):
-    """An API without workers: nothing moves by itself."""
+    """An API without workers: no import is processed."""
     async with api_client.connected(idle) as api:
         yield api
 
 
 class File(NamedTuple):
-    """A file of which every third record has the role `boss`, which there is not."""
+    """A file in which every third record has the role `boss`, which does not exist."""
 
     type: str
     head: bytes
@@ -139,7 +139,7 @@ async def problem(answer: httpx.Response, status: int, slug: str) -> dict:
 
 @EACH_FILE
 async def test_refused_records_come_back_as_they_were_sent(api, file):
-    """Byte by byte, in their order, below the header; mended and posted again they are all taken."""
+    """Refused records are returned byte by byte, in order, below the header. After a correction all are accepted."""
     job = await imported(api, file)
     assert job["counts"] == job["counts"] | {"created": 13, "failed": 7, "unprocessed": 0}
     answer = await api.client.get(job["links"]["failed_records"])
@@ -154,13 +154,13 @@ async def test_refused_records_come_back_as_they_were_sent(api, file):
 
 @EACH_FILE
 async def test_an_annotated_file_can_be_mended_and_posted(api, file):
-    """Line and errors stand beside each record and mean nothing to an import; in a second round they are new, not doubled."""
+    """Annotations have the line and the errors of each record. An import ignores them, and a second download replaces them."""
     job = await imported(api, file)
     first = await records_of(api, job, "failed", annotate="true")
     errors = await api.errors(job["id"])
     wanted = [(error["line"], [(error["field"], error["code"])]) for error in errors]
     assert annotations(file, first) == wanted
-    # a member is put behind the brace that opens an object, a cell before the row
+    # a member is added after the opening brace of an object, a cell before the row
     assert all(record.strip().removeprefix(b"{") in first for record in file.refused)
     again = await imported(api, file, first)
     assert (again["outcome"], again["counts"]["failed"]) == ("rejected", 7)
@@ -172,7 +172,7 @@ async def test_an_annotated_file_can_be_mended_and_posted(api, file):
 
 
 def annotations(file: File, content: bytes) -> list[tuple[int, list[tuple[str, str]]]]:
-    """Line, and field and code of the errors, of each record."""
+    """The line of each record, and the field and code of its errors."""
     if file.type == "text/csv":
         text = io.StringIO(content.decode(), newline="")
         delimiter = file.params.get("csv_delimiter", ",")
@@ -200,7 +200,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("type", BROKEN)
 async def test_broken_records_come_back_as_they_were_sent(api, type):
-    """Whatever cannot be read is given back too; annotated, it harms none of its neighbours."""
+    """Records that cannot be parsed are returned too; their annotation does not damage the other records."""
     shape = next(file for file in FILES.values() if file.type == type)
     file = shape._replace(records=[*BROKEN[type], *shape.records[:2]])
     job = await imported(api, file)
@@ -213,7 +213,7 @@ async def test_broken_records_come_back_as_they_were_sent(api, type):
 
 
 async def test_too_large_elements_leave_the_array_whole(api):
-    """Of such a record only the beginning was kept, so an object with its line stands in its place."""
+    """A too large element is stored truncated; in the array an object with its line replaces it."""
     file = FILES["json"]
     large = b'{"email": "%b"}' % (b"x" * 2 * RECORD_MAX_BYTES)
     job = await imported(api, file, file.of([large, file.refused[0]]))
@@ -226,7 +226,7 @@ async def test_too_large_elements_leave_the_array_whole(api):
 
 @asynccontextmanager
 async def held_up(api):
-    """Who stores a user whose e-mail begins with u0 waits until the context is left; gives how many do."""
+    """Sessions that store a user with an e-mail like u0% wait until the end of the block. Yields a function that counts them."""
     await api.conn.execute(
         f"""
         CREATE FUNCTION wait_for_test() RETURNS trigger LANGUAGE plpgsql AS
@@ -246,7 +246,8 @@ async def held_up(api):
 
 @EACH_FILE
 async def test_cancel_and_retry(api, file):
-    """Cancelled while two chunks are being stored: they are finished, no other is begun, and the retry does the rest once."""
+    """If an import is cancelled while two chunks are being stored, these are finished, no other is started, and the retry stores
+    each of the other records once."""
     early = [record.replace(b"u", b"u0", 1) for record in file.records]
     many = file._replace(records=[*early[:5], early[0], *early[6:], *file.records])
     async with held_up(api) as waiters:
@@ -276,7 +277,7 @@ async def test_cancel_and_retry(api, file):
 
 
 async def test_retry_once_the_cause_is_mended(api):
-    """A parent that was missing is there now: the retry takes its records. Errors tell the lines of the first file."""
+    """Once the missing parent is stored, the retry stores its records. Errors have the line numbers of the first file."""
     author = uuid4()
     header = b"slug,title,body,author_id,status\n"
     row = b"a%d,A,text,%b,draft\n"
@@ -303,7 +304,7 @@ async def test_retry_once_the_cause_is_mended(api):
 
 
 async def test_nothing_to_retry(api):
-    """An import that took every record has nothing to be done again, and no link to it."""
+    """An import without failed or unprocessed records cannot be retried, and has no link to a retry."""
     job = await api.finished(await api.post(USERS_HEADER + user_row(1), type="text/csv", params={"resource": "users"}))
     assert "retry" not in job["links"]
     await problem(await api.client.post(f"{PATH}/{job['id']}/retry"), 409, "nothing-to-retry")
@@ -311,7 +312,7 @@ async def test_nothing_to_retry(api):
 
 @EACH_FILE
 async def test_commit_of_a_dry_run(api, file):
-    """The same file as a real import: nothing was stored before, and what the dry run foretold is so. Only once."""
+    """A commit imports the same file: no record was stored before, and the counts are those of the dry run. It is done once."""
     dry = await imported(api, file, dry_run="true", max_errors="10")
     assert await api.value("SELECT count(*) FROM users") == 0
     assert await records_of(api, dry, "failed") == file.of(file.refused)
@@ -328,7 +329,7 @@ async def test_commit_of_a_dry_run(api, file):
 
 
 async def test_commit_of_an_empty_dry_run(api):
-    """A file without records is a completed import at once, also when it is committed."""
+    """A file without records is a completed import immediately, also as a commit."""
     dry = await api.finished(
         await api.post(USERS_HEADER, type="text/csv", params={"resource": "users", "dry_run": "1"})
     )
@@ -367,7 +368,7 @@ async def test_all_errors_at_once(api):
 
 
 async def test_what_is_not_whole_does_not_look_whole(api):
-    """Records or errors that have expired: 404 when it shows at once, else the transfer breaks."""
+    """After a removal of records or errors the response is 404; during the transfer, the connection is closed."""
     file = FILES["csv"]
     job = await imported(api, file)
     await api.conn.execute(
@@ -387,7 +388,7 @@ async def test_what_is_not_whole_does_not_look_whole(api):
 
 @EACH_FILE
 async def test_cancel_before_the_work_has_begun(waiting, file):
-    """Without any worker the import is cancelled at once; all of it is unprocessed, and a retry is the whole file again."""
+    """A pending import is cancelled immediately. All records are unprocessed, and a retry imports the whole file."""
     posted = await waiting.post(file.content, type=file.type, params=asked(file))
     job = posted.json()
     assert {*job["links"]} >= {"cancel", "failed_records", "unprocessed_records"}
@@ -408,7 +409,7 @@ async def test_cancel_before_the_work_has_begun(waiting, file):
 
 
 async def test_what_is_set_aside_is_not_done(waiting):
-    """A record of a finished chunk that waits for the end of the import to be decided counts as unprocessed."""
+    """A deferred record counts as unprocessed until it is settled, even if its chunk is done."""
     file = FILES["ndjson"]
     job = (await waiting.post(file.content, type=file.type, params=asked(file))).json()
     await waiting.conn.execute("UPDATE chunks SET state = 'done', finished_at = now() WHERE seq IN (1, 2)")
@@ -419,7 +420,7 @@ async def test_what_is_set_aside_is_not_done(waiting):
 
 
 async def test_delete(waiting):
-    """A final import goes with all that belongs to it; its key is free again, its child remains."""
+    """A final import is deleted with its chunks, errors and payloads. Its key can be used again, and its child remains."""
     headers = {"Idempotency-Key": "mine"}
     params = {"resource": "users"}
     content = USERS_HEADER + user_row(1)
@@ -439,7 +440,7 @@ async def test_delete(waiting):
 
 
 async def test_who_waits_for_a_deleted_import_is_stopped(waiting):
-    """An import that waits for a cancelled one does not run because that one is removed."""
+    """An import that waits for a cancelled one is stopped, not started, when that one is deleted."""
     first = (await waiting.post(USERS_HEADER + user_row(1), type="text/csv", params={"resource": "users"})).json()
     params = {"resource": "users", "after": first["id"]}
     second = (await waiting.post(USERS_HEADER + user_row(2), type="text/csv", params=params)).json()
@@ -459,7 +460,7 @@ async def test_who_waits_for_a_deleted_import_is_stopped(waiting):
     ],
 )
 async def test_names_of_files(waiting, name, wanted):
-    """A client's file name comes back in harmless characters only."""
+    """The name of a download contains only safe characters of the client's file name."""
     job = (
         await waiting.post(params={"resource": "users", "format": "csv"}, files={"file": ("u", USERS_HEADER)})
     ).json()
@@ -480,7 +481,7 @@ async def test_names_of_files(waiting, name, wanted):
     ],
 )
 async def test_bad_requests(waiting, method, path):
-    """An id of nothing is 404, a parameter that there is not 400; neither changes anything."""
+    """An unknown id is 404, an unknown parameter 400; neither has an effect."""
     for id in (UNKNOWN_ID, "x"):
         await problem(await waiting.client.request(method, f"{PATH}/{id}{path}"), 404, "not-found")
     job = (await waiting.post(USERS_HEADER + user_row(1), type="text/csv", params={"resource": "users"})).json()
@@ -490,7 +491,7 @@ async def test_bad_requests(waiting, method, path):
 
 
 async def test_one_page_or_all_errors(waiting):
-    """A stream of all errors has neither a limit nor a cursor."""
+    """A file of all errors cannot be requested with a limit or a cursor."""
     job = (await waiting.post(USERS_HEADER + user_row(1), type="text/csv", params={"resource": "users"})).json()
     for query in ({"limit": "5"}, {"cursor": "WzEsMV0="}):
         answer = await waiting.client.get(job["links"]["errors"], params={"format": "csv", **query})

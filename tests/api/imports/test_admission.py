@@ -1,4 +1,4 @@
-"""Backpressure: what is too much is refused before it is read, and slow clients cost next to nothing."""
+"""Admission control: uploads beyond a limit are refused before their body is read; slow uploads use few resources."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ USERS = USERS_HEADER + user_row(1)
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared(server_url, tmp_path_factory):
-    """An API with narrow limits and without workers: what is in the queue stays there."""
+    """An API with low limits and without workers: queued imports remain in the queue."""
     limits = {"queue_jobs_max": JOBS_MAX, "queue_bytes_max": BYTES_MAX, "uploads_max": UPLOADS_MAX}
     folder = tmp_path_factory.mktemp("service")
     async with api_client.service(server_url, folder, run=["api"], **limits) as service:
@@ -37,7 +37,7 @@ async def api(shared):
 
 
 class Slow:
-    """An upload by hand: the head is sent, the body when we like, and the answer is read whenever it comes."""
+    """An upload whose head is sent first, and whose body is sent when the test does so."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -55,7 +55,7 @@ class Slow:
         return int(head[0].split()[1]), headers, json.loads(body)
 
     async def finish(self) -> dict:
-        """Ends the body; the job."""
+        """Ends the body and returns the job."""
         await self.send(b"")
         status, _, job = await self.answer()
         assert status == 202, job
@@ -78,7 +78,7 @@ async def uploading(url: str, **headers: str):
 
 
 async def refused(api, limit: str, maximum: int) -> dict[str, str]:
-    """Asserts that an upload is told to wait, for which reason, though none of its body was sent; the answer's headers."""
+    """Asserts that an upload is refused for this limit although no body was sent. Returns the response's headers."""
     async with uploading(api.service.url) as upload:
         status, headers, problem = await upload.answer()
     assert status == 429, problem
@@ -98,7 +98,7 @@ async def jobs(api) -> int:
 
 
 async def test_a_full_queue_of_jobs(api):
-    """Imports that are not final and uploads under way count; what is final does not. A refused upload leaves nothing."""
+    """Imports that are not final and unsealed uploads count, final imports do not. A refused upload stores nothing."""
     ids = [(await post(api)).json()["id"] for _ in range(JOBS_MAX - 1)]
     async with uploading(api.service.url) as upload:
         await eventually(lambda: is_jobs(api, JOBS_MAX))
@@ -118,7 +118,7 @@ async def is_jobs(api, count: int) -> bool:
 
 
 async def test_a_full_queue_of_bytes(api):
-    """The files of imports that are not final count by their bytes."""
+    """The bytes of imports that are not final are limited."""
     large = USERS_HEADER + b"".join(user_row(n) for n in range(30))
     assert len(large) > BYTES_MAX
     answer = await api.post(large, type="text/csv", params={"resource": "users"})
@@ -129,7 +129,7 @@ async def test_a_full_queue_of_bytes(api):
 
 
 async def test_a_full_queue_has_the_jobs_that_it_has(api):
-    """A request that was taken in before is answered with its job: repeating it adds nothing."""
+    """A repeated request returns its job even if the queue is full, because it adds nothing."""
     key = {"Idempotency-Key": "k"}
     first = await post(api, **key)
     for _ in range(JOBS_MAX - 1):
@@ -143,14 +143,14 @@ async def test_a_full_queue_has_the_jobs_that_it_has(api):
 
 
 async def test_uploads_at_once(api):
-    """One process receives so many uploads at a time; whichever way one ends, its place is free again."""
+    """The number of concurrent uploads is limited; an upload stops counting however it ends."""
     async with AsyncExitStack() as stack:
         uploads = [await stack.enter_async_context(uploading(api.service.url)) for _ in range(UPLOADS_MAX)]
         await eventually(lambda: is_jobs(api, UPLOADS_MAX))
         await refused(api, "uploads_max", UPLOADS_MAX)
         for upload in uploads:
             await upload.send(USERS_HEADER)
-        # one comes to its end, one breaks off, one is refused
+        # one is completed, one is interrupted, one is refused
         await uploads[0].finish()
         uploads[1].writer.close()
         await uploads[2].send(b"not, a, user\n" * 3)
@@ -162,7 +162,7 @@ async def test_uploads_at_once(api):
 
 
 async def test_json_objects_share_a_budget(server_url, tmp_path):
-    """Objects that are received at once may have JSON_BUFFERS_MAX_BYTES together; one more is 429, and later it is taken."""
+    """All JSON objects that are being received may have JSON_BUFFERS_MAX_BYTES; one more is 429, and accepted later."""
     limits = {"json_body_max_bytes": 40_000, "json_buffers_max_bytes": 60_000}
     async with (
         api_client.service(server_url, tmp_path, run=["api"], **limits) as service,
@@ -189,7 +189,7 @@ async def _taken(api, content: bytes) -> bool:
 
 
 async def test_a_process_that_stops_takes_no_more_uploads(database_url):
-    """While it finishes what it has begun, new uploads are told at once to go to another process."""
+    """A process that is being stopped refuses new uploads immediately, while it finishes running ones."""
     application = app.create(Settings(database_url=database_url))
     application.state.stopping.set()
     transport = httpx.ASGITransport(application)
@@ -201,7 +201,7 @@ async def test_a_process_that_stops_takes_no_more_uploads(database_url):
 
 
 async def sessions(api) -> tuple[int, int]:
-    """How many sessions the API has, and how many of them are within a transaction."""
+    """The number of the API's sessions, and of those in a transaction."""
     cursor = await api.conn.execute(
         """
         SELECT count(*), count(xact_start)
@@ -213,7 +213,7 @@ async def sessions(api) -> tuple[int, int]:
 
 
 async def test_a_hundred_slow_uploads(server_url, tmp_path):
-    """While a hundred clients trickle, no transaction is open for them, nor a connection each; in the end all have their jobs."""
+    """A hundred slow uploads hold no transactions, and not a connection each; in the end all get their jobs."""
     count, records = 100, 20
     async with (
         api_client.service(server_url, tmp_path, worker_pool_size=1, batch_size=5) as service,

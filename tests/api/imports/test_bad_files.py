@@ -1,4 +1,4 @@
-"""Files as they should not be, through the whole service: each ends in the answer that is told, and harms nothing else."""
+"""Invalid files, through the whole service: each has the expected response, and no effect on other requests."""
 
 import gzip
 
@@ -196,14 +196,14 @@ async def shared(server_url, tmp_path_factory):
 
 
 def full_pool(service) -> list[int]:
-    """The pids of the workers, once all of them are there."""
+    """The pids of the workers, once all of them run."""
     children = service.workers.children()
     return children if len(children) == int(service.environment["WORKER_POOL_SIZE"]) else []
 
 
 @pytest.fixture
 async def api(shared):
-    """Whatever a test sends, the same processes are there afterwards."""
+    """After each test the same processes must still run."""
     # a pool that has just been started has no children yet
     workers = await eventually(lambda: full_pool(shared))
     async with api_client.connected(shared) as api:
@@ -215,7 +215,7 @@ async def api(shared):
 
 @pytest.mark.parametrize(("format", "what", "record", "errors"), RECORDS, ids=named)
 async def test_a_bad_record_costs_itself_alone(api, format, what, record, errors):
-    """It has all of its errors, on its line; its neighbours are stored."""
+    """An invalid record is refused with all of its errors and its line; the other records are stored."""
     line, file = {
         "csv": (3, csv(user_row(1), record + b"\n", user_row(2))),
         "ndjson": (2, ndjson(user_object(1), record, user_object(2))),
@@ -226,13 +226,13 @@ async def test_a_bad_record_costs_itself_alone(api, format, what, record, errors
 
 @pytest.mark.parametrize(("format", "what", "file", "users", "errors"), FILES, ids=named)
 async def test_an_odd_file_is_read_to_its_end(api, format, what, file, users, errors):
-    """Lines are counted as they stand in the file, and nothing but what is bad is refused."""
+    """Line numbers are those of the file, and only invalid records are refused."""
     await check(api, format, file, users, errors)
 
 
 @pytest.mark.parametrize(("kind", "what", "file", "says", "fields"), UNREADABLE, ids=named)
 async def test_a_file_that_cannot_be_read_is_refused_at_once(api, kind, what, file, says, fields):
-    """400 says what is wrong with the file as a whole, and nothing of it is kept."""
+    """The response is 400 with the reason, and nothing of the file is stored."""
     headers = {"Content-Encoding": kind} if kind in ("gzip", "zstd") else {}
     answer = await api.post(file, type=TYPES.get(kind, TYPES["csv"]), params={"resource": "users"}, headers=headers)
     assert answer.status_code == 400, answer.text
@@ -252,12 +252,12 @@ async def test_a_file_that_cannot_be_read_is_refused_at_once(api, kind, what, fi
     ],
 )
 async def test_unknown_fields_may_be_ignored(api, format, file):
-    """With unknown_fields=ignore further columns and keys are passed over."""
+    """With unknown_fields=ignore, unknown columns and keys are ignored."""
     await check(api, format, file, [1], [], unknown_fields="ignore")
 
 
 async def check(api, format: str, file: bytes, users: list[int], errors: list[tuple], **params: str) -> None:
-    """Imports a file of users and compares: who is stored, what is refused, and what the job tells."""
+    """Imports a file of users and compares the stored users, the errors and the job's counts."""
     posted = await api.post(file, type=TYPES[format], params={"resource": "users", **params})
     job = await api.finished(posted)
     found = [(error["line"], error["field"], error["code"]) for error in await api.errors(job["id"])]

@@ -1,4 +1,4 @@
-"""One idempotency key makes one job, whatever comes twice, at once, or behind the file."""
+"""One idempotency key creates one job: for repeated and for concurrent requests, with the key before or after the file."""
 
 import asyncio
 
@@ -58,7 +58,7 @@ class Held:
 
 
 async def test_a_repetition_answers_with_the_job(api):
-    """200 and the job as it is now, which by then may be another sight than the first answer."""
+    """A repeated request returns 200 and the current state of the job."""
     first = await post(api)
     assert "idempotent-replayed" not in first.headers
     job = await api.finished(first)
@@ -71,7 +71,7 @@ async def test_a_repetition_answers_with_the_job(api):
 
 
 async def test_a_key_is_the_same_wherever_it_stands(api):
-    """Bare or quoted in the header, in the query, in a form before or behind the file."""
+    """The key can be bare or quoted in the header, in the query, or in a form before or after the file."""
     job = (await post(api)).json()
     file = {"files": {"file": ("users.csv", USERS)}}
     behind = (
@@ -84,7 +84,7 @@ async def test_a_key_is_the_same_wherever_it_stands(api):
         await post(api, **TOKEN),
         await api.post(**file, data={"resource": "users", **TOKEN}),
         await api.post(behind, type="multipart/form-data; boundary=edge", params={"resource": "users"}),
-        # what is said by default is not another request
+        # a parameter with its default value is the same request
         await post(api, mode="insert", csv_delimiter=","),
     ):
         assert is_replay(answer, job), answer.text
@@ -92,14 +92,14 @@ async def test_a_key_is_the_same_wherever_it_stands(api):
 
 
 async def test_an_object_may_be_repeated(api):
-    """The object with records has the token as a member."""
+    """A JSON object with records can contain the token as a member."""
     body = b'{"resource": "users", "idempotency_token": "key", "records": [' + user_object(1) + b"]}"
     job = (await api.post(body, type="application/json")).json()
     assert is_replay(await api.post(body, type="application/json"), job)
 
 
 async def test_a_key_for_something_else(api):
-    """Other bytes or other parameters under the same key: 422, and the first job stays what it was."""
+    """The same key with other bytes or parameters is 422, and the first job does not change."""
     job = await api.finished(await post(api))
     for answer in (
         await post(api, USERS + user_row(2)),
@@ -114,7 +114,7 @@ async def test_a_key_for_something_else(api):
 
 
 async def test_while_the_first_is_still_arriving(api):
-    """409 and when to try again, to the twin as to any other; the first is not disturbed."""
+    """While the first upload is being received, requests with its key are 409 with Retry-After, and do not affect it."""
     held = Held(USERS, user_row(2))
     first = asyncio.create_task(post(api, held))
     await eventually(lambda: api.value("SELECT count(*) FROM import_jobs"))
@@ -129,9 +129,9 @@ async def test_while_the_first_is_still_arriving(api):
 
 
 async def test_two_at_once(api):
-    """However two identical uploads interleave, one makes the job, and the other is told so or told to wait."""
+    """Of two identical concurrent uploads one creates the job, and the other gets that job or 409."""
     for number in range(ROUNDS):
-        # the key is known before the file, or only behind it
+        # the key is received before the file, or after it
         for early in (True, False):
             request = twin(f"key-{number}-{early}", early=early)
             answers = await asyncio.gather(api.post(**request), api.post(**request))
@@ -143,7 +143,7 @@ async def test_two_at_once(api):
 
 
 def twin(key: str, *, early: bool) -> dict:
-    """A form with the key before the file or behind it."""
+    """A form with the key before the file or after it."""
     file = b'name="file"; filename="u.csv"\r\n\r\n' + USERS
     token = b'name="idempotency_token"\r\n\r\n' + key.encode()
     parts = [b'name="resource"\r\n\r\nusers', *([token, file] if early else [file, token])]
@@ -152,7 +152,7 @@ def twin(key: str, *, early: bool) -> dict:
 
 
 async def test_a_failed_upload_frees_its_key(api):
-    """What was refused is no first request: the key is as good as new."""
+    """A refused request does not use up its key."""
     for content, params in ((b"no,header\n", {}), (USERS, {"mode": "replace"}), (b"\xff\xfeU\0", {})):
         assert is_problem(await post(api, content, **params), 400, "invalid-request")
     assert await api.has_nothing()
@@ -161,7 +161,7 @@ async def test_a_failed_upload_frees_its_key(api):
 
 @pytest.mark.parametrize("key", ["", '""', "k" * 256, '"' + "k" * 256 + '"'])
 async def test_keys_that_are_none(api, key):
-    """A key has 1 to 255 characters."""
+    """A key must have 1 to 255 characters."""
     answer = await post(api, key=key)
     assert is_problem(answer, 400, "invalid-request")
     assert [fault["field"] for fault in answer.json()["errors"]] == ["Idempotency-Key"]
@@ -169,13 +169,13 @@ async def test_keys_that_are_none(api, key):
 
 
 async def test_the_longest_key(api):
-    """Quotes and the escapes within them do not count."""
+    """Quotes and escapes do not count towards the length."""
     job = (await post(api, key="k" * 254 + "\\")).json()
     assert is_replay(await post(api, key='"' + "k" * 254 + '\\\\"'), job)
 
 
 async def test_two_keys(api):
-    """A header and a token that differ are a mistake."""
+    """A header and a parameter that differ are 400."""
     answer = await post(api, key="other", **TOKEN)
     assert is_problem(answer, 400, "invalid-request")
     assert [fault["field"] for fault in answer.json()["errors"]] == ["idempotency_token"]
@@ -183,6 +183,6 @@ async def test_two_keys(api):
 
 
 async def test_without_a_key_every_upload_is_a_job(api):
-    """Who does not ask for it does not get it."""
+    """Without a key, identical uploads are separate jobs."""
     ids = {(await post(api, key=None)).json()["id"] for _ in range(2)}
     assert len(ids) == 2

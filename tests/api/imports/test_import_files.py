@@ -1,4 +1,4 @@
-"""Imports from end to end: real files posted to real processes, and what clients are told of them."""
+"""Imports of files through the whole service: stored rows, counts and errors."""
 
 import csv
 import gzip
@@ -46,7 +46,7 @@ def duplicates(file: bytes) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("form", ["plain", "plain again", "gzip", "zstd", "multipart", "multipart, packed"])
 async def test_users_huge(api, form):
-    """The numbers are those that were counted without us; of equal e-mails the first in the file wins, in every run."""
+    """The counts are those of an independent count; of equal e-mails the first of the file is stored."""
     content, headers, options = USERS_HUGE, {"Content-Type": "text/csv"}, {"params": {"resource": "users"}}
     if form in ("gzip", "zstd"):
         content = {"gzip": gzip.compress, "zstd": zstd.compress}[form](content)
@@ -146,7 +146,7 @@ async def import_planted(api, resource: str, planted: list[tuple[dict, list]]) -
 
 
 async def test_articles_and_comments(api):
-    """Every kind of fault lands in its code, beside the record's other faults; ids with cm_ are kept as sent."""
+    """Every kind of error has its code, together with the record's other errors; ids with cm_ are stored as sent."""
     author = b"id,email,name,role,active\n%s,a@example.org,A,author,true\n" % id("author").encode()
     await api.finished(await api.post(author, type="text/csv", params={"resource": "users"}))
     await import_planted(api, "articles", articles())
@@ -206,7 +206,7 @@ async def test_forms_and_formats(api, told_by, format, request_):
 
 @pytest.mark.parametrize(("name", "delimiter"), [(";", ";"), ("tab", "\t"), ("|", "|")])
 async def test_delimiters(api, name, delimiter):
-    """A file may have another delimiter, and then a comma is a character like any other."""
+    """With another delimiter, a comma is an ordinary character."""
     file = USERS.replace(b",", delimiter.encode()).replace(b"User 1", b"User, 1")
     job = await api.finished(await api.post(file, type="text/csv", params=ASKED | {"csv_delimiter": name}))
     assert job["counts"]["created"] == 2
@@ -214,7 +214,7 @@ async def test_delimiters(api, name, delimiter):
 
 
 async def test_a_second_import_of_the_same_users_is_rejected(api):
-    """What is stored already is refused with the field that is taken, and the job says that nothing was stored."""
+    """Records that are already stored are refused with the field in conflict, and the outcome is `rejected`."""
     await api.finished(await api.post(USERS, type="text/csv", **QUERY))
     job = await api.finished(await api.post(USERS.replace(b"user", b"USER"), type="text/csv", **QUERY))
     assert job["outcome"] == "rejected"

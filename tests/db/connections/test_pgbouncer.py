@@ -1,4 +1,4 @@
-"""The queue and the merge through PgBouncer in transaction mode: their own tests once more, and what is special about it."""
+"""Connections through PgBouncer in transaction mode."""
 
 import asyncio
 
@@ -8,45 +8,15 @@ from psycopg.sql import SQL, Identifier
 
 from db import migrate
 from db.connections import pool
-from db.connections.pgbouncer import AT_BEGIN, CARRIED, PgBouncerConnection
-from tests.db.merge.test_duplicates import *  # noqa: F403
-
-# these run here on the connections below, which go through the pooler
-from tests.db.merge.test_merge import *  # noqa: F403
-from tests.db.queue.test_claims import *  # noqa: F403
+from db.connections.pgbouncer import AT_BEGIN, CARRIED
 from tests.support import pgbouncer
 from tests.support.factories import rows
 
-pytestmark = [pytest.mark.needs("pgbouncer"), pytest.mark.processes]
-
-# it has a direct connection of its own, and is long
-del test_any_file_in_any_order_means_the_same  # noqa: F821
-
-
-@pytest.fixture(scope="module")
-def through(server_url):
-    with pgbouncer.prepared(server_url) as prepared:
-        asyncio.run(prepared.start())
-        yield prepared
-
-
-@pytest.fixture
-async def conn(through, database_url):
-    async with await connected(through.url(database_url), "conn") as connection:
-        yield connection
-
-
-@pytest.fixture
-async def other(through, database_url):
-    async with await connected(through.url(database_url), "other") as connection:
-        yield connection
-
-
-async def connected(url: str, name: str) -> PgBouncerConnection:
-    connection = await PgBouncerConnection.connect(url, autocommit=True, application_name=name)
-    await pool.configure(connection, statement_seconds=60)
-    assert isinstance(connection, PgBouncerConnection)
-    return connection
+pytestmark = [
+    pytest.mark.needs("pgbouncer"),
+    pytest.mark.processes,
+    pytest.mark.parametrize("bouncer", ["pgbouncer"], indirect=True),
+]
 
 
 async def test_transactions_share_sessions(conn, other):
@@ -80,7 +50,7 @@ async def test_a_session_has_its_limits(conn, database_url):
     assert await rows(conn, "SELECT pg_backend_pid()") != [(pid,)]
 
 
-async def test_single_statements_have_the_settings_that_pgbouncer_carries(through, database_url):
+async def test_single_statements_have_the_settings_that_pgbouncer_carries(bouncer, database_url):
     """Formats of times and texts hold in any session; the isolation level holds in transactions only."""
     async with await AsyncConnection.connect(database_url, autocommit=True) as direct:
         for setting in (
@@ -90,7 +60,7 @@ async def test_single_statements_have_the_settings_that_pgbouncer_carries(throug
         ):
             name = Identifier(direct.info.dbname)
             await direct.execute(SQL("ALTER DATABASE {} SET ").format(name) + SQL(setting))
-    async with await connected(through.url(database_url), "pinned") as conn:
+    async with await pgbouncer.connected(bouncer.url(database_url), "pinned") as conn:
         assert await rows(conn, "SHOW DateStyle") == [("ISO, MDY",)]
         assert await rows(conn, "SHOW TimeZone") == [("UTC",)]
         assert await rows(conn, "SHOW standard_conforming_strings") == [("on",)]
@@ -103,9 +73,9 @@ def is_old(conn: AsyncConnection) -> bool:
     return conn.info.server_version < 170000
 
 
-async def test_migrations_pass_through(through, empty_database_url):
+async def test_migrations_pass_through(bouncer, empty_database_url):
     """The schema goes up, down and up, of two migrators one does it, and no lock is left in a session of the pooler."""
-    url = through.url(empty_database_url)
+    url = bouncer.url(empty_database_url)
     both = await asyncio.gather(*(asyncio.to_thread(migrate.up, url) for _ in range(2)))
     assert sorted(map(len, both)) == [0, len(list(migrate.FOLDER.glob("*.rollback.sql")))]
     assert migrate.down(url)

@@ -1,4 +1,4 @@
-"""The pool after a restart of the server, and sessions on a server with unusual defaults."""
+"""The pool after a restart of the server, and the settings of sessions."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -104,3 +104,20 @@ async def test_without_a_url_the_reason_is_one_sentence():
     """Nothing on the way of production looks for the embedded server."""
     with pytest.raises(SettingsError, match="DATABASE_URL: is not set"):
         await pool.connect(Settings(), name="lost")
+
+
+async def test_a_session_has_its_limits(conn):
+    """Every limit of a session is set, except those that the server does not have."""
+    set_here = dict(
+        await rows(
+            conn,
+            "SELECT name, setting FROM pg_settings WHERE name = ANY(%(names)s) AND source = 'session'",
+            names=list(pool.SESSION),
+        )
+    )
+    missing = {"transaction_timeout"} if conn.info.server_version < 170000 else set()
+    # a Unix socket has none of these
+    if not conn.info.host or conn.info.host.startswith("/"):
+        missing |= {name for name in pool.SESSION if name.startswith("tcp_")}
+    assert set_here.keys() == pool.SESSION.keys() - missing
+    assert set_here == {name: setting for name, setting in pool.SESSION.items() if name not in missing}

@@ -34,6 +34,9 @@ from tests.support.factories import (
 )
 from workers.worker import Worker
 
+# see tests/README.md
+THROUGH_PGBOUNCER = True
+
 EXAMPLES = int(os.environ.get("SETTLE_EXAMPLES", "100"))
 SEEDS = range(max(8, EXAMPLES // 10))
 

@@ -27,7 +27,10 @@ from tests.support.factories import (
 )
 from workers.imports import ConflictMemory
 
-# what a worker may remember of an import's earlier chunks: a way to store the next one each
+# see tests/README.md
+THROUGH_PGBOUNCER = True
+
+# the conflict levels that a worker may remember of an import, each with another strategy for its next chunk
 EXPECTED = get_args(ConflictLevel)
 
 

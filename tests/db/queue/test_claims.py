@@ -7,11 +7,13 @@ from uuid import UUID
 import pytest
 
 from db import queue
-from db.connections import pool
 from db.imports import completion, jobs
 from db.queue import ClaimLost, Counts
 from tests.support import factories
 from tests.support.factories import blocked, chunk, claim, ended, perform, queued, rows, user, users
+
+# see tests/README.md
+THROUGH_PGBOUNCER = True
 
 GRACE_SECONDS = 5.0
 ATTEMPTS_MAX = 12
@@ -497,23 +499,3 @@ async def test_a_cancelled_job_is_settled_all_the_same(conn):
     job = await ended(conn, id)
     assert (job.created, job.failed) == (1, 1)
     assert await rows(conn, "SELECT name FROM users") == [("User 1",)]
-
-
-# ── the session ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-async def test_a_session_has_its_limits(conn):
-    """Every limit on a silent session is in force, and only those are left out that the server does not know."""
-    set_here = dict(
-        await rows(
-            conn,
-            "SELECT name, setting FROM pg_settings WHERE name = ANY(%(names)s) AND source = 'session'",
-            names=list(pool.SESSION),
-        )
-    )
-    missing = {"transaction_timeout"} if conn.info.server_version < 170000 else set()
-    # a socket of another kind than TCP has none of these
-    if not conn.info.host or conn.info.host.startswith("/"):
-        missing |= {name for name in pool.SESSION if name.startswith("tcp_")}
-    assert set_here.keys() == pool.SESSION.keys() - missing
-    assert set_here == {name: setting for name, setting in pool.SESSION.items() if name not in missing}
