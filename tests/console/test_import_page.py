@@ -242,7 +242,36 @@ async def test_a_failed_import_is_retried(service, conn, browser):
         await page.get_by_role("button", name="Retry").click()
         await page.wait_for_url(lambda url: not url.endswith(str(first)))
         related = page.get_by_role("region", name="Related imports").get_by_role("listitem")
-        await expect(related).to_contain_text(["4 records · 1 taken · 1 refused · 2 left", "3 records"])
+        await expect(related).to_contain_text(["First import", "This import"])
+        await expect(related.first).to_contain_text("4 records · 1 taken · 1 refused · 2 left")
+        await related.first.get_by_role("link").click()
+        await expect(
+            page.get_by_role("region", name="Related imports").get_by_role("link", name="Retry")
+        ).to_be_visible()
+
+
+async def test_what_became_of_refused_records(service, conn, browser):
+    """The page says how many of them later imports have taken, and how many are left, and leads to each."""
+    started = await service(**STEPWISE)
+    rows = [user_row(1), b"user2@example.org,Two,boss,true\n", b"user3@example.org,Three,king,true\n"]
+    id = await post(started.url, USERS_HEADER + b"".join(rows))
+    await ended(conn, id)
+    corrected = b"_line," + USERS_HEADER + b"3,user2@example.org,Two,admin,true\n4,user3@example.org,Three,king,true\n"
+    repair = await post(started.url, corrected, repairs=str(id))
+    await ended(conn, repair)
+    async with opened(browser, started.url, f"/ui/imports/{id}") as page:
+        sentence = "Later imports have taken 1 of the 2 refused records; 1 is left."
+        await expect(page.get_by_text(sentence)).to_be_visible()
+        await page.get_by_role("link", name="Repair", exact=True).click()
+        await expect(page.get_by_role("heading", name="1 of 2 records was refused")).to_be_visible()
+        lines = page.get_by_role("table", name="Errors in the order of the file").locator("tbody .line-column")
+        await expect(lines).to_have_text(["4"])
+        await expect(page.get_by_role("link", name="Mend the refused records")).to_be_visible()
+        corrected = b"_line," + USERS_HEADER + b"4,user3@example.org,Three,admin,true\n"
+        await ended(conn, await post(started.url, corrected, repairs=str(repair)))
+        await page.get_by_role("link", name="First import").click()
+        await expect(page.get_by_text("Later imports have taken all of the refused records.")).to_be_visible()
+        await expect(page.get_by_role("link", name="Mend the refused records")).to_be_hidden()
 
 
 async def test_a_worker_is_killed(service, conn, hold, browser):

@@ -135,7 +135,7 @@ async def test_all_that_match_are_deleted(service, conn, browser):
         selection = page.get_by_role("group", name="Selected imports")
         await selection.get_by_role("button", name="Delete").click()
         dialog = page.get_by_role("dialog", name="Delete 60 imports?")
-        await expect(dialog).to_contain_text("1 of the selected is in a state that does not allow it")
+        await expect(dialog).to_contain_text("1 of the selected cannot be deleted in this state")
         await dialog.get_by_role("button", name="Delete").click()
         progress = page.get_by_role("group", name="Progress of the action")
         await expect(progress).to_contain_text("59 imports deleted, 1 failed")

@@ -114,9 +114,7 @@ export class Selection {
     const selected = [...this.#jobs.values()]
     const jobs = selected.filter(fits)
     const others = selected.length - jobs.length
-    const left = others
-      ? `${format.number(others)} of the selected ${others === 1 ? "is in a state that does not allow it and stays" : "are in a state that does not allow it and stay"} as ${others === 1 ? "it is" : "they are"}. `
-      : ""
+    const left = others ? `${format.number(others)} of the selected cannot be ${done} in this state. ` : ""
     const heading = `${label} ${format.count(jobs.length, "import")}?`
     if (!(await ask({ heading, text: left + text, confirmLabel: label, danger: name !== "retry" })) || !jobs.length) return
     this.#run = { done, count: 0, total: jobs.length, failures: [], isStopped: false, isOver: false }
@@ -155,15 +153,24 @@ export class Selection {
     const size = this.#jobs.size
     return html`<div class="selection" role="group" aria-label="Selected imports">
       <b>${format.count(size, "import")} selected</b>
-      ${this.#isLoading
-        ? html`<button type="button" class="quiet" @click=${() => (this.#isLoading = false)}>Stop</button>`
-        : matching !== null && matching > size
-          ? html`<button type="button" class="quiet" @click=${() => this.#selectAll()}>Select all ${format.number(matching)} that match</button>`
-          : nothing}
+      ${
+        this.#isLoading
+          ? html`<button type="button" class="quiet" @click=${() => (this.#isLoading = false)}>Stop</button>`
+          : matching !== null && matching > size
+            ? html`<button type="button" class="quiet" @click=${() => this.#selectAll()}>
+                Select all ${format.number(matching)} that match
+              </button>`
+            : nothing
+      }
       <span class="grow"></span>
       ${Object.entries(ACTIONS).map(
         ([name, { label }]) =>
-          html`<button type="button" class=${name === "delete" ? "danger" : ""} ?disabled=${this.#isLoading} @click=${() => this.#act(name)}>
+          html`<button
+            type="button"
+            class=${name === "delete" ? "danger" : ""}
+            ?disabled=${this.#isLoading}
+            @click=${() => this.#act(name)}
+          >
             ${label}
           </button>`,
       )}
@@ -173,19 +180,26 @@ export class Selection {
 
   #progress() {
     const { count, total, failures, isOver, isStopped } = this.#run
+    const hidden = failures.length - FAILURES_SHOWN
     return html`<div class="selection" role="group" aria-label="Progress of the action">
       <b>${this.#sentence()}</b>
-      ${isOver
-        ? html`<span class="grow">${isStopped ? `Stopped after ${format.number(count)} of ${format.number(total)}.` : ""}</span>`
-        : html`<progress class="grow" aria-label="Progress" max=${total} value=${count}></progress>
-            <span>${format.number(count)} of ${format.number(total)}</span>`}
+      ${
+        isOver
+          ? html`<span class="grow"
+              >${isStopped ? `Stopped after ${format.number(count)} of ${format.number(total)}.` : ""}</span
+            >`
+          : html`<progress class="grow" aria-label="Progress" max=${total} value=${count}></progress>
+              <span>${format.number(count)} of ${format.number(total)}</span>`
+      }
       <button type="button" @click=${() => this.#close()}>${isOver ? "Close" : "Stop"}</button>
-      ${failures.length
-        ? html`<ul class="failures small">
-            ${failures.slice(0, FAILURES_SHOWN).map(({ name, message }) => html`<li><b>${name}</b>: ${message}</li>`)}
-            ${failures.length > FAILURES_SHOWN ? html`<li>and ${format.number(failures.length - FAILURES_SHOWN)} more</li>` : nothing}
-          </ul>`
-        : nothing}
+      ${
+        failures.length
+          ? html`<ul class="failures small">
+              ${failures.slice(0, FAILURES_SHOWN).map(({ name, message }) => html`<li><b>${name}</b>: ${message}</li>`)}
+              ${hidden > 0 ? html`<li>and ${format.number(hidden)} more</li>` : nothing}
+            </ul>`
+          : nothing
+      }
     </div>`
   }
 }

@@ -4,7 +4,8 @@ import { html, nothing } from "./vendor/lit-html/lit-html.js"
 import { CAUSES } from "./causes.js"
 import { get } from "./client.js"
 import * as format from "./format.js"
-import { icon, isFinal } from "./parts.js"
+import { canMend } from "./job_actions.js"
+import { icon } from "./parts.js"
 import { setQuery } from "./router.js"
 
 const PAGE = 10
@@ -88,16 +89,21 @@ export class ErrorList {
           ${job.error_summary.map((cause) => this.#cause(job, cause, cause.code === code && (cause.field ?? null) === field))}
         </tbody>
       </table>
-      ${job.error_kinds > job.error_summary.length
-        ? html`<p class="muted small foot">
-            The ${format.number(job.error_summary.length)} most frequent of ${format.number(job.error_kinds)} causes.
-          </p>`
-        : nothing}
-      ${job.errors_stored < job.error_count
-        ? html`<p class="muted small foot">
-            The first ${format.number(job.errors_stored)} of ${format.number(job.error_count)} errors are stored and counted here.
-          </p>`
-        : nothing}
+      ${
+        job.error_kinds > job.error_summary.length
+          ? html`<p class="muted small foot">
+              The ${format.number(job.error_summary.length)} most frequent of ${format.number(job.error_kinds)} causes.
+            </p>`
+          : nothing
+      }
+      ${
+        job.errors_stored < job.error_count
+          ? html`<p class="muted small foot">
+              The first ${format.number(job.errors_stored)} of ${format.number(job.error_count)} errors are stored and counted
+              here.
+            </p>`
+          : nothing
+      }
     </section>`
   }
 
@@ -122,7 +128,18 @@ export class ErrorList {
       <td data-label="First line" class="number">${format.number(cause.first_line)}</td>
       <td data-label="What to do" class="full">${known?.remedy ?? ""}</td>
       <td class="number full">
-        ${isFinal(job) ? html`<a class="button small-button" data-changes href=${`/ui/imports/${job.id}/mend?${query}`} aria-label=${`Mend: ${what}`}>${icon("edit")} Mend these</a>` : nothing}
+        ${
+          canMend(job)
+            ? html`<a
+                class="button small-button"
+                data-changes
+                href=${`/ui/imports/${job.id}/mend?${query}`}
+                aria-label=${`Mend these: ${what}`}
+              >
+                ${icon("edit")} Mend these
+              </a>`
+            : nothing
+        }
       </td>
     </tr>`
   }
@@ -130,42 +147,55 @@ export class ErrorList {
   /** One page of errors, in the order of the file. */
   list() {
     const { code, field, first_record: record } = this.filters
-    const rest = [code ? (CAUSES[code]?.label ?? code) : "", field ? `field ${field}` : "", record ? `from record ${record} on` : ""]
-    return html`<section class="card flush" aria-labelledby="errors-heading">
+    const rest = [
+      code ? (CAUSES[code]?.label ?? code) : "",
+      field ? `field ${field}` : "",
+      record ? `from record ${record} on` : "",
+    ]
+    return html`<section class="card flush error-list" aria-labelledby="errors-heading">
       <header>
         <h2 id="errors-heading" tabindex="-1">${this.isFiltered ? "Errors" : "First errors"}</h2>
-        ${this.isFiltered
-          ? html`<span class="muted">${rest.filter(Boolean).join(", ")}</span>
-              <button type="button" class="quiet" @click=${() => this.choose({})}>${icon("close")} Show all</button>`
-          : nothing}
+        ${
+          this.isFiltered
+            ? html`<span class="muted">${rest.filter(Boolean).join(", ")}</span>
+                <button type="button" class="quiet" @click=${() => this.choose({})}>${icon("close")} Show all</button>`
+            : nothing
+        }
       </header>
-      ${this.errors.length
-        ? html`<table class="cards">
-            <caption class="offscreen">
-              Errors in the order of the file
-            </caption>
-            <thead>
-              <tr>
-                <th scope="col" class="number line-column">Line</th>
-                <th scope="col">Field</th>
-                <th scope="col" class="error-column">Error</th>
-                <th scope="col">Value</th>
-              </tr>
-            </thead>
-            <tbody>
-              ${this.errors.map((error) => row(error))}
-            </tbody>
-          </table>`
-        : html`<p class="muted foot">There is no such error.</p>`}
-      ${this.cursor
-        ? html`<p class="row foot">
-            <button type="button" @click=${() => this.#more()}>Show ${PAGE} more</button>
-            <span class="muted small">${format.number(this.errors.length)} ${
-              // the number of errors before a record is not known
-              record ? "shown" : html`of ${format.number(this.total)}`
-            }</span>
-          </p>`
-        : nothing}
+      ${
+        this.errors.length
+          ? html`<table class="cards">
+              <caption class="offscreen">
+                Errors in the order of the file
+              </caption>
+              <thead>
+                <tr>
+                  <th scope="col" class="number line-column">Line</th>
+                  <th scope="col">Field</th>
+                  <th scope="col" class="error-column">Error</th>
+                  <th scope="col">Value</th>
+                </tr>
+              </thead>
+              <tbody>
+                ${this.errors.map((error) => row(error))}
+              </tbody>
+            </table>`
+          : html`<p class="muted foot">There is no such error.</p>`
+      }
+      ${
+        this.cursor
+          ? html`<p class="row foot">
+              <button type="button" @click=${() => this.#more()}>Show ${PAGE} more</button>
+              <span class="muted small"
+                >${format.number(this.errors.length)}
+                ${
+                  // the number of errors before a record is not known
+                  record ? "shown" : html`of ${format.number(this.total)}`
+                }</span
+              >
+            </p>`
+          : nothing
+      }
     </section>`
   }
 }
@@ -178,6 +208,13 @@ function row(error) {
       ${CAUSES[error.code]?.label ?? error.code}
       <div class="sub">${error.message}</div>
     </td>
-    <td data-label="Value" class="full"><span class="value cut">${error.value ?? error.key ?? error.id ?? "–"}</span></td>
+    <td data-label="Value" class="full">${valueOf(error)}</td>
   </tr>`
+}
+
+/** The refused value; without one what names the record. */
+function valueOf({ value, key, id }) {
+  if (value !== null) return html`<span class="value clamped">${value}</span>`
+  const name = key ?? id
+  return name === null ? "–" : html`<span class="muted small">none, in</span> <span class="value">${name}</span>`
 }

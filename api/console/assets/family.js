@@ -30,22 +30,23 @@ export function family(jobs, shown) {
     <h2 id="family-heading">Related imports</h2>
     <ol class="chain">
       ${jobs.map(
-        (job) => html`<li aria-current=${job.id === shown.id ? "step" : "false"}>
-          <div class="row">
-            ${job.id === shown.id ? html`<b>This import</b>` : html`<a href=${`/ui/imports/${job.id}`}>${role(job, jobs)}</a>`} ${state(job)}
-          </div>
-          <div class="muted small">${numbers(job)}</div>
-        </li>`,
+        (job) =>
+          html`<li aria-current=${job.id === shown.id ? "step" : "false"}>
+            <div class="row">
+              ${job.id === shown.id ? html`<b>This import</b>` : html`<a href=${`/ui/imports/${job.id}`}>${role(job)}</a>`}
+              ${state(job)}
+            </div>
+            <div class="muted small">${numbers(job)}</div>
+          </li>`,
       )}
     </ol>
   </section>`
 }
 
-function role(job, jobs) {
-  if (job.dry_run) return "Dry run"
-  const parent = jobs.find(({ id }) => id === job.parent_id)
-  if (!parent) return "First import"
-  return parent.dry_run ? "Commit" : "Next round"
+const RELATIONS = { commit: "Commit", retry: "Retry", repair: "Repair" }
+
+function role(job) {
+  return RELATIONS[job.relation] ?? (job.dry_run ? "Dry run" : "First import")
 }
 
 function numbers(job) {

@@ -15,9 +15,10 @@ export function fileMap(bins, { total, refused, chosen, choose }) {
   const left = bins.filter(({ state }) => state !== "done").reduce((sum, { records }) => sum + records, 0)
   // refusals of records that share a key are decided at the end, and belong to no part of the file
   const elsewhere = refused - withRefused.reduce((sum, { failed }) => sum + failed, 0)
-  const summary = `The file from record 1 to ${format.number(total)}: refused records in ${format.count(withRefused.length, "part")} of ${
-    bins.length
-  }${left ? `, ${format.count(left, "record")} in parts that are not done` : ""}.`
+  const summary =
+    `The file from record 1 to ${format.number(total)}: ` +
+    `refused records in ${format.count(withRefused.length, "part")} of ${bins.length}` +
+    (left ? `, ${format.count(left, "record")} in parts that are not done.` : ".")
   return html`<figure class="filemap">
     <svg class="strip-map" height=${HEIGHT} role="img" aria-label=${summary}>
       <defs>
@@ -32,17 +33,25 @@ export function fileMap(bins, { total, refused, chosen, choose }) {
     <figcaption>
       <ul class="legend small">
         <li><span class="swatch none" aria-hidden="true"></span>None refused</li>
-        ${withRefused.length
-          ? html`<li><span class="swatch some" aria-hidden="true"></span><span class="swatch all" aria-hidden="true"></span>Few to all refused</li>`
-          : nothing}
+        ${
+          withRefused.length
+            ? html`<li>
+                <span class="swatch some" aria-hidden="true"></span><span class="swatch all" aria-hidden="true"></span>Few to all
+                refused
+              </li>`
+            : nothing
+        }
         ${left ? html`<li><span class="swatch hatched" aria-hidden="true"></span>Not done</li>` : nothing}
       </ul>
-      ${elsewhere > 0
-        ? html`<p class="muted small">
-            ${format.count(elsewhere, "refused record")} ${elsewhere === 1 ? "shares a key with another record" : "share keys with other records"} of
-            the file: decided at the end, so not on the map.
-          </p>`
-        : nothing}
+      ${
+        elsewhere > 0
+          ? html`<p class="muted small">
+              ${format.count(elsewhere, "refused record")}
+              ${elsewhere === 1 ? "shares a key with another record" : "share keys with other records"} of the file: decided at
+              the end, so not on the map.
+            </p>`
+          : nothing
+      }
       ${withRefused.length ? table(withRefused, choose) : nothing}
     </figcaption>
   </figure>`
@@ -53,14 +62,15 @@ function part(bin, total, chosen, choose) {
   const width = `${(100 * bin.records) / total}%`
   const isDone = bin.state === "done"
   const title = `Records ${range(bin)}: ${format.number(bin.failed)} refused${isDone ? "" : `, ${STATES[bin.state]}`}`
+  const ground = isDone
+    ? svg`<rect class="done" x=${x} width=${width} y="0" height=${HEIGHT}></rect>`
+    : svg`<rect fill="url(#not-done)" x=${x} width=${width} y="0" height=${HEIGHT}></rect>`
+  // the root, so that one of a hundred can be seen
+  const share = 0.2 + 0.8 * Math.sqrt(bin.failed / bin.records)
+  const cover = svg`<rect class="refused" x=${x} width=${width} y="0" height=${HEIGHT} fill-opacity=${share.toFixed(2)}></rect>`
   return svg`<g class=${bin.failed ? "part clickable" : "part"} @click=${bin.failed ? () => choose(bin.first_record) : nothing}>
     <title>${title}</title>
-    <rect x=${x} width=${width} y="0" height=${HEIGHT} fill=${isDone ? nothing : "url(#not-done)"} class=${isDone ? "done" : "open"}></rect>
-    ${
-      bin.failed
-        ? svg`<rect class="refused" x=${x} width=${width} y="0" height=${HEIGHT} fill-opacity=${(0.2 + 0.8 * Math.sqrt(bin.failed / bin.records)).toFixed(2)}></rect>`
-        : nothing
-    }
+    ${ground} ${bin.failed ? cover : nothing}
     ${chosen === bin.first_record ? svg`<rect class="chosen" x=${x} width=${width} y="1" height=${HEIGHT - 2}></rect>` : nothing}
   </g>`
 }
@@ -76,7 +86,9 @@ function table(bins, choose) {
     <summary>As a table</summary>
     <div class="scroll" tabindex="0" role="group" aria-label="Refused records by part of the file">
       <table class="figures">
-        <caption class="offscreen">Refused records by part of the file</caption>
+        <caption class="offscreen">
+          Refused records by part of the file
+        </caption>
         <thead>
           <tr>
             <th scope="col">Records</th>
@@ -87,16 +99,17 @@ function table(bins, choose) {
         </thead>
         <tbody>
           ${bins.map(
-            (bin) => html`<tr>
-              <th scope="row">${range(bin)}</th>
-              <td class="number">${format.number(bin.failed)}</td>
-              <td class="number">${format.percent(bin.failed, bin.records)}</td>
-              <td class="number">
-                <button type="button" class="link" @click=${() => choose(bin.first_record)}>
-                  Show errors<span class="offscreen"> from record ${format.number(bin.first_record)} on</span>
-                </button>
-              </td>
-            </tr>`,
+            (bin) =>
+              html`<tr>
+                <th scope="row">${range(bin)}</th>
+                <td class="number">${format.number(bin.failed)}</td>
+                <td class="number">${format.percent(bin.failed, bin.records)}</td>
+                <td class="number">
+                  <button type="button" class="link" @click=${() => choose(bin.first_record)}>
+                    Show errors<span class="offscreen"> from record ${format.number(bin.first_record)} on</span>
+                  </button>
+                </td>
+              </tr>`,
           )}
         </tbody>
       </table>

@@ -6,7 +6,7 @@ import { ErrorList } from "./errors.js"
 import { family, loadFamily } from "./family.js"
 import { fileMap } from "./filemap.js"
 import * as format from "./format.js"
-import { actions, downloads, facts, headline, notices, tiles } from "./import_parts.js"
+import { actions, downloads, facts, headline, notices, repaired, tiles } from "./import_parts.js"
 import { nameOf } from "./job_actions.js"
 import { Page, updates } from "./page.js"
 import { failure, fates, isFinal, legend, loading, stale, state, time } from "./parts.js"
@@ -83,10 +83,14 @@ export default class ImportPage extends Page {
     if (isFinal(this.job)) await this.attempt(() => this.load())
   }
 
-  /** Takes a state from the stream or a poll, unless a later one is known. */
+  /** Takes a state from the stream or a poll. Of one that is older than what is shown only what the stream does not have. */
   #take(job) {
-    if (this.job && (isFinal(this.job) > isFinal(job) || this.job.processed_records > job.processed_records)) return
     const known = this.job
+    if (known && (isFinal(known) > isFinal(job) || known.processed_records > job.processed_records)) {
+      const { error_summary, error_kinds } = job
+      if (!isFinal(known) && error_summary) this.job = { ...known, error_summary, error_kinds }
+      return
+    }
     this.job = { ...known, waiting_for: known?.status === job.status ? known.waiting_for : null, ...job }
     if (known) this.#announceMilestone()
     this.#announced = quarterOf(this.job)
@@ -104,7 +108,9 @@ export default class ImportPage extends Page {
     if (!this.job) return this.problem ? failure(this.problem) : loading()
     const job = this.job
     const refused = job.error_summary?.length > 0
-    const others = [downloads(job), this.relatives.length > 1 ? family(this.#renewed(), job) : nothing].filter((part) => part !== nothing)
+    const others = [downloads(job), this.relatives.length > 1 ? family(this.#renewed(), job) : nothing].filter(
+      (part) => part !== nothing,
+    )
     return html`
       <p class="crumb"><a href="/ui/imports">Imports</a></p>
       <div class="head one">
@@ -112,9 +118,8 @@ export default class ImportPage extends Page {
         ${state(job)} ${job.dry_run ? html`<span class="chip plain">dry run</span>` : nothing}
         <div class="row actions">${actions(job, this)}</div>
         <p class="sub">
-          ${job.resource} · ${job.mode} · ${job.format.toUpperCase()}, ${format.bytes(job.file.bytes)} · ${time(job.created_at)}${job.created_by
-            ? html` by ${job.created_by}`
-            : nothing}
+          ${job.resource} · ${job.mode} · ${job.format.toUpperCase()}, ${format.bytes(job.file.bytes)} ·
+          ${time(job.created_at)}${job.created_by ? html` by ${job.created_by}` : nothing}
         </p>
       </div>
       <div class="stack">
@@ -122,20 +127,23 @@ export default class ImportPage extends Page {
         <section class="card" aria-labelledby="progress-heading">
           <header>
             <h2 id="progress-heading">${headline(job)}</h2>
-            ${job.status === "pending" || (isFinal(job) && !job.counts.unprocessed)
-              ? nothing
-              : html`<b class="percent">${format.percent(job.processed_records, job.total_records)}</b>`}
+            ${
+              job.status === "pending" || (isFinal(job) && !job.counts.unprocessed)
+                ? nothing
+                : html`<b class="percent">${format.percent(job.processed_records, job.total_records)}</b>`
+            }
           </header>
-          ${fates(job, { tall: true })} ${legend(job)} ${this.#because(job)} ${tiles(job, this.#stretches())}
+          ${fates(job, { tall: true })} ${legend(job)} ${this.#because(job)} ${repaired(job)} ${tiles(job, this.#stretches())}
         </section>
-        ${this.#pictures()}
-        ${refused ? this.errors.causes(job) : nothing}
-        ${refused
-          ? html`<div class="columns">
-              ${this.errors.list()}
-              <div class="stack">${others} ${facts(job, { isWide: false })}</div>
-            </div>`
-          : html`${others.length ? html`<div class="halves">${others}</div>` : nothing} ${facts(job, { isWide: true })}`}
+        ${this.#pictures()} ${refused ? this.errors.causes(job) : nothing}
+        ${
+          refused
+            ? html`<div class="columns">
+                ${this.errors.list()}
+                <div class="stack">${others} ${facts(job, { isWide: false })}</div>
+              </div>`
+            : html`${others.length ? html`<div class="halves">${others}</div>` : nothing} ${facts(job, { isWide: true })}`
+        }
       </div>
     `
   }
@@ -196,8 +204,8 @@ function gone() {
   return html`<div class="empty">
     <h1>No such import</h1>
     <p>
-      It was deleted, or it has expired: final imports are deleted after <code>JOB_RETENTION_SECONDS</code>, by default 7 days. The records that
-      it stored are kept.
+      It was deleted, or it has expired: final imports are deleted after <code>JOB_RETENTION_SECONDS</code>, by default 7 days.
+      The records that it stored are kept.
     </p>
     <a class="button" href="/ui/imports">Go to the imports</a>
   </div>`

@@ -4,7 +4,7 @@ import { html, nothing } from "./vendor/lit-html/lit-html.js"
 import { FAILURES } from "./causes.js"
 import { asCurl } from "./client.js"
 import * as format from "./format.js"
-import { cancel, commit, discard, fetchFile, retry, taken } from "./job_actions.js"
+import { canMend, cancel, commit, discard, fetchFile, retry, taken } from "./job_actions.js"
 import { command, copyable, exactTime, icon, isFinal } from "./parts.js"
 import { navigate } from "./router.js"
 
@@ -19,7 +19,9 @@ export function headline(job) {
   }
   if (job.status === "cancelled") return `Cancelled with ${format.count(job.counts.unprocessed, "record")} left`
   if (job.status === "failed") {
-    return job.counts.unprocessed ? `Failed with ${format.count(job.counts.unprocessed, "record")} left` : `Failed; ${refused} of ${total} refused`
+    return job.counts.unprocessed
+      ? `Failed with ${format.count(job.counts.unprocessed, "record")} left`
+      : `Failed; ${refused} of ${total} refused`
   }
   if (job.total_records === 0) return "The file has no records"
   if (job.outcome === "rejected") return job.total_records === 1 ? "The record was refused" : `All ${total} were refused`
@@ -59,7 +61,8 @@ const capital = (text) => text[0].toUpperCase() + text.slice(1)
 /** The buttons of what can be done now. */
 export function actions(job, page) {
   const { links } = job
-  const button = (kind, name, label, action) => html`<button type="button" class=${kind} data-changes @click=${action}>${icon(name)} ${label}</button>`
+  const button = (kind, name, label, action) =>
+    html`<button type="button" class=${kind} data-changes @click=${action}>${icon(name)} ${label}</button>`
   const open = async (made) => {
     const child = await made
     if (child) navigate(`/ui/imports/${child.id}`)
@@ -71,9 +74,13 @@ export function actions(job, page) {
   }
   return html`
     ${links.commit ? button("primary", "check", "Store the records", () => open(commit(job))) : nothing}
-    ${job.counts.failed
-      ? html`<a class=${links.commit ? "button" : "button primary"} data-changes href=${`/ui/imports/${job.id}/mend`}>${icon("edit")} Mend the refused records</a>`
-      : nothing}
+    ${
+      canMend(job)
+        ? html`<a class=${links.commit ? "button" : "button primary"} data-changes href=${`/ui/imports/${job.id}/mend`}
+            >${icon("edit")} Mend the refused records</a
+          >`
+        : nothing
+    }
     ${links.retry ? button("", "retry", "Retry", () => open(retry(job))) : nothing}
     ${button("quiet", "trash", "Delete", async () => {
       if (await discard(job)) navigate("/ui/imports")
@@ -99,32 +106,59 @@ export function tiles(job, stretches) {
   </div>`
 }
 
+/** What became of the refused and left records in the imports that followed. */
+export function repaired({ repaired: totals, counts }) {
+  if (!totals?.imports) return nothing
+  const { taken, left } = totals
+  const before = counts.failed + counts.unprocessed
+  const kind = counts.unprocessed ? "refused and left" : "refused"
+  if (!left) return html`<p class="because">Later imports have taken all of the ${kind} records.</p>`
+  return html`<p class="because">
+    Later imports have taken ${format.number(taken)} of the ${format.count(before, `${kind} record`)}; ${format.number(left)}
+    ${left === 1 ? "is" : "are"} left.
+  </p>`
+}
+
 /** Files of what was refused or left. */
 export function downloads(job) {
   const { failed, unprocessed } = job.counts
   if (!isFinal(job) || !(failed || unprocessed)) return nothing
   const { links } = job
-  const file = (path, label, hint) => html`<li>
-    <button type="button" class="link" @click=${() => fetchFile(path)}>${icon("download")} ${label}</button>
-    <div class="muted small">${hint}</div>
-  </li>`
   const kind = job.format.toUpperCase()
+  const files = [
+    ...(failed
+      ? [
+          [`${links.failed_records}?annotate=true`, "Refused records with their errors", `${kind}, line and errors first`],
+          [links.failed_records, "Refused records as sent", kind],
+        ]
+      : []),
+    ...(unprocessed ? [[links.unprocessed_records, "Records that are left", `${kind}, as sent`]] : []),
+    ...(failed
+      ? [
+          [`${links.errors}?format=csv`, "List of errors (CSV)", "For spreadsheets"],
+          [`${links.errors}?format=ndjson`, "List of errors (NDJSON)", "For programs"],
+        ]
+      : []),
+  ]
   return html`<section class="card" aria-labelledby="downloads-heading">
     <h2 id="downloads-heading">Downloads</h2>
     <ul class="files">
-      ${failed ? file(`${links.failed_records}?annotate=true`, "Refused records with their errors", `${kind}, line and errors first`) : nothing}
-      ${failed ? file(links.failed_records, "Refused records as sent", kind) : nothing}
-      ${unprocessed ? file(links.unprocessed_records, "Records that are left", `${kind}, as sent`) : nothing}
-      ${failed ? file(`${links.errors}?format=csv`, "List of errors (CSV)", "For spreadsheets") : nothing}
-      ${failed ? file(`${links.errors}?format=ndjson`, "List of errors (NDJSON)", "For programs") : nothing}
+      ${files.map(
+        ([path, label, hint]) =>
+          html`<li>
+            <button type="button" class="link" @click=${() => fetchFile(path)}>${icon("download")} ${label}</button>
+            <div class="muted small">${hint}</div>
+          </li>`,
+      )}
     </ul>
   </section>`
 }
 
 /** What is known of the file and the import, and the requests that do the same as the page. */
 export function facts(job, { isWide }) {
-  const fact = (name, value) => html`<dt>${name}</dt>
-    <dd>${value}</dd>`
+  const fact = (name, value) =>
+    html`<dt>${name}</dt>
+      <dd>${value}</dd>`
   const columns = Object.entries(job.columns ?? {})
   return html`<section class="card" aria-labelledby="facts-heading">
     <h2 id="facts-heading">Details</h2>
@@ -136,14 +170,19 @@ export function facts(job, { isWide }) {
       ${job.finished_at ? fact("Finished", exactTime(job.finished_at)) : nothing}
       ${job.expires_at ? fact("Deleted on", exactTime(job.expires_at)) : nothing}
       ${job.after ? fact("After", html`<a href=${`/ui/imports/${job.after}`}>${job.after}</a>`) : nothing}
-      ${columns.length
-        ? fact(
-            "Columns",
-            html`<ul class="renamed">
-              ${columns.map(([name, field]) => html`<li><code>${name}</code> → ${field === null ? "left out" : html`<code>${field}</code>`}</li>`)}
-            </ul>`,
-          )
-        : nothing}
+      ${
+        columns.length
+          ? fact(
+              "Columns",
+              html`<ul class="renamed">
+                ${columns.map(
+                  ([name, field]) =>
+                    html`<li><code>${name}</code> → ${field === null ? "left out" : html`<code>${field}</code>`}</li>`,
+                )}
+              </ul>`,
+            )
+          : nothing
+      }
       ${fact("Id", copyable(job.id, "id"))} ${fact("SHA-256", copyable(job.file.sha256, "SHA-256"))}
     </dl>
     <details class="curl">

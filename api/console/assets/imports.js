@@ -5,10 +5,10 @@ import { repeat } from "./vendor/lit-html/directives/repeat.js"
 import { Selection } from "./bulk.js"
 import { get, Problem } from "./client.js"
 import * as format from "./format.js"
-import { cancel, discard, fetchFile, nameOf, retry, taken } from "./job_actions.js"
+import { row } from "./import_row.js"
 import { Page } from "./page.js"
-import { command, empty, failure, fates, icon, isFinal, loading, stale, state, time } from "./parts.js"
-import { navigate, setQuery } from "./router.js"
+import { command, empty, failure, icon, isFinal, loading, stale } from "./parts.js"
+import { setQuery } from "./router.js"
 
 const PATH = "/api/v1/imports"
 const PAGE = 50
@@ -157,16 +157,18 @@ export default class ImportsPage extends Page {
       </div>
       <nav class="tabs" aria-label="By state">
         ${TABS.map(
-          (tab) => html`<a
-            href=${`/ui/imports${this.#queryWith({ status: tab.name })}`}
-            aria-current=${tab === this.tab ? "page" : nothing}
-            @click=${(event) => {
-              if (event.button || event.metaKey || event.ctrlKey || event.shiftKey) return
-              event.preventDefault()
-              this.filter({ status: tab.name })
-            }}
-            >${tab.label} ${this.counts ? html`<span class="count">${format.number(tab.count(this.counts))}</span>` : nothing}</a
-          >`,
+          (tab) =>
+            html`<a
+              href=${`/ui/imports${this.#queryWith({ status: tab.name })}`}
+              aria-current=${tab === this.tab ? "page" : nothing}
+              @click=${(event) => {
+                if (event.button || event.metaKey || event.ctrlKey || event.shiftKey) return
+                event.preventDefault()
+                this.filter({ status: tab.name })
+              }}
+              >${tab.label}
+              ${this.counts ? html`<span class="count">${format.number(tab.count(this.counts))}</span>` : nothing}</a
+            >`,
         )}
       </nav>
       ${this.#filterBar()} ${this.jobs ? stale(this) : nothing}
@@ -185,12 +187,12 @@ export default class ImportsPage extends Page {
   }
 
   #filterBar() {
-    const select = (name, label, options) => html`<select
-      aria-label=${label}
-      @change=${(event) => this.filter({ [name]: event.target.value })}
-    >
-      ${options.map(([value, text]) => html`<option value=${value} ?selected=${(this.query.get(name) ?? "") === value}>${text}</option>`)}
-    </select>`
+    const select = (name, label, options) =>
+      html`<select aria-label=${label} @change=${(event) => this.filter({ [name]: event.target.value })}>
+        ${options.map(
+          ([value, text]) => html`<option value=${value} ?selected=${(this.query.get(name) ?? "") === value}>${text}</option>`,
+        )}
+      </select>`
     return html`<div class="filters" role="search">
       <input
         type="search"
@@ -209,9 +211,11 @@ export default class ImportsPage extends Page {
         ["false", "Real imports"],
         ["true", "Dry runs"],
       ])}
-      ${this.isFiltered
-        ? html`<button type="button" class="quiet" @click=${() => this.filter(NO_FILTERS)}>${icon("close")} Clear</button>`
-        : nothing}
+      ${
+        this.isFiltered
+          ? html`<button type="button" class="quiet" @click=${() => this.filter(NO_FILTERS)}>${icon("close")} Clear</button>`
+          : nothing
+      }
     </div>`
   }
 
@@ -222,11 +226,15 @@ export default class ImportsPage extends Page {
     }
     const areAllSelected = this.jobs.every((job) => this.selection.has(job))
     return html`
-      ${this.newer.length
-        ? html`<p class="row center-row newer">
-            <button type="button" @click=${() => this.showNewer()}>Show ${format.count(this.newer.length, "new import")}</button>
-          </p>`
-        : nothing}
+      ${
+        this.newer.length
+          ? html`<p class="row center-row newer">
+              <button type="button" @click=${() => this.showNewer()}>
+                Show ${format.count(this.newer.length, "new import")}
+              </button>
+            </p>`
+          : nothing
+      }
       <div class="card flush" aria-busy=${this.#answered === this.#question ? "false" : "true"}>
         ${bar}
         <table class="cards">
@@ -258,12 +266,16 @@ export default class ImportsPage extends Page {
             ${repeat(
               this.jobs,
               ({ id }) => id,
-              (job) => this.#row(job),
+              (job) => row(job, this),
             )}
           </tbody>
         </table>
       </div>
-      ${this.cursor ? html`<p class="row center-row"><button type="button" @click=${() => this.more()}>Show older imports</button></p>` : nothing}
+      ${
+        this.cursor
+          ? html`<p class="row center-row"><button type="button" @click=${() => this.more()}>Show older imports</button></p>`
+          : nothing
+      }
     `
   }
 
@@ -273,63 +285,6 @@ export default class ImportsPage extends Page {
       "None of the imports that are kept has this state and these properties.",
       html`<button type="button" @click=${() => this.filter({ ...NO_FILTERS, status: "" })}>Show all imports</button>`,
     )
-  }
-
-  #row(job) {
-    const took = job.started_at ? format.secondsBetween(job.started_at, job.finished_at ?? new Date()) : null
-    return html`<tr class=${this.selection.has(job) ? "chosen" : ""}>
-      <td class="select-cell" data-changes>
-        <input
-          type="checkbox"
-          aria-label=${`Select ${nameOf(job)}`}
-          .checked=${this.selection.has(job)}
-          @click=${(event) => this.selection.toggle(job, event)}
-        />
-      </td>
-      <th scope="row" class="main-cell">
-        <a href=${`/ui/imports/${job.id}`}>${nameOf(job)}</a>
-        <div class="sub muted small">
-          ${job.resource} · ${job.mode} ${job.dry_run ? html`<span class="chip plain">dry run</span>` : nothing}
-          ${job.created_by ? html`· ${job.created_by}` : nothing}
-        </div>
-      </th>
-      <td data-label="State">${state(job)}</td>
-      <td data-label="Progress" class="bar-column">
-        ${fates(job)}
-        <div class="sub">${job.total_records ? `${format.percent(job.processed_records, job.total_records)} of ${format.number(job.total_records)}` : "no records"}</div>
-      </td>
-      <td data-label="Taken" class="number">${format.number(taken(job))}</td>
-      <td data-label="Refused" class="number">${format.number(job.counts.failed)}</td>
-      <td data-label="Records/s" class="number">${job.progress.records_per_second === null ? "–" : format.short(job.progress.records_per_second)}</td>
-      <td data-label="Created" class="nowrap">${time(job.created_at)}</td>
-      <td data-label="Took" class="number">${took === null ? "–" : format.duration(took)}</td>
-      <td class="number full actions-cell">${this.#actions(job)}</td>
-    </tr>`
-  }
-
-  #actions(job) {
-    const button = (name, label, action) => html`<button
-      type="button"
-      class="quiet icon-only"
-      ?data-changes=${name !== "download"}
-      title=${label}
-      aria-label=${`${label}: ${nameOf(job)}`}
-      @click=${action}
-    >
-      ${icon(name)}
-    </button>`
-    const reload = async (isDone) => {
-      if (await isDone) await this.attempt(() => this.load())
-    }
-    if (!isFinal(job)) return button("stop", "Cancel", () => reload(cancel(job)))
-    return html`${job.counts.failed
-      ? button("download", "Download the refused records", () => fetchFile(`${job.links.failed_records}?annotate=true`))
-      : nothing}${job.links.retry
-      ? button("retry", "Retry", async () => {
-          const child = await retry(job)
-          if (child) navigate(`/ui/imports/${child.id}`)
-        })
-      : nothing}${button("trash", "Delete", () => reload(discard(job)))}`
   }
 }
 

@@ -10,6 +10,9 @@ export const nameOf = (job) => job.file.name ?? `import ${format.shortId(job.id)
 /** How many records were accepted, stored or not. */
 export const taken = ({ counts }) => counts.created + counts.updated + counts.unchanged + counts.skipped
 
+/** Whether it has refused records that no later import has taken. */
+export const canMend = (job) => Boolean(job.links.repair) && job.repaired?.left !== 0
+
 /** Runs `action` and says `done`. Returns the result, or null after saying what went wrong. */
 async function act(action, done) {
   try {

@@ -54,11 +54,13 @@ function usualGap(bins) {
 /** The plot with its axes, a legend, and the same as a table. */
 export function plot(shown) {
   const end = shown.at(-1).start + shown.at(-1).width
-  const top = roundUp(Math.max(...shown.map(({ rate }) => rate)))
-  const hasRefused = shown.some(({ refused }) => refused > 0)
+  const highest = Math.max(...shown.map(({ rate }) => rate))
+  const highestRefused = Math.max(...shown.map(({ refused }) => refused))
+  const top = roundUp(highest)
+  const hasRefused = highestRefused > 0
   const summary =
-    `Records per second over ${format.duration(end)}: at most ${format.number(Math.round(Math.max(...shown.map(({ rate }) => rate))))}` +
-    (hasRefused ? `, of them refused at most ${format.number(Math.round(Math.max(...shown.map(({ refused }) => refused))))}.` : ", none refused.")
+    `Records per second over ${format.duration(end)}: at most ${format.number(Math.round(highest))}, ` +
+    (hasRefused ? `of them refused at most ${format.number(Math.round(highestRefused))}.` : "none refused.")
   return html`<figure class="plot">
     <svg class="plot-area" height=${HEIGHT + 26} role="img" aria-label=${summary}>
       ${[0, 0.5, 1].map((part) => {
@@ -66,12 +68,10 @@ export function plot(shown) {
         return svg`<line class="grid" x1="0" x2="100%" y1=${y} y2=${y}></line>
           <text class="y" x="-8" y=${y + 4}>${format.short(top * part)}</text>`
       })}
-      ${ticks(end).map(
-        (seconds) =>
-          svg`<text class=${seconds === 0 ? "x first" : seconds > 0.9 * end ? "x last" : "x"} x=${`${(100 * seconds) / end}%`} y=${HEIGHT + 20}>${
-            format.duration(seconds)
-          }</text>`,
-      )}
+      ${ticks(end).map((seconds) => {
+        const place = seconds === 0 ? "x first" : seconds > 0.9 * end ? "x last" : "x"
+        return svg`<text class=${place} x=${percent(seconds, end)} y=${HEIGHT + 20}>${format.duration(seconds)}</text>`
+      })}
       <svg x="0" y="6" width="100%" height=${HEIGHT - 6} viewBox=${`0 0 1000 ${HEIGHT - 6}`} preserveAspectRatio="none">
         <path class="area" d=${`M0,${HEIGHT - 6} L${line(shown, end, top, "rate")} L1000,${HEIGHT - 6} Z`}></path>
         <path class="rate" d=${`M${line(shown, end, top, "rate")}`}></path>
@@ -79,18 +79,20 @@ export function plot(shown) {
       </svg>
       ${shown.map(
         (each) =>
-          svg`<rect class="probe" x=${`${(100 * each.start) / end}%`} width=${`${(100 * each.width) / end}%`} y="0" height=${HEIGHT}><title>${
-            sentence(each)
-          }</title></rect>`,
+          svg`<rect class="probe" x=${percent(each.start, end)} width=${percent(each.width, end)} y="0" height=${HEIGHT}>
+            <title>${sentence(each)}</title>
+          </rect>`,
       )}
     </svg>
     <figcaption>
-      ${hasRefused
-        ? html`<ul class="legend small">
-            <li><span class="line" aria-hidden="true"></span>All records</li>
-            <li><span class="line refused" aria-hidden="true"></span>Refused</li>
-          </ul>`
-        : nothing}
+      ${
+        hasRefused
+          ? html`<ul class="legend small">
+              <li><span class="line" aria-hidden="true"></span>All records</li>
+              <li><span class="line refused" aria-hidden="true"></span>Refused</li>
+            </ul>`
+          : nothing
+      }
       <details class="as-table">
         <summary>As a table</summary>
         <div class="scroll" tabindex="0" role="group" aria-label="Records per second over time">${table(shown)}</div>
@@ -98,6 +100,8 @@ export function plot(shown) {
     </figcaption>
   </figure>`
 }
+
+const percent = (part, whole) => `${(100 * part) / whole}%`
 
 function line(shown, end, top, name) {
   const points = shown.map((each) => [each.start + each.width / 2, each[name]])
@@ -108,7 +112,9 @@ function line(shown, end, top, name) {
 
 function table(shown) {
   return html`<table class="figures">
-    <caption class="offscreen">Records per second over time</caption>
+    <caption class="offscreen">
+      Records per second over time
+    </caption>
     <thead>
       <tr>
         <th scope="col">From</th>
@@ -118,11 +124,12 @@ function table(shown) {
     </thead>
     <tbody>
       ${shown.map(
-        ({ start, rate, refused }) => html`<tr>
-          <th scope="row">${format.duration(start)}</th>
-          <td class="number">${format.number(Math.round(rate))}</td>
-          <td class="number">${format.number(Math.round(refused))}</td>
-        </tr>`,
+        ({ start, rate, refused }) =>
+          html`<tr>
+            <th scope="row">${format.duration(start)}</th>
+            <td class="number">${format.number(Math.round(rate))}</td>
+            <td class="number">${format.number(Math.round(refused))}</td>
+          </tr>`,
       )}
     </tbody>
   </table>`
