@@ -49,7 +49,8 @@ export default class NewImportPage extends Page {
 
   close() {
     super.close()
-    draft.onchange = (sentence) => sentence && toast(sentence)
+    // on other pages the end of an import is told, not its progress
+    draft.onchange = (sentence) => sentence && !draft.isBusy && toast(sentence)
   }
 
   #attach() {

@@ -105,7 +105,8 @@ export function guess(found, resource) {
 
 /** A misspelling. In a short name two letters make another word: one in three may differ. */
 function isNear(name, field, distance) {
-  return distance <= field.length / 3 && levenshtein(name, field) === distance
+  const isPossible = distance <= field.length / 3 && Math.abs(name.length - field.length) <= distance
+  return isPossible && levenshtein(name, field) === distance
 }
 
 /** How many letters have to be inserted, removed or replaced to make one text of the other. */

@@ -212,14 +212,11 @@ export class Draft {
       entry.check = null
       const parameters = this.parameters(entry, { isDryRun: true })
       entry.checkedWith = JSON.stringify(parameters)
-      if (await this.#send(entry, parameters, (job) => (entry.check = job))) {
-        following.push(this.#follow(entry))
-      } else if (entry.problem?.errors.length) return
+      if (await this.#send(entry, parameters, (job) => (entry.check = job))) following.push(this.#followCheck(entry))
+      // what is wrong with the options is wrong for the other files, too
+      else if (entry.problem?.errors.length) break
     }
     await Promise.all(following)
-    if (!following.length) return
-    if (this.step === CHECK && !this.isBusy) this.step = STORE
-    this.onchange("The check is finished.")
   }
 
   /** Imports all files without a check, each after the one before it. */
@@ -307,6 +304,12 @@ export class Draft {
     this.onchange(problem.message)
   }
 
+  async #followCheck(entry) {
+    await this.#follow(entry)
+    if (this.step === CHECK && !this.isBusy) this.step = STORE
+    this.onchange(`The check of ${entry.file.name} is finished.`)
+  }
+
   async #followStored(entry) {
     await this.#follow(entry)
     this.onchange(`${entry.file.name}: the import is ${entry.stored.status}.`)
@@ -318,7 +321,7 @@ export class Draft {
     for (const entry of this.entries) {
       if (entry.job === null || isFinal(entry.job) || entry.isFollowed) continue
       if (entry.stored) this.#followStored(entry)
-      else this.#follow(entry)
+      else this.#followCheck(entry)
     }
   }
 

@@ -30,7 +30,7 @@ export function refusal({ problem }) {
 
 function uploading(page, entry) {
   const { sending } = entry
-  const { sentBytes, totalBytes, rate, secondsLeft, problem, pause, attempt } = sending
+  const { sentBytes, totalBytes, rate, secondsLeft, problem } = sending
   const facts = [
     `${format.bytes(sentBytes)} of ${format.bytes(totalBytes)}`,
     rate ? `${format.bytes(rate)}/s` : null,
@@ -45,17 +45,19 @@ function uploading(page, entry) {
       <span class="muted grow">${facts.filter(Boolean).join(" · ")}</span>
       <button type="button" @click=${() => page.draft.cancel(entry)}>${icon("close")} Cancel</button>
     </div>
-    ${
-      problem
-        ? html`<p class="notice warn">
-            ${icon("alert")}
-            <span>
-              ${problem.message} ${pause ? `The file is sent again in ${pause} s` : `Attempt ${attempt}`}, with the same
-              idempotency key: it makes one import.
-            </span>
-          </p>`
-        : nothing
-    }
+    ${problem ? repetition(sending) : nothing}
+  </div>`
+}
+
+function repetition(sending) {
+  const { problem, pause, attempt } = sending
+  const plan = pause ? `The file is sent again in ${pause} s` : `This is attempt ${attempt}`
+  return html`<div class="notice warn">
+    ${icon("alert")}
+    <div>
+      <p>${problem.message} ${plan}, with the same idempotency key: it makes one import.</p>
+      ${pause ? html`<button type="button" @click=${() => sending.sendNow()}>${icon("retry")} Send it now</button>` : nothing}
+    </div>
   </div>`
 }
 

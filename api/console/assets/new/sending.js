@@ -36,6 +36,7 @@ export class Sending {
   #key = randomKey()
   #cancel = new AbortController()
   #points = []
+  #wake = () => {}
 
   /**
    * @param {File} file
@@ -47,6 +48,7 @@ export class Sending {
     this.parameters = parameters
     this.onchange = onchange
     this.totalBytes = file.size
+    this.#cancel.signal.addEventListener("abort", () => this.#wake())
   }
 
   get secondsLeft() {
@@ -116,20 +118,25 @@ export class Sending {
     }
   }
 
+  /** Ends the pause before the next attempt. */
+  sendNow() {
+    this.#wake()
+  }
+
   async #wait(seconds) {
-    for (this.pause = Math.ceil(seconds); this.pause > 0; this.pause -= 1) {
+    const { signal } = this.#cancel
+    let isOver = false
+    for (this.pause = Math.ceil(seconds); this.pause > 0 && !isOver; this.pause -= 1) {
       this.onchange()
-      await new Promise((resolve, reject) => {
-        const timer = setTimeout(done, 1000)
-        const { signal } = this.#cancel
-        signal.addEventListener("abort", done, { once: true })
-        function done() {
+      await new Promise((resolve) => {
+        const timer = setTimeout(resolve, 1000)
+        this.#wake = () => {
+          isOver = true
           clearTimeout(timer)
-          signal.removeEventListener("abort", done)
-          if (signal.aborted) reject(signal.reason)
-          else resolve()
+          resolve()
         }
       })
+      signal.throwIfAborted()
     }
     this.pause = 0
   }
