@@ -67,6 +67,7 @@ class ImportView(msgspec.Struct, frozen=True, kw_only=True):
     mode: str
     dry_run: bool
     format: str
+    csv_delimiter: str | None
     file: ImportFile
     columns: dict[str, str | None] | None
     total_records: int
@@ -127,6 +128,7 @@ def summary(settings: Settings, job: Import) -> ImportView:
         mode=job.mode,
         dry_run=job.dry_run,
         format=job.format,
+        csv_delimiter=job.csv_delimiter if job.format == "csv" else None,
         file=ImportFile(name=job.file_name, bytes=job.file_bytes, sha256=job.file_sha256.hex()),
         columns=job.columns,
         total_records=job.total_records,

@@ -94,7 +94,7 @@ async def test_a_csv_under_its_own_names(api, form):
     job = await api.finished(answer)
     assert job["counts"]["created"] == 5, job["errors"]
     assert await stored(api) == expected(5)
-    assert job["columns"] == CSV_FIELDS
+    assert (job["columns"], job["csv_delimiter"]) == (CSV_FIELDS, ";")
     assert (await api.get()).json()["imports"][0]["columns"] == CSV_FIELDS
 
 
@@ -112,7 +112,7 @@ async def test_json_under_its_own_names(api, form):
     job = await api.finished(answer)
     assert job["counts"]["created"] == 5, job["errors"]
     assert await stored(api) == expected(5)
-    assert job["columns"] == JSON_FIELDS
+    assert (job["columns"], job["csv_delimiter"]) == (JSON_FIELDS, None)
 
 
 async def test_names_without_an_entry_are_fields(api):
@@ -126,7 +126,7 @@ async def test_names_without_an_entry_are_fields(api):
     for given in ({}, {"columns": "{}"}):
         params = {"resource": "users"} | given
         job = (await api.post(USERS_HEADER + user_row(7), type="text/csv", params=params)).json()
-        assert job["columns"] is None
+        assert (job["columns"], job["csv_delimiter"]) == (None, ",")
 
 
 async def test_unknown_names_are_those_of_the_file(api):
