@@ -46,7 +46,7 @@ class Api:
             return job if job["status"] in FINAL else None
 
         job = await eventually(final)
-        await self._check_books(job)
+        await self.check_books(job)
         return job
 
     async def errors(self, id: str) -> list[dict[str, Any]]:
@@ -80,7 +80,7 @@ class Api:
         """Whether no job is left for the workers."""
         return not await self.value("SELECT count(*) FROM import_jobs WHERE status IN ('pending', 'processing')")
 
-    async def _check_books(self, job: dict[str, Any]) -> None:
+    async def check_books(self, job: dict[str, Any]) -> None:
         """Each record has either its row or its errors, and the counters that clients see say so."""
         assert sum(job["counts"].values()) == job["total_records"]
         assert job["processed_records"] == job["total_records"] - job["counts"]["unprocessed"]

@@ -272,6 +272,8 @@ function forget() {
   document.documentElement.dataset.role = "admin"
   keyNeeded = true
   page?.close()
+  // unsent corrections of records
+  for (const name of Object.keys(sessionStorage)) if (name.startsWith("bulk.mend.")) sessionStorage.removeItem(name)
   draw()
   document.querySelector("#key")?.focus()
 }
