@@ -258,7 +258,7 @@ class BoundedHttp(HttpToolsProtocol):
     def _evict_oldest(self) -> bool:
         """Closes the connection that has waited longest without a complete request; False when all are being answered."""
         waiting = [one for one in cast("set[BoundedHttp]", self.connections) if one is not self and one._is_waiting]
-        oldest = min(waiting, key=BoundedHttp._waits_until, default=None)
+        oldest = min(waiting, key=BoundedHttp._waits_since, default=None)
         if oldest is None:
             return False
         throttle.warning(log, "connection closed for a new one", connections_max=self.settings.connections_max)
@@ -270,12 +270,15 @@ class BoundedHttp(HttpToolsProtocol):
     @property
     def _is_waiting(self) -> bool:
         is_answering = self._running is not None and not self._running.response_complete
-        return not self._is_refused and not is_answering and self._waits_until() < float("inf")
+        return not self._is_refused and not is_answering and self._waits_since() < float("inf")
 
-    def _waits_until(self) -> float:
-        """When the wait for a request ends: the first wait to have begun ends first."""
-        timer = self._head_timer or self.timeout_keep_alive_task
-        return timer.when() if timer else float("inf")
+    def _waits_since(self) -> float:
+        """When the wait for a request began, by its timer; infinity when the connection does not wait for one."""
+        if self._head_timer:
+            return self._head_timer.when() - self.settings.head_seconds
+        if self.timeout_keep_alive_task:
+            return self.timeout_keep_alive_task.when() - self.settings.keep_alive_seconds
+        return float("inf")
 
     # ── ending ────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -10,10 +10,11 @@ import time
 from api.imports.splitting import FileSplitter
 from db.imports.payload import Chunk
 
-# CPU time for one block, from which on an upload counts as costly
-COSTLY_SECONDS = 0.005
-# a block of a costly upload is split in parts of this size
-PART_BYTES = 64 * 1024
+# CPU time from which on an upload counts as costly: for a byte, and at least in all
+COSTLY_SECONDS_A_BYTE = 0.08 / (1024 * 1024)
+COSTLY_SECONDS_MIN = 0.001
+# the first block of an upload, and each block of a costly one, is split in parts of this size
+PART_BYTES = 16 * 1024
 
 
 class FairSplitter:
@@ -22,25 +23,29 @@ class FairSplitter:
     def __init__(self, splitter: FileSplitter, turn: asyncio.Lock) -> None:
         self._splitter = splitter
         self._turn = turn
-        self._is_costly = False
+        # None until the first bytes were split
+        self._is_costly: bool | None = None
 
     async def feed(self, block: bytes) -> list[Chunk]:
         """The chunks that these bytes complete. Raises `Unreadable`."""
-        if not self._is_costly:
-            chunks, _ = self._feed(block)
-            return chunks
-        chunks = []
-        for start in range(0, len(block), PART_BYTES):
+        chunks: list[Chunk] = []
+        position = 0
+        while position < len(block):
+            part = block[position:] if self._is_costly is False else block[position : position + PART_BYTES]
+            position += len(part)
+            if not self._is_costly:
+                self._feed(part, chunks)
+                continue
             async with self._turn:
-                part, seconds = self._feed(block[start : start + PART_BYTES])
-                chunks += part
+                seconds = self._feed(part, chunks)
                 # leaves the event loop to others for as long as it was busy
                 await asyncio.sleep(seconds)
         return chunks
 
-    def _feed(self, block: bytes) -> tuple[list[Chunk], float]:
+    def _feed(self, part: bytes, chunks: list[Chunk]) -> float:
+        """Adds the chunks, and returns the CPU time."""
         began = time.thread_time()
-        chunks = self._splitter.feed(block)
+        chunks += self._splitter.feed(part)
         seconds = time.thread_time() - began
-        self._is_costly = seconds > COSTLY_SECONDS
-        return chunks, seconds
+        self._is_costly = seconds > max(COSTLY_SECONDS_MIN, COSTLY_SECONDS_A_BYTE * len(part))
+        return seconds

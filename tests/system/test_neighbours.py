@@ -12,7 +12,8 @@ ROUNDS = 3
 async def test_a_small_import_among_bad_neighbours(service, conn):
     """Beside slow streams, half requests, uploads of brackets and a queue of exports, imports end and probes answer."""
     await many_articles(conn, MANY)
-    running = await service(worker_pool_size=2)
+    # the half heads stay open as long as the test runs
+    running = await service(worker_pool_size=2, head_seconds=600)
     async with (
         neighbours.all_at_once(running, bracket_bytes=neighbours.BRACKET_BYTES),
         httpx.AsyncClient(base_url=running.url, timeout=120) as client,

@@ -407,18 +407,15 @@ async def test_costly_uploads_take_turns():
     turn = asyncio.Lock()
     splitters = [FileSplitter(format="json", **LIMITS) for _ in range(5)]
     uploads = [FairSplitter(splitter, turn) for splitter in splitters]
-    block = b"[]," * 50_000
     for upload in uploads:
-        await upload.feed(b"[" + block)
-
-    def progressed() -> int:
-        return sum(splitter.record_count > 50_000 for splitter in splitters)
-
-    tasks = [asyncio.create_task(upload.feed(block)) for upload in uploads]
+        await upload.feed(b"[[]" + b",[]" * 5_000)
+    before = [splitter.record_count for splitter in splitters]
+    tasks = [asyncio.create_task(upload.feed(b",[]" * 50_000)) for upload in uploads]
     await asyncio.sleep(0)
-    assert progressed() == 1
+    progress = [splitter.record_count - then for splitter, then in zip(splitters, before, strict=True)]
+    assert [0 < count < 10_000 for count in progress] == [True, False, False, False, False]
     await asyncio.gather(*tasks)
-    assert [splitter.record_count for splitter in splitters] == [100_000] * 5
+    assert [splitter.record_count for splitter in splitters] == [55_001] * 5
 
 
 @pytest.mark.parametrize(

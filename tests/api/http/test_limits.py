@@ -158,6 +158,27 @@ async def test_idle_connections_make_room_too(shared):
             assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
 
 
+async def test_the_connection_that_has_waited_longest_makes_room(service):
+    """A half head is closed before a kept-alive connection that waits for less long, though its wait would end later."""
+    limited = await service(run=["api"], connections_max=5, head_seconds=600, keep_alive_seconds=300)
+    async with AsyncExitStack() as stack:
+        for _ in range(4):
+            half = await stack.enter_async_context(connection(limited))
+            half.send(LIVE[:-2])
+        kept = await stack.enter_async_context(connection(limited))
+        await ask(kept)
+        for _ in range(3):
+            await ask(await stack.enter_async_context(connection(limited)))
+        await ask(kept)
+
+
+async def ask(client: Client) -> None:
+    """One request for /live, whose whole response is read."""
+    client.send(LIVE)
+    assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+    await client.reader.readexactly(len(b'{"status":"live"}'))
+
+
 async def test_probes_get_through_when_all_connections_are_busy(shared, api, events):
     """Beyond the limit only probes are answered; everything else is 503, and afterwards there is room again."""
     async with AsyncExitStack() as stack:
