@@ -22,14 +22,14 @@ const ACTIONS = {
     label: "Retry",
     done: "retried",
     fits: (job) => Boolean(job.links.retry),
-    text: "Their refused and left records are tried again.",
+    text: "Refused and left records are tried again.",
     call: (job, page) => post(job.links.retry, undefined, page),
   },
   delete: {
     label: "Delete",
     done: "deleted",
     fits: isFinal,
-    text: "Their files and errors are removed. The records that they stored stay.",
+    text: "The files and errors are removed. The records that were stored stay.",
     call: (job, page) => remove(job.links.self, page),
   },
 }
@@ -114,20 +114,22 @@ export class Selection {
     const selected = [...this.#jobs.values()]
     const jobs = selected.filter(fits)
     const others = selected.length - jobs.length
-    const left = others ? `${format.number(others)} of the selected cannot be ${done} in this state. ` : ""
+    const left = others ? ` ${format.number(others)} of the selected cannot be ${done} in this state.` : ""
     const heading = `${label} ${format.count(jobs.length, "import")}?`
-    if (!(await ask({ heading, text: left + text, confirmLabel: label, danger: name !== "retry" })) || !jobs.length) return
+    if (!(await ask({ heading, text: text + left, confirmLabel: label, danger: name !== "retry" })) || !jobs.length) return
     this.#run = { done, count: 0, total: jobs.length, failures: [], isStopped: false, isOver: false }
     for (const job of jobs) {
       if (this.#run.isStopped || this.#page.signal.aborted) break
       try {
         await call(job, this.#page)
+        this.#jobs.delete(job.id)
       } catch (error) {
         if (error.name === "AbortError") return
         if (!(error instanceof Problem)) throw error
         this.#run.failures.push({ name: nameOf(job), message: error.message })
+        // the others that failed stay selected
+        if (error.status === 404) this.#jobs.delete(job.id)
       }
-      this.#jobs.delete(job.id)
       this.#run.count += 1
       this.#page.update()
     }

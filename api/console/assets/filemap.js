@@ -7,14 +7,15 @@ const HEIGHT = 56
 
 /**
  * Darkness is the share of refused records, hatched is what is not done. A click on a part calls `choose(first_record)`.
+ * `refused` counts all refused records of the import; null while it runs.
  * @param {{first_record: number, records: number, failed: number, state: string}[]} bins of the API's timeline
- * @param {{total: number, refused: number, chosen: number | null, choose: (record: number) => void}} options
+ * @param {{total: number, refused: number | null, chosen: number | null, choose: (record: number) => void}} options
  */
 export function fileMap(bins, { total, refused, chosen, choose }) {
   const withRefused = bins.filter(({ failed }) => failed)
   const left = bins.filter(({ state }) => state !== "done").reduce((sum, { records }) => sum + records, 0)
   // refusals of records that share a key are decided at the end, and belong to no part of the file
-  const elsewhere = refused - withRefused.reduce((sum, { failed }) => sum + failed, 0)
+  const elsewhere = (refused ?? 0) - withRefused.reduce((sum, { failed }) => sum + failed, 0)
   const summary =
     `The file from record 1 to ${format.number(total)}: ` +
     `refused records in ${format.count(withRefused.length, "part")} of ${bins.length}` +

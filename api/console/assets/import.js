@@ -184,7 +184,7 @@ export default class ImportPage extends Page {
       <h2 id="map-heading">Where in the file</h2>
       ${fileMap(timeline.file, {
         total: job.total_records,
-        refused: job.counts.failed,
+        refused: isFinal(job) ? job.counts.failed : null,
         chosen: Number(this.query.get("record")) || null,
         choose: (record) => this.errors.choose({ record }),
       })}

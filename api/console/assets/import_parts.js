@@ -102,7 +102,7 @@ export function tiles(job, stretches) {
     ${isFinal(job) || now === undefined ? nothing : tile(format.number(Math.round(now)), "records/s now")}
     ${average === null ? nothing : tile(format.number(Math.round(average)), "records/s on average")}
     ${tile(format.duration(elapsed), isFinal(job) ? "took" : "so far")}
-    ${left === null || job.status !== "processing" ? nothing : tile(`about ${format.duration(left)}`, "left")}
+    ${left === null || job.status !== "processing" ? nothing : tile(format.duration(left), "left, estimated")}
   </div>`
 }
 
