@@ -184,7 +184,7 @@ def _database(server_url: str, template: str) -> Iterator[str]:
 
 @contextmanager
 def _template(server_url: str) -> Iterator[str]:
-    """A migrated database that nobody can change any more, so that any number of tests can copy it at once."""
+    """A migrated database that accepts no connections, so that any number of tests can copy it at the same time."""
     name = postgres.create_database(server_url)
     migrate.up(postgres.database_url(server_url, name))
     with psycopg.connect(server_url, autocommit=True) as conn:

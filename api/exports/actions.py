@@ -2,14 +2,13 @@
 
 import structlog
 from litestar import Response, delete, post
-from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath
 
 from api.exports.view import PATH, ExportView, get_or_404, view
 from api.http import parameters, responses
 from api.http.dependencies import PoolHere, SettingsHere
 from api.http.headers import AnyRequest
-from api.http.problems import Problem, problem_responses
+from api.http.problems import Problem
 from db.exports import completion, retention, storage
 from db.exports.jobs import FINAL
 from monitoring import job_events
@@ -22,10 +21,7 @@ log = structlog.get_logger(__name__)
     status_code=202,
     tags=["exports"],
     summary="Cancel an export",
-    responses={
-        202: ResponseSpec(ExportView, description="Accepted; the export job", generate_examples=False),
-        **problem_responses("invalid-request", "not-found", "already-final", "unavailable"),
-    },
+    responses=responses.document_cancel(ExportView),
 )
 async def cancel_export(
     request: AnyRequest, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere
@@ -48,10 +44,7 @@ async def cancel_export(
     status_code=204,
     tags=["exports"],
     summary="Delete a final export",
-    responses={
-        204: ResponseSpec(None, description="Deleted"),
-        **problem_responses("invalid-request", "not-found", "not-final", "unavailable"),
-    },
+    responses=responses.document_delete(),
 )
 async def delete_export(request: AnyRequest, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere) -> None:
     """Deletes the job and its file. The idempotency key can be used again."""

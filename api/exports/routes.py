@@ -85,10 +85,7 @@ async def create_export(request: AnyRequest, db_pool: PoolHere, settings: Settin
     operation_class=operation(query=ExportListParameters),
     tags=["exports"],
     summary="List exports, newest first",
-    responses={
-        200: ResponseSpec(ExportPage, description="A page", generate_examples=False),
-        **problem_responses("invalid-request", "unavailable"),
-    },
+    responses=responses.document_page(ExportPage),
 )
 async def list_exports(request: AnyRequest, db_pool: PoolHere, settings: SettingsHere) -> Response[bytes]:
     """One page; `next_cursor` is the cursor of the next page, null on the last one."""
@@ -112,11 +109,7 @@ async def list_exports(request: AnyRequest, db_pool: PoolHere, settings: Setting
     f"{PATH}/{{id:str}}",
     tags=["exports"],
     summary="Get an export",
-    responses={
-        200: ResponseSpec(ExportView, description="The job", generate_examples=False),
-        304: ResponseSpec(None, description="Not modified"),
-        **problem_responses("invalid-request", "not-found", "unavailable"),
-    },
+    responses=responses.document_job(ExportView),
 )
 async def get_export(
     request: AnyRequest, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere
@@ -178,16 +171,12 @@ async def get_export_events(
 ) -> ASGIResponse:
     """Each event has the export as JSON: `progress` whenever it has changed, `done` when it is final."""
     parameters.query(request)
-
-    async def full(job: Export) -> bytes:
-        return msgspec.json.encode(await view(db_pool, settings, job))
-
     source = sse.EventSource(
         get=jobs.get,
         final=FINAL,
         event_id=_event_id,
-        summary=lambda job: msgspec.json.encode(summary(settings, job)),
-        full=full,
+        summary=lambda job: summary(settings, job),
+        full=lambda job: view(db_pool, settings, job),
     )
     return sse.follow(request, source, await get_or_404(db_pool, id), db_pool, stopping)
 

@@ -9,9 +9,10 @@ from uuid import UUID
 
 import msgspec
 from litestar import Response
+from litestar.openapi.datastructures import ResponseSpec
 
 from api.http.headers import AnyRequest, matches_etag
-from api.http.problems import Problem, invalid
+from api.http.problems import Problem, invalid, problem_responses
 from db.connections.pool import Connection, Pool
 from db.settings import Settings
 
@@ -20,6 +21,39 @@ JSON = "application/json"
 RETRY_AFTER = {"Retry-After": "1"}
 
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
+
+
+def document_page(page: type[msgspec.Struct]) -> dict[int, ResponseSpec]:
+    """The documented responses of a list of jobs."""
+    return {
+        200: ResponseSpec(page, description="A page", generate_examples=False),
+        **problem_responses("invalid-request", "unavailable"),
+    }
+
+
+def document_job(view: type[msgspec.Struct]) -> dict[int, ResponseSpec]:
+    """The documented responses of `job`."""
+    return {
+        200: ResponseSpec(view, description="The job", generate_examples=False),
+        304: ResponseSpec(None, description="Not modified"),
+        **problem_responses("invalid-request", "not-found", "unavailable"),
+    }
+
+
+def document_cancel(view: type[msgspec.Struct]) -> dict[int, ResponseSpec]:
+    """The documented responses of a route that cancels a job."""
+    return {
+        202: ResponseSpec(view, description="Accepted; the job", generate_examples=False),
+        **problem_responses("invalid-request", "not-found", "already-final", "unavailable"),
+    }
+
+
+def document_delete() -> dict[int, ResponseSpec]:
+    """The documented responses of a route that deletes a job."""
+    return {
+        204: ResponseSpec(None, description="Deleted"),
+        **problem_responses("invalid-request", "not-found", "not-final", "unavailable"),
+    }
 
 
 class Job(Protocol):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 from uuid import UUID
 
+import msgspec
 import structlog
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.response.base import ASGIResponse
@@ -58,14 +59,14 @@ J = TypeVar("J", bound=Job)
 
 @dataclass(frozen=True, slots=True)
 class EventSource(Generic[J]):
-    """What a stream of events follows: how to read the job, and its JSON in `progress` (summary) and in `done` (full)."""
+    """How a stream of events reads a job, and represents it in `progress` (`summary`) and in `done` (`full`)."""
 
     get: Callable[[Connection, UUID], Awaitable[J | None]]
     final: Collection[str]
     # changes whenever the job does
     event_id: Callable[[J], str]
-    summary: Callable[[J], bytes]
-    full: Callable[[J], Awaitable[bytes]]
+    summary: Callable[[J], msgspec.Struct]
+    full: Callable[[J], Awaitable[msgspec.Struct]]
 
 
 def follow(request: AnyRequest, source: EventSource[J], job: J, pool: Pool, stopping: asyncio.Event) -> ASGIResponse:
@@ -120,5 +121,5 @@ async def _poll(source: EventSource[J], job: J, pool: Pool, stopping: asyncio.Ev
             throttle.warning(log, "event stream waits for the database", error=type(error).__name__)
 
 
-def _event(name: str, id: str, data: bytes) -> bytes:
-    return b"event: %s\nid: %s\ndata: %s\n\n" % (name.encode(), id.encode(), data)
+def _event(name: str, id: str, view: msgspec.Struct) -> bytes:
+    return b"event: %s\nid: %s\ndata: %s\n\n" % (name.encode(), id.encode(), msgspec.json.encode(view))

@@ -222,10 +222,7 @@ async def commit_import(
     status_code=202,
     tags=["imports"],
     summary="Cancel an import",
-    responses={
-        202: ResponseSpec(ImportView, description="Accepted; the import job", generate_examples=False),
-        **problem_responses("invalid-request", "not-found", "already-final", "unavailable"),
-    },
+    responses=responses.document_cancel(ImportView),
 )
 async def cancel_import(
     request: AnyRequest, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere
@@ -248,10 +245,7 @@ async def cancel_import(
     status_code=204,
     tags=["imports"],
     summary="Delete a final import",
-    responses={
-        204: ResponseSpec(None, description="Deleted"),
-        **problem_responses("invalid-request", "not-found", "not-final", "unavailable"),
-    },
+    responses=responses.document_delete(),
 )
 async def delete_import(request: AnyRequest, id: FromPath[str], db_pool: PoolHere) -> None:
     """Deletes the import with its errors and its file. Stored records are kept. The idempotency key can be used again."""

@@ -149,10 +149,7 @@ async def create_import(
     operation_class=operation(query=ImportListParameters),
     tags=["imports"],
     summary="List imports, newest first",
-    responses={
-        200: ResponseSpec(ImportPage, description="A page", generate_examples=False),
-        **problem_responses("invalid-request", "unavailable"),
-    },
+    responses=responses.document_page(ImportPage),
 )
 async def list_imports(request: AnyRequest, db_pool: PoolHere, settings: SettingsHere) -> Response[bytes]:
     """One page; `next_cursor` is the cursor of the next page, null on the last one."""
@@ -180,11 +177,7 @@ async def list_imports(request: AnyRequest, db_pool: PoolHere, settings: Setting
     f"{PATH}/{{id:str}}",
     tags=["imports"],
     summary="Get an import",
-    responses={
-        200: ResponseSpec(ImportView, description="The job", generate_examples=False),
-        304: ResponseSpec(None, description="Not modified"),
-        **problem_responses("invalid-request", "not-found", "unavailable"),
-    },
+    responses=responses.document_job(ImportView),
 )
 async def get_import(
     request: AnyRequest, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere
@@ -207,16 +200,12 @@ async def get_import_events(
 ) -> ASGIResponse:
     """`progress` is sent when the import has changed, without its errors; `done` is the final import with its first errors."""
     parameters.query(request)
-
-    async def full(job: Import) -> bytes:
-        return msgspec.json.encode(await view(db_pool, settings, job))
-
     source = sse.EventSource(
         get=jobs.get,
         final=FINAL,
         event_id=_event_id,
-        summary=lambda job: msgspec.json.encode(summary(settings, job)),
-        full=full,
+        summary=lambda job: summary(settings, job),
+        full=lambda job: view(db_pool, settings, job),
     )
     return sse.follow(request, source, await get_or_404(db_pool, id), db_pool, stopping)
 

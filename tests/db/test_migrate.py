@@ -1,4 +1,4 @@
-"""The schema goes up, down and up again, whoever else does the same at the same time."""
+"""Migrations are applied and rolled back, with concurrent migrators and after crashes."""
 
 import asyncio
 from pathlib import Path

@@ -115,7 +115,7 @@ async def test_how_far_an_import_is(conn):
 
 
 async def test_which_worker_holds_what_since_when(conn, other, database_url):
-    """A running chunk names its worker, whether that is connected, and whom it waits for."""
+    """A running chunk has its worker, whether that is connected, and the session that blocks it."""
     id = await queued(conn, users(2), sizes=[1, 1])
     async with worker(database_url, "host:1:1") as session:
         await claim(conn, worker="host:1:1")
@@ -155,7 +155,7 @@ async def test_how_far_an_export_is(conn, database_url):
 
 
 async def test_whether_the_queue_is_healthy(conn, other, database_url):
-    """One row tells what waits, since when, what nobody holds any more, and what is in the way."""
+    """One row has the pending chunks and their age, abandoned chunks, and the age of the oldest transaction."""
     idle = await row(conn, "SELECT * FROM queue_health")
     assert (idle["workers"], idle["pending_chunks"], idle["oldest_pending_for"]) == (0, 0, None)
     await queued(conn, users(4), sizes=[1, 1, 1, 1])

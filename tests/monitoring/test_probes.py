@@ -71,7 +71,7 @@ def families(text: str) -> set[str]:
 
 
 def allow_connections(server_url: str, database_url: str, *, allow: bool) -> None:
-    """Takes the database away from everybody, or gives it back."""
+    """Allows or forbids connections to the database."""
     name = database_url.partition("?")[0].rpartition("/")[2]
     with psycopg.connect(server_url, autocommit=True) as conn:
         conn.execute(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS {allow}")
@@ -82,7 +82,7 @@ def allow_connections(server_url: str, database_url: str, *, allow: bool) -> Non
 
 
 async def test_ready_without_workers_is_a_warning(service):
-    """An API alone takes uploads, so it is ready, and says that nobody works on them."""
+    """An API without workers accepts uploads, so it is ready, with a warning."""
     url = (await service(run=["api"])).url
     ok = {"status": "ok"}
     response = await ready(url, database=ok, migrations=ok, storage=ok)
@@ -120,7 +120,7 @@ async def _is(status, wanted: int) -> bool:
 
 
 async def test_an_api_starts_without_its_database(service, server_url, database_url):
-    """A database that is away at the start is a matter of readiness."""
+    """A process that starts while the database is unreachable runs and is not ready."""
     allow_connections(server_url, database_url, allow=False)
     url = (await service(run=["api"])).url
     assert (await get(f"{url}/ready")).status_code == 503
@@ -240,7 +240,7 @@ async def test_keys_open_the_door(service):
 
 
 async def test_metrics_can_be_public(service):
-    """METRICS_PUBLIC lets Prometheus in without a key, and nobody further."""
+    """With METRICS_PUBLIC only /metrics is served without a key."""
     url = (await service(run=["api"], api_keys="the-only-key-there-is", metrics_public=True)).url
     assert (await get(f"{url}/metrics")).status_code == 200
     assert (await get(f"{url}/schema/openapi.json")).status_code == 401
@@ -255,7 +255,7 @@ async def test_every_metric_has_its_name(service):
 
 
 async def test_requests_are_counted_by_route(service):
-    """Labels are templates: an address that nobody knows, and an id in one, add no line."""
+    """The label `route` is a template: unknown paths and ids create no series."""
     url = (await service(run=["api"])).url
     await get(f"{url}/nowhere/0192f0c1-0000-7000-8000-000000000000")
     await get(f"{url}/nowhere/else")

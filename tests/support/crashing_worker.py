@@ -19,7 +19,7 @@ from workers.__main__ import main
 
 
 class Fault:
-    """One accident, of the first worker that reaches the point often enough."""
+    """One fault, of the first worker that reaches the failpoint often enough."""
 
     def __init__(self, point: str, number: int, kind: str, file: Path) -> None:
         self.point = point

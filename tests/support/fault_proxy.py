@@ -17,7 +17,7 @@ WRONG_NUMBER = b"\x7f\xff\xff\xff"
 
 
 class Link:
-    """One connection through the proxy. What a deaf side is sent is taken and thrown away; both sides stay open."""
+    """One connection through the proxy. Data for a side that is black-holed is read and discarded; both sides stay open."""
 
     def __init__(
         self, client: StreamWriter, server: StreamWriter, *, gives_numbers: bool, answer_bytes_max: int | None
@@ -51,7 +51,7 @@ class Link:
             writer.close()
 
     async def carry_on(self, reader: StreamReader) -> None:
-        """What the client says, until it leaves."""
+        """Forwards the client's data until it disconnects."""
         try:
             await self.carry(reader, self.server)
         finally:
@@ -67,7 +67,7 @@ class Link:
 
 
 class FaultProxy:
-    """Carries every connection to the server, until it is told to fail."""
+    """Forwards every connection to the server, until a test makes it fail."""
 
     def __init__(self, database_url: str) -> None:
         self.target = urlsplit(database_url)
@@ -89,27 +89,27 @@ class FaultProxy:
 
     @property
     def is_left(self) -> bool:
-        """Whether the clients have given up all connections that it has ever carried, apart from those that have ended."""
+        """Whether the clients have closed all connections."""
         return all(link.is_left for link in self.links)
 
     def drop(self) -> None:
-        """Resets all connections; new ones are carried."""
+        """Resets all connections; new ones are forwarded."""
         for link in self.links:
             link.reset()
 
     def swallow_answers(self) -> None:
-        """From now on no connection that is there carries what the server says."""
+        """From now on the server's data is discarded on the existing connections."""
         for link in self.links:
             link.is_deaf[link.client] = True
 
     def black_hole(self) -> None:
-        """From now on nothing is carried either way, and nobody is told; new connections are taken, and hear nothing."""
+        """From now on data is discarded in both directions without closing; new connections are accepted and get no reply."""
         self.is_black_hole = True
         for link in self.links:
             link.is_deaf.update(dict.fromkeys(link.is_deaf, True))
 
     def stall(self) -> None:
-        """Takes nothing more on the connections that are there, as a line does that is far too slow, until `resume`."""
+        """Stops reading from the existing connections, like a network that is far too slow, until `resume`."""
         for link in self.links:
             link.is_open.clear()
 
@@ -118,7 +118,7 @@ class FaultProxy:
             link.is_open.set()
 
     def heal(self) -> None:
-        """New connections are carried again. Those that the black hole has swallowed stay lost, and are not told so."""
+        """New connections are forwarded again. Black-holed ones stay open and get no more data."""
         self.is_black_hole = False
 
     async def serve(self, client_reader: StreamReader, client: StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""A PostgreSQL that goes away and comes back, and what a service on it does meanwhile."""
+"""A PostgreSQL that a test stops and starts, with a service on it."""
 
 from collections.abc import Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -16,7 +16,7 @@ from tests.support.service import running_service
 
 @dataclass(frozen=True)
 class Server:
-    """It comes back at its old address."""
+    """A PostgreSQL that can be stopped and started at the same address."""
 
     folder: Path
     url: str
@@ -57,7 +57,7 @@ async def running(folder: Path, url: str, **settings):
 
 
 async def is_ready(client: httpx.AsyncClient) -> bool:
-    """With its workers: without any a service is ready too."""
+    """Whether the service is ready and has workers; a service without workers is ready too."""
     answer = await client.get("/ready")
     return answer.status_code == 200 and answer.json()["checks"]["workers"]["status"] == "ok"
 

@@ -62,11 +62,11 @@ class Process:
         return self.log.read_text(errors="replace")
 
     def log_lines(self) -> list[dict[str, Any]]:
-        """The whole lines that it has logged so far. The last one may be half written; any other has to be JSON."""
+        """The complete lines that it has logged so far. The last line may be incomplete; all others must be JSON."""
         return [json.loads(line) for line in self.output.splitlines(keepends=True) if line.endswith("\n")]
 
     def logged(self, event: str) -> list[dict[str, Any]]:
-        """The log lines of that event."""
+        """The log lines of this event."""
         return [line for line in self.log_lines() if line["event"] == event]
 
     @property
@@ -140,7 +140,7 @@ async def running_service(
 
 
 async def live_url(api: Process) -> str | None:
-    """Where the API listens, once it answers there."""
+    """The URL of the API, once it responds."""
     assert api.exit_code is None, f"the API ended with {api.exit_code}:\n{api.output}"
     if not (listening := LISTENING.search(api.output)):
         return None

@@ -9,7 +9,7 @@ from tests.support.eventually import PATIENCE_SECONDS
 
 
 class Events:
-    """The events of one stream, in the order in which they arrive."""
+    """The events of one stream, in order."""
 
     def __init__(self, response: httpx.Response) -> None:
         self.response = response

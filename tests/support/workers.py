@@ -47,7 +47,7 @@ async def install_hold(conn, database_url: str) -> Callable[[str], AbstractAsync
 
 
 async def stuck(conn, id: UUID, seq: int, *, attempt: int = 1) -> int:
-    """Waits until a worker holds this chunk at its `attempt`th attempt and is stopped inside it. Returns its pid."""
+    """Waits until a worker is stopped inside this chunk, in its `attempt`th attempt. Returns the worker's pid."""
 
     async def pid() -> int | None:
         found = await rows(
@@ -68,7 +68,7 @@ async def stuck(conn, id: UUID, seq: int, *, attempt: int = 1) -> int:
 
 
 async def ended(conn, id: UUID) -> jobs.Import:
-    """Waits until the import is final, checks its books and returns it."""
+    """Waits until the import is final, audits it and returns it."""
 
     async def is_final() -> bool:
         job = await jobs.get(conn, id)

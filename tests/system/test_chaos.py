@@ -14,7 +14,7 @@ SETTINGS = {"worker_pool_size": 3, "batch_size": 100, "claim_grace_seconds": 1, 
 
 @pytest.fixture(scope="module")
 def own_server():
-    """A server that nobody else uses, since it is killed."""
+    """A server for this test only, because it is killed."""
     with postgres.open_folder() as folder, server.running(folder, options=postgres.FAST) as started:
         yield folder, started
 

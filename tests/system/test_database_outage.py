@@ -1,4 +1,4 @@
-"""PostgreSQL away: at the start, in mid-run, for a while. Real processes, and a server of their own."""
+"""PostgreSQL is unreachable: at the start, while the service runs, for a while."""
 
 import asyncio
 import os
@@ -84,7 +84,7 @@ async def test_a_start_in_the_wrong_order(empty_server, tmp_path):
             return posted if posted.status_code == 202 else None
 
         assert (await finished(client, await eventually(accepted)))["status"] == "completed"
-        # nobody was replaced
+        # no process was replaced
         assert set(service.workers.children()) == workers
 
 
@@ -206,7 +206,7 @@ def rows(conn: psycopg.Connection, query: str) -> list:
 
 
 async def endless(gone: asyncio.Event) -> AsyncIterator[bytes]:
-    """A file that goes on, from the outage on, until nobody listens any more."""
+    """An endless file, sent from the outage on until the connection is closed."""
     yield USERS_HEADER
     await gone.wait()
     while True:

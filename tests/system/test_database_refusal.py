@@ -1,4 +1,4 @@
-"""PostgreSQL is there and of no use: it lets nobody in, or takes no writes. Each has its line in the log, and an end."""
+"""PostgreSQL refuses connections or writes: the reason is logged, and the service continues when it accepts them again."""
 
 import asyncio
 from asyncio import StreamReader, StreamWriter
@@ -47,7 +47,7 @@ REFUSALS = {
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     with postgres_outage.server() as server:
-        # not a superuser, to whom a limit is none
+        # not a superuser, because connection limits do not apply to superusers
         server.execute("CREATE ROLE app LOGIN PASSWORD 'secret'", "CREATE DATABASE app OWNER app")
         migrate.up(url(server))
         yield server
@@ -84,7 +84,7 @@ async def is_refused(client: httpx.AsyncClient) -> bool:
 
 @pytest.mark.parametrize("refusal", REFUSALS)
 async def test_the_server_lets_nobody_in(server, tmp_path, refusal):
-    """The reason is in the log; nobody has to be restarted."""
+    """The reason is logged; no process has to be restarted."""
     refuse, relent, reason = REFUSALS[refusal]
     async with running(tmp_path, url(server)) as (service, client):
         await eventually(lambda: is_ready(client))

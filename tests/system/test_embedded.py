@@ -204,7 +204,7 @@ def test_run_gives_the_command_a_database(data_path):
 
 
 def test_run_leaves_a_server_that_it_did_not_start(data_path):
-    """A command may be run beside another without taking its database away."""
+    """A second command can run at the same time; its end does not stop the server of the first."""
     url = start(data_path)
     run = command(data_path, "run", "--", "true")
     run.communicate()

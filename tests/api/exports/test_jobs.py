@@ -341,7 +341,7 @@ def is_begun(part: Path) -> bool:
 
 
 async def test_a_lost_claim_leaves_no_file(conn, other, tmp_path):
-    """A worker whose session ends in mid-export takes its file with it; whoever takes over is not disturbed."""
+    """A worker whose session ends during an export removes its file; the worker that takes over is not affected."""
     await many_articles(conn, SEVERAL)
     await stall(other)
     settings = Settings(export_dir=str(tmp_path))
@@ -369,7 +369,7 @@ async def test_a_lost_claim_leaves_no_file(conn, other, tmp_path):
 
 
 async def test_a_claim_that_was_taken_over_writes_nothing(conn, tmp_path):
-    """The worker that comes back after its export was reclaimed is turned away before it has a file."""
+    """A worker that continues after its export was reclaimed loses its claim before it has created a file."""
     settings = Settings(export_dir=str(tmp_path))
     await create(conn)
     stale = await queue.claim(conn, worker="first")
@@ -381,7 +381,7 @@ async def test_a_claim_that_was_taken_over_writes_nothing(conn, tmp_path):
 
 
 async def test_the_sweep_takes_only_what_is_lost(conn, tmp_path):
-    """Parts of claims that nobody holds go; those of living claims, of other databases, and whole files stay."""
+    """Unfinished files of lost claims are removed; those of valid claims and of other databases, and complete files, are kept."""
     settings = Settings(export_dir=str(tmp_path))
     id = await create(conn)
     await queue.claim(conn, worker="first")
@@ -411,7 +411,7 @@ async def test_a_job_whose_worker_died_after_its_commit_is_found(conn, tmp_path)
 
 
 async def test_an_export_that_cannot_be_written_fails(conn, tmp_path):
-    """An accident of the disk gives the chunk back; after the last attempt the job is failed, and says so and why."""
+    """After a disk error the chunk is given back; after the last attempt the job fails with the error as its problem."""
     (tmp_path / "file").touch()
     settings = Settings(export_dir=str(tmp_path / "file"), attempts_max=2)
     id = await create(conn)
@@ -480,7 +480,7 @@ async def test_a_running_export_is_cancelled(service, conn):
 
 
 async def test_an_export_that_was_not_begun_is_cancelled(service, conn):
-    """At once, and no worker ever begins it; without a worker too, and when whoever cancelled died half way."""
+    """A pending export is cancelled immediately and never started; also without workers, or if the API dies meanwhile."""
     url = (await service(run=["api"])).url
     async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
         job = (await client.post(EXPORTS, json={"resource": "users"})).json()
@@ -537,7 +537,7 @@ async def test_delete(service, conn):
 
 
 async def test_files_expire(service, conn):
-    """When its time is over the file is removed, and whoever asks for it is told so; the job still tells what it was."""
+    """After the retention time the file is removed and its download is 410; the job still has its description."""
     started = await service(worker_pool_size=1, export_retention_seconds=0.5, upkeep_seconds=0.1)
     async with httpx.AsyncClient(base_url=started.url, timeout=PATIENCE_SECONDS) as client:
         location = (await client.post(EXPORTS, json={"resource": "users"})).headers["location"]

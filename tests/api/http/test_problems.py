@@ -154,7 +154,7 @@ async def test_a_body_beyond_the_limit_is_refused(client):
     assert_problem(response, 413, "payload-too-large")
 
 
-async def test_an_accident_is_logged_and_not_told(client):
+async def test_an_unexpected_error_is_logged_and_not_shown(client):
     """The client learns the request id, the log the traceback under the same id."""
     with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
         response = await client.get("/t/failing")
@@ -221,7 +221,7 @@ async def test_a_stream_that_fails_never_ends_cleanly(client):
         await client.get("/t/broken-stream")
 
 
-async def test_a_client_that_leaves_in_mid_upload_is_no_accident(client, eventually_logged):
+async def test_a_disconnect_during_an_upload_is_no_error(client, eventually_logged):
     """It counts as 499 in the log, and no error is logged."""
     url = client.base_url
     _, writer = await asyncio.open_connection(url.host, url.port)

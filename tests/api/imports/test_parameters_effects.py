@@ -1,4 +1,4 @@
-"""What a client may ask of an import beyond its mode: a dry run, an error budget, an order; and that nobody waits for giants."""
+"""The effects of the parameters of an import: dry run, error budget, order; and fairness between imports."""
 
 from random import Random
 from uuid import UUID

@@ -95,7 +95,7 @@ async def test_progress_then_done(api, worker):
 
 
 async def test_a_client_that_comes_back(api, worker):
-    """Whoever lost the stream gets the state as it is now; who has seen the end is told not to come back."""
+    """A client that reconnects gets the current state; after `done` it gets 204."""
     id = (await post(api)).json()["id"]
     async with events(api, id) as stream:
         lost = await stream.next()
@@ -133,7 +133,7 @@ def is_over(api, request_id: str) -> bool:
 
 
 async def test_a_follower_that_leaves_costs_nothing(api):
-    """A stream that nobody reads any more ends at the next moment, though its import goes on."""
+    """A stream ends when its client disconnects, although the import continues."""
     id = (await post(api)).json()["id"]
     async with events(api, id, **{"X-Request-Id": "follower"}) as stream:
         await stream.next()
@@ -172,7 +172,7 @@ async def test_how_long_clients_wait(api, prefer, applied):
 
 
 async def test_the_answer_comes_with_the_end(api, worker):
-    """A job that becomes final meanwhile is answered at once, with 200; nobody waits longer than half a minute."""
+    """A job that becomes final during the wait is returned immediately with 200; the wait is at most 30 s."""
     waiting = asyncio.create_task(post(api, Prefer="wait=3600", **{"Idempotency-Key": "k"}))
 
     async def is_there():

@@ -72,7 +72,7 @@ async def post_again(api: Api) -> None:
 
 async def test_a_client_that_leaves(service):
     """Its job and its chunks go with it at once, however it leaves, and its key is free again."""
-    # without workers nobody sweeps: what goes was taken away by the API
+    # without workers there is no sweep: the API itself has removed the upload
     started = await service(run=["api"])
     async with api_client.connected(started) as api:
         for multipart in (False, True):
@@ -137,7 +137,7 @@ async def refusing(server_url: str, name: str) -> AsyncIterator[None]:
 
 
 async def test_an_api_process_that_is_told_to_stop(service):
-    """It gives a slow upload some time, then tells the client to come back, and takes away what there is of it."""
+    """A slow upload has some time after the stop, then the response is 503 and the upload is removed."""
     started = await service(run=["api"], stop_seconds=8)
     client = Client(started, multipart=False)
     async with api_client.connected(started) as api:

@@ -25,7 +25,7 @@ async def connected(proxy: FaultProxy, deadline_seconds: float) -> WatchdogConne
 
 
 async def test_a_session_has_a_deadline(database_url):
-    """It is a little later than the time limit of a statement, so that a server that can reply has replied by then."""
+    """The deadline is a little later than the time limit of a statement, so that a server that can reply has done so."""
     async with await pool.connect(Settings(database_url=database_url, statement_seconds=7), name="watched") as conn:
         assert isinstance(conn, WatchdogConnection)
         assert conn.deadline_seconds == 7 + liveness.REPLY_SECONDS
@@ -38,7 +38,7 @@ async def test_a_session_has_a_deadline(database_url):
 
 
 async def test_a_reply_that_does_not_come_closes_the_connection(proxy):
-    """The connection carries nothing any more: the statement fails as if the server had closed the connection."""
+    """On a half-open connection the statement fails as if the server had closed the connection."""
     async with await connected(proxy, 0.5) as conn:
         proxy.black_hole()
         with pytest.raises(psycopg.OperationalError):
@@ -47,7 +47,7 @@ async def test_a_reply_that_does_not_come_closes_the_connection(proxy):
 
 
 async def test_a_connection_has_its_deadline_from_the_start(proxy, monkeypatch):
-    """The connection is half-open before the session has its settings: no worker and no pool waits for them for ever."""
+    """A connection that becomes half-open before the session has its settings does not block a worker or a pool."""
     monkeypatch.setattr(pool, "REPLY_SECONDS", 0.1)
     async with await WatchdogConnection.connect(proxy.url, autocommit=True) as conn:
         proxy.black_hole()
@@ -56,7 +56,7 @@ async def test_a_connection_has_its_deadline_from_the_start(proxy, monkeypatch):
 
 
 async def test_a_check_has_a_shorter_deadline(proxy, monkeypatch):
-    """A pool does not hand out a half-open connection, and finds that out soon."""
+    """A pool does not hand out a half-open connection, and detects it within the shorter deadline."""
     monkeypatch.setattr(liveness, "CHECK_SECONDS", 0.2)
     async with await connected(proxy, 600) as conn:
         await conn.check()
@@ -66,14 +66,14 @@ async def test_a_check_has_a_shorter_deadline(proxy, monkeypatch):
 
 
 async def test_a_wait_for_notifications_has_no_deadline(proxy):
-    """It waits for as long as its caller wants."""
+    """The wait lasts as long as its caller requests."""
     async with await connected(proxy, 0.1) as conn:
         assert [notify async for notify in conn.notifies(timeout=0.5)] == []
         await conn.execute("SELECT 1")
 
 
 async def test_a_copy_that_waits_in_vain_is_ended(conn, database_url, monkeypatch):
-    """No limit of the server's own ends a COPY whose client has stopped; the upkeep does, and the chunk's row is free."""
+    """Maintenance ends a COPY whose client has stopped, which no limit of the server does, and the chunk's row is unlocked."""
     monkeypatch.setattr(liveness, "WORKER_COPY_SECONDS", 0.2)
     async with (
         await pool.connect(Settings(database_url=database_url), name="bulk worker stopped") as stopped,

@@ -20,7 +20,7 @@ pytestmark = [
 
 
 async def test_transactions_share_sessions(conn, other):
-    """It is transaction mode: between two transactions a client's session is given to others."""
+    """In transaction mode another client can use a client's session between two of its transactions."""
     [(first,)] = await rows(conn, "SELECT pg_backend_pid()")
     async with other.transaction():
         assert await rows(other, "SELECT pg_backend_pid()") == [(first,)]
@@ -28,14 +28,14 @@ async def test_transactions_share_sessions(conn, other):
 
 
 async def test_nothing_is_prepared(conn, other):
-    """However often a statement is repeated it leaves nothing in a session, where another client's would have the same name."""
+    """No statement is prepared, however often it is repeated: in a shared session the names of clients would collide."""
     for connection in (conn, other):
         for _ in range(10):
             assert await rows(connection, "SELECT count(*) FROM pg_prepared_statements") == [(0,)]
 
 
 async def test_a_session_has_its_limits(conn, database_url):
-    """Each transaction has every limit that the server knows, and leaves none to the next; times are UTC in any session."""
+    """Each transaction sets every limit that the server has, and leaves none in the session; times are UTC in any session."""
     names = sorted(pool.SESSION.keys() - {*CARRIED, AT_BEGIN} - ({"transaction_timeout"} if is_old(conn) else set()))
     set_here = "SELECT name, setting FROM pg_settings WHERE name = ANY(%(names)s) AND source = 'session' ORDER BY name"
     async with conn.transaction():
@@ -51,7 +51,7 @@ async def test_a_session_has_its_limits(conn, database_url):
 
 
 async def test_single_statements_have_the_settings_that_pgbouncer_carries(bouncer, database_url):
-    """Formats of times and texts hold in any session; the isolation level holds in transactions only."""
+    """The formats of times and texts are set in any session; the isolation level only in transactions."""
     async with await AsyncConnection.connect(database_url, autocommit=True) as direct:
         for setting in (
             "DateStyle = 'German'",
@@ -74,7 +74,7 @@ def is_old(conn: AsyncConnection) -> bool:
 
 
 async def test_migrations_pass_through(bouncer, empty_database_url):
-    """The schema goes up, down and up, of two migrators one does it, and no lock is left in a session of the pooler."""
+    """Of two concurrent migrators one applies the migrations; a rollback works too; no lock remains in the pooler's sessions."""
     url = bouncer.url(empty_database_url)
     both = await asyncio.gather(*(asyncio.to_thread(migrate.up, url) for _ in range(2)))
     assert sorted(map(len, both)) == [0, len(list(migrate.FOLDER.glob("*.rollback.sql")))]

@@ -16,7 +16,7 @@ from tests.support.factories import rows
 
 
 async def test_a_restart_costs_the_first_request_one_attempt(conn, database_url):
-    """All idle connections are dead: the first check that fails replaces all of them, without a growing pause between."""
+    """After a restart of the server, the first check that fails replaces all idle connections at once."""
     size = 8
     pool_of_api = pool.create(
         Settings(database_url=database_url, api_pool_size=size), name="restarted", monitor=Outage()
@@ -61,7 +61,7 @@ def unusual_url(empty_database_url) -> str:
 
 
 async def test_defaults_of_the_database_do_not_matter(unusual_url, monkeypatch):
-    """What the service depends on is set in its own sessions."""
+    """The settings that the service depends on are set in its own sessions."""
     monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
     await asyncio.to_thread(migrate.up, unusual_url)
     async with await pool.connect(Settings(database_url=unusual_url), name="pinned") as conn:
@@ -83,7 +83,7 @@ def ascii_url(server_url):
 
 
 async def test_an_encoding_other_than_utf8_is_refused(ascii_url):
-    """Migrations, workers and probes name the encoding, before a record is lost to it."""
+    """Migrations, workers and probes refuse the database and name its encoding."""
     with pytest.raises(migrate.MigrateError, match="encoding SQL_ASCII; it must be created with ENCODING 'UTF8'"):
         await asyncio.to_thread(migrate.up, ascii_url)
     async with await pool.connect(Settings(database_url=ascii_url), name="refused") as conn:
@@ -101,7 +101,7 @@ async def test_a_read_only_database_is_not_migrated(empty_database_url):
 
 
 async def test_without_a_url_the_reason_is_one_sentence():
-    """Nothing on the way of production looks for the embedded server."""
+    """The service does not look for the embedded server."""
     with pytest.raises(SettingsError, match="DATABASE_URL: is not set"):
         await pool.connect(Settings(), name="lost")
 

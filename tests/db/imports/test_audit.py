@@ -1,4 +1,4 @@
-"""The audit: it is silent about what the service does, and finds what has been done to its books."""
+"""The audit finds no violation after what the service does, and finds each manipulation of the counters."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ def facts(found):
 
 @pytest.mark.parametrize("mode", ["insert", "skip", "upsert", "update"])
 async def test_what_the_service_does_balances(conn, mode):
-    """In every mode, with refused records, duplicates within a file and across chunks, and rows that were there before."""
+    """Imports balance in every mode, with refused records, duplicates within a file and across chunks, and stored rows."""
     for number in (3, 4):
         await stored_user(conn, number)
     author = await stored_user(conn, 9)
@@ -30,7 +30,7 @@ async def test_what_the_service_does_balances(conn, mode):
 
 
 async def test_a_dry_run_balances_without_rows(conn):
-    """Its counters tell what would have been stored; a row of it is one too many."""
+    """A dry run balances if no row of it is stored."""
     id = await queued(conn, FAULTY, sizes=[2, 2, 1], dry_run=True)
     assert (await run(conn, id)).created == 3
     assert await audit.violations(conn, strict=True) == []
@@ -43,7 +43,7 @@ async def test_a_dry_run_balances_without_rows(conn):
 
 
 async def test_live_imports_are_left_alone(conn):
-    """What is not final need not balance yet."""
+    """Imports that are not final are not checked."""
     await queued(conn, users(4), sizes=[2, 2])
     await perform(conn, await claim(conn))
     assert await audit.violations(conn, strict=True) == []
@@ -78,7 +78,7 @@ DAMAGE = [
 
 @pytest.mark.parametrize(("damage", "told"), DAMAGE, ids=lambda value: value if isinstance(value, str) else "")
 async def test_damage_is_told(conn, damage, told):
-    """Each fact is checked: whatever is changed behind the service's back stands in the report, and nothing else does."""
+    """Each fact is checked: a manipulated number is reported, and nothing else is."""
     other = await queued(conn, users(2, first=20))
     await run(conn, other)
     id = await queued(conn, FAULTY, sizes=[2, 2, 1])
@@ -92,7 +92,7 @@ async def test_damage_is_told(conn, damage, told):
 
 
 async def test_rows_that_others_have_touched_since(conn):
-    """A row that was removed or taken over later is no violation, unless it is known that nobody did so."""
+    """A row that was deleted or changed by another import later is a violation only in strict mode."""
     id = await queued(conn, users(3))
     await run(conn, id)
     await conn.execute("DELETE FROM users WHERE import_record = 2")
@@ -101,7 +101,7 @@ async def test_rows_that_others_have_touched_since(conn):
 
 
 async def test_the_command(conn, database_url):
-    """It says how many imports balance and succeeds; or names each fact that does not hold, with examples, and fails."""
+    """The command prints the number of balanced imports and exits with 0, or the violations with examples and exits with 1."""
 
     def command():
         return subprocess.run(

@@ -13,7 +13,7 @@ FEW = msgspec.structs.replace(SETTINGS, import_errors_max=5)
 
 
 async def run(conn, id, *, chunks_max: int = 1, settings=FEW):
-    """Works on all chunks of an import, and on its settle chunk."""
+    """Processes all chunks of an import, and its settle chunk."""
     memory = ConflictMemory()
     while claimed := await queue.claim(conn, worker="me", chunks_max=chunks_max, bytes_max=1 << 20):
         await work.perform(conn, claimed, settings=settings, memory=memory)
@@ -22,7 +22,7 @@ async def run(conn, id, *, chunks_max: int = 1, settings=FEW):
 
 
 async def refused(conn, id) -> list[int]:
-    """The records that a client gets back as failed."""
+    """The records that a client can download as failed."""
     found, seq = [], 0
     while piece := await records.next_chunk(
         conn, id, after_seq=seq, failed=True, unprocessed=False, every=False, unrepaired=False
@@ -34,7 +34,7 @@ async def refused(conn, id) -> list[int]:
 
 @pytest.mark.parametrize(("sizes", "chunks_max"), [([12], 1), ([4, 4, 4], 1), ([4, 4, 4], 3)])
 async def test_errors_beyond_the_limit_are_counted(conn, sizes, chunks_max):
-    """An import stores so many errors; the others are counted, and their records are still given back as failed."""
+    """An import stores errors up to the limit; further ones are counted, and their records are in the failed records."""
     id = await queued(conn, [user(1), *({"email": "no"} for _ in range(10)), user(2)], sizes=sizes)
     job = await run(conn, id, chunks_max=chunks_max)
     assert (job.created, job.failed, job.errors, job.errors_omitted) == (2, 10, 40, 35)
@@ -52,7 +52,7 @@ async def test_the_limit_holds_for_errors_found_by_the_database(conn):
 
 
 async def test_a_summary_lists_the_most_frequent_kinds(conn):
-    """It is stored at the import's end, and counts the kinds that it does not list."""
+    """The summary is stored at the end of the import, and counts the combinations that it does not list."""
     unknown = {f"field{number}": 1 for number in range(errors.KINDS_MAX)}
     id = await queued(conn, [user(1, **unknown), user(2, role="none"), user(3, role="none")])
     settings = msgspec.structs.replace(SETTINGS, record_errors_max=200)
@@ -82,7 +82,7 @@ async def test_a_row_too_large_for_an_index_is_refused_alone(conn, dry_run):
 
 
 async def test_a_chunk_that_keeps_failing_is_stored_record_by_record(conn):
-    """Whatever the reason that one record makes PostgreSQL fail: the fourth attempt refuses that record and stores the others."""
+    """If one record makes PostgreSQL fail for any reason, the fourth attempt refuses this record and stores the others."""
     await conn.execute(
         """
         CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -112,7 +112,7 @@ async def test_a_chunk_that_keeps_failing_is_stored_record_by_record(conn):
 
 
 async def test_followers_are_counted_by_their_own_bytes(conn):
-    """A claim takes short chunks together and a long one alone, whatever the mean of the file."""
+    """A claim includes several small chunks, but only one large one, whatever the mean of the file."""
     records = [user(n, name="x" * (200 if n in (3, 4) else 1)) for n in range(1, 7)]
     id = await queued(conn, records, sizes=[1] * 6)
     limit = 3 * 90

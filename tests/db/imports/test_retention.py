@@ -1,4 +1,4 @@
-"""Retention: what is left of old imports goes, a little at a time, and nothing else."""
+"""Retention: old imports are deleted in small steps, and nothing else."""
 
 from datetime import datetime, timedelta
 
@@ -27,7 +27,7 @@ async def prune(conn):
 
 
 async def left(conn, id) -> list[int]:
-    """How many rows each of the tables below an import still has of it."""
+    """The number of rows of an import in each of the other tables."""
     [counts] = await rows(
         conn,
         """
@@ -42,7 +42,7 @@ async def left(conn, id) -> list[int]:
 
 
 async def test_old_imports_go_and_their_records_stay(conn):
-    """An import that has been final for too long is removed with all that is below it; what it stored is not."""
+    """An import that is older than the retention time is deleted with its other rows; its stored records are kept."""
     old = await queued(conn, [user(1), user(2, role="?"), user(3)], sizes=[2, 1])
     await run(conn, old)
     young = await queued(conn, [user(4), user(5, role="?")])
@@ -58,7 +58,7 @@ async def test_old_imports_go_and_their_records_stay(conn):
 
 
 async def test_rows_in_other_partitions_stay(conn):
-    """Where an operator has partitioned a table, rows at the same place in another partition are of another import."""
+    """If a table was partitioned by an operator, rows with the same ctid in another partition are not deleted."""
     await conn.execute(
         """
         ALTER TABLE import_errors RENAME TO plain_errors;
@@ -83,7 +83,7 @@ async def test_rows_in_other_partitions_stay(conn):
 
 
 async def test_what_is_not_final_never_goes(conn):
-    """However old it is: an import that waits, that is worked on, that is still being uploaded."""
+    """Pending, processing and uploading imports are kept, however old they are."""
     await queued(conn, users(2), sizes=[1, 1])
     working = await queued(conn, users(2, first=3), sizes=[1, 1])
     await claim(conn)
@@ -101,7 +101,7 @@ async def test_what_is_not_final_never_goes(conn):
 
 
 async def test_an_import_that_is_waited_for_is_kept(conn):
-    """What waits for an import must still find how that ended."""
+    """An import is kept while another one waits for it."""
     first = await queued(conn, users(1))
     await run(conn, first)
     await age(conn, first, 2)
@@ -113,7 +113,7 @@ async def test_an_import_that_is_waited_for_is_kept(conn):
 
 
 async def test_a_large_import_goes_bit_by_bit(conn):
-    """No statement removes more than a few rows; the job stays until nothing is below it, and the audit passes it by."""
+    """No statement deletes more than a few rows; the job is deleted last, and the audit skips it meanwhile."""
     chunks = retention.ROWS["import_payloads"] + 1
     id = await queued(conn, [user(n, role="?") for n in range(chunks)], sizes=[1] * chunks)
     await run(conn, id)
@@ -126,7 +126,7 @@ async def test_a_large_import_goes_bit_by_bit(conn):
 
 
 async def test_a_repair_outlives_its_parent(conn):
-    """With the parent it is forgotten which of its records the repair has; what the repair has handed on stays known."""
+    """A retry remains when its parent is deleted."""
     ids = []
     for n in range(3):
         ids.append(await queued(conn, [user(n, role="?")]))
@@ -151,7 +151,7 @@ async def test_a_repair_outlives_its_parent(conn):
 
 @pytest.mark.parametrize("table", ["import_errors", "import_payloads", "chunks"])
 async def test_workers_prune_side_by_side(conn, other, table):
-    """What one is removing the next passes by without waiting; the job goes when the last of it is gone for good."""
+    """A worker skips rows that another one is deleting; the job is deleted once these deletions are committed."""
     id = await queued(conn, [user(n, role="?") for n in range(3)], sizes=[1] * 3)
     await run(conn, id)
     await age(conn, id, 2)
@@ -161,12 +161,12 @@ async def test_workers_prune_side_by_side(conn, other, table):
         removed = await other.execute(one_row.format(table=Identifier(table)), {"id": id})
         assert removed.rowcount == 1
         assert await prune(conn) == retention.Pruned(jobs=0, rows=8)
-    # the other did not go through with it
+    # the other one was rolled back
     assert await prune(conn) == retention.Pruned(jobs=1, rows=1)
 
 
 async def test_the_service_prunes(service, conn):
-    """The job says when it expires; then it is not found any more, and its idempotency key is free."""
+    """After its `expires_at` the job is not found, and its idempotency key can be used again."""
     running = await service(worker_pool_size=1, job_retention_seconds=1.5, upkeep_seconds=0.2)
     headers = {"Content-Type": "application/x-ndjson", "Idempotency-Key": "again", "Prefer": "wait=20"}
     record = b'{"email":"a@example.com","name":"A","role":"reader","active":true}'

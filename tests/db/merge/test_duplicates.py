@@ -1,4 +1,4 @@
-"""Duplicates inside one file have one right answer: the table, the counters and the errors, whatever ran when and where."""
+"""The result for duplicates in a file (table, counters, errors) is defined by the file, whatever the order of its chunks."""
 
 import asyncio
 import os
@@ -89,7 +89,7 @@ class Answer(NamedTuple):
 
 
 def definition(stored: dict[Any, tuple[str, str]], sent: dict[int, Sent], mode: str) -> Answer:
-    """What a file means, told of the file and of the table before, without any order of work."""
+    """The expected result of an import, computed from the file and the table before it."""
     holders = {email.lower(): id for id, (email, _) in stored.items()}
     # the stored row that each record is
     targets = {n: holders.get(r.key) if r.id is None else r.id if r.id in stored else None for n, r in sent.items()}
@@ -125,7 +125,7 @@ def definition(stored: dict[Any, tuple[str, str]], sent: dict[int, Sent], mode: 
 
 
 def _faults(record: Sent, target: Any, stored: Any, holders: dict[str, UUID], mode: str) -> Iterator[tuple[str, str]]:
-    """Field and code of what rows from outside have against a record."""
+    """Field and code of the record's conflicts with rows stored before."""
     if mode in ("insert", "skip"):
         if record.id in stored:
             yield "id", "already_exists"
@@ -157,7 +157,7 @@ class Case(NamedTuple):
 
 
 def random_case(random: Random) -> Case:
-    """A small world, in which records meet each other by id, by e-mail in any case, and crosswise."""
+    """A random file and table with few ids and e-mails, so that records collide in all ways."""
     ids, emails = IDS[: random.randint(1, 5)], EMAILS[: random.randint(1, 6)]
 
     def case(email: str) -> str:
@@ -197,7 +197,7 @@ async def prepare(conn, case: Case) -> UUID:
 
 
 async def answer(conn, id: UUID) -> Answer:
-    """What came of an import; its books are checked too."""
+    """The result of an import, which is audited."""
     job = await factories.ended(conn, id)
     assert job.status == "completed", job.problem
     table = {
@@ -213,7 +213,7 @@ async def answer(conn, id: UUID) -> Answer:
 
 @pytest.mark.slow
 def test_any_file_in_any_order_means_the_same(database_url):
-    """For random files, tables, cuts and orders of the chunks the outcome is the definition's, and a dry run foretells it."""
+    """For random files, tables, chunks and orders the result is that of the definition, and a dry run gives the same counts."""
     with asyncio.Runner() as runner:
 
         async def connect() -> pool.Connection:
@@ -242,7 +242,7 @@ def test_any_file_in_any_order_means_the_same(database_url):
 
 
 async def test_two_open_transactions_mean_the_same(conn, other):
-    """Each chunk runs while another one is done but not committed, which is committed when the chunk waits for it, or ends."""
+    """Each chunk runs while another one is done but not committed; that one is committed when the chunk waits for it, or ends."""
     waits = 0
     for seed in SEEDS:
         case = random_case(Random(seed))
@@ -273,7 +273,7 @@ async def _is_done_or_blocked(work: asyncio.Task, by: pool.Connection) -> bool:
 
 
 async def test_two_workers_mean_the_same(conn, other):
-    """Two workers that drain the queue at once, retrying what gets into each other's way, come to the definition's answer."""
+    """Two concurrent workers, which retry after conflicts, give the result of the definition."""
     workers = [worker("one"), worker("two")]
     for seed in SEEDS:
         case = random_case(Random(1000 + seed))
@@ -294,7 +294,7 @@ async def drain(of: Worker, conn) -> None:
 
 
 async def test_a_deadlock_is_retried_in_place(conn, other, watch):
-    """Two chunks that wait for each other's ids: one gives in, is done again at once, and spends no attempt."""
+    """If two chunks deadlock, one is rolled back and repeated immediately, without counting an attempt."""
     await watch.execute(
         """
         CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -340,21 +340,21 @@ async def watch(database_url):
 
 
 async def test_a_single_chunk_settles_itself(conn):
-    """An import of one chunk needs no further one for its duplicates."""
+    """An import of one chunk needs no settle chunk for its duplicates."""
     id = await queued(conn, [user(1), user(1), user(2)])
     assert (await run(conn, id)).failed == 1
     assert await rows(conn, "SELECT kind FROM chunks") == [("records",)]
 
 
 async def test_a_file_without_duplicates_is_not_settled(conn):
-    """Nothing deferred, nothing queued at the end, also when rows from outside were in the way."""
+    """Without deferred records no settle chunk is queued, even if records conflicted with stored rows."""
     await factories.stored_user(conn, 2)
     assert (await run(conn, await queued(conn, users(4), sizes=[2, 2]))).failed == 1
     assert await rows(conn, "SELECT DISTINCT kind FROM chunks") == [("records",)]
 
 
 async def test_a_file_with_duplicates_is_settled_last(conn):
-    """The step that settles is a chunk after all others, and leaves nothing undecided."""
+    """The settle chunk runs after all others and decides all deferred records."""
     id = await queued(conn, [user(1), user(1), user(2)], sizes=[1, 1, 1])
     job = await run(conn, id, order=[1, 0, 2])
     assert (job.created, job.failed) == (2, 1)
@@ -363,7 +363,7 @@ async def test_a_file_with_duplicates_is_settled_last(conn):
 
 
 async def test_a_row_in_use_is_not_taken_away(conn):
-    """A stored record that another table refers to when the import is settled stays, and beats the earlier one."""
+    """A stored row to which another table refers when the import is settled is kept, and wins over an earlier record."""
     later = IDS[0]
     id = await queued(conn, [user(1), user(1, id=str(later)), user(2)], sizes=[1, 1, 1])
     claims = [await claim(conn) for _ in range(3)]
@@ -379,7 +379,7 @@ async def test_a_row_in_use_is_not_taken_away(conn):
 
 
 async def test_settling_waits_for_who_is_just_referring(conn, other):
-    """A reference that is being made when the import is settled counts: its row is kept, and nobody fails."""
+    """A reference that is inserted concurrently counts: the row is kept, and both transactions succeed."""
     later = IDS[0]
     id = await queued(conn, [user(1), user(1, id=str(later))], sizes=[1, 1])
     claims = [await claim(conn) for _ in range(2)]
@@ -398,7 +398,7 @@ async def test_settling_waits_for_who_is_just_referring(conn, other):
 
 
 async def test_a_row_from_outside_appears_before_settling(conn):
-    """A deferred record is refused by what others have stored since, like any other record."""
+    """A deferred record is refused if another import has stored a conflicting row meanwhile."""
     x = str(IDS[0])
     id = await queued(conn, [user(1, id=x), user(2, id=x), user(3)], sizes=[1, 1, 1])
     claims = [await claim(conn) for _ in range(3)]

@@ -1,4 +1,4 @@
-"""A chunk's way into its table: what is stored, what is refused and why, and what others may do meanwhile."""
+"""Storing a chunk: stored rows, errors, and the effects of concurrent transactions."""
 
 import asyncio
 from typing import get_args
@@ -35,7 +35,7 @@ EXPECTED = get_args(ConflictLevel)
 
 
 def remembering(expected: ConflictLevel, *ids) -> ConflictMemory:
-    """The memory of a worker that has met as many obstacles in these imports."""
+    """The memory of a worker that has met conflicts of this level in these imports."""
     memory = ConflictMemory()
     for id in ids:
         memory.note(id, expected)
@@ -43,7 +43,7 @@ def remembering(expected: ConflictLevel, *ids) -> ConflictMemory:
 
 
 async def finish(conn, id):
-    """The import at its end, with its books checked; all its chunks have been performed."""
+    """Makes the import final and audits it. All its chunks must be done."""
     assert await completion.finish(conn, id) != []
     return await ended(conn, id)
 
@@ -53,7 +53,7 @@ async def finish(conn, id):
 
 @pytest.mark.parametrize("expected", EXPECTED)
 async def test_sound_records_are_stored_as_sent(conn, expected):
-    """Straight and staged: every field arrives, and what was not sent is filled in."""
+    """With and without staging every field is stored, and fields that were not sent are filled in."""
     author, first = await stored_user(conn), uuid4()
     texts = {"title": 'a "b", \\N ü\n☃', "tags": ["x", 'y,"', ""]}
     times = {"status": "published", "published_at": "2026-01-02T03:04:05.678901+01:00"}
@@ -78,7 +78,7 @@ async def test_sound_records_are_stored_as_sent(conn, expected):
 
 @pytest.mark.parametrize("expected", EXPECTED)
 async def test_the_service_names_and_dates_what_came_without(conn, expected):
-    """A comment without id gets one that begins with cm_; one with id keeps it letter by letter; both are dated."""
+    """A comment without an id gets one with cm_; an id that was sent is kept unchanged; both get a time."""
     author = await stored_user(conn)
     about, sent = await stored_article(conn, author), f"cm_{str(uuid4()).upper()}"
     id = await queued(conn, [comment(about, author), comment(about, author, id=sent)], resource="comments")
@@ -94,7 +94,7 @@ async def test_the_service_names_and_dates_what_came_without(conn, expected):
 
 
 async def test_a_stored_row_refuses_by_id_and_by_key(conn):
-    """A record that has the id, the e-mail address in any case, or both of rows from outside is told each of it."""
+    """A record with the id, the e-mail address in any case, or both of stored rows gets an error for each."""
     one, two = await stored_user(conn, 1), await stored_user(conn, 2)
     id = await queued(
         conn,
@@ -121,7 +121,7 @@ async def test_a_stored_row_refuses_by_id_and_by_key(conn):
 
 
 async def test_an_earlier_import_is_outside(conn):
-    """The same file again is refused as a whole, and what it stored stays as it was."""
+    """A repeated import of the same file is refused completely, and the stored rows do not change."""
     await run(conn, await queued(conn, users(3)))
     again = await run(conn, await queued(conn, [user(n, name="again") for n in (1, 2, 3)], sizes=[2, 1]))
     assert (again.outcome, again.failed) == ("rejected", 3)
@@ -145,7 +145,7 @@ async def test_articles_have_slugs_and_comments_only_ids(conn):
 
 @pytest.mark.parametrize("undone", [False, True])
 async def test_an_outsider_comes_first_at_the_last_moment(conn, other, undone):
-    """A row from outside that is committed while the merge waits for its index entry refuses the record; one undone does not."""
+    """The merge waits for a concurrent row with the same key: if it is committed the record is refused, otherwise stored."""
     id = await queued(conn, users(2))
     claimed = await claim(conn)
     async with other.transaction(force_rollback=undone):
@@ -162,7 +162,7 @@ async def test_an_outsider_comes_first_at_the_last_moment(conn, other, undone):
 
 @pytest.mark.parametrize("expected", EXPECTED)
 async def test_each_missing_parent_is_told(conn, expected):
-    """A record without its parents is refused, once for each field; its neighbours are stored."""
+    """A record with missing parents gets an error for each field; the other records are stored."""
     author = await stored_user(conn)
     about, nobody = await stored_article(conn, author), uuid4()
     id = await queued(
@@ -183,7 +183,7 @@ async def test_each_missing_parent_is_told(conn, expected):
 
 
 async def test_a_refused_record_is_told_of_its_parents_too(conn):
-    """A record with faults of its own is told of missing parents as well, and not of those that are there."""
+    """A record with other errors also gets errors for its missing parents, but not for stored ones."""
     author, nobody = await stored_user(conn), uuid4()
     about = await stored_article(conn, author)
     id = await queued(conn, [comment(nobody, author, body=" "), comment(about, author, body=" ")], resource="comments")
@@ -196,7 +196,7 @@ async def test_a_refused_record_is_told_of_its_parents_too(conn):
 
 
 async def test_a_missing_parent_and_a_taken_key_are_both_told(conn):
-    """What is wrong with a record beside its parents is told along with them."""
+    """A record gets both the error of its missing parent and that of its taken key."""
     author = await stored_user(conn)
     await stored_article(conn, author, 1)
     id = await queued(conn, [article(uuid4(), 1)], resource="articles")
@@ -207,7 +207,7 @@ async def test_a_missing_parent_and_a_taken_key_are_both_told(conn):
 @pytest.mark.parametrize("expected", EXPECTED)
 @pytest.mark.parametrize("undone", [False, True])
 async def test_a_parent_that_vanishes_meanwhile_is_missing(conn, other, expected, undone):
-    """A removal of the parent that is under way is waited for; then the record is refused or stored, never an accident."""
+    """The merge waits for a concurrent deletion of the parent; then the record is refused or stored, and no chunk fails."""
     author = await stored_user(conn)
     id = await queued(conn, [article(author)], resource="articles")
     claimed = await claim(conn)
@@ -222,7 +222,7 @@ async def test_a_parent_that_vanishes_meanwhile_is_missing(conn, other, expected
 
 
 async def test_a_parent_cannot_vanish_between_check_and_insert(conn, other):
-    """Once a merge has looked for the parents they stay until its end."""
+    """Parents cannot be deleted between the look-up and the end of the merge."""
     author = await stored_user(conn)
     await stored_article(conn, author, 1)
     id = await queued(conn, [article(author, 1), article(author, 2)], resource="articles")
@@ -242,7 +242,7 @@ async def test_a_parent_cannot_vanish_between_check_and_insert(conn, other):
 @pytest.mark.parametrize("expected", EXPECTED)
 @pytest.mark.parametrize("undone", [False, True])
 async def test_two_chunks_meet_over_one_address(conn, other, expected, undone):
-    """The second waits for the first: it defers its record when that is committed, and stores it when it is undone."""
+    """The second waits for the first: it defers its record if the first is committed, and stores it if it is rolled back."""
     id = await queued(conn, [user(1), user(2), user(1, name="later"), user(3)], sizes=[2, 2])
     one, two = await claim(conn), await claim(conn)
     memory = remembering(expected, id)
@@ -269,7 +269,7 @@ async def operator_checks(conn) -> None:
 
 
 async def test_a_check_of_the_operator_refuses_only_its_records(conn):
-    """Records that a constraint unknown to the service refuses are told so; the others are treated as ever."""
+    """Records that violate a constraint added by an operator are refused; the others are stored."""
     await operator_checks(conn)
     await stored_user(conn, 9)
     id = await queued(conn, [user(1), user(2, name="bot"), user(9), user(3), user(3, name="twin"), user(4, name="bot")])
@@ -291,7 +291,7 @@ CUTS = pytest.mark.parametrize(("sizes", "order"), [([4], [0]), ([1] * 4, [0, 1,
 
 @CUTS
 async def test_a_check_of_the_operator_meets_duplicates(conn, sizes, order):
-    """A winner among duplicates that a constraint then refuses is told so, and the import goes on."""
+    """A winner among duplicates that violates a constraint added by an operator is refused, and the import continues."""
     await operator_checks(conn)
     records = [user(1, name="bot"), user(1), user(2), user(2, name="bot")]
     id = await queued(conn, records, sizes=sizes)
@@ -304,7 +304,7 @@ async def test_a_check_of_the_operator_meets_duplicates(conn, sizes, order):
 
 @pytest.mark.parametrize("sizes", [[4], [1, 1, 1, 1], [2, 2]])
 async def test_an_index_of_the_operator_ends_in_errors(conn, sizes):
-    """A unique index unknown to the service refuses records; the merge looks a few times and not for ever."""
+    """Records that violate a unique index added by an operator are refused after a limited number of rounds."""
     await conn.execute("CREATE UNIQUE INDEX one_of_a_name ON users (name)")
     id = await queued(conn, [user(n, name=name) for n, name in enumerate(["a", "b", "a", "c"])], sizes=sizes)
     job = await run(conn, id)
@@ -314,7 +314,7 @@ async def test_an_index_of_the_operator_ends_in_errors(conn, sizes):
 
 @CUTS
 async def test_an_index_of_the_operator_meets_duplicates(conn, sizes, order):
-    """A winner among duplicates that a unique index then refuses is told so, and the import goes on."""
+    """A winner among duplicates that violates a unique index added by an operator is refused, and the import continues."""
     await conn.execute("CREATE UNIQUE INDEX one_of_a_name ON users (name)")
     await stored_user(conn, 9)
     records = [user(1, name="stored"), user(1, name="x"), user(2, name="y"), user(2, name="stored")]

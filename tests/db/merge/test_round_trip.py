@@ -1,4 +1,4 @@
-"""What is exported imports again: into the same table nothing changes, into an empty one the tables are equal."""
+"""Exports can be imported: into the same table without a change, into an empty one with an equal result."""
 
 import asyncio
 import csv
@@ -96,7 +96,7 @@ COMMENTS = st.fixed_dictionaries(
 
 
 def numbered(resource: str, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records with keys that are all different."""
+    """The records with unique keys."""
     match resource:
         case "users":
             return [record | {"email": f"{record['email']}.{n}@example.com"} for n, record in enumerate(records)]
@@ -112,9 +112,9 @@ CASES = {"users": USERS, "articles": ARTICLES, "comments": COMMENTS}
 @pytest.mark.slow
 @pytest.mark.parametrize("resource", CASES)
 def test_what_is_exported_imports_again(database_url, resource):
-    """Any text, null or not, any time: in each format an upsert of the export finds everything unchanged.
+    """In each format, an upsert of the export leaves every record unchanged, for any text, null and time.
 
-    And where the records are gone, an import of the export makes the very same ones.
+    After the records were deleted, an import of the export creates equal ones.
     """
     with asyncio.Runner() as runner:
         conn = runner.run(AsyncConnection.connect(database_url, autocommit=True))
@@ -130,7 +130,7 @@ def test_what_is_exported_imports_again(database_url, resource):
 
 
 async def test_cells_that_are_no_formulas(conn):
-    """With csv_safe no text begins with what makes a formula; its guard is an apostrophe, which an import takes away if asked."""
+    """With csv_safe no text begins like a formula: an apostrophe precedes it, which an import with csv_safe removes."""
     await conn.execute(PARENTS)
     titles = ["=1+1", "+1", "-1", "@a", "\ta", "\ra", "\na", "\uff1d1", "\uff20a", "'a", "''", "a=", " =1", "1"]
     await insert(
@@ -172,7 +172,7 @@ async def test_cells_that_are_no_formulas(conn):
 
 
 async def test_a_safe_file_is_imported_by_http(service, conn):
-    """`csv_safe=true` is a parameter of exports and imports alike, and what comes of both is what was there."""
+    """An export and an import with `csv_safe=true` preserve all texts."""
     await conn.execute(PARENTS)
     await conn.execute("UPDATE users SET name = '=HYPERLINK()'")
     url = (await service(worker_pool_size=1)).url
@@ -209,7 +209,7 @@ async def check(conn, resource: str, records: list[dict[str, Any]], batch_size: 
 
 
 async def reimported(conn, resource: str, format, data: bytes, batch_size: int, *, mode, csv_safe: bool) -> Counts:
-    """What an import of these bytes counts: cut, parsed and merged as by the API and a worker."""
+    """The counts of an import of these bytes, which are split, parsed and merged as by the API and a worker."""
     cutter = splitting.FileSplitter(format=format, batch_size=batch_size, delimiter=",", **LIMITS)
     counts = Counts()
     import_id = uuid4()
@@ -248,12 +248,12 @@ async def insert(conn, resource: str, records: list[dict[str, Any]]) -> None:
 
 
 async def forget(conn, resource: str) -> None:
-    """Removes the records, and those of other resources that are not their parents."""
+    """Deletes the records, and those of other resources that are not their parents."""
     await conn.execute(SQL("TRUNCATE {} CASCADE").format(Identifier(resource)))
 
 
 async def stored(conn, resource: str) -> list[Any]:
-    """The table, without what tells where its rows came from."""
+    """The table, without the columns about the import."""
     columns = SQL(", ").join(map(Identifier, RESOURCES[resource].columns))
     cursor = await conn.execute(SQL("SELECT {} FROM {} ORDER BY id").format(columns, Identifier(resource)))
     return await cursor.fetchall()
