@@ -291,6 +291,24 @@ async def test_a_dry_run_is_mended_and_committed(api, browser):
     ]
 
 
+async def test_a_mended_record_that_its_file_excludes(api, browser):
+    """A dry run stores nothing, so its repairs do not see its records: what is refused when they are stored is mended there."""
+    rows = [b"ada@example.org,Ada,admin,true\n", b"ada@example,Ada Two,reader,true\n"]
+    job = await imported(api, HEADER + b"".join(rows), "staff.csv", dry_run="true")
+    async with opened(browser, api.service.url, f"/ui/imports/{job['id']}/mend") as page:
+        await cell(page, "email", 3).fill("ada@example.org")
+        await send(page, "Check 1 record")
+        await page.get_by_role("button", name="Store 2 records").click()
+        await expect(page.get_by_text("Still refused: 1 record.")).to_be_visible()
+        await page.get_by_role("link", name="mend 1 record").click()
+        await expect(cell(page, "email", 3)).to_have_accessible_description(re.compile("stored record has this email"))
+        await cell(page, "email", 3).fill("ada2@example.org")
+        await send(page, "Send 1 record")
+        await expect(page.get_by_text("All records are stored.")).to_be_visible()
+    await family(api)
+    assert [user[:2] for user in await stored(api)] == [("ada2@example.org", "Ada Two"), ("ada@example.org", "Ada")]
+
+
 async def test_by_keyboard_alone(api, browser):
     """Enter moves within the column, Alt-down to the next error, Esc and Ctrl-Z take back; records are mended and sent."""
     rows = [b"a@example.org,A,boss,true\n", b"b@example.org,B,reader,maybe\n", b"c@example,C,reader,true\n"]
