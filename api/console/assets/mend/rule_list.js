@@ -198,6 +198,13 @@ export class RuleList {
         ],
         (scope) => this.#set({ scope, from: null }),
       )}
+      ${
+        form.scope !== ALL && this.page.job.errors_stored < this.page.job.error_count
+          ? html`<p class="hint">
+              The import has more errors than are kept. Records whose errors are not known only match “all cells of the column”.
+            </p>`
+          : nothing
+      }
       <p role="status" class="effect">
         <b>${format.count(count, "record")}</b> ${rule.kind === "drop" ? "left out" : count === 1 ? "changes" : "change"}${
           this.page.isWhole
