@@ -19,8 +19,6 @@ def own_server():
         yield folder, started
 
 
-# so that a job without an end is told as such
-@pytest.mark.timeout(300)
 async def test_it_survives_everything(own_server):
     """Workers die, sessions end, PostgreSQL restarts at once: each record counts once, each job ends, each export is whole."""
     folder, started = own_server

@@ -360,7 +360,6 @@ def test_a_chunk_ends_before_it_is_too_large():
     assert [c.data for c in cut("json", b"[123,567,9]", chunk_max_bytes=8)[1]] == [b"123,\n567", b"9"]
 
 
-@pytest.mark.timeout(30)
 @pytest.mark.parametrize(
     ("form", "data"),
     [
