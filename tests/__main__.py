@@ -37,7 +37,12 @@ class Outcome:
 
 
 FAST = [
-    Tier("fast", ["tests/unit", "tests/db", "-m", "not slow and not processes and not system and not timing"]),
+    # these compute more than they wait, and each further process takes seconds to start
+    Tier(
+        "fast",
+        ["tests/unit", "tests/db", "-m", "not slow and not processes and not system and not timing"],
+        processes=3,
+    ),
 ]
 ALL = [
     Tier("unit and db", ["tests/unit", "tests/db", "-m", "not system and not timing"]),

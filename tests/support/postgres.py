@@ -1,6 +1,7 @@
 """A PostgreSQL server to test with, and databases on it."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,16 @@ from psycopg.sql import SQL, Identifier
 from db import embedded
 
 # a test's data may be lost with the machine, though not with a process
-FAST = {**embedded.TCP, "fsync": "off", "full_page_writes": "off", "shared_buffers": "64MB"}
+FAST = {
+    **embedded.TCP,
+    "fsync": "off",
+    "full_page_writes": "off",
+    "shared_buffers": "64MB",
+    "max_wal_size": "256MB",
+}
+# a file system in memory; what a test needs is much less than this room
+MEMORY = Path("/dev/shm")  # noqa: S108
+ROOM_BYTES = 4 << 30
 
 
 @contextmanager
@@ -41,7 +51,7 @@ def server() -> Iterator[str]:
         finally:
             container.stop()
     else:
-        with open_folder() as folder:
+        with open_folder(in_memory=True) as folder:
             url = embedded.start(folder, options=FAST, bin_dir=bin_dir())
             try:
                 yield url
@@ -50,11 +60,21 @@ def server() -> Iterator[str]:
 
 
 @contextmanager
-def open_folder() -> Iterator[Path]:
-    """A scratch folder that others may enter, as the user has to that root's PostgreSQL may run as."""
-    with tempfile.TemporaryDirectory(prefix="bulk-test-") as folder:
+def open_folder(*, in_memory: bool = False) -> Iterator[Path]:
+    """A scratch folder that others may enter, as the user has to that root's PostgreSQL may run as.
+
+    `in_memory`, where there is room and TMPDIR does not say otherwise: each test has a database of its own, and most of what
+    that costs is writing its files.
+    """
+    with tempfile.TemporaryDirectory(prefix="bulk-test-", dir=_memory() if in_memory else None) as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
+
+
+def _memory() -> Path | None:
+    if "TMPDIR" in os.environ or not os.access(MEMORY, os.W_OK):
+        return None
+    return MEMORY if shutil.disk_usage(MEMORY).free >= ROOM_BYTES else None
 
 
 def bin_dir() -> Path | None:

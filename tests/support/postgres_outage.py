@@ -35,7 +35,7 @@ class Server:
 
 @contextmanager
 def server() -> Iterator[Server]:
-    with postgres.open_folder() as folder:
+    with postgres.open_folder(in_memory=True) as folder:
         url = embedded.start(folder, options=postgres.FAST, bin_dir=postgres.bin_dir())
         try:
             yield Server(folder, url)

@@ -15,7 +15,7 @@ SETTINGS = {"worker_pool_size": 3, "batch_size": 100, "claim_grace_seconds": 1, 
 @pytest.fixture(scope="module")
 def own_server():
     """A server for this test only, because it is killed."""
-    with postgres.open_folder() as folder, server.running(folder, options=postgres.FAST) as started:
+    with postgres.open_folder(in_memory=True) as folder, server.running(folder, options=postgres.FAST) as started:
         yield folder, started
 
 

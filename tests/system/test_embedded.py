@@ -20,7 +20,7 @@ from tests.support.eventually import eventually
 @pytest.fixture
 def data_path():
     """A DATA_DIR, whose server is stopped in the end if the test has not done so."""
-    with postgres.open_folder() as folder:
+    with postgres.open_folder(in_memory=True) as folder:
         yield folder
         with suppress(embedded.NotRunning):
             embedded.stop(folder)

@@ -48,7 +48,7 @@ class Run:
 
 @pytest.fixture
 def run() -> Iterator[Run]:
-    with postgres.open_folder() as folder:
+    with postgres.open_folder(in_memory=True) as folder:
         port = unused_port()
         environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
         environment |= {

@@ -38,7 +38,7 @@ class Pair:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Pair]:
     """A server and its standby."""
-    with postgres.open_folder() as first, postgres.open_folder() as second:
+    with postgres.open_folder(in_memory=True) as first, postgres.open_folder(in_memory=True) as second:
         bin_dir = postgres.bin_dir() or binaries.find()
         primary = embedded.start(first, options=OPTIONS, bin_dir=bin_dir)
         identity = binaries.identity(bin_dir, second)

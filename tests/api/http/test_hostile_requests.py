@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import httpx
-import pytest
 
 from tests.api.http.hostile import CASES, KEY, Case
 from tests.support import api_client
