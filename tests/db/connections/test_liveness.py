@@ -6,7 +6,7 @@ import pytest
 from db.connections import liveness, pool
 from db.connections.liveness import WatchdogConnection
 from db.settings import Settings
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE_SECONDS, eventually
 from tests.support.factories import rows
 from tests.support.fault_proxy import FaultProxy, fault_proxy
 
@@ -69,6 +69,7 @@ async def test_a_wait_for_notifications_has_no_deadline(proxy):
     """The wait lasts as long as its caller requests."""
     async with await connected(proxy, 0.1) as conn:
         assert [notify async for notify in conn.notifies(timeout=0.5)] == []
+        conn.deadline_seconds = PATIENCE_SECONDS
         await conn.execute("SELECT 1")
 
 
