@@ -291,7 +291,7 @@ async def test_the_list_by_time_and_its_counts(service, conn):
     await completion.finish(conn, UUID(ids[0]))
     one = (noon + timedelta(hours=1)).isoformat()
     none = {"pending": 0, "processing": 0, "completed": 0, "failed": 0, "cancelled": 0, "expired": 0}
-    async with httpx.AsyncClient(base_url=(await service(run=["api"])).url) as client:
+    async with httpx.AsyncClient(base_url=(await service(run=["api"])).url, timeout=PATIENCE_SECONDS) as client:
         for query, found, counts in (
             ({"created_after": one}, ids[:0:-1], None),
             ({"created_before": one}, ids[:1], None),
@@ -308,7 +308,7 @@ async def test_the_list_by_time_and_its_counts(service, conn):
 async def test_what_an_export_waits_for(service, conn):
     """The sentence of the view export_progress while the job is not final, then null; lists do not have it."""
     id = await create(conn)
-    async with httpx.AsyncClient(base_url=(await service(run=["api"])).url) as client:
+    async with httpx.AsyncClient(base_url=(await service(run=["api"])).url, timeout=PATIENCE_SECONDS) as client:
         assert (await client.get(f"{EXPORTS}/{id}")).json()["waiting_for"] == "no worker is connected"
         assert "waiting_for" not in (await client.get(EXPORTS)).json()["exports"][0]
         assert (await client.post(f"{EXPORTS}/{id}/cancel")).json()["waiting_for"] is None

@@ -7,6 +7,7 @@ import pytest
 
 from db.imports import actions, completion
 from tests.support.api_client import PATH
+from tests.support.eventually import PATIENCE_SECONDS
 from tests.support.factories import queued, run, user, users
 from tests.support.workers import HELD, stuck
 
@@ -26,7 +27,7 @@ async def listed(client: httpx.AsyncClient, **query: str) -> list[str]:
 @pytest.fixture
 async def client(service):
     url = (await service(run=["api"])).url
-    async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
         yield client
 
 
@@ -125,7 +126,7 @@ async def test_counts(client, conn):
 async def test_what_an_import_waits_for(service, conn, hold):
     """The sentence of the view import_progress while the job is not final, then null; lists do not have it."""
     running = await service(worker_pool_size=1)
-    async with httpx.AsyncClient(base_url=running.url, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=running.url, timeout=PATIENCE_SECONDS) as client:
 
         async def waiting_for(id: object) -> str | None:
             return (await client.get(f"{PATH}/{id}")).json()["waiting_for"]
@@ -148,5 +149,5 @@ async def test_behind_a_pooler_nothing_is_said_about_workers(service, conn):
     """Their sessions cannot be counted there, so the sentence would be wrong."""
     url = (await service(run=["api"], database_pooler="transaction")).url
     id = await queued(conn, users(1))
-    async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
         assert (await client.get(f"{PATH}/{id}")).json()["waiting_for"] is None
