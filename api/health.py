@@ -176,7 +176,7 @@ class Probe:
 
     def _workers_check(self, sessions: int) -> Check:
         if self.settings.database_pooler != "none":
-            return Check("ok", "not checked: behind a pooler its sessions cannot be told apart")
+            return Check("ok", "not checked: behind a pooler, sessions do not show which workers are connected")
         return Check("ok") if sessions else Check("warning", "no worker is connected: imports and exports wait")
 
     async def _storage_check(self) -> Check:

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from api.http import parameters, responses
 from api.http.headers import AnyRequest
-from api.http.openapi import BINARY, operation
+from api.http.operations import BINARY, operation
 from api.http.problems import problem_responses
 from db.exports.filters import Test, filters
 from db.formats import MEDIA_TYPES

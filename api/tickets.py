@@ -15,7 +15,7 @@ from msgspec import Meta
 from api.http import auth, parameters, responses, tickets
 from api.http.dependencies import SettingsHere
 from api.http.headers import AnyRequest
-from api.http.openapi import object_schema, operation
+from api.http.operations import object_schema, operation
 from api.http.problems import invalid, problem_responses
 
 _ADDRESS = re.compile(r"/api/v1/[!-~]*", re.ASCII)

@@ -12,7 +12,7 @@ from msgspec import Meta
 from api.http import parameters
 from api.http.auth import key_name
 from api.http.headers import AnyRequest, idempotency_key
-from api.http.openapi import object_schema
+from api.http.operations import object_schema
 from api.http.parameters import IdempotencyToken
 from api.http.problems import Fault, invalid, invalid_request, request_id
 from db.exports import filters as export_filters

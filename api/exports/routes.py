@@ -16,7 +16,7 @@ from api.exports.view import PATH, RECORD_FILES, ExportView, get_or_404, summary
 from api.http import parameters, responses, sse
 from api.http.dependencies import PoolHere, SettingsHere, StoppingHere
 from api.http.headers import AnyRequest
-from api.http.openapi import BINARY, operation
+from api.http.operations import BINARY, operation
 from api.http.parameters import ListParameters
 from api.http.problems import Problem, problem_responses
 from db.exports import files, jobs, storage

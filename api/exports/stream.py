@@ -25,7 +25,7 @@ from api.exports.view import RECORD_FILES
 from api.http import content_encoding, parameters
 from api.http.dependencies import SettingsHere
 from api.http.headers import AnyRequest
-from api.http.openapi import operation
+from api.http.operations import operation
 from api.http.problems import Problem, problem_responses
 from api.http.streaming import BlockStream
 from db.connections.pool import Connection, Pool

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from api.http import responses
-from api.http.openapi import BINARY, OBJECTS
+from api.http.operations import BINARY, OBJECTS
 from db.connections.pool import Pool
 from db.exports import files, jobs
 from db.exports.jobs import FINAL, Export

@@ -14,7 +14,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.response.base import ASGIResponse
 
 from api.http.headers import AnyRequest
-from api.http.openapi import operation
+from api.http.operations import operation
 from api.http.problems import problem_responses
 from api.http.streaming import BlockStream
 from db.connections.pool import Connection, Pool

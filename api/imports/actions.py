@@ -15,7 +15,7 @@ from api.http import parameters, responses
 from api.http.auth import key_name
 from api.http.dependencies import PoolHere, SettingsHere
 from api.http.headers import AnyRequest
-from api.http.openapi import BINARY, OBJECTS, operation
+from api.http.operations import BINARY, OBJECTS, operation
 from api.http.parameters import STORABLE
 from api.http.problems import Problem, problem_responses, request_id
 from api.imports import cells, copies, records

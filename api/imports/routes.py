@@ -17,7 +17,7 @@ from msgspec import UNSET, Meta, UnsetType
 from api.http import headers, parameters, responses, sse
 from api.http.dependencies import PoolHere, SettingsHere, StoppingHere
 from api.http.headers import AnyRequest
-from api.http.openapi import BINARY, OBJECTS, object_schema, operation
+from api.http.operations import BINARY, OBJECTS, object_schema, operation
 from api.http.parameters import STORABLE, ListParameters
 from api.http.problems import problem_responses
 from api.imports import errors, wait

@@ -11,7 +11,7 @@ from msgspec import Meta
 from api.http import parameters, responses
 from api.http.dependencies import PoolHere
 from api.http.headers import AnyRequest
-from api.http.openapi import operation
+from api.http.operations import operation
 from api.http.problems import problem_responses
 from api.imports.view import PATH, get_or_404
 from db.imports import timeline

@@ -1,4 +1,4 @@
-"""A short form of `make chaos`: everything dies in turn under imports and exports, PostgreSQL included."""
+"""A short form of `make chaos`: workers, sessions and PostgreSQL are killed during imports and exports."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def own_server():
 
 
 async def test_it_survives_everything(own_server):
-    """Workers die, sessions end, PostgreSQL restarts at once: each record counts once, each job ends, each export is whole."""
+    """Each record counts once, each job becomes final, and each export is complete."""
     folder, started = own_server
     scenario = Scenario(name="storm", happening=scenarios.each_twice, recovery_is_bounded=False)
     result = await scenarios.perform(scenario, started, folder / "storm", size=SIZE, seed="1", tell=print, **SETTINGS)

@@ -51,7 +51,7 @@ def server(empty_server) -> Server:
 
 
 async def test_a_start_in_the_wrong_order(empty_server, tmp_path):
-    """API, workers and migrations are started without a server, which then comes without a table: all wait, none gives up."""
+    """API, workers and migrations start before the server, which then has no tables: all of them wait, and none exits."""
     empty_server.stop()
     async with running(tmp_path, empty_server.url) as (service, client):
         assert (await client.get("/live")).status_code == 200
@@ -90,7 +90,7 @@ async def test_a_start_in_the_wrong_order(empty_server, tmp_path):
 
 @pytest.mark.timing
 async def test_an_outage(server, tmp_path):
-    """Every request is 503 with Retry-After, soon; nothing exits, spins or repeats itself; then all goes on by itself."""
+    """Every request is soon 503 with Retry-After, no process exits or uses much CPU or log; then the service continues."""
     async with running(tmp_path, server.url) as (service, client):
         await eventually(lambda: is_ready(client))
         workers = service.workers.children()
@@ -134,7 +134,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def assert_it_is_told_once(process: Process, *, voices: int) -> None:
-    """One line for each reason: the server says goodbye, then it is not there any more."""
+    """One log line for each reason: the server shuts down, then it is unreachable."""
     complaints = [line for line in process.log_lines() if line["level"] in ("warning", "error")]
     reasons = {(line["event"], line.get("error"), line.get("worker")) for line in complaints}
     assert len(complaints) == len(reasons), complaints
@@ -143,7 +143,7 @@ def assert_it_is_told_once(process: Process, *, voices: int) -> None:
 
 
 async def test_what_was_under_way(server, tmp_path):
-    """A stream breaks visibly, an upload is refused, who waits for a job gets it as it is, events go on, all is imported."""
+    """A stream is cut off, an upload is refused, `Prefer: wait` returns the current job, events continue, and imports finish."""
     prepare(server)
     async with running(tmp_path, server.url, upload_grace_seconds=1, upkeep_seconds=0.2) as (service, client):
         with psycopg.connect(server.url, autocommit=True) as holder:

@@ -59,7 +59,7 @@ def url(server: Server) -> str:
 
 
 async def is_told(service: Service, client: httpx.AsyncClient, reason: str) -> None:
-    """API and workers say why, in few lines, and the service says that it is not ready."""
+    """API and workers have logged the reason, in few lines, and the service is not ready."""
 
     async def is_unready() -> bool:
         return (await client.get("/ready")).status_code == 503
@@ -99,7 +99,7 @@ async def test_the_server_lets_nobody_in(server, tmp_path, refusal):
 
 
 async def test_a_server_that_takes_no_writes(server, tmp_path):
-    """After a failover reads are answered, writes are 503, and the service is not ready; no session clings to the server."""
+    """On a read-only server reads are served, writes are 503 and close their session, and the service is not ready."""
     async with running(tmp_path, url(server)) as (service, client):
         await eventually(lambda: is_ready(client))
         workers = service.workers.children()
@@ -118,7 +118,7 @@ async def test_a_server_that_takes_no_writes(server, tmp_path):
 
 
 async def test_a_server_that_is_starting(tmp_path):
-    """It answers, and refuses: that is told as it is, and waited for."""
+    """A server that is starting refuses connections: the reason is logged, and the service waits."""
     async with await asyncio.start_server(_is_starting, "127.0.0.1", 0) as starting:
         port = starting.sockets[0].getsockname()[1]
         async with running(tmp_path, f"postgresql://app@127.0.0.1:{port}/app") as (service, client):

@@ -50,7 +50,7 @@ def query(url: str, sql: str):
 
 
 def test_a_second_start_finds_the_data(data_path):
-    """What was committed before a stop is there after the next start, and a stop leaves nothing running."""
+    """Committed data is there after a stop and a start, and a stop leaves no process running."""
     query(start(data_path), "CREATE TABLE kept AS SELECT 1 AS n")
     embedded.stop(data_path)
     with pytest.raises(embedded.NotRunning, match=str(data_path)):
@@ -78,7 +78,7 @@ def test_nothing_listens_but_a_private_socket(data_path):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_another_user_cannot_connect(data_path):
-    """Knowing the URL does not help."""
+    """Another user cannot connect, even with the URL."""
     url = embedded.start(data_path, bin_dir=postgres.bin_dir())
     done = subprocess.run(
         [
@@ -112,7 +112,7 @@ def test_the_log_holds_no_values(data_path):
 
 
 def test_a_large_log_is_rotated(data_path):
-    """At a start; the one before is kept."""
+    """A start rotates a large log and keeps the previous one."""
     (data_path / "postgres.log").write_bytes(b"old\n" * 2**19)
     start(data_path)
     assert (data_path / "postgres.log").stat().st_size < 2**20
@@ -187,14 +187,14 @@ def test_a_crash_does_not_stop_the_next_start(data_path, pid_is_taken):
 
 
 def test_an_unfinished_data_folder_is_made_anew(data_path):
-    """An initdb that was killed half way leaves nothing that the next start would trip over."""
+    """After a killed initdb the next start creates a complete data folder."""
     (data_path / "postgres.new").mkdir(mode=0o700)
     (data_path / "postgres.new" / "PG_VERSION").write_text("18\n")
     assert query(start(data_path), "SELECT 1") == [(1,)]
 
 
 def test_run_gives_the_command_a_database(data_path):
-    """The command finds DATABASE_URL set, its exit code is handed on, and afterwards the server is gone."""
+    """The command gets DATABASE_URL, its exit code is returned, and afterwards the server is stopped."""
     script = "import os, psycopg, sys; sys.exit(psycopg.connect(os.environ['DATABASE_URL']).execute('SELECT 7').fetchone()[0])"
     run = command(data_path, "run", "--", sys.executable, "-c", script)
     _, errors = run.communicate()

@@ -93,7 +93,7 @@ def command(pid: int) -> str:
 
 
 async def test_what_is_killed_comes_back_or_takes_the_rest_along(run):
-    """PostgreSQL is started again where it was; without honcho, which cannot stop them, API and workers stop by themselves."""
+    """A killed PostgreSQL is restarted at the same address; after a kill of honcho, API and workers stop."""
     await eventually(run.is_ready)
     url, killed = embedded.url(run.data_path), run.postmaster
     os.kill(killed, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Clients that are slow, half-finished, costly or many harm themselves alone."""
+"""Slow, incomplete, costly or numerous requests do not affect other clients."""
 
 import httpx
 

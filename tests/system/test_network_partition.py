@@ -1,4 +1,4 @@
-"""Half-open connections: both sides notice that nothing arrives any more, and the work goes on."""
+"""Half-open connections: both sides detect them, and the work continues."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -85,7 +85,7 @@ async def session(conn, name: str) -> int | None:
 
 
 async def test_a_worker_cut_off_in_mid_chunk(conn, database_url, proxy, at_point):
-    """Its chunk is in other hands within 15 s, nothing is stored twice, and when the network is back it works again."""
+    """The chunk is taken over within 15 s, no record is stored twice, and the worker continues when the network is back."""
     at_point("mid_merge", proxy.black_hole)
     id = await queued(conn, users(20), sizes=[5] * 4)
     async with working(proxy.url, "far"):
@@ -105,7 +105,7 @@ async def is_taken_over(conn, id: UUID) -> bool:
 
 
 async def test_a_worker_that_waits_for_work_is_cut_off(conn, proxy):
-    """A worker that listens on a dead line leaves it, and listens again when the network is back."""
+    """A worker that waits for notifications detects the half-open connection, and waits on a new one when the network is back."""
     async with working(proxy.url, "far") as worker:
         before = await eventually(lambda: session(conn, "far"))
         proxy.black_hole()
@@ -154,7 +154,7 @@ async def test_the_api_is_cut_off(conn, proxy, tmp_path):
 
 
 async def is_waited_for(conn) -> bool:
-    """Whether somebody waits for a lock of ours."""
+    """Whether a session waits for a lock of this test."""
     return bool(await rows(conn, "SELECT FROM pg_stat_activity WHERE pg_backend_pid() = ANY (pg_blocking_pids(pid))"))
 
 

@@ -1,4 +1,4 @@
-"""The whole service behind PgBouncer in transaction mode, and what befalls it there."""
+"""The whole service behind PgBouncer in transaction mode."""
 
 import os
 import signal
@@ -77,7 +77,7 @@ async def test_a_stopped_worker_loses_its_chunk_behind_it_too(through, tmp_path,
 
 
 async def test_a_restart_of_it_costs_nothing(through, tmp_path, conn, database_url, hold):
-    """When the pooler is killed in the middle of a chunk the workers stay, come back with it, and every record is stored once."""
+    """After a kill of the pooler during a chunk, the workers reconnect when it is back, and every record is stored once."""
     async with service(through, tmp_path, database_url, run=["workers"]) as running:
         await eventually(lambda: len(running.workers.children()) == 2)
         workers = running.workers.children()

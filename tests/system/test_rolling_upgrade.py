@@ -1,4 +1,4 @@
-"""The schema changes under processes that run, and processes start before it has changed."""
+"""Migrations while processes of the previous version run, and processes that start before the migrations."""
 
 import asyncio
 import shutil
@@ -124,7 +124,7 @@ async def test_the_old_name_of_export_progress_goes_on_working(conn):
 
 
 async def test_a_migration_that_must_wait_stops_nobody(service, conn, other, database_url, folder, hasty, capfd):
-    """While a long transaction holds what a migration wants, an import goes from its start to its end; then it is applied."""
+    """While a migration waits for the lock of a long transaction, an import runs to its end; then the migration is applied."""
     write(folder, {"9001.future": FUTURE["9001.future"]})
     await service(run=["workers"], worker_pool_size=2, poll_seconds=0.2)
     async with other.transaction():
@@ -141,7 +141,7 @@ async def test_a_migration_that_must_wait_stops_nobody(service, conn, other, dat
 
 
 async def test_a_lock_that_is_never_free_is_given_up(other, database_url, folder, hasty, monkeypatch):
-    """After its tries the migration fails, says who is in its way, and has changed nothing."""
+    """After its tries the migration fails, names the transaction that blocks it, and has changed nothing."""
     monkeypatch.setattr(migrate, "TRIES_MAX", 2)
     write(folder, {"9001.future": "CREATE TABLE first (id int); ALTER TABLE users ADD nickname text;"})
     async with other.transaction():
@@ -154,7 +154,7 @@ async def test_a_lock_that_is_never_free_is_given_up(other, database_url, folder
 
 
 async def test_a_crash_leaves_a_migration_whole_or_not_at_all(conn, database_url, folder):
-    """Killed when all is done but the note that it was applied, a migrator has changed nothing, and the next one goes through."""
+    """A migrator that is killed before its entry in yoyo's table has changed nothing, and the next one succeeds."""
     write(folder, {"9001.future": FUTURE["9001.future"]})
     async with await psycopg.AsyncConnection.connect(database_url) as holder:
         await holder.execute("LOCK TABLE _yoyo_migration IN SHARE MODE")

@@ -43,7 +43,7 @@ async def job(client: httpx.AsyncClient, **options) -> httpx.Response:
 
 
 async def test_requests_in_flight_are_completed(service, conn):
-    """A waiting client gets its job, events end, a stream that is read to its end is whole, and the listener closes."""
+    """`Prefer: wait` returns the job, events end, a running stream is completed, and the listener closes."""
     await many_articles(conn, SEVERAL)
     await stall(conn)
     started = await service(run=["api"], stop_seconds=LONG_SECONDS)
@@ -207,7 +207,7 @@ def assert_nothing_unusual(process: Process) -> None:
 
 @pytest.mark.parametrize("again", [signal.SIGTERM, signal.SIGINT])
 async def test_a_second_signal_stops_the_api_at_once(service, conn, again):
-    """Whatever it has begun. What is left of an upload is swept, as after any crash."""
+    """A second signal ends the API immediately. An unfinished upload is swept, as after a crash."""
     started = await service(run=["api"], stop_seconds=LONG_SECONDS)
     async with api_client.connected(started) as api:
         posting = asyncio.create_task(api.post(trickle(), type="text/csv", params={"resource": "users"}))
@@ -226,7 +226,7 @@ async def trickle() -> AsyncIterator[bytes]:
 
 
 async def test_a_hang_up_is_an_order_to_stop(service):
-    """The terminal is gone: API and workers stop in good order."""
+    """SIGHUP stops API and workers in good order."""
     started = await service(worker_pool_size=2)
     await eventually(lambda: len(started.workers.children()) == 2)
     for process in (started.api, started.workers):
@@ -244,7 +244,7 @@ def supervisor() -> Iterator[subprocess.Popen[bytes]]:
 
 
 async def test_who_has_lost_the_supervisor_stops(service, supervisor):
-    """SUPERVISOR_PID names who would stop them: when that process is killed, and so cannot, they stop in good order."""
+    """When the process SUPERVISOR_PID is killed, API and workers stop in good order."""
     started = await service(worker_pool_size=2, supervisor_pid=supervisor.pid)
     await eventually(lambda: len(started.workers.children()) == 2)
     supervisor.kill()
@@ -255,7 +255,7 @@ async def test_who_has_lost_the_supervisor_stops(service, supervisor):
 
 
 async def test_workers_that_fail_are_replaced_less_and_less_often(service):
-    """Workers that exit with an error as soon as they start do not keep the machine busy with starting them."""
+    """Workers that exit with an error at their start are replaced with growing delays."""
     started = await service(run=["workers"], worker_pool_size=1)
     await eventually(started.workers.children)
     # a worker needs the folder for its metrics

@@ -15,7 +15,7 @@ SHELLS = ("bash", "zsh", "fish")
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def bulk() -> None:
-    """Import and export users, articles and comments, and mend what was refused.
+    """Import and export users, articles and comments, and correct refused records.
 
     Exit codes: 0 all taken, 1 failed, 2 wrong use, 3 records were refused, 4 no or wrong key, 5 still running when --wait was
     over, 130 interrupted.

@@ -37,7 +37,7 @@ class AnnotatedChunkBuilder(ChunkBuilder):
 
 
 def csv_line_reader(columns: Sequence[str], delimiter: str) -> Callable[[bytes], int | None]:
-    """Reads the cell of the column `_line`, also of a row whose further cells cannot be told apart."""
+    """Reads the cell of the column `_line`, also in a row that cannot be split into its other cells."""
     if "_line" not in columns:
         return lambda _: None
     mark = re.escape(delimiter.encode())

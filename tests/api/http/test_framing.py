@@ -1,4 +1,4 @@
-"""What HTTP/1.0 and 1.1 allow around a request: upgrades, expectations, lengths, trailers, HEAD. The body always counts."""
+"""HTTP/1.0 and 1.1 framing: upgrades, expectations, lengths, trailers, HEAD. A body is never ignored."""
 
 import asyncio
 import base64
@@ -124,7 +124,7 @@ LIVE = b"GET /live HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
 @pytest.mark.parametrize("body", BODIES)
 @pytest.mark.parametrize("upgrade", UPGRADES)
 async def test_an_upgrade_is_ignored_and_the_body_counts(api, upgrade, body):
-    """However the bytes are cut, the file is stored whole, and the connection goes on with the next request."""
+    """However the bytes are divided, the whole file is stored, and the connection continues with the next request."""
     type, headers, sent = BODIES[body]
     request = head(*headers, *UPGRADES[upgrade], type=type) + sent + LIVE
     middle = request.index(b"\r\n\r\n") + 4
@@ -208,7 +208,7 @@ async def end_copies(api: Api) -> int:
 
 
 async def test_trailers_are_dropped(api):
-    """They belong to no header of the request, not even a digest that is wrong."""
+    """Trailers are not headers of the request, not even a wrong digest."""
     trailers = b"X-Request-Id: trailer\r\nContent-Digest: sha-256=:AAAA:\r\nUpgrade: h2c\r\n"
     sent = head(b"Transfer-Encoding: chunked", b"Trailer: X-Request-Id") + chunked(CSV, trailers) + LIVE
     created, live = await exchange(api, sent)
@@ -237,14 +237,14 @@ async def test_pipelined_requests_are_answered_in_order(api):
 
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
 async def test_a_body_without_a_length(api, version):
-    """A body that nothing announces is none of HTTP: the upload is refused, and is no empty success."""
+    """An upload without a length or chunked encoding is refused, not accepted as empty."""
     first, *_ = await exchange(api, head(b"Connection: close", version=version) + CSV)
     assert (first.status, json.loads(first.body)["errors"][0]["field"]) == (400, "Content-Length")
     assert await api.has_nothing()
 
 
 async def test_announced_and_not_sent(api):
-    """Chunks with nothing in them are refused; an empty file has the length 0."""
+    """An empty chunked body is refused; an empty file must have Content-Length: 0."""
     (refused,) = await exchange(api, head(b"Transfer-Encoding: chunked", b"Connection: close") + b"0\r\n\r\n")
     assert (refused.status, json.loads(refused.body)["errors"][0]["field"]) == (400, "Transfer-Encoding")
     assert await api.has_nothing()
@@ -256,7 +256,7 @@ async def test_announced_and_not_sent(api):
     "headers", [[length(CSV)], [b"Transfer-Encoding: chunked"], [length(CSV), *UPGRADES["websocket"]]]
 )
 async def test_an_upload_that_breaks_off(api, headers):
-    """A client that leaves before the end leaves no job."""
+    """A client that disconnects before the end of the upload creates no job."""
     sent = chunked(CSV)[:-30] if b"chunked" in headers[0] else CSV[:-30]
     url = httpx.URL(api.service.url)
     reader, writer = await asyncio.open_connection(url.host, url.port)

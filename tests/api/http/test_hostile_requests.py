@@ -1,4 +1,4 @@
-"""All that is bad, sent to one live service: each input is refused by its name, and nothing of it stays."""
+"""Invalid and hostile requests to one running service: each is refused with the reason, and has no lasting effect."""
 
 import asyncio
 import base64
@@ -48,7 +48,7 @@ async def exchange(service: Service, case: Case) -> tuple[int, dict[str, str], b
 
 
 async def complaint(service: Service, case: Case) -> str | None:
-    """What is wrong with the answer; None when it is as it must be."""
+    """Why the response is not the expected one; None if it is."""
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             status, headers, body = await exchange(service, case)
@@ -88,7 +88,7 @@ async def all_of(service: Service) -> list[str]:
 
 
 async def test_each_is_refused_and_nothing_stays(server_url, tmp_path, record_property):
-    """Every bad input is answered 4xx with a document that names what is wrong, and leaves no job, memory or traceback."""
+    """Each is answered 4xx with a problem document that names the error, and leaves no job, memory or traceback."""
     settings = {"api_keys": KEY.decode() + ", 0ther-key-of-the-same", "log_level": "debug", "unpack_ratio_max": 20}
     settings |= {"upload_max_bytes": 20_000_000, "keep_alive_seconds": 1}
     async with api_client.service(server_url, tmp_path, run=["api"], **settings) as service:

@@ -1,4 +1,4 @@
-"""Clients that take their time, or that of others: every wait for one ends, and what was held for it is free again."""
+"""Slow and stalled clients: every wait for a client has a time limit, and then its resources are released."""
 
 import asyncio
 import json
@@ -50,7 +50,7 @@ async def api(shared) -> AsyncIterator[Api]:
 
 
 class Client:
-    """A connection of which each byte is our own decision."""
+    """A connection on which the test sends and reads single bytes."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -60,7 +60,7 @@ class Client:
         self.writer.write(data)
 
     async def send_slowly(self, data: bytes, *, pause_seconds: float = 0.05) -> None:
-        """A byte at a time, until nobody listens any more."""
+        """Sends one byte at a time, until the server closes the connection."""
         for position in range(len(data)):
             if self.reader.at_eof() or self.writer.is_closing():
                 return
@@ -68,7 +68,7 @@ class Client:
             await asyncio.sleep(pause_seconds)
 
     async def to_the_end(self) -> bytes:
-        """All that comes until the server closes, which it must."""
+        """Everything that is received until the server closes the connection."""
         received = bytearray()
         async with asyncio.timeout(PATIENCE_SECONDS):
             try:
@@ -103,14 +103,14 @@ def problem(answer: bytes) -> dict:
     "head", [b"GET /api/v1/im", b"GET / HTTP/1.1\r\nHost: lo", b"GET / HTTP/1.1\r\nHost: localhost\r\n"]
 )
 async def test_half_a_head(shared, head):
-    """Whose head breaks off is answered 408, and is gone."""
+    """An incomplete head is answered 408, and the connection is closed."""
     async with connection(shared) as client:
         client.send(head)
         assert problem(await client.to_the_end())["type"] == "/problems/request-timeout"
 
 
 async def test_a_head_byte_by_byte(shared):
-    """However steadily it comes: a head has its time, whatever was sent last."""
+    """The time limit of a head does not restart with each byte."""
     async with connection(shared) as client:
         sending = asyncio.create_task(client.send_slowly(b"GET /live HTTP/1.1\r\n" + b"X-A: b\r\n" * 1000))
         assert problem(await client.to_the_end())["status"] == 408
@@ -118,7 +118,7 @@ async def test_a_head_byte_by_byte(shared):
 
 
 async def test_a_second_head(shared):
-    """The next request on a connection has no more time than the first, and blank lines do not win any."""
+    """The time limit applies to the next request on a connection too, and blank lines do not extend it."""
     async with connection(shared) as client:
         client.send(LIVE)
         await client.reader.readuntil(b"\r\n\r\n")
@@ -133,7 +133,7 @@ async def test_a_second_head(shared):
 
 
 async def test_half_open_heads_shut_nobody_out(shared):
-    """Any number of connections without a whole request: a new one replaces the oldest of them, and is served."""
+    """If all connections are without a complete request, a new one replaces the oldest of them and is served."""
     port = httpx.URL(shared.url).port
     heads = []
     try:
@@ -205,7 +205,7 @@ async def test_probes_get_through_when_all_connections_are_busy(shared, api, eve
 
 @pytest.mark.parametrize("form", ["a file", "an order"])
 async def test_a_body_that_stops(shared, api, form):
-    """An upload that stalls in the middle is answered 408, and takes with it what it had stored."""
+    """An upload that stalls is answered 408 and removed."""
     async with connection(shared) as client:
         if form == "a file":
             client.send(ENDLESS + ROW * 10)
@@ -216,7 +216,7 @@ async def test_a_body_that_stops(shared, api, form):
 
 
 async def test_a_body_byte_by_byte(shared, api):
-    """A body that trickles is as bad as one that stops."""
+    """A body below the minimum rate is answered 408 too."""
     async with connection(shared) as client:
         client.send(ENDLESS)
         sending = asyncio.create_task(client.send_slowly(b"a" * 10_000))
@@ -226,7 +226,7 @@ async def test_a_body_byte_by_byte(shared, api):
 
 @pytest.mark.timing
 async def test_a_body_in_time(shared, api):
-    """An upload that is slow but not too slow comes to its end, much later than any single time-out."""
+    """A slow upload above the minimum rate is completed, even if it takes much longer than any single time limit."""
     row = ROW * 40
     async with connection(shared) as client:
         client.send(POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % (12 * len(row) + len(USERS_HEADER)))
@@ -239,7 +239,7 @@ async def test_a_body_in_time(shared, api):
 
 
 async def test_the_rest_of_a_refused_body(shared):
-    """Who was refused may go on sending for a moment, so that it gets its answer, but not for ever."""
+    """A refused client can send for a short time, so that it receives its response; then the connection is closed."""
     async with connection(shared) as client:
         client.send(b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n")
         sending = asyncio.create_task(client.send_slowly(b"a" * 10_000))
@@ -270,7 +270,7 @@ async def many_users(api) -> None:
 
 @pytest.mark.parametrize("behind", [b"", LIVE], ids=["alone", "pipelined"])
 async def test_a_stream_that_nobody_reads(shared, api, many_users, behind):
-    """Its transaction and its request come to an end, although the client neither reads nor leaves."""
+    """If a client neither reads nor disconnects, the stream's transaction and request are ended."""
     aborted = await aborted_streams(api)
     async with connection(shared) as client:
         client.send(STREAM + behind)
@@ -307,14 +307,14 @@ async def test_a_stream_that_is_read_slowly(shared, server_url, tmp_path):
 
 @pytest.fixture
 async def events(api) -> AsyncIterator[bytes]:
-    """A request whose answer has no end, since nobody works on the import."""
+    """A request whose response has no end, because there are no workers."""
     posted = await api.post(USERS_HEADER + ROW, type="text/csv", params={"resource": "users"})
     yield b"GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n" % posted.json()["links"]["events"].encode()
     await api.conn.execute("DELETE FROM import_jobs")
 
 
 async def test_who_leaves_behind_another_request(shared, api, events):
-    """A client that leaves while an earlier request of its is answered is missed by that one too, which is no accident."""
+    """If a client disconnects while an earlier pipelined request is being answered, that one ends too, without an error."""
     async with connection(shared) as client:
         client.send(events + LIVE)
         await client.reader.readuntil(b"\r\n\r\n")
@@ -324,7 +324,7 @@ async def test_who_leaves_behind_another_request(shared, api, events):
 
 
 async def test_requests_in_a_row(shared, api, events):
-    """Of those that do not wait for their answers a few are kept, and whoever sends more is cut off."""
+    """A limited number of pipelined requests is kept; with more the connection is closed."""
     async with connection(shared) as client:
         client.send(events + LIVE * 40)
         await client.to_the_end()
@@ -332,7 +332,7 @@ async def test_requests_in_a_row(shared, api, events):
 
 
 async def test_who_first_sends_and_then_reads(shared):
-    """A client that is refused early, and looks only when all of its body is sent, still finds its answer."""
+    """A client that was refused early, but sends its whole body before it reads, still receives the response."""
     async with connection(shared) as client:
         client.writer.transport.pause_reading()
         client.send(
@@ -355,7 +355,7 @@ async def aborted_streams(api: Api) -> float:
 
 
 async def are_in_progress(api: Api, count: int) -> bool:
-    """Whether so many requests are being answered, the one that asks included."""
+    """Whether this number of requests is in progress, including the one that reads the metric."""
     return await metric(api, "http_requests_in_progress") == count
 
 

@@ -1,4 +1,4 @@
-"""The OpenAPI document: it is valid and complete, and what the service answers is what it says."""
+"""The OpenAPI document is valid and complete, and the service's responses conform to it."""
 
 import json
 from types import SimpleNamespace
@@ -104,13 +104,13 @@ def schema(running):
 
 
 def operations(schema) -> list:
-    """Every operation, those last that remove what others ask for."""
+    """Every operation; those that delete jobs come last."""
     found = [result.ok() for result in schema.get_all_operations()]
     return sorted(found, key=lambda operation: operation.method == "delete")
 
 
 def can_be_asked_wrongly(operation) -> bool:
-    """Whether there is more to it than headers and ids, which may be any text."""
+    """Whether the operation has inputs other than headers and ids, for which any text is valid."""
     raw = operation.definition.raw
     return "requestBody" in raw or any(parameter["in"] == "query" for parameter in raw["parameters"])
 
@@ -143,7 +143,7 @@ def test_alternatives_exclude_each_other(schema):
 
 
 def test_every_route_is_in_the_document(running, schema):
-    """Every address is in the document, except the document's own and those of the console."""
+    """Every path is in the document, except the document's own and those of the console."""
     application = app.create(Settings(database_url="postgresql://nobody@127.0.0.1:1/none"))
     routes = {
         (route.path_format, method.lower())
@@ -179,7 +179,7 @@ def test_every_operation_tells_its_problems(running, schema):
 
 
 async def test_what_keys_protect_is_told(service):
-    """With API keys set, the document tells how to send one and where none is needed, and so it is."""
+    """With API keys set, the document describes how to send one and which operations need none, as the service requires."""
     started = await service(run=["api"], api_keys="open-sesame-open-sesame")
     async with httpx.AsyncClient(base_url=started.url, timeout=PATIENCE_SECONDS) as client:
         assert (await client.get("/schema/openapi.json")).status_code == 401
@@ -199,9 +199,9 @@ async def test_what_keys_protect_is_told(service):
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 def test_answers_are_as_documented(running, schema, mode):
-    """Whatever is asked, fitting the document or not: never a 5xx; status, type, headers and body are documented ones.
+    """For valid and invalid requests there is no 5xx, and status, type, headers and body are documented.
 
-    The same requests each time. For the ids in paths real ones are tried too.
+    The requests are the same in each run. Paths also get the ids of existing jobs.
     """
     checks = CHECKS if mode is GenerationMode.POSITIVE else [*CHECKS, negative_data_rejection]
 

@@ -1,4 +1,4 @@
-"""Errors over real HTTP: every one is a problem document, and says what a client can use and nothing else."""
+"""Errors over HTTP: each is a problem document, with the information for the client and nothing else."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -80,7 +80,7 @@ async def upload(request: Request) -> int:
 
 @pytest.fixture
 def settings(tmp_path) -> Settings:
-    # nobody listens on port 1: the database is unreachable
+    # no server listens on port 1: the database is unreachable
     return Settings(
         http_port=0, database_url="postgresql://127.0.0.1:1/none", data_dir=str(tmp_path), export_dir=str(tmp_path)
     )
@@ -122,7 +122,7 @@ def assert_problem(response: httpx.Response, status: int, slug: str) -> dict:
 
 
 async def test_a_problem_carries_its_headers_and_further_members(client):
-    """What a handler knows beyond the kind of problem reaches the client."""
+    """Headers and further members that a handler adds are in the response."""
     response = await client.get("/t/problem")
     assert assert_problem(response, 413, "payload-too-large")["limit_bytes"] == 7
     assert response.headers["x-limit"] == "7"
@@ -138,7 +138,7 @@ async def test_a_problem_carries_its_headers_and_further_members(client):
     ],
 )
 async def test_errors_of_the_framework_are_problems(client, method, path, status, slug):
-    """Errors that no handler of ours raised look like all others."""
+    """Errors that the framework raises are problem documents too."""
     assert_problem(await client.request(method, path), status, slug)
 
 
@@ -155,7 +155,7 @@ async def test_a_body_beyond_the_limit_is_refused(client):
 
 
 async def test_an_unexpected_error_is_logged_and_not_shown(client):
-    """The client learns the request id, the log the traceback under the same id."""
+    """The response has the request id, and the log the traceback under the same id."""
     with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
         response = await client.get("/t/failing")
     document = assert_problem(response, 500, "internal-error")
@@ -166,7 +166,7 @@ async def test_an_unexpected_error_is_logged_and_not_shown(client):
 
 
 async def test_a_database_that_is_away_is_503(client):
-    """The client is told to come again, and nothing of the database's address."""
+    """The response has Retry-After, and does not contain the address of the database."""
     response = await client.get("/t/database")
     assert_problem(response, 503, "unavailable")
     assert response.headers["retry-after"] == "5"
@@ -174,7 +174,7 @@ async def test_a_database_that_is_away_is_503(client):
 
 
 async def test_every_wrong_parameter_is_named(client):
-    """One answer tells all that is wrong; nothing unknown is passed over."""
+    """One response names all invalid and all unknown parameters."""
     response = await client.get("/t/parameters?limit=many&dry_run=perhaps&colour=red&limit=2x")
     errors = assert_problem(response, 400, "invalid-request")["errors"]
     assert {(error["field"], error["code"]) for error in errors} == {
@@ -187,7 +187,7 @@ async def test_every_wrong_parameter_is_named(client):
 
 
 async def test_a_wrong_choice_is_told_the_choices(client):
-    """The message for a closed list says what it holds."""
+    """The message for an enum lists its values."""
     response = await client.get("/t/parameters?resource=user")
     errors = assert_problem(response, 400, "invalid-request")["errors"]
     assert errors == [{"field": "resource", "code": "invalid_value", "message": "must be one of: articles, users"}]
@@ -234,7 +234,7 @@ async def test_a_disconnect_during_an_upload_is_no_error(client, eventually_logg
 
 
 async def test_a_process_that_is_to_stop_is_not_ready(application, client):
-    """While it drains, requests are to be sent elsewhere, whatever else is the matter."""
+    """While the process drains it is not ready, even if all checks pass."""
     assert (await client.get("/ready")).json()["status"] == "unavailable"
     application.state.draining.set()
     response = await client.get("/ready")
