@@ -1,6 +1,7 @@
 """`make pictures`: the pictures of README.md, from a real run on a temporary server."""
 
 import asyncio
+import re
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -64,7 +65,7 @@ async def _take(folder: Path, database_url: str) -> None:
         context = await browser.new_context(base_url=service.url, viewport=SIZE, color_scheme="light")
         page = await context.new_page()
         for name, path, prepare in (
-            ("imports", "/ui/imports", _settled),
+            ("imports", "/ui/imports", _running),
             ("import", f"/ui/imports/{whole}", _settled),
             ("new", "/ui/new", _columns),
             ("mend", f"/ui/imports/{faulty}/mend", _settled),
@@ -100,7 +101,15 @@ async def _columns(page: Page) -> None:
     await page.locator("input[type=file]").set_input_files(
         {"name": "kunden.csv", "mimeType": "text/csv", "buffer": FOREIGN.encode()}
     )
-    await _settled(page)
+    await page.get_by_role("button", name="Continue").click()
+    await page.get_by_role("columnheader", name="In the file").wait_for()
+
+
+async def _running(page: Page) -> None:
+    """An import is under way, and its bar shows it."""
+    row = page.locator("tbody tr").first
+    await row.get_by_text("Running").wait_for()
+    await row.get_by_text(re.compile(r"[1-9]\d*(\.\d)? % of")).wait_for()
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ async def test_why_an_import_is_not_finished(conn, database_url):
     async with worker(database_url, "host:1:1"):
         assert await waiting_for(conn, id) == "it waits for its turn; 0 of 1 workers are busy"
         claimed = await claim(conn, worker="host:1:1")
-        assert await waiting_for(conn, id) == "1 workers are on it"
+        assert await waiting_for(conn, id) == "1 worker is processing it"
     assert await waiting_for(conn, id) == "the workers of its 1 running chunks are gone; others will take them over"
     await perform(conn, claimed)
     await give_back(conn, await claim(conn), error="DataError: no", delay_seconds=60)
@@ -75,6 +75,17 @@ async def test_why_an_import_is_not_finished(conn, database_url):
     assert await waiting_for(conn, id) == "nothing is left to do; its end is about to be written"
     await completion.finish(conn, id)
     assert await waiting_for(conn, id) is None
+
+
+async def test_a_worker_with_several_chunks_counts_once(conn, database_url):
+    """`waiting_for` counts workers, however many chunks each of them has."""
+    first = await queued(conn, users(6), sizes=[2, 2, 2])
+    async with worker(database_url, "host:1:1"), worker(database_url, "host:1:2"):
+        for name in ("host:1:1", "host:1:1", "host:1:2"):
+            await claim(conn, worker=name)
+        assert await waiting_for(conn, first) == "2 workers are processing it"
+        second = await queued(conn, users(1, first=100))
+        assert await waiting_for(conn, second) == "it waits for its turn; 2 of 2 workers are busy"
 
 
 async def test_why_an_import_waits_or_was_stopped(conn):

@@ -136,7 +136,7 @@ async def test_what_an_import_waits_for(service, conn, hold):
             await stuck(conn, held, 1)
             second = await queued(conn, users(1, first=2), after_id=held)
             third = await queued(conn, users(1, first=3))
-            assert await waiting_for(held) == "1 workers are on it"
+            assert await waiting_for(held) == "1 worker is processing it"
             assert await waiting_for(second) == f"it waits for import {held}, which is processing"
             assert await waiting_for(third) == "it waits for its turn; 1 of 1 workers are busy"
             assert all("waiting_for" not in job for job in (await client.get(PATH)).json()["imports"])
