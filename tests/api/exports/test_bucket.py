@@ -1,4 +1,4 @@
-"""Exports whose files are in a bucket, of a server that speaks S3: whole there or not at all, and given from there."""
+"""Exports to a bucket of an S3-compatible server: a file is stored completely or not at all, and downloaded from there."""
 
 import asyncio
 import hashlib
@@ -71,7 +71,7 @@ def settings(bucket, **more) -> Settings:
 
 
 async def test_a_client_is_sent_to_the_bucket(service, conn, bucket):
-    """The file is there, whole, under its name and media type, for whoever has the address; ranges are served there."""
+    """A download is a redirect to the complete file, with its name and media type; the bucket serves ranges."""
     # more than two parts, so that it is an upload of several
     await many_articles(conn, 2 * PART_BYTES // 20_000 + 100)
     url = (await service(worker_pool_size=1, **bucket.settings)).url
@@ -96,7 +96,7 @@ async def test_a_client_is_sent_to_the_bucket(service, conn, bucket):
 
 
 async def test_a_file_is_streamed_through(service, conn, bucket):
-    """When clients must not see the bucket, the service answers itself, as for a file of its own."""
+    """With EXPORT_DOWNLOAD=through the API serves the file like one in a folder."""
     await many_articles(conn, 2 * BLOCK_BYTES // 20_000 + 10)
     started = await service(run=["api"], export_download="through", **bucket.settings)
     job = await write(conn, settings(bucket))
@@ -112,7 +112,7 @@ async def test_a_file_is_streamed_through(service, conn, bucket):
 
 @pytest.mark.parametrize("download", ["redirect", "through"])
 async def test_a_file_that_is_not_as_it_was_written_is_not_given(service, conn, bucket, download):
-    """Nobody is sent to, or given, an object that is gone or was replaced by another."""
+    """An object that was deleted or replaced is neither served nor redirected to."""
     started = await service(run=["api"], export_download=download, **bucket.settings)
     await many_articles(conn, 1)
     job = await write(conn, settings(bucket))
@@ -125,7 +125,7 @@ async def test_a_file_that_is_not_as_it_was_written_is_not_given(service, conn, 
 
 
 async def test_a_lost_claim_leaves_nothing(conn, other, bucket):
-    """A worker whose session ends in mid-export aborts its upload, and the export completes on another."""
+    """A worker whose session ends during an export aborts its upload, and another worker completes the export."""
     await many_articles(conn, SEVERAL)
     await stall(other)
     id = await create(conn)
@@ -148,7 +148,7 @@ async def test_a_lost_claim_leaves_nothing(conn, other, bucket):
 
 
 async def test_a_cancelled_export_leaves_nothing(service, conn, bucket):
-    """Its upload is aborted, not left to be paid for."""
+    """The upload of a cancelled export is aborted."""
     await many_articles(conn, SEVERAL)
     await stall(conn)
     url = (await service(worker_pool_size=1, **bucket.settings)).url
@@ -165,7 +165,7 @@ async def test_a_cancelled_export_leaves_nothing(service, conn, bucket):
 
 
 async def test_a_worker_that_is_told_to_stop(conn, other, bucket):
-    """It gives its export back, and leaves no upload."""
+    """A worker that is stopped gives its export back and aborts its upload."""
     await many_articles(conn, SEVERAL)
     await stall(other)
     await create(conn)
@@ -202,7 +202,7 @@ async def test_what_is_over_is_removed(service, conn, bucket):
 
 
 async def test_readiness(service, bucket):
-    """The service is ready when its bucket is there, and unready when it is not, or nobody answers at all."""
+    """The service is ready if its bucket exists, and not if it does not exist or the server does not respond."""
 
     async def becomes(status, **changed):
         started = await service(run=["api"], **(bucket.settings | changed))

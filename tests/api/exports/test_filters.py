@@ -1,4 +1,4 @@
-"""What of a resource is exported: filters, fields, limit and after; by streams and by files alike; and the plans behind it."""
+"""Filters, fields, limit and after of streams and files, and the query plans of exports."""
 
 import asyncio
 import json
@@ -155,12 +155,12 @@ def numbers(text: str) -> list[int]:
 
 @pytest.mark.parametrize("resource", RESOURCES)
 def test_every_filter_is_tried_here(resource):
-    """The tables above leave out no filter that a resource has."""
+    """The cases above cover every filter of every resource."""
     assert {name for of, words, _ in CHOSEN if of == resource for name in words} == set(filters(RESOURCES[resource]))
 
 
 async def test_filters_choose(conn):
-    """Each filter, and several together, choose these records and no others, in the order of the ids; so they are counted."""
+    """Each filter, and several together, select exactly these records, in the order of the ids; the count is the same."""
     await conn.execute(RECORDS)
     for resource, words, chosen in CHOSEN:
         text, records = await exported(conn, resource, "ndjson", filters=words)
@@ -169,7 +169,7 @@ async def test_filters_choose(conn):
 
 
 def test_what_cannot_be_read_is_refused():
-    """A filter that is not known, or a value that no record can have, is named; it never chooses all or nothing in silence."""
+    """An unknown filter, or a value that no record can have, is an error that names it."""
     for resource, words, message in REFUSED:
         with pytest.raises(InvalidSelection) as refused:
             select(RESOURCES[resource], filters=words)
@@ -191,7 +191,7 @@ def test_long_lists_are_refused_in_one_message():
 
 
 def test_any_text_is_but_a_value(database_url):
-    """Whatever a filter's value holds, quotes and backslashes and placeholders, the tag that is found is that very text."""
+    """A filter's value with quotes, backslashes or placeholders selects exactly this text."""
     text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 
     async def find(conn, tag):
@@ -250,7 +250,7 @@ async def test_a_walk_from_id_to_id(conn, resource, prefix):
 
 
 async def test_streams_by_http(service, conn):
-    """The query says what is exported; what matches nothing is an empty export; everything that is wrong is named at once."""
+    """The query selects the records; without a match the export is empty; one response names all errors."""
     await conn.execute(RECORDS)
     url = (await service(run=["api"])).url
     async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
@@ -287,7 +287,7 @@ async def test_streams_by_http(service, conn):
 
 
 async def test_files_by_http(service, conn):
-    """An ordered file has the bytes of the stream with the same filters and fields; its job tells them as they were given."""
+    """A file has the bytes of the stream with the same filters and fields; its job has them as they were sent."""
     await conn.execute(RECORDS)
     url = (await service(worker_pool_size=1)).url
     order = {"resource": "users", "format": "csv", "filters": {"role": ["admin", "author"]}, "fields": ["id", "role"]}

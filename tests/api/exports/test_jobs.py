@@ -1,4 +1,4 @@
-"""Background exports: ordered, written by a worker, downloaded; and what becomes of them when a worker dies."""
+"""Background exports: created, written by a worker, downloaded; crashes, cancel, delete, retention."""
 
 import asyncio
 import base64
@@ -54,7 +54,7 @@ def names(settings: Settings) -> list[str]:
 
 @pytest.mark.parametrize("format", ["csv", "ndjson", "json"])
 async def test_from_the_order_to_the_file(service, conn, format):
-    """The file has the very bytes of the stream, and the job tells its size, records and digest."""
+    """The file has the bytes of the stream, and the job has its size, records and digest."""
     await many_articles(conn, 100)
     url = (await service(worker_pool_size=1)).url
     async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
@@ -85,7 +85,7 @@ async def test_from_the_order_to_the_file(service, conn, format):
     ("compression", "ending", "unpack"), [("gzip", "gz", gzip.decompress), ("zstd", "zst", unzstd)]
 )
 async def test_a_packed_file(service, conn, compression, ending, unpack):
-    """The file is what it is called: packed, with the media type, the size and the digest of the packed bytes."""
+    """A compressed file has the media type, the size and the digest of the compressed bytes."""
     await many_articles(conn, 100)
     url = (await service(worker_pool_size=1)).url
     async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
@@ -104,7 +104,7 @@ async def test_a_packed_file(service, conn, compression, ending, unpack):
 
 
 async def test_an_order_that_is_not_written_yet(service, conn):
-    """A pending export shows what is known, is polled by ETag, and has no file."""
+    """A pending export has an ETag for polling, and no file."""
     url = (await service(run=["api"])).url
     async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
         ordered = await client.post(EXPORTS, json={"resource": "comments"})
@@ -129,7 +129,7 @@ async def test_an_order_that_is_not_written_yet(service, conn):
 
 
 async def test_ranges(service, conn):
-    """A download that broke goes on where it was, if the file is still the same; what lies outside is refused."""
+    """An interrupted download can be resumed if the file is the same; a range outside of the file is refused."""
     await many_articles(conn, 100)
     started = await service(run=["api"])
     job = await write(conn, of(started))
@@ -163,7 +163,7 @@ async def test_ranges(service, conn):
 
 
 async def test_a_file_that_is_not_as_it_was_written_is_not_given(service, conn):
-    """A file that was cut by somebody is not served under the digest of the whole one."""
+    """A file whose size is not the recorded one is not served."""
     await many_articles(conn, 100)
     started = await service(run=["api"])
     settings = of(started)
@@ -174,7 +174,7 @@ async def test_a_file_that_is_not_as_it_was_written_is_not_given(service, conn):
 
 
 async def test_one_key_one_export(service, conn):
-    """The same order under the same key is answered by its job, bare key or quoted; another order is refused."""
+    """A repeated request with the same key, bare or quoted, returns its job; another request with this key is refused."""
     url = (await service(run=["api"])).url
     async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
 
@@ -199,7 +199,7 @@ async def test_one_key_one_export(service, conn):
 
 
 async def test_the_second_of_two_orders_waits_for_the_first(conn, other):
-    """Two transactions with one token: the later waits, and has no job of its own once the first has committed."""
+    """Of two transactions with one token the second waits, and creates no job once the first has committed."""
     async with conn.transaction():
         assert await jobs.create(conn, order(key="k"))
         second = asyncio.create_task(create_or_not(other))
@@ -224,7 +224,7 @@ async def create_or_not(conn):
 
 
 async def test_what_is_not_supported_is_refused(service):
-    """What would make the export another one is named in a 400, never ignored."""
+    """Unsupported parameters and values are named in a 400, never ignored."""
     url = (await service(run=["api"])).url
     async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
 
@@ -315,7 +315,7 @@ async def test_what_an_export_waits_for(service, conn):
 
 
 async def test_a_worker_killed_half_way(service, conn):
-    """Nothing can be downloaded of what it wrote; another worker takes the export over and finishes it."""
+    """The unfinished file of a killed worker cannot be downloaded; another worker takes over the export and completes it."""
     await many_articles(conn, SEVERAL)
     await stall(conn)
     started = await service(worker_pool_size=2, claim_grace_seconds=0.5)
@@ -399,7 +399,7 @@ async def test_the_sweep_takes_only_what_is_lost(conn, tmp_path):
 
 
 async def test_a_job_whose_worker_died_after_its_commit_is_found(conn, tmp_path):
-    """The chunk is done and the job is not: the sweep sees it, once."""
+    """Maintenance finishes a job whose chunk is done, exactly once."""
     id = await create(conn)
     claim = await queue.claim(conn, worker="first")
     assert claim is not None
@@ -433,7 +433,7 @@ async def test_an_export_that_cannot_be_written_fails(conn, tmp_path):
 
 
 async def test_progress_is_seen(service, conn):
-    """A client sees how far the worker is, against the true total, though the worker's transaction is open."""
+    """A client sees the progress and the exact total, although the worker's transaction is open."""
     await many_articles(conn, SEVERAL)
     await stall(conn)
     url = (await service(worker_pool_size=1)).url
@@ -456,7 +456,7 @@ async def test_progress_is_seen(service, conn):
 
 
 async def test_a_running_export_is_cancelled(service, conn):
-    """Its worker notices though it waits for the database itself, leaves no file, and is free for the next export."""
+    """A worker that waits for the database notices the cancellation, leaves no file, and can write the next export."""
     await many_articles(conn, SEVERAL)
     await stall(conn)
     started = await service(worker_pool_size=1)
@@ -499,7 +499,7 @@ async def test_an_export_that_was_not_begun_is_cancelled(service, conn):
 
 
 async def test_a_cancel_at_the_last_moment(conn, other, tmp_path):
-    """One that comes between the last look and the commit still counts: the work is undone, its file gone."""
+    """A cancellation between the last check and the commit is effective: the work is rolled back and its file removed."""
     await many_articles(conn, 10)
     settings = Settings(export_dir=str(tmp_path))
     id = await create(conn)
@@ -520,7 +520,7 @@ async def test_a_cancel_at_the_last_moment(conn, other, tmp_path):
 
 
 async def test_delete(service, conn):
-    """A final export goes with its file, and its key is free again; one that is not final stays."""
+    """A final export is deleted with its file, and its key can be used again; one that is not final is not deleted."""
     started = await service(run=["api"])
     settings = of(started)
     job = await write(conn, settings)
@@ -557,7 +557,7 @@ async def test_files_expire(service, conn):
 
 
 async def test_old_jobs_go(conn, tmp_path):
-    """First the file, then the job: with all that lost workers left under its name; what is young, or not final, stays."""
+    """First the file is deleted, then the job with the files of lost workers; newer and unfinished jobs are kept."""
     settings = Settings(export_dir=str(tmp_path), export_retention_seconds=100, job_retention_seconds=1000)
     old, young = await write(conn, settings), await write(conn, settings)
     waiting = await create(conn)
@@ -582,7 +582,7 @@ async def test_old_jobs_go(conn, tmp_path):
 
 
 async def test_upkeep_bears_a_storage_that_is_away(conn, tmp_path):
-    """What is due stays due: nothing is given any more, and the file is removed when the storage is back."""
+    """While the storage is unavailable an expired file cannot be downloaded, and it is removed when the storage is back."""
     settings = Settings(export_dir=str(tmp_path / "exports"), export_retention_seconds=1e-6)
     job = await write(conn, settings)
     (tmp_path / "exports").rename(tmp_path / "elsewhere")
@@ -597,7 +597,7 @@ async def test_upkeep_bears_a_storage_that_is_away(conn, tmp_path):
 
 
 async def test_events(service, conn):
-    """The state at once, then the end; who has seen the end need not come back."""
+    """The stream sends the current state, then `done`; after `done` a client that reconnects gets 204."""
     await many_articles(conn, SEVERAL)
     await stall(conn)
     url = (await service(worker_pool_size=1)).url

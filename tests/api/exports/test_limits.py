@@ -1,4 +1,4 @@
-"""Limits of exports: slow readers and queues of exports take nothing from other requests and from imports."""
+"""Limits of exports: slow readers and many exports do not affect other requests and imports."""
 
 from contextlib import AsyncExitStack
 
@@ -29,7 +29,7 @@ def refused(response: httpx.Response, limit: str, maximum: int) -> None:
 
 
 async def test_streams_leave_the_connections_of_the_api_alone(service, conn):
-    """With all streams under way, a further stream is refused at once and all else is served."""
+    """While all streams are in use, a further stream is refused immediately and other requests are served."""
     await many_articles(conn, SEVERAL)
     await stall(conn)
     url = (await service(run=["api"], api_pool_size=1, streams_max=3)).url

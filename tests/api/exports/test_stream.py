@@ -1,4 +1,4 @@
-"""Streaming exports: the bytes of each format, and streams that end before their end."""
+"""Streaming exports: the bytes of each format, and streams that are cut off."""
 
 import json
 import sys
@@ -89,7 +89,7 @@ ARTICLES_NDJSON = (
 
 
 async def random_articles(conn, count):
-    """So many articles of 10 KB that can hardly be packed."""
+    """Articles of 10 KB that can hardly be compressed."""
     await many_articles(conn, count)
     await conn.execute(
         """
@@ -112,7 +112,7 @@ async def copying(conn):
 
 
 async def test_csv(conn):
-    """Quotes, newlines and any Unicode survive; null is an empty cell, the empty text a quoted one; no provenance."""
+    """Quotes, newlines and any Unicode are preserved; null is an empty cell, the empty text a quoted one."""
     await conn.execute(USERS)
     await conn.execute(ARTICLES)
     assert await exported(conn, "users", "csv") == (USERS_CSV, 2)
@@ -128,7 +128,7 @@ async def test_ndjson(conn):
 
 
 async def test_json(conn):
-    """One array of the very objects of NDJSON."""
+    """One array with the objects of NDJSON."""
     await conn.execute(USERS)
     await conn.execute(ARTICLES)
     text, records = await exported(conn, "articles", "json")
@@ -156,7 +156,7 @@ def resident_bytes(process):
 
 @pytest.mark.parametrize("format", ["csv", "ndjson", "json"])
 async def test_many_blocks(conn, format):
-    """An export of many blocks is joined without a seam, whole, in the order of the ids."""
+    """An export of many blocks is complete and in the order of the ids."""
     await many_articles(conn, 100)
     text, records = await exported(conn, "articles", format)
     assert len(text) > 4 * copy_out.BLOCK_BYTES
@@ -212,7 +212,7 @@ async def test_nothing_to_export(service):
 
 
 async def test_what_is_asked_for(service, conn):
-    """The parameter decides, then Accept; what is not known is refused, not ignored."""
+    """The format is that of the parameter, else of Accept; unknown ones are refused, not ignored."""
     await conn.execute(USERS)
     url = (await service(run=["api"])).url
     async with httpx.AsyncClient(base_url=url + STREAM.format("users"), timeout=PATIENCE_SECONDS) as client:
@@ -329,7 +329,7 @@ async def copies_for(conn, *, seconds: float) -> bool:
 
 
 async def test_packing(service, conn):
-    """Who accepts gzip or zstd gets it, by the weights of the header, and the same bytes when it is unpacked."""
+    """The compression is the one with the highest quality in Accept-Encoding; decompressed, the bytes are the same."""
     await many_articles(conn, 100)
     url = (await service(run=["api"])).url
     async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
@@ -354,7 +354,7 @@ async def test_packing(service, conn):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it needs /proc")
 async def test_a_slow_client_costs_no_memory(service, conn):
-    """Of 60 MB that a client is slow to take, nearly all waits in PostgreSQL: the API grows by less than 30 MB, to the end."""
+    """While a slow client reads 60 MB, the API grows by less than 30 MB; the data waits in PostgreSQL."""
     await many_articles(conn, MANY)
     started = await service(run=["api"])
     before = resident_bytes(started.api)
@@ -379,7 +379,7 @@ async def test_a_slow_client_costs_no_memory(service, conn):
 
 
 async def test_what_fails_before_the_first_byte_is_a_problem(service, conn):
-    """An export that cannot begin is answered with its status, not with a broken body."""
+    """An error before the first byte is a problem document."""
     url = (await service(run=["api"])).url
     await conn.execute("ALTER TABLE comments RENAME COLUMN body TO text")
     async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
@@ -389,7 +389,7 @@ async def test_what_fails_before_the_first_byte_is_a_problem(service, conn):
 
 
 async def test_a_client_that_leaves_frees_its_connection(service, conn):
-    """When a reader leaves half way, the only connection of the pool, the very same, is there for the next request."""
+    """After a client disconnects, the only connection of the pool is available to the next request."""
     await many_articles(conn, SEVERAL)
     await stall(conn)
     url = (await service(run=["api"], streams_max=1)).url

@@ -1,4 +1,4 @@
-"""The queue protocol, on two connections whose steps are interleaved on purpose."""
+"""The queue protocol, on two connections whose steps are interleaved by the tests."""
 
 import asyncio
 import json
@@ -65,7 +65,7 @@ async def abandoned(conn, *, chunks: int = 1) -> UUID:
 
 
 async def test_two_claims_at_once_get_two_chunks(conn, other):
-    """A claim passes by the chunk of one that has not been committed yet, and waits only for the job's start, which is short."""
+    """A claim skips the chunk of an uncommitted claim, and waits only for the short update that starts the job."""
     id = await queued(conn, users(2), sizes=[1, 1])
     await conn.execute("UPDATE import_jobs SET status = 'processing', started_at = now()")
     async with conn.transaction():
@@ -89,7 +89,7 @@ async def test_two_claims_at_once_start_a_job_once(conn, other):
 
 
 async def test_a_single_chunk_is_claimed_once(conn, other):
-    """The second claim of the only chunk finds nothing, without waiting; it finds the chunk when the first is undone."""
+    """A second claim of the only chunk finds nothing, without waiting; it finds the chunk if the first is rolled back."""
     await queued(conn, users(1))
     async with conn.transaction(force_rollback=True):
         await claim(conn)
@@ -98,7 +98,7 @@ async def test_a_single_chunk_is_claimed_once(conn, other):
 
 
 async def test_a_committed_claim_is_not_repeated(conn, other):
-    """A chunk that is claimed stays claimed: nobody else gets it while its grace lasts."""
+    """A claimed chunk is not claimed again during its grace period."""
     await queued(conn, users(1))
     await claim(conn)
     assert await queue.claim(other, worker="late") is None
@@ -106,7 +106,7 @@ async def test_a_committed_claim_is_not_repeated(conn, other):
 
 
 async def test_a_small_job_does_not_wait_behind_a_large_one(conn):
-    """The next claim goes to the job that has the fewest running chunks, however many it has waiting."""
+    """A claim takes a chunk of the job with the fewest running chunks, however many are pending."""
     large = await queued(conn, users(9), sizes=[1] * 9)
     assert [(await claim(conn)).job_id for _ in range(2)] == [large] * 2
     small = await queued(conn, users(2, first=10), sizes=[1, 1])
@@ -135,7 +135,7 @@ async def test_a_small_job_does_not_wait_behind_a_large_one(conn):
     ],
 )
 async def test_chunks_that_follow_come_along(conn, limits, job, expected):
-    """A claim of several takes the next ones of the same import, within its limits."""
+    """A claim of several chunks includes the next ones of the same import, within its limits."""
     await queued(conn, users(6), sizes=[1] * 6, **job)
     await queued(conn, users(6), sizes=[1] * 6, **job)
     claimed = await queue.claim(conn, worker="me", **{"bytes_max": factories.BYTES_MAX} | limits)
@@ -164,7 +164,7 @@ async def test_chunks_that_came_along_are_done_together(conn):
 
 
 async def test_an_import_that_is_claimed_whole_needs_no_settling(conn):
-    """What collides within it is decided with it, however many chunks it has."""
+    """If one claim has all chunks of an import, its duplicates are decided in it."""
     id = await queued(conn, [user(1), user(2), user(1, name="again")], sizes=[1, 1, 1], mode="upsert")
     await perform(conn, await claim(conn, chunks_max=3))
     assert (await finished(conn, id)).created == 2
@@ -173,7 +173,7 @@ async def test_an_import_that_is_claimed_whole_needs_no_settling(conn):
 
 
 async def test_chunks_that_came_along_are_lost_together_and_taken_over_singly(conn, other):
-    """Once one of them was taken over, none of the work counts; after a dead worker each is done by itself."""
+    """If one chunk of a claim was taken over, none of its work is stored; after a crash each chunk is processed alone."""
     id = await queued(conn, users(4), sizes=[1] * 4)
     lost = await claim(conn, chunks_max=3)
     await pass_time(conn, GRACE_SECONDS)
@@ -219,7 +219,7 @@ async def test_claim_and_reclaim_pass_each_other_by(conn, other):
 
 
 async def test_two_reclaims_at_once_take_over_once(conn, other):
-    """One dead worker's chunk has one heir, whether the other comes before or after the commit."""
+    """The chunk of a dead worker is taken over once, whether the second reclaim comes before or after the commit."""
     await abandoned(conn)
     async with conn.transaction():
         heir = await reclaimed(conn)
@@ -229,7 +229,7 @@ async def test_two_reclaims_at_once_take_over_once(conn, other):
 
 
 async def test_a_locked_chunk_is_not_reclaimed(conn, other):
-    """However old its claim is, a chunk whose worker holds the fence belongs to it; it finishes in peace."""
+    """A chunk whose worker holds the fence is not reclaimed, however old the claim is."""
     id = await queued(conn, users(1))
     mine = await claim(conn)
     await pass_time(conn, GRACE_SECONDS)
@@ -243,7 +243,7 @@ async def test_a_locked_chunk_is_not_reclaimed(conn, other):
 
 
 async def test_a_lost_claim_stores_nothing(conn, other):
-    """A worker whose chunk was reclaimed cannot finish it, and its records are rolled back; the heir's count once."""
+    """A worker whose chunk was reclaimed cannot finish it, and its records are rolled back; those of the other count once."""
     id = await queued(conn, users(1))
     lost = await claim(conn)
     await pass_time(conn, GRACE_SECONDS)
@@ -264,7 +264,7 @@ async def test_a_lost_claim_stores_nothing(conn, other):
 
 @pytest.mark.parametrize("undone", [False, True])
 async def test_the_fence_waits_for_a_reclaim(conn, other, undone):
-    """A worker that comes to its fence while another is just taking over has lost its claim if the other goes through with it."""
+    """The fence waits for a concurrent reclaim; the claim is lost if that one is committed."""
     id = await queued(conn, users(1))
     mine = await claim(conn)
     await pass_time(conn, GRACE_SECONDS)
@@ -281,7 +281,7 @@ async def test_the_fence_waits_for_a_reclaim(conn, other, undone):
 
 
 async def test_giving_back_and_reclaiming_exclude_each_other(conn, other):
-    """Of a worker that gives back late and an heir one only has the chunk: who comes second does nothing."""
+    """Of a late give-back and a reclaim only the first has an effect."""
     id = await queued(conn, users(1))
     first = await claim(conn)
     await pass_time(conn, GRACE_SECONDS)
@@ -314,7 +314,7 @@ async def test_the_grace_grows_with_the_crashes(conn):
 
 
 async def test_a_poison_chunk_fails_and_the_job_ends(conn):
-    """After the last crash that is allowed the chunk is failed, its records unprocessed, the rest of the job untouched."""
+    """After its last allowed crash the chunk fails and its records are unprocessed; the other chunks are not affected."""
     id = await queued(conn, users(5), sizes=[2, 3])
     await claim(conn)
     await perform(conn, await claim(conn))
@@ -332,7 +332,7 @@ async def test_a_poison_chunk_fails_and_the_job_ends(conn):
 
 
 async def test_a_reclaim_past_the_last_attempt_fails_the_chunk(conn):
-    """Claims are counted however they end: a crash in the last one is the chunk's end."""
+    """Claims are counted however they end: a chunk fails if its worker crashes in the last attempt."""
     id = await abandoned(conn)
     assert (await reclaimed(conn, attempts_max=1)).state == "failed"
     assert (await chunk(conn, id))["attempt"] == 1
@@ -341,7 +341,7 @@ async def test_a_reclaim_past_the_last_attempt_fails_the_chunk(conn):
 
 
 async def test_giving_back_without_an_error_costs_nothing(conn):
-    """A worker that stops leaves the chunk as it was, but for the lease, which only grows."""
+    """A give-back without an error changes only the lease, which never shrinks."""
     id = await queued(conn, users(1))
     assert await give_back(conn, await claim(conn), error=None) == "pending"
     row = await chunk(conn, id)
@@ -368,7 +368,7 @@ async def test_an_error_delays_the_chunk_and_the_last_attempt_fails_it(conn):
 
 
 async def test_a_job_with_work_left_does_not_end(conn, other):
-    """A last chunk that is done but not committed does not count as done to anybody else."""
+    """A job is not finished while its last chunk is not committed."""
     id = await queued(conn, users(1))
     claimed = await claim(conn)
     async with conn.transaction():
@@ -378,7 +378,7 @@ async def test_a_job_with_work_left_does_not_end(conn, other):
 
 
 async def test_the_last_two_finish_the_job_once(conn, other):
-    """Two workers that end the last two chunks side by side end the job exactly once, and the later commit is enough."""
+    """Two workers that finish the last two chunks concurrently make the job final exactly once."""
     id = await queued(conn, users(2), sizes=[1, 1])
     one, two = await claim(conn), await claim(conn)
     async with conn.transaction():
@@ -392,7 +392,7 @@ async def test_the_last_two_finish_the_job_once(conn, other):
 
 
 async def test_two_ends_at_once_are_one(conn, other):
-    """When both workers find nothing left to do at the same time, the second waits for the first and tells nothing."""
+    """If two workers make the job final at the same time, the second waits for the first and returns nothing."""
     id = await queued(conn, users(2), sizes=[1, 1])
     await perform(conn, await claim(conn))
     await perform(conn, await claim(conn))
@@ -405,7 +405,7 @@ async def test_two_ends_at_once_are_one(conn, other):
 
 
 async def test_an_end_that_is_rolled_back_falls_to_the_other(conn, other):
-    """A worker that dies while it writes the end leaves it to the next."""
+    """If the transaction that makes the job final is rolled back, another worker does it."""
     id = await queued(conn, users(1))
     await perform(conn, await claim(conn))
     async with conn.transaction(force_rollback=True):
@@ -417,7 +417,7 @@ async def test_an_end_that_is_rolled_back_falls_to_the_other(conn, other):
 
 
 async def test_two_workers_queue_one_settle_chunk(conn, other):
-    """The last step of an import with deferred records is queued once, and nobody ends the job before it."""
+    """The settle chunk is queued once, and the job is not final before it is done."""
     id = await queued(conn, [user(1), user(1)], sizes=[1, 1])
     await perform(conn, await claim(conn))
     await perform(conn, await claim(conn))
@@ -435,7 +435,7 @@ async def test_two_workers_queue_one_settle_chunk(conn, other):
 
 
 async def test_the_sweep_ends_what_a_dead_worker_left(conn):
-    """A job whose last worker died between its commit and the job's end is found by any worker's upkeep."""
+    """Maintenance of any worker finishes a job whose last worker died between its commit and the end of the job."""
     id = await queued(conn, users(1))
     assert await completion.unfinished(conn) == []
     claimed = await claim(conn)
@@ -455,7 +455,7 @@ async def cancel(conn, id: UUID) -> None:
 
 
 async def test_a_cancelled_job_starts_no_further_chunk(conn, other):
-    """What runs is finished, what was claimed but not begun is dropped, what is pending is cancelled."""
+    """Running chunks are finished, claimed ones without a fence are dropped, pending ones are cancelled."""
     id = await queued(conn, users(6), sizes=[1, 2, 3])
     begun, unbegun = await claim(conn), await claim(conn)
     async with conn.transaction():
@@ -469,7 +469,7 @@ async def test_a_cancelled_job_starts_no_further_chunk(conn, other):
 
 
 async def test_a_claim_races_a_cancellation(conn, other):
-    """A chunk that is being claimed while its job is cancelled is passed by, and dropped at its fence."""
+    """A chunk that is being claimed while its job is cancelled is skipped, and dropped at its fence."""
     id = await queued(conn, users(2), sizes=[1, 1])
     async with conn.transaction():
         claimed = await claim(conn)
@@ -486,7 +486,7 @@ async def test_a_claim_races_a_cancellation(conn, other):
 
 
 async def test_a_cancelled_job_is_settled_all_the_same(conn):
-    """What a cancelled import has stored obeys the rule for duplicates too, as far as it came."""
+    """The duplicates of a cancelled import are settled too, among the records that were processed."""
     id = await queued(conn, [user(1), user(1, name="later"), user(2)], sizes=[1, 1, 1])
     await claim(conn)
     await perform(conn, await claim(conn))
