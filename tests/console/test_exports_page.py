@@ -10,8 +10,10 @@ import httpx
 import pytest
 from playwright.async_api import expect
 
+from db import queue
 from tests.support.console import accessibility_faults, opened
 from tests.support.eventually import PATIENCE_SECONDS
+from tests.support.exports import create
 
 KEY = "a-key-for-the-console"
 HEADERS = {"X-API-Key": KEY}
@@ -83,6 +85,15 @@ async def test_a_filter_that_is_refused_is_told_at_its_field(started, browser):
         await page.get_by_role("button", name="Stream now").click()
         await expect(page.locator("#filter-id-error")).to_be_visible()
         await expect(page.locator("#filter-id")).to_have_attribute("aria-invalid", "true")
+
+
+async def test_an_export_whose_rows_are_not_counted_yet(service, conn, browser):
+    """The page of an export shows a bar without a value until its worker has reported a total."""
+    running = await service(run=["api"])
+    id = await create(conn, "users")
+    assert await queue.claim(conn, worker="w") is not None
+    async with opened(browser, running.url, f"/ui/exports/{id}") as page:
+        await expect(page.get_by_role("progressbar", name="Progress of users")).not_to_have_attribute("value", "0")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

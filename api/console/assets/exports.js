@@ -204,7 +204,7 @@ const number = (value) => (value === null || value === undefined ? "–" : forma
 /** The progress of an export as a bar and a number; unknown while a worker has not counted the rows. */
 export function progress(job) {
   const { percent } = job.progress
-  return html`<progress max="100" .value=${percent ?? undefined} aria-label=${`Progress of ${job.resource}`}></progress>
+  return html`<progress max="100" value=${percent ?? nothing} aria-label=${`Progress of ${job.resource}`}></progress>
     <div class="sub">${percent === null ? "not known yet" : `${format.percent(percent, 100)}`}</div>`
 }
 

@@ -193,7 +193,10 @@ async def test_a_process_that_stops_takes_no_more_uploads(database_url):
     application = app.create(Settings(database_url=database_url))
     application.state.stopping.set()
     transport = httpx.ASGITransport(application)
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+    async with (
+        application.lifespan(),
+        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
+    ):
         answer = await client.post(PATH, params={"resource": "users"}, content=USERS)
     assert (answer.status_code, answer.json()["type"]) == (503, "/problems/unavailable")
     assert int(answer.headers["retry-after"]) >= 1
