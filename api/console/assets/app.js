@@ -86,17 +86,27 @@ async function show() {
 }
 
 let isFirst = true
+/** The element that had the focus when a page was entered; while this is set, the heading of the page is to get it. */
+let focusedBefore = null
 
 function draw({ focus = false } = {}) {
   const title = page?.title || (missing ? "No such page" : "")
   document.title = title ? `${title} · Bulk` : "Bulk"
-  render(shell(), document.querySelector("#app"))
-  if (focus && !isFirst) {
-    const heading = document.querySelector("main h1")
-    heading?.setAttribute("tabindex", "-1")
-    heading?.focus({ preventScroll: true })
-  }
+  if (focus && !isFirst) focusedBefore = document.activeElement ?? document.body
   if (focus) isFirst = false
+  render(shell(), document.querySelector("#app"))
+  if (focusedBefore) focusHeading()
+}
+
+/** Moves the focus to the heading as soon as there is one, unless the user has moved it meanwhile. */
+function focusHeading() {
+  const heading = document.querySelector("main h1")
+  if (!heading) return
+  if (document.activeElement === focusedBefore || document.activeElement === document.body) {
+    heading.setAttribute("tabindex", "-1")
+    heading.focus({ preventScroll: true })
+  }
+  focusedBefore = null
 }
 
 function shell() {
