@@ -279,7 +279,7 @@ async def test_fix_until_nothing_is_refused(bulk, two, tmp_path, api):
     editing = Bulk(bulk.environment | {"EDITOR": str(editor), "VISUAL": ""})
     result = await editing("fix")
     assert result.code == 0, result
-    assert "Every record was taken." in result.err
+    assert "Every record was accepted." in result.err
     assert await api.value("SELECT array_agg(email ORDER BY email) FROM users") == [
         "ada@example.org",
         "foo@example.org",

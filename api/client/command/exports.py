@@ -21,14 +21,16 @@ PACKED_ENDINGS = {"gzip": ".gz", "zstd": ".zst", "none": ""}
 @click.command()
 @click.argument("resource")
 @click.option("-o", "--output", metavar="FILE|-", help="Default: RESOURCE.FORMAT here, or stdout when that is a pipe.")
-@click.option("--format", type=click.Choice(("csv", "ndjson", "json")), help="Else by the ending of FILE, else ndjson.")
+@click.option(
+    "--format", type=click.Choice(("csv", "ndjson", "json")), help="Default: by the extension of FILE, else ndjson."
+)
 @click.option("--fields", metavar="A,B", help="These fields, in this order.")
 @click.option("--where", multiple=True, metavar="NAME=VALUE", help="A filter, such as role=admin,author.")
-@click.option("--limit", type=click.IntRange(1), help="So many records at most; not with --background.")
-@click.option("--csv-safe", is_flag=True, help="Guard CSV cells against formulas of spreadsheets.")
-@click.option("--background", is_flag=True, help="Have a worker write it; the download can be resumed.")
-@click.option("--gzip", "compression", flag_value="gzip", help="Pack it with gzip.")
-@click.option("--zstd", "compression", flag_value="zstd", help="Pack it with zstd.")
+@click.option("--limit", type=click.IntRange(1), help="Maximum number of records; not with --background.")
+@click.option("--csv-safe", is_flag=True, help="Escape CSV cells that a spreadsheet would read as formulas.")
+@click.option("--background", is_flag=True, help="Let a worker write the file; its download can be resumed.")
+@click.option("--gzip", "compression", flag_value="gzip", help="Compress with gzip.")
+@click.option("--zstd", "compression", flag_value="zstd", help="Compress with zstd.")
 @common
 def export(session: Session, resource: str, output: str | None, background: bool, **options: Any) -> None:
     """Export the records of a resource. A file appears only when it is whole."""
@@ -39,7 +41,7 @@ def export(session: Session, resource: str, output: str | None, background: bool
     filters = dict(_filter(text) for text in options["where"])
     if background:
         if output == STDOUT or options["limit"]:
-            raise Usage("--background needs a file, and has no --limit.", "add -o FILE, or leave out --background")
+            raise Usage("--background requires a file, and excludes --limit.", "add -o FILE, or omit --background")
         members = {
             "fields": options["fields"] and options["fields"].split(","),
             "csv_safe": options["csv_safe"] or None,

@@ -44,7 +44,7 @@ def fix(session: Session, id: str) -> None:
         code = report.finished(session, job, allows_refused=True)
         if code:
             raise failure.Ended(code)
-    session.say("Every record was taken.")
+    session.say("Every record was accepted.")
 
 
 def _round(session: Session, job: Job, remaining: int) -> Job | None:

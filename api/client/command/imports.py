@@ -24,8 +24,10 @@ ERRORS_SHOWN = 100
 
 @click.command("import")
 @click.argument("file", metavar="FILE|-")
-@click.option("-r", "--resource", metavar="NAME", help="users, articles, comments; else as the file's name says.")
-@click.option("--mode", type=click.Choice(MODES), help="What a record that is stored already means; default insert.")
+@click.option("-r", "--resource", metavar="NAME", help="users, articles, comments; default: by the file's name.")
+@click.option(
+    "--mode", type=click.Choice(MODES), help="What to do with records that are already stored; default insert."
+)
 @click.option("--check", is_flag=True, help="Only check the file: a dry run.")
 @click.option("--check-first", is_flag=True, help="Check the whole file, and store it if no record is refused.")
 @click.option(
@@ -34,8 +36,8 @@ ERRORS_SHOWN = 100
 @click.option(
     "--map-file", type=click.Path(dir_okay=False), help='The same as JSON: {"E-mail": "email", "Notes": null}.'
 )
-@click.option("--ignore-unknown", is_flag=True, help="Leave out columns that the resource does not have.")
-@click.option("--max-errors", "budget", type=ErrorBudget(), metavar="N|N%", help="Fail beyond so many refused records.")
+@click.option("--ignore-unknown", is_flag=True, help="Ignore columns that the resource does not have.")
+@click.option("--max-errors", "budget", type=ErrorBudget(), metavar="N|N%", help="Fail when more records are refused.")
 @click.option("--stop-on-error", is_flag=True, help="Stop at the first refused record.")
 @click.option("--after", metavar="ID|last", help="Wait until that import is completed.")
 @click.option(
@@ -43,8 +45,8 @@ ERRORS_SHOWN = 100
     metavar="ID|last",
     help="FILE has corrected records of that import, written by bulk refused --annotate.",
 )
-@click.option("--format", type=click.Choice(get_args(Format)), help="Else by the file's name or first byte.")
-@click.option("--delimiter", metavar="C", help="Of a CSV file: , ; | or tab.")
+@click.option("--format", type=click.Choice(get_args(Format)), help="Default: by the file's name or first byte.")
+@click.option("--delimiter", metavar="C", help="Delimiter of a CSV file: , ; | or tab.")
 @click.option("--csv-safe", is_flag=True, help="The CSV was exported with csv_safe.")
 @click.option("--refused", "refused_to", type=click.Path(dir_okay=False), help="Write the refused records here.")
 @click.option("--errors", "errors_to", type=click.Path(dir_okay=False), help="Write the errors here, as CSV.")
@@ -71,7 +73,7 @@ def import_(
     """
     following = {name: options.pop(name) for name in ("detach", "wait_seconds", "cancel_on_interrupt")}
     if check_first and following["detach"]:
-        raise Usage("--check-first has to wait for the check.", "leave out --detach, or use --check")
+        raise Usage("--check-first has to wait for the check.", "omit --detach, or use --check")
     is_check = options.pop("check") or check_first
     after, repairs = options.pop("after"), options.pop("repairs")
     parameters: dict[str, Any] = {
@@ -119,7 +121,9 @@ def send(session: Session, file: str, **options: Any) -> Job:
     except PermissionError as error:
         raise Usage(f"{file} cannot be read: {error.strerror}.", None) from None
     except KeyboardInterrupt:
-        session.err.print("Stopped while sending. Nothing was imported; the same command begins again.", markup=False)
+        session.err.print(
+            "Interrupted while sending. Nothing was imported; repeat the command to start again.", markup=False
+        )
         raise failure.Ended(failure.INTERRUPTED) from None
 
 
@@ -147,8 +151,8 @@ def _write_files(session: Session, import_id: str, refused_to: str | None, error
 @click.command()
 @click.argument("id", default=state.LAST)
 @click.option("--summary", is_flag=True, help="By cause, with the first line of each.")
-@click.option("--csv", "format", flag_value="csv", help="All of them as a CSV file, on stdout.")
-@click.option("--ndjson", "format", flag_value="ndjson", help="All of them, a JSON object a line.")
+@click.option("--csv", "format", flag_value="csv", help="All errors as CSV, on stdout.")
+@click.option("--ndjson", "format", flag_value="ndjson", help="All errors, one JSON object per line.")
 @click.option("--code", metavar="CODE", help="Only errors with this code.")
 @click.option("--field", metavar="FIELD", help="Only errors of this field.")
 @common

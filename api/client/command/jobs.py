@@ -21,7 +21,9 @@ RUNNING = ("pending", "processing")
 @click.option("--kind", type=click.Choice(("import", "export")), help="Only imports, or only exports.")
 @click.option("--status", metavar="STATUS", help="pending, processing, completed, failed, cancelled, expired.")
 @click.option("-r", "--resource", metavar="NAME", help="Only jobs of this resource.")
-@click.option("-n", "--limit", type=click.IntRange(1), default=JOBS_SHOWN, show_default=True, help="So many at most.")
+@click.option(
+    "-n", "--limit", type=click.IntRange(1), default=JOBS_SHOWN, show_default=True, help="Maximum number of jobs."
+)
 @common
 def jobs(
     session: Session, running: bool, kind: str | None, status: str | None, resource: str | None, limit: int
