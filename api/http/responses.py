@@ -14,6 +14,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from api.http.headers import AnyRequest, matches_etag
 from api.http.problems import Problem, invalid, problem_responses
 from db.connections.pool import Connection, Pool
+from db.errors import UNAVAILABLE
 from db.settings import Settings
 
 JSON = "application/json"
@@ -167,11 +168,17 @@ async def waiting_for(
     *,
     is_final: bool,
 ) -> str | None:
-    """Why a job is not final yet, by `read`. None if it is final, and behind a pooler, where workers cannot be counted."""
+    """Why a job is not final yet, by `read`. None if it is final, and behind a pooler, where workers cannot be counted.
+
+    None also while the database is unavailable: the rest of the job is known, and an accepted request is not answered with 503.
+    """
     if is_final or settings.database_pooler != "none":
         return None
-    async with pool.connection() as conn:
-        return await read(conn, id)
+    try:
+        async with pool.connection() as conn:
+            return await read(conn, id)
+    except UNAVAILABLE:
+        return None
 
 
 def job_id(id: str, kind: str) -> UUID:
