@@ -1,1 +1,1 @@
-"""`make bench`: the service beside PostgreSQL's own tools."""
+"""`make bench`: the service compared with PostgreSQL's own tools."""

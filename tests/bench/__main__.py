@@ -1,6 +1,6 @@
-"""`make bench`: what the service does in a second, beside what PostgreSQL's own tools do in the same one.
+"""`make bench`: the throughput of the service compared with that of PostgreSQL's own tools in the same run.
 
-Nothing here passes or fails by a time; the books of each import are checked, though.
+No time makes it fail; but the counters of each import must balance.
 """
 
 import argparse
@@ -52,7 +52,7 @@ BENCHMARKS: dict[str, Callable[[Environment], Awaitable[list[Figure]]]] = {
     "memory": worst_files.run,
 }
 RESULTS = Path("bench-results.json")
-# what a pipe or a file gets; a terminal has a width of its own
+# the width for a pipe or a file; a terminal has its own
 WIDTH = 160
 
 
@@ -85,7 +85,7 @@ async def _run(size: environment.Size, names: list[str], console: Console) -> No
                 console.print(f"{name} ({time.monotonic() - began:.0f} s)", style="bold")
                 figures += await BENCHMARKS[name](opened)
         finally:
-            # also of a run that was broken off, by books that do not balance or by hand
+            # also after a run that was interrupted or whose counters did not balance
             head = msgspec.to_builtins(head) | {"seconds": round(time.monotonic() - began, 1)}
             report.show(console, head, figures)
             report.write(RESULTS, head, figures)

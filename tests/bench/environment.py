@@ -1,4 +1,4 @@
-"""What a benchmark works with: how much there is to do, a PostgreSQL server, psql, and the facts about the machine."""
+"""The environment of a benchmark: its sizes, a PostgreSQL server, psql, and the facts about the machine."""
 
 import os
 import platform
@@ -17,41 +17,41 @@ from db import embedded
 from db.embedded import binaries
 from tests.support import postgres
 
-# as many as the smallest machine that is worth measuring has cores
+# the number of cores of the smallest machine that is worth measuring
 WORKERS = 2
 
 
 class Size(msgspec.Struct, frozen=True, kw_only=True):
-    """How much is done. `records` is what a file of users has, `rounds` how often each contender has its turn."""
+    """The sizes of a run. `records`: of a file of users; `rounds`: how often each contender runs."""
 
     name: str
     records: int
-    # of the file of articles and of the one of comments
+    # of the files of articles and of comments
     related_records: int
-    # of the files that many settings and tables are tried with
+    # of the files for comparing many settings and tables
     tried_records: int
-    # of the file that a small import stands beside; pgloader's, which takes minutes where others take seconds
+    # of the file that runs beside a small import; of pgloader's, which takes minutes where others take seconds
     large_records: int
     pgloader_records: int
     rounds: int
-    # of what takes long
+    # of slow benchmarks
     rounds_of_long: int
     upload_bytes: int
-    # imports of one record, of 1,000 records, and looks at a job
+    # imports of one record, of 1,000 records, and requests for a job's status
     singles: int
     smalls: int
     polls: int
-    # over these the cost of a record and the memory are told
+    # the cost of a record and the memory are reported for each of these
     file_records: tuple[int, ...]
     table_rows: tuple[int, ...]
-    # how long the slow client is watched
+    # how long the slow client is observed
     slow_seconds: float
 
 
 SIZES = {
     size.name: size
     for size in (
-        # only to see whether the benchmarks still run
+        # only to test that the benchmarks run
         Size(
             name="smoke",
             records=5_000,
@@ -87,7 +87,7 @@ SIZES = {
             table_rows=(0, 200_000),
             slow_seconds=5,
         ),
-        # some forty minutes
+        # about forty minutes
         Size(
             name="full",
             records=1_000_000,
@@ -110,7 +110,7 @@ SIZES = {
 
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
-    """`folder` is a scratch folder that psql may read; `server_url` is that of a server with nothing on it yet."""
+    """`folder` is a scratch folder that psql may read; `server_url` is that of an empty server."""
 
     size: Size
     folder: Path
@@ -118,7 +118,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     console: Console
 
     def subfolder(self, name: str) -> Path:
-        """A new folder, whatever was asked for before."""
+        """A new folder at each call."""
         return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))
 
     def tell(self, line: str) -> None:
@@ -127,7 +127,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
 
 @contextmanager
 def opened(size: Size, console: Console) -> Iterator[Environment]:
-    """A server of the benchmark's own with the settings of the embedded one, which are durable; DATABASE_URL is not touched."""
+    """A server of the benchmark's own with the durable settings of the embedded one; DATABASE_URL is not used."""
     with postgres.open_folder() as folder:
         try:
             yield Environment(
@@ -142,7 +142,7 @@ def opened(size: Size, console: Console) -> Iterator[Environment]:
 
 
 def psql(database_url: str, command: str, *, stdout: int = subprocess.DEVNULL) -> bytes:
-    """Runs one command in the psql that came with the server; returns what it prints if `stdout` is a pipe."""
+    """Runs one command in the server's psql; returns its output if `stdout` is a pipe."""
     done = subprocess.run(
         [binaries.find() / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", database_url, "-c", command],
         stdout=stdout,
@@ -153,7 +153,7 @@ def psql(database_url: str, command: str, *, stdout: int = subprocess.DEVNULL) -
 
 
 def machine(server_url: str) -> dict[str, Any]:
-    """What a reader of the figures must know of where they come from."""
+    """The facts about the machine that a reader of the figures needs."""
     with psycopg.connect(server_url) as conn:
         settings = ("server_version", "fsync", "synchronous_commit", "full_page_writes", "shared_buffers")
         shown = {name: conn.execute(f"SHOW {name}").fetchone() for name in settings}
@@ -164,7 +164,7 @@ def machine(server_url: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "postgresql": {name: row[0] for name, row in shown.items() if row},
         "workers": WORKERS,
-        # what else goes on takes its share, seldom the same from both sides
+        # other processes slow the two contenders down, rarely by the same amount
         "load": round(os.getloadavg()[0], 1),
     }
 

@@ -1,4 +1,4 @@
-"""Background exports, from the order until the file lies there, against psql with the same COPY into a file."""
+"""Background exports, from the request until the file exists, compared with psql's COPY of the same query into a file."""
 
 import asyncio
 import subprocess

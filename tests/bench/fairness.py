@@ -1,4 +1,4 @@
-"""A small import beside a large one: from its POST until it is completed, against the same alone."""
+"""A small import during a large one: from its POST until it is completed, compared with the same alone."""
 
 import time
 from datetime import datetime
@@ -23,7 +23,7 @@ async def run(env: Environment) -> list[Figure]:
     smalls = _smalls(env.subfolder("small"), 2 * env.size.smalls + 1)
     first, alone, beside = smalls[0], smalls[1 : env.size.smalls + 1], smalls[env.size.smalls + 1 :]
     async with timed_import.opened(env, "small") as api:
-        # it finds connections not yet open and plans not yet made
+        # it has to open connections and plan statements
         await _import(api, first)
         alone_ms = [await _import(api, file) for file in alone]
         beside_ms = await _beside(api, large, beside)
@@ -46,7 +46,7 @@ async def run(env: Environment) -> list[Figure]:
 
 
 async def _beside(api: Api, large: File, smalls: list[File]) -> list[float]:
-    """Milliseconds of each that had ended before the large one did."""
+    """Milliseconds of each small import that was completed before the large one."""
     posted = await timed_import.post(api, large)
     samples: list[float] = []
     for file in smalls:
@@ -67,7 +67,7 @@ async def _import(api: Api, file: File) -> float:
 
 
 def _smalls(folder: Path, count: int) -> list[File]:
-    """Files whose users are nowhere else."""
+    """Files whose users are in no other file."""
     made: list[File] = []
     for n in range(count):
         users = make_data.users(RECORDS, seed=1000 + n)

@@ -11,7 +11,7 @@ from tests.bench.files import File
 from tests.bench.report import Figure, at_most
 from tests.support.api_client import Api
 
-# what "flat" means, for the cost of a record and for memory alike
+# what "flat" means, for the cost of a record and for memory
 FLAT = 1.15
 
 
@@ -55,7 +55,7 @@ def forget_peaks(api: Api) -> None:
 
 
 def peaks_mb(api: Api) -> dict[str, float]:
-    """The most that the API has had, and the most that any worker has; nothing where that is not known."""
+    """The peak memory of the API, and the highest of any worker; empty where the system does not report it."""
     if not memory.IS_KNOWN or not api.service.api or not api.service.workers:
         return {}
     return {
@@ -84,7 +84,7 @@ def _costs(costs: dict[int, list[float]], copies: dict[int, list[float]]) -> lis
         yardstick_samples=costs[smallest],
         target=at_most(FLAT),
     )
-    # the tables grow with the file, for psql as well
+    # the tables grow with the file, also for psql
     theirs = Figure(
         name=rf"cost of a record by \copy, file of {largest:,}",
         unit="µs",

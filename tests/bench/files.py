@@ -1,4 +1,4 @@
-"""The files that are imported: made once a run for all benchmarks that want the same, written block by block."""
+"""The files that are imported: generated once a run for all benchmarks that use them, written block by block."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ BLOCK_BYTES = 256 * 1024
 
 @dataclass(frozen=True, eq=False)
 class File:
-    """`faults` are those planted in it, `ids` those of its records that others may refer to."""
+    """`faults` are those planted in it, `ids` those of its records that other files may refer to."""
 
     path: Path
     resource: str
@@ -35,14 +35,14 @@ class File:
         return self.path.stat().st_size / 1e6
 
     async def blocks(self) -> AsyncIterator[bytes]:
-        with self.path.open("rb") as file:  # it was just written, so it comes from memory
+        with self.path.open("rb") as file:  # it was just written, so it is read from the page cache
             while block := file.read(BLOCK_BYTES):
                 yield block
 
 
 @cache
 def users(env: Environment, records: int, *, fault_rate: float = 0.0, without: tuple[Fault, ...] = ()) -> File:
-    """As CSV. Of one size the clean and the dirty ones have nothing in common."""
+    """As CSV. The clean and the dirty file of one size have no users in common."""
     path = _path(env, f"users-{records}-{fault_rate}-{len(without)}.csv")
     seed = 2 if fault_rate else 1
     with path.open("wb") as to:
@@ -52,7 +52,7 @@ def users(env: Environment, records: int, *, fault_rate: float = 0.0, without: t
 
 @cache
 def articles(env: Environment, records: int, *, fault_rate: float = 0.0) -> File:
-    """Of authors in the file of `env.size.records` users; as CSV that COPY takes as well, with faults as NDJSON."""
+    """Articles by users of the file of `env.size.records` users; as CSV that COPY accepts too, with faults as NDJSON."""
     format = "ndjson" if fault_rate else "csv"
     path = _path(env, f"articles-{records}-{fault_rate}.{format}")
     authors = users(env, env.size.records).ids
@@ -64,7 +64,7 @@ def articles(env: Environment, records: int, *, fault_rate: float = 0.0) -> File
 
 @cache
 def comments(env: Environment, records: int, *, fault_rate: float = 0.0) -> File:
-    """On articles of the clean file of so many articles; as CSV, with faults as NDJSON."""
+    """Comments on articles of the clean file of `records` articles; as CSV, with faults as NDJSON."""
     format = "ndjson" if fault_rate else "csv"
     path = _path(env, f"comments-{records}-{fault_rate}.{format}")
     parents = {"users": users(env, env.size.records).ids, "articles": articles(env, records).ids}
@@ -76,7 +76,7 @@ def comments(env: Environment, records: int, *, fault_rate: float = 0.0) -> File
 
 @cache
 def as_ndjson(file: File) -> File:
-    """The same records of text, an object a line."""
+    """The same text records as NDJSON."""
     path = file.path.with_suffix(".ndjson")
     with file.path.open(newline="", encoding="utf-8") as rows, path.open("w", encoding="utf-8") as to:
         for row in csv.DictReader(rows):

@@ -1,4 +1,4 @@
-"""Resident memory of processes, as Linux tells it."""
+"""Resident memory of processes, as Linux reports it."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ def now_mb(pid: int) -> float:
 
 
 def peak_mb(pid: int) -> float:
-    """The most since the process began, or since `forget_peak`."""
+    """The peak since the process started, or since `forget_peak`."""
     return _megabytes(pid, "VmHWM")
 
 

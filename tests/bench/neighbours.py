@@ -1,4 +1,4 @@
-"""A one-record import and the probes, alone and among clients that harm their neighbours: see tests/support/neighbours.py."""
+"""A one-record import and the probes, alone and beside clients that slow others down: see tests/support/neighbours.py."""
 
 import time
 from statistics import quantiles
@@ -17,7 +17,7 @@ BRACKET_BYTES = 4 * 1024 * 1024
 
 
 async def run(env: Environment) -> list[Figure]:
-    """p99 and maximum of each. The neighbours are opened again for each round of ten samples. No request may be refused."""
+    """p99 and maximum of each. The other clients are started again for each round of ten samples. No request may be refused."""
     async with timed_import.opened(env, "neighbours") as api:
         await many_articles(api.conn, MANY)
         rounds = max(1, env.size.singles // 50)
@@ -49,7 +49,7 @@ async def _samples(api: Api, samples: dict[str, list[float]]) -> None:
 
 
 async def _import(api: Api) -> float:
-    """By a client that connects for it."""
+    """On a new connection."""
     began = time.monotonic()
     user = f"email,name,role,active\nuser{time.monotonic_ns()}@example.com,Ann,admin,true\n"
     headers = {"Content-Type": "text/csv", "Prefer": "wait=30"}
@@ -63,7 +63,7 @@ async def _import(api: Api) -> float:
 
 
 async def _probe(api: Api, path: str) -> float:
-    """On a connection of its own, as a balancer has it."""
+    """On a connection of its own, as from a balancer."""
     began = time.monotonic()
     async with httpx.AsyncClient(base_url=api.service.url, timeout=60) as client:
         response = await client.get(path)

@@ -1,6 +1,6 @@
-"""The same files by pgloader, which also goes on where a record is bad. Skipped where it is not installed.
+"""The same files by pgloader, which also continues after a bad record. Skipped where it is not installed.
 
-Its dirty file has no line that breaks the rules of CSV: there it stops reading, and loses the rest without a word.
+Its dirty file has no malformed CSV: after such a line pgloader stops reading and drops the remaining records without an error.
 """
 
 import os

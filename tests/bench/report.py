@@ -1,4 +1,4 @@
-"""Figures: samples of ours and of a yardstick from the same rounds, what they were to be, as a table and as JSON."""
+"""Figures: samples of the service and of a yardstick from the same rounds, and their targets, as a table and as JSON."""
 
 from pathlib import Path
 from statistics import median
@@ -11,7 +11,7 @@ from rich.table import Table
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """What the median of a figure's ratios, or of its samples, is meant to be."""
+    """The target for the median of a figure's ratios, or of its samples."""
 
     sign: Literal["≥", "≤"]
     bound: float
@@ -30,7 +30,7 @@ def at_most(bound: float, *, of: Literal["ratio", "samples"] = "ratio") -> Targe
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing measured. Without a yardstick there is nothing on the machine to hold it against.
+    """One measurement. Without a yardstick the machine has no tool to compare it with.
 
     `samples` and `yardstick_samples` have one number a round, in the same order.
     """
@@ -44,13 +44,13 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ratios(self) -> list[float]:
-        """Ours by the yardstick's, round by round."""
+        """The samples divided by the yardstick's, round by round."""
         pairs = zip(self.samples, self.yardstick_samples, strict=bool(self.yardstick_samples))
         return [ours / yardstick for ours, yardstick in pairs]
 
     @property
     def is_met(self) -> bool | None:
-        """Whether the target was met; None without one. Told, and nothing more: a figure is no test."""
+        """Whether the target was met; None without one. It is only reported and makes nothing fail."""
         if self.target is None:
             return None
         return self.target.is_met(median(self.ratios if self.target.of == "ratio" else self.samples))
@@ -63,7 +63,7 @@ class Spread(msgspec.Struct, frozen=True):
 
 
 def write(path: Path, head: dict[str, Any], figures: list[Figure]) -> None:
-    """Writes all samples, and what the table shows of them."""
+    """Writes all samples and the figures of the table."""
     told = [
         msgspec.structs.asdict(figure)
         | {
@@ -109,7 +109,7 @@ def spread(samples: list[float]) -> Spread | None:
 
 
 def number(value: float) -> str:
-    """With three digits that count, or more where they stand before the point."""
+    """With three significant digits, or all digits before the point if these are more."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 

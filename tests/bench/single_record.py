@@ -1,4 +1,4 @@
-"""The shortest way through: an import of one record, from the request until the client sees it completed."""
+"""The smallest import: one record, from the request until the client sees it completed."""
 
 import asyncio
 import time
@@ -21,7 +21,7 @@ TARGETS = {50: 25, 99: 100}
 
 async def run(env: Environment) -> list[Figure]:
     async with timed_import.opened(env, "singles") as api:
-        # the first ones find connections not yet open and plans not yet made
+        # the first ones have to open connections and plan statements
         for n in range(5):
             await _import(api.client, -n)
         imports = [await _import(api.client, n) for n in range(1, env.size.singles + 1)]

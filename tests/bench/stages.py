@@ -40,7 +40,7 @@ from workers.worker import Worker
 
 WIDTH = 180
 
-# what it is called, where the service looks the function up, and its name there; in the order of the work
+# the stage, the module in which the service looks the function up, and its name there; in the order of the work
 STAGES: tuple[tuple[str, Any, str], ...] = (
     ("reclaim", queue, "reclaim"),
     ("claim", queue, "claim"),
@@ -72,7 +72,7 @@ LABELS = tuple(dict.fromkeys(label for label, _, _ in STAGES))
 
 
 class Spent(NamedTuple):
-    """Seconds: by the clock, of this process' CPU time, and of that of the connection's server process."""
+    """Seconds: elapsed, CPU time of this process, and CPU time of the connection's server process."""
 
     wall: float = 0.0
     ours: float = 0.0
@@ -83,14 +83,14 @@ class Spent(NamedTuple):
 
 
 class Clock:
-    """Gives the time between two readings to the stage that was running."""
+    """Adds the time between two readings to the stage that was running."""
 
     def __init__(self, backend_pid: int) -> None:
         self.spent = dict.fromkeys(LABELS, Spent())
         self._running: list[str] = []
         self._last = Spent()
         self._schedstat: int | None = None
-        # the server's own process is on this machine; nanoseconds, which elsewhere than on Linux nobody tells
+        # the server's process is on this machine; nanoseconds, which only Linux reports
         with suppress(OSError):
             self._schedstat = os.open(f"/proc/{backend_pid}/schedstat", os.O_RDONLY)
 
@@ -121,7 +121,7 @@ class Clock:
 
 @contextmanager
 def watched(clock: Clock) -> Iterator[None]:
-    """The service's functions with the clock around them."""
+    """The service's functions, wrapped to measure their time."""
     originals = [(owner, name, vars(owner)[name]) for _, owner, name in STAGES]
     for (label, owner, name), (_, _, function) in zip(STAGES, originals, strict=True):
         setattr(owner, name, _timed(clock, label, function))
@@ -149,7 +149,7 @@ def _timed(clock: Clock, label: str, function: Callable[..., Any]) -> Callable[.
 
 
 async def _measure(opened: Environment) -> dict[str, dict[str, Spent]]:
-    """Microseconds a record by case and stage; of the yardstick only those by the clock."""
+    """Microseconds a record by case and stage; for the yardstick only elapsed time."""
     records = opened.size.records
     clean = {
         "users": files.users(opened, records),
@@ -163,7 +163,7 @@ async def _measure(opened: Environment) -> dict[str, dict[str, Spent]]:
     }
     found: dict[str, dict[str, Spent]] = {}
     async with timed_import.opened(opened, "stages", run=["api"]) as api:
-        # a case finds the tables before its own loaded by psql: its records' parents
+        # psql has loaded the tables before that of the case: they hold the parents of its records
         for resource, file in clean.items():
             as_posted = file if resource == "users" else files.as_ndjson(file)
             for title, posted in ((f"{resource}, clean", as_posted), (f"{resource}, dirty", dirty[resource])):
@@ -178,7 +178,7 @@ async def _measure(opened: Environment) -> dict[str, dict[str, Spent]]:
 
 
 async def _work_through(api: Api, file: File) -> dict[str, Spent]:
-    # it works alone, and takes as many chunks at once as it may
+    # the only worker, so it claims as many chunks at once as the limit allows
     given = msgspec.structs.replace(settings.read(api.service.environment), worker_pool_size=1)
     posted = await timed_import.post(api, file)
     worker = Worker(given, name="stages", stopping=asyncio.Event())

@@ -1,4 +1,4 @@
-"""How many looks at a job's status a second, against the row itself by psycopg. A few clients with connections that stay."""
+"""Status requests a second, compared with a SELECT of the row by psycopg. A few clients with persistent connections."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ BATCH_SIZE = 100
 
 
 async def run(env: Environment) -> list[Figure]:
-    """Of an import that waits, whose counters are sums over its chunks, and of the same one when it is final."""
+    """Of a pending import, whose counters are sums over its chunks, and of the same one when it is final."""
     file = files.users(env, env.size.tried_records)
     chunks = file.records // BATCH_SIZE
     async with timed_import.opened(env, "polls", run=["api"], batch_size=BATCH_SIZE) as api:
@@ -57,7 +57,7 @@ async def _rate(polls: int, poll: Callable[[int], Awaitable[None]]) -> float:
 
 
 async def _get(service: Service, address: str, times: int) -> None:
-    """By hand: a client library in Python takes longer for a request than the service does."""
+    """Without a client library: one in Python takes longer for a request than the service does."""
     place = urlsplit(service.url)
     reader, writer = await asyncio.open_connection(place.hostname, place.port)
     request = f"GET {address} HTTP/1.1\r\nHost: {place.netloc}\r\n\r\n".encode()

@@ -1,4 +1,4 @@
-"""Streaming exports over HTTP against psql with the same COPY, to nowhere; the first byte; and a client that is slow."""
+"""Streaming exports over HTTP compared with psql's COPY of the same query to /dev/null; the first byte; a slow client."""
 
 import asyncio
 import subprocess
@@ -19,7 +19,7 @@ from tests.support.service import Service
 
 FORMATS: tuple[Format, ...] = ("ndjson", "csv")
 READ_BYTES = 256 * 1024
-# the table for the first byte and for the slow client is so many times as large as the one for the rates
+# how many times larger the table for the first byte and the slow client is than the one for the rates
 LARGER = 4
 FIRST_BYTES = 20
 
@@ -62,7 +62,7 @@ async def _measure(env: Environment, service: Service, database_url: str, format
 
 
 async def _check_same(service: Service, database_url: str, format: Format, statement: str) -> None:
-    """Both give the same bytes; which also warms both up."""
+    """Compares the bytes of both, which also warms both up."""
     copied = psql(database_url, statement, stdout=subprocess.PIPE)
     connection = await _Client.open(service, format)
     body = b"".join([block async for block in connection.chunks()])
@@ -97,7 +97,7 @@ def _enlarge(env: Environment, database_url: str) -> None:
 
 
 async def _first_bytes(env: Environment, service: Service, format: Format) -> Figure:
-    """Milliseconds from the request to the first of the body; then the client leaves."""
+    """Milliseconds from the request to the first byte of the body; then the client disconnects."""
     samples: list[float] = []
     for _ in range(FIRST_BYTES):
         began = time.monotonic()
@@ -110,7 +110,7 @@ async def _first_bytes(env: Environment, service: Service, format: Format) -> Fi
 
 
 async def _slow_client(env: Environment, service: Service) -> list[Figure]:
-    """What the API's memory grows by while a client takes 1 MB a second."""
+    """The growth of the API's memory while a client reads 1 MB a second."""
     if not memory.IS_KNOWN or service.api is None:
         env.tell("slow client skipped: it needs /proc")
         return []
@@ -139,7 +139,7 @@ async def _slow_client(env: Environment, service: Service) -> list[Figure]:
 
 
 class _Client:
-    """A client that does as little as psql does when it writes to nowhere: with one of Python's it would be what is measured."""
+    """A client that does as little as psql writing to /dev/null. A Python client would be slower than the service."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -147,7 +147,7 @@ class _Client:
 
     @classmethod
     async def open(cls, service: Service, format: Format) -> "_Client":
-        """A stream of which the head is read."""
+        """A stream whose head has been read."""
         address = urlsplit(service.url)
         reader, writer = await asyncio.open_connection(address.hostname, address.port, limit=2 * READ_BYTES)
         path = f"/api/v1/exports/users/stream?format={format}"
@@ -157,7 +157,7 @@ class _Client:
         return cls(reader, writer)
 
     async def drain(self) -> None:
-        """Reads to the end, which has to be there."""
+        """Reads the body. Fails if it is incomplete."""
         end = b""
         while data := await self.reader.read(READ_BYTES):
             end = (end + data)[-16:]

@@ -37,7 +37,7 @@ async def run(env: Environment) -> list[Figure]:
 
 
 async def _fill(api: Api, rows: int) -> None:
-    """Users whose keys lie among those of the file and are none of them."""
+    """Users whose keys lie between those of the file and differ from all of them."""
     await timed_import.emptied(api, "users")
     await api.conn.execute(
         """
@@ -50,7 +50,7 @@ async def _fill(api: Api, rows: int) -> None:
 
 
 async def _prepare(api: Api) -> None:
-    """Takes out what the contender before has put in. New indexes: splits that it has paid for would be a gift to the next."""
+    """Removes the rows of the previous contender and rebuilds the indexes, whose page splits would favour the next one."""
     await api.conn.execute("DELETE FROM users WHERE name <> 'Filler'")
     await api.conn.execute("DELETE FROM import_jobs")
     await api.conn.execute("REINDEX TABLE users")

@@ -37,7 +37,7 @@ async def opened(env: Environment, name: str, **settings: Any) -> AsyncIterator[
 
 @asynccontextmanager
 async def connected(service: Service) -> AsyncIterator[Api]:
-    """A client of a service of which all workers are there."""
+    """A client of a service whose workers are all connected."""
     async with api_client.connected(service, timeout=600) as api:
         if service.workers:
             size = int(service.environment.get("WORKER_POOL_SIZE", Settings().worker_pool_size))
@@ -56,7 +56,7 @@ async def _has_workers(api: Api, count: int) -> bool:
 
 
 async def emptied(api: Api, table: str) -> None:
-    """No record in the table, no job, and nothing left to write: each contender starts from the same."""
+    """Empties the tables and writes a checkpoint, so that each contender starts from the same state."""
     await api.conn.execute(SQL("TRUNCATE {}, import_jobs CASCADE").format(Identifier(table)))
     await api.conn.execute("CHECKPOINT")
 
@@ -74,15 +74,15 @@ def copied(api: Api, file: File) -> float:
 
 
 async def settled(api: Api, table: str) -> None:
-    """Makes of what was just loaded a table as it is when nobody has written to it for a while."""
+    """Brings tables that were just loaded into the state of tables at rest."""
     await api.conn.execute(SQL("VACUUM ANALYZE {}").format(Identifier(table)))
     await api.conn.execute("CHECKPOINT")
 
 
 async def imported(api: Api, file: File, *, mode: str = "insert", stored: str = "created") -> float:
-    """Seconds from the first byte sent until the job was completed, by the server's clock, which is this machine's.
+    """Seconds from the first byte sent until the job was completed, by the clock of the server, which is on this machine.
 
-    All of its sound records must have been `stored`, and the books must balance: a fast wrong answer is no result.
+    All of its sound records must have been `stored`, and the counters must balance.
     """
     began = time.time()
     posted = await post(api, file, mode=mode)
@@ -102,7 +102,7 @@ async def post(api: Api, file: File, *, mode: str = "insert") -> httpx.Response:
 
 
 async def final(api: Api, posted: httpx.Response, *, poll_seconds: float = POLL_SECONDS) -> dict[str, Any]:
-    """The job as it is in the end."""
+    """The final job."""
     job = posted.json()
     while job["status"] not in FINAL:
         await asyncio.sleep(poll_seconds)
@@ -111,7 +111,7 @@ async def final(api: Api, posted: httpx.Response, *, poll_seconds: float = POLL_
 
 
 async def check(api: Api, job: dict[str, Any], file: File, *, stored: str = "created") -> None:
-    """All records are accounted for, just those were refused that had to be, and the audit finds nothing."""
+    """The counters balance, exactly the planted faults were refused, and the audit finds nothing."""
     counts = job["counts"]
     refused = file.faults.total()
     assert job["status"] == "completed", job
@@ -126,7 +126,7 @@ async def check(api: Api, job: dict[str, Any], file: File, *, stored: str = "cre
 async def rounds(
     env: Environment, title: str, unit: str, contenders: Mapping[str, Callable[[], Awaitable[float]]], count: int
 ) -> dict[str, list[float]]:
-    """What each contender returned in each round. Each comes first, second and last in turn."""
+    """The results of each contender by round. Their order rotates from round to round."""
     samples: dict[str, list[float]] = {name: [] for name in contenders}
     names = list(contenders)
     for round in range(count):

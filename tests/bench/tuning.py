@@ -1,4 +1,4 @@
-"""WORKER_POOL_SIZE and BATCH_SIZE: the same import with one changed, against two workers and chunks of 1,000."""
+"""WORKER_POOL_SIZE and BATCH_SIZE: the same import with one of them changed, compared with two workers and chunks of 1,000."""
 
 from functools import partial
 from typing import Any
@@ -33,7 +33,7 @@ async def run(env: Environment) -> list[Figure]:
             samples=rates[name],
             yardstick=USUAL,
             yardstick_samples=rates[USUAL],
-            # more workers than cores may cost a little
+            # more workers than cores may be a little slower
             target=at_least(0.9) if name == "10 workers" else None,
         )
         for name in changed

@@ -1,7 +1,7 @@
-"""Uploads alone, without workers: their rate, and the memory that the API takes for one.
+"""Uploads alone, without workers: their rate, and the memory that the API needs for one.
 
-The yardstick is the shortest way for these bytes into PostgreSQL from Python: binary COPY of rows of 128 kB, about what a
-chunk has, into a table that keeps them like the payloads, 4 MB a transaction, as the API does. No HTTP, no look at the bytes.
+The yardstick is the fastest way to store these bytes in PostgreSQL from Python: binary COPY of rows of 128 kB, about the size of
+a chunk, into a table with the storage of the payloads, 4 MB a transaction, as the API does. No HTTP, no parsing.
 """
 
 import time
@@ -21,12 +21,12 @@ FORMATS = ("csv", "ndjson")
 BLOCK_RECORDS = 2_000
 ROW_BYTES = 128 * 1024
 TRANSACTION_BYTES = 4 * 1024**2
-# what an upload may add to the API's memory at most
+# the most that an upload may add to the API's memory
 LIMIT_MB = 50
 
 
 class _Payload(NamedTuple):
-    """A header, and records that are sent over and over: nobody looks whether they are the same."""
+    """A header, and records that are sent repeatedly: an upload does not compare records."""
 
     header: bytes
     block: bytes
@@ -47,7 +47,7 @@ async def run(env: Environment) -> list[Figure]:
 
 
 async def _measure(env: Environment, format: str) -> list[Figure]:
-    """Of each format to an API that has had no other. The database is dropped, and the jobs with it."""
+    """Uploads of each format to an API that has received no other. Its database is dropped afterwards, with the jobs."""
     payload = _payload(format, env.size.upload_bytes)
     added_mb: list[float] = []
     async with timed_import.opened(env, f"uploads-{format}", run=["api"]) as api:
@@ -82,7 +82,7 @@ async def _measure(env: Environment, format: str) -> list[Figure]:
             Figure(
                 name=f"memory that it adds to the API ({format})",
                 unit="MB",
-                # the first time: later ones find what the first left
+                # only the first time: later uploads reuse its memory
                 samples=added_mb[:1],
                 target=at_most(LIMIT_MB, of="samples"),
             )
@@ -91,7 +91,7 @@ async def _measure(env: Environment, format: str) -> list[Figure]:
 
 
 def _watch(api: Api) -> float | None:
-    """What the API has now, in MB; from now on its peak counts."""
+    """The current memory of the API in MB; resets its peak."""
     if not memory.IS_KNOWN or api.service.api is None:
         return None
     memory.forget_peak(api.service.api.pid)

@@ -1,4 +1,4 @@
-"""Peak memory of ten workers and of the API while they import the worst files that are known, one after the other."""
+"""Peak memory of ten workers and of the API while they import the worst known files, one after the other."""
 
 import gzip
 import json
@@ -20,7 +20,7 @@ BLOCK_BYTES = 1 << 20
 
 
 class Case(NamedTuple):
-    """A file: what is bad about it, the lines that it repeats, and the parameters of its import."""
+    """A file: its name, the lines that it repeats, and the parameters of its import."""
 
     name: str
     lines: Callable[[], Iterator[bytes]]
@@ -60,7 +60,7 @@ def _with_header(header: bytes, line: bytes) -> Iterator[bytes]:
 
 
 def _skewed() -> Iterator[bytes]:
-    """Many short records, and all the long ones together behind them: the mean of the file says nothing."""
+    """Many short records, followed by all the long ones: the mean of the file does not predict the size of a chunk."""
     yield from islice(_numbered(), 100_000)
     yield from _numbered(every=1, huge=1_000_000)
 
@@ -110,7 +110,7 @@ async def run(env: Environment) -> list[Figure]:
 
 
 async def _imported(api: Api, case: Case) -> str:
-    """Imports the file; what became of it."""
+    """Imports the file; returns the outcome."""
     posted = await api.client.post(
         api_client.PATH,
         params={"resource": "users", "format": case.format, "unknown_fields": case.unknown_fields},

@@ -1,4 +1,4 @@
-"""The audit after a scenario: what must hold of the database and of EXPORT_DIR, whatever has happened."""
+"""The audit after a scenario: invariants of the database and of EXPORT_DIR."""
 
 import hashlib
 from collections.abc import AsyncIterator, Collection
@@ -13,13 +13,13 @@ from tests.chaos.environment import Environment
 from tests.chaos.load import Load
 from tests.support.eventually import eventually
 
-# until the sweep has found what dead processes left
+# until the sweep has removed what dead processes left behind
 IDLE_SECONDS = 60
 SHOWN_MAX = 5
 
 
 async def found(env: Environment, load: Load, *, broken: Collection[str] = ()) -> list[str]:
-    """What does not hold, a line each. The chunks of the jobs in `broken` may have failed."""
+    """The violated invariants, one line each. The chunks of the jobs in `broken` may have failed."""
     try:
         await eventually(env.is_idle, within=IDLE_SECONDS)
     except AssertionError:
@@ -35,7 +35,7 @@ async def found(env: Environment, load: Load, *, broken: Collection[str] = ()) -
 
 
 async def _unfinished(env: Environment) -> list[str]:
-    """The jobs that have no end, and why."""
+    """The jobs that are not final, and why."""
     rows = await env.rows(
         """
         SELECT 'import' AS kind, id, status, waiting_for
@@ -51,7 +51,7 @@ async def _unfinished(env: Environment) -> list[str]:
 
 
 async def _unknown(env: Environment, load: Load) -> list[str]:
-    """One key has made one job, and half an upload none."""
+    """Each idempotency key has created one job, and an incomplete upload none."""
     rows = await env.rows("SELECT id::text FROM import_jobs")
     stored = {row["id"] for row in rows}
     lost, strange = load.jobs - stored, stored - load.jobs
@@ -69,7 +69,7 @@ async def _unknown(env: Environment, load: Load) -> list[str]:
 
 
 async def _books(env: Environment, load: Load) -> list[str]:
-    """Of each import that nobody has overwritten since, each record that was stored has its row."""
+    """Each stored record of an import that no later import has overwritten has its row."""
     async with _auditor(env) as conn:
         violations = await audit.violations(conn)
         for id in sorted(load.jobs - load.overwritten):
@@ -81,7 +81,7 @@ async def _books(env: Environment, load: Load) -> list[str]:
 
 
 async def _effects(env: Environment, load: Load) -> list[str]:
-    """Each record of a chunk that is done has its row or its error, and no record of any other chunk has either."""
+    """Each record of a done chunk has a row or an error, and no record of any other chunk has either."""
     rows = await env.rows(
         """
         WITH effect AS (
@@ -121,7 +121,7 @@ async def _effects(env: Environment, load: Load) -> list[str]:
 
 
 async def _failed(env: Environment, broken: Collection[str]) -> list[str]:
-    """No chunk fails that did not kill its workers."""
+    """No chunk has failed except those that killed their workers."""
     rows = await env.rows(
         """
         SELECT kind, job_id::text, seq, attempt, crashes, last_error
@@ -137,7 +137,7 @@ async def _failed(env: Environment, broken: Collection[str]) -> list[str]:
 
 
 async def _files(env: Environment) -> list[str]:
-    """Each completed export has its file, whole. What dead workers had begun is removed."""
+    """Each completed export has its complete file. Unfinished files of dead workers are removed."""
     rows = await env.rows(
         "SELECT file_name, file_bytes, file_sha256 FROM export_jobs WHERE status = 'completed'",
     )

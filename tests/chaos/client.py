@@ -1,4 +1,4 @@
-"""A client as clients should be: it repeats a request that was not answered, or put off, under the same key."""
+"""A well-behaved client: it repeats a request that got no response, 429 or 503, with the same idempotency key."""
 
 import asyncio
 import random
@@ -12,29 +12,29 @@ import httpx
 from db.imports.jobs import FINAL
 from tests.support.api_client import PATH
 
-# a request that has found no answer for so long never will
+# a request that has failed for so long will not succeed
 PATIENCE_SECONDS = 120
 RETRY_SECONDS = 0.4
 POLL_SECONDS = 0.2
 PUT_OFF = {"/problems/idempotency-in-progress", "/problems/export-not-ready"}
 
-# bytes, or what gives them anew for each try
+# bytes, or a function that returns them for each attempt
 Content = bytes | Callable[[], AsyncIterator[bytes]] | None
 
 
 class Unexpected(Exception):
-    """The service did what it must not do."""
+    """The service responded in a way that the API does not allow."""
 
 
 class Client:
-    """`answers` counts the answers by their status; `no answer` stands for connections that were refused or broke."""
+    """`answers` counts the responses by status; `no answer` stands for connections that were refused or broke."""
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         self.http = http
         self.answers: Counter[str] = Counter()
 
     async def ask(self, method: str, path: str, *, content: Content = None, **options: Any) -> httpx.Response:
-        """The first answer that is one. Raises `Unexpected` at an internal error, or when none comes."""
+        """Repeats a request while the service puts it off. Raises `Unexpected` for an internal error or a timeout."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
             try:
@@ -50,7 +50,7 @@ class Client:
         raise Unexpected(f"{method} {path} found no answer in {PATIENCE_SECONDS} s")
 
     async def post(self, content: Content, *, type: str, key: str, params: Mapping[str, str]) -> dict[str, Any]:
-        """The job of an upload, posted as often as it takes."""
+        """The job of an upload, which is repeated until it is accepted."""
         headers = {"Content-Type": type, "Idempotency-Key": key}
         posted = await self.ask("POST", PATH, content=content, headers=headers, params=params)
         if posted.status_code not in (200, 202):
@@ -79,7 +79,7 @@ class Client:
 
 
 def _is_put_off(response: httpx.Response) -> bool:
-    """Whether the client is told to come again. Raises `Unexpected` when it is not told how, or of a fault of the service."""
+    """Whether the request is to be repeated. Raises `Unexpected` if Retry-After is missing, or for an internal error."""
     if response.status_code in (429, 503) or (response.status_code == 409 and response.json()["type"] in PUT_OFF):
         if "retry-after" not in response.headers:
             raise Unexpected(f"{response.status_code} without Retry-After: {response.text}")

@@ -1,4 +1,4 @@
-"""All connections that the server has are taken by others, who do nothing with them."""
+"""Other clients occupy all connections of the server and leave them idle."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,21 +13,21 @@ from tests.chaos.load import Load
 KILLS = 2
 FILLS = 100
 FILL_SECONDS = 0.04
-# more than any server of the suite has
+# more than the `max_connections` of any server of the suite
 CONNECTIONS_MAX = 1000
 
 
 async def happen(env: Environment, load: Load) -> list[str]:
-    """Takes what is left, ends sessions of the service and takes their places too, and lets go after a while.
+    """Occupies the free connections, terminates sessions of the service to occupy their slots too, and disconnects after a while.
 
-    Requests are answered 503 meanwhile, which the clients bear, or work; the workers that have lost their places come back.
+    Meanwhile requests succeed or get 503, which the clients repeat; afterwards the workers that lost their connections reconnect.
     """
     async with env.connected(), AsyncExitStack() as held:
         taken = await _fill(env, held)
         env.disturbances["connection limit reached"] += 1
         for _ in range(KILLS):
             await faults.kill(env)
-            # what becomes free is gone before the worker's successor asks for it
+            # a slot that becomes free is occupied before the worker's successor connects
             for _ in range(FILLS):
                 taken += await _fill(env, held)
                 await asyncio.sleep(FILL_SECONDS)
@@ -37,7 +37,7 @@ async def happen(env: Environment, load: Load) -> list[str]:
 
 @asynccontextmanager
 async def idle(url: str, count: int) -> AsyncIterator[None]:
-    """So many connections that do nothing."""
+    """`count` idle connections."""
     async with AsyncExitStack() as held:
         for _ in range(count):
             await held.enter_async_context(await psycopg.AsyncConnection.connect(url, application_name="idle"))
@@ -45,7 +45,7 @@ async def idle(url: str, count: int) -> AsyncIterator[None]:
 
 
 async def _fill(env: Environment, held: AsyncExitStack) -> int:
-    """Connects until the server refuses; how often it did not."""
+    """Connects until the server refuses; returns the number of connections made."""
     for count in range(CONNECTIONS_MAX):
         try:
             conn = await psycopg.AsyncConnection.connect(env.database_url, application_name="idle")

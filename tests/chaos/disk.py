@@ -1,4 +1,4 @@
-"""A disk that is too small, and becomes large enough."""
+"""A disk that is too small until it is enlarged."""
 
 import resource
 import subprocess
@@ -12,7 +12,7 @@ LARGE_BYTES = 256 * 1024 * 1024
 
 @contextmanager
 def full(folder: Path, pids: Callable[[], Iterable[int]]) -> Iterator[Callable[[], None]]:
-    """`folder` takes one megabyte until what this gives is called, which makes room.
+    """`folder` has room for one megabyte until the yielded function is called.
 
     A tmpfs where mounting is permitted. Elsewhere the processes `pids` may write no larger file, which is another error with
     the same consequences.

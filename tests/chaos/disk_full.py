@@ -1,4 +1,4 @@
-"""The disk of EXPORT_DIR is full: an export fails and says why, the next one waits until there is room; imports go on."""
+"""The disk of EXPORT_DIR is full: an export fails with the reason, the next one waits until there is room; imports continue."""
 
 import asyncio
 import time
@@ -32,7 +32,7 @@ async def happen(env: Environment, load: Load) -> list[str]:
             raise Unexpected(f"an export is {patient['status']} though there was room: {patient['problem']}")
         load.wrong += await load.references.check_download(patient)
         load.wrong += await _leftovers(env, patient["id"])
-        # the folder goes with the disk
+        # the folder disappears with the disk
         await env.client.ask("DELETE", patient["links"]["self"])
     return [failed["id"]]
 
@@ -42,7 +42,7 @@ async def _order(env: Environment, key: str) -> dict:
 
 
 async def _until_refused(env: Environment, id: str) -> None:
-    """Waits until the export was tried in vain."""
+    """Waits until an attempt of the export has failed."""
     deadline = time.monotonic() + WAIT_SECONDS
     while not await env.value("SELECT last_error FROM chunks WHERE job_id = %(id)s::uuid", id=id):
         if time.monotonic() > deadline:
@@ -51,6 +51,6 @@ async def _until_refused(env: Environment, id: str) -> None:
 
 
 async def _leftovers(env: Environment, id: str) -> list[str]:
-    """What lies beside the one whole file."""
+    """The files other than the one complete export."""
     names = [path.name for path in env.exports.iterdir() if id not in path.name]
     return [f"EXPORT_DIR holds what it should not: {names}"] if names else []

@@ -1,4 +1,4 @@
-"""A service on a database of its own, whose processes can be killed and started anew."""
+"""A service on a database of its own, whose processes can be killed and restarted."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ from tests.support import api_client
 from tests.support.eventually import eventually
 from tests.support.service import Process, Service
 
-# longer than PostgreSQL is ever away
+# longer than any outage of PostgreSQL here
 PATIENCE_SECONDS = 60
 REQUEST_SECONDS = 30
 COMPLAINTS_MAX = 20
@@ -31,7 +31,7 @@ COMPLAINT_CHARACTERS_MAX = 1000
 
 
 class Environment:
-    """What the disturbances and the load share. `disturbances` counts what was done, by its name."""
+    """What the faults and the load share. `disturbances` counts the faults by name."""
 
     def __init__(
         self, server: Server, service: Service, client: Client, *, seed: str, tell: Callable[[str], None]
@@ -71,7 +71,7 @@ class Environment:
         return [pid for pid in self.workers.children() if pid not in self._frozen]
 
     def start(self, module: str) -> None:
-        """Starts the API or the worker pool, in the place of one that is dead."""
+        """Starts the API or the worker pool, replacing one that has ended."""
         self._processes[module] = Process(module, self.service.environment, self.service.folder / f"{module}.log")
 
     def kill(self, module: str) -> None:
@@ -90,7 +90,7 @@ class Environment:
             os.kill(pid, signal.SIGCONT)
 
     def complaints(self) -> list[str]:
-        """What the processes said last that is more than a remark."""
+        """The last log lines of the processes above the level info."""
         lines = [line for module in ("api", "workers") for line in self._said(module)]
         return [line[:COMPLAINT_CHARACTERS_MAX] for line in lines if '"level": "info"' not in line]
 
@@ -99,7 +99,7 @@ class Environment:
         return log.read_text(errors="replace").splitlines()[-COMPLAINTS_MAX:] if log.exists() else []
 
     async def stop(self) -> None:
-        """Ends what was started here. What the service has started it ends itself."""
+        """Stops the processes started here. Their children are stopped by the service itself."""
         for pid in list(self._frozen):
             self.thaw(pid)
         for process in self._processes.values():
@@ -109,7 +109,7 @@ class Environment:
     # ── database ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def rows(self, query: LiteralString, **parameters: Any) -> list[DictRow]:
-        """The answer, on a connection of its own; while the server is away it is waited for."""
+        """Runs a query on a connection of its own; waits while the server is unreachable."""
         if self._kept:
             return await (await self._kept.execute(query, parameters)).fetchall()
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -123,19 +123,19 @@ class Environment:
                 await asyncio.sleep(0.1)
 
     async def value(self, query: LiteralString, **parameters: Any) -> Any:
-        """The first column of the one row of the answer."""
+        """The first column of the only row of the result."""
         (row,) = await self.rows(query, **parameters)
         return next(iter(row.values()))
 
     async def connect(self) -> AsyncConnection[DictRow]:
-        """A connection that no disturbance takes for one of the service."""
+        """A connection that no fault mistakes for one of the service."""
         return await AsyncConnection.connect(
             self.database_url, autocommit=True, application_name="chaos", row_factory=dict_row, connect_timeout=5
         )
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
-        """Keeps one connection for all looking: soon there may be none to be had."""
+        """Uses one connection for all queries from now on, because all others are about to be occupied."""
         async with await self.connect() as self._kept:
             try:
                 yield
@@ -143,11 +143,11 @@ class Environment:
                 self._kept = None
 
     async def has_pending(self) -> bool:
-        """Whether there is work that nobody has begun: only then a disturbance disturbs."""
+        """Whether there are pending chunks: without them a fault has no effect."""
         return await self.value("SELECT EXISTS (SELECT FROM chunks WHERE state = 'pending' AND kind = 'records')")
 
     async def is_idle(self) -> bool:
-        """Whether all jobs are final, and nothing is left of uploads that never came to their end."""
+        """Whether all jobs are final, and nothing remains of uploads that were never completed."""
         return not await self.value(
             """
             SELECT EXISTS (SELECT FROM import_jobs WHERE finished_at IS NULL)
@@ -160,7 +160,7 @@ class Environment:
 async def opened(
     server: Server, folder: Path, *, seed: str, tell: Callable[[str], None], **settings: Any
 ) -> AsyncIterator[Environment]:
-    """`folder` is made for it. `settings` are those of the service, and `run`, which says what of it is started."""
+    """Creates `folder`. `settings` are those of the service, and `run`, which names the processes to start."""
     await asyncio.to_thread(folder.mkdir)
     async with (
         api_client.service(server.url, folder, **settings) as service,

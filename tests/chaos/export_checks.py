@@ -1,4 +1,4 @@
-"""Whether exports are whole and right: articles do not change while a scenario runs, so each export has the same bytes."""
+"""Checks exports byte for byte: articles do not change during a scenario, so each export has the same bytes."""
 
 import hashlib
 from typing import Any, Self
@@ -7,12 +7,12 @@ from tests.chaos.client import Unexpected
 from tests.chaos.environment import Environment
 
 FORMATS = ("ndjson", "csv")
-# as it is: what arrives is what is compared
+# not decompressed: the bytes on the wire are compared
 PLAIN = {"Accept-Encoding": "identity"}
 
 
 class References:
-    """The right bytes of an export of the articles, for each format."""
+    """The expected bytes of an export of the articles, for each format."""
 
     formats = FORMATS
 
@@ -22,7 +22,7 @@ class References:
 
     @classmethod
     async def take(cls, env: Environment) -> Self:
-        """While nothing is wrong yet."""
+        """Before the first fault."""
         contents: dict[str, bytes] = {}
         for format in FORMATS:
             answer = await env.client.ask("GET", _stream(format), headers=PLAIN)
@@ -31,7 +31,7 @@ class References:
         return cls(env, contents)
 
     async def check_stream(self, format: str) -> list[str]:
-        """What is wrong with a stream that came to its end. One that breaks raises what httpx raises; 503 counts as broken."""
+        """What is wrong with a completed stream. A broken one raises httpx's exception; 503 counts as broken."""
         http = self.env.client.http
         async with http.stream("GET", _stream(format), headers=PLAIN) as answer:
             self.env.client.answers[str(answer.status_code)] += 1

@@ -1,4 +1,4 @@
-"""What befalls the service. Each notes which chunks it has hit, so that their recovery can be timed."""
+"""The faults. Each notes which chunks it has interrupted, so that their recovery can be timed."""
 
 import asyncio
 import os
@@ -15,25 +15,25 @@ from tests.support.eventually import eventually
 
 Disturbance: TypeAlias = Callable[[Environment], Awaitable[None]]
 
-# longer than the server puts up with a silent session that holds a lock
+# longer than the server tolerates an idle session that holds a lock
 FROZEN_SECONDS = 12.0
 LOOK_SECONDS = 0.05
 
 
 async def kill(env: Environment) -> None:
-    """SIGKILL to a worker in mid-chunk."""
+    """SIGKILL to a worker during a chunk."""
     await _hit(env, "KILL", signal.SIGKILL)
 
 
 async def terminate(env: Environment) -> None:
-    """SIGTERM to one: it ends its chunk or gives it back, and the pool replaces it."""
+    """SIGTERM to a worker: it finishes its chunk or gives it back, and the pool replaces it."""
     await _hit(env, "TERM", signal.SIGTERM)
 
 
 async def freeze(env: Environment) -> None:
-    """SIGSTOP to one, and SIGCONT when its chunk is long somebody else's. One at a time.
+    """SIGSTOP to a worker, and SIGCONT long after its chunk was reclaimed. One at a time.
 
-    Who takes over from the first might wait for rows that the second has locked, and then the times would add up.
+    With two, the worker that reclaims the first chunk might wait for rows locked by the second, and the times would add up.
     """
     if len(env.awake) < len(env.workers.children()):
         return
@@ -42,7 +42,7 @@ async def freeze(env: Environment) -> None:
     at = time.time()
     env.freeze(pid)
     asyncio.get_running_loop().call_later(FROZEN_SECONDS, env.thaw, pid)
-    # an export is given all the time that a slow storage may need, so it waits for the worker to wake up
+    # an export may be as slow as its storage, so it is not reclaimed: it waits for the worker to continue
     env.recoveries.chunks("STOP, CONT", at, [row for row in await _held(env, pid) if row["kind"] != "export"])
 
 
@@ -69,12 +69,12 @@ async def end_session(env: Environment) -> None:
 
 
 async def restart_postgres(env: Environment) -> None:
-    """An immediate restart: the server is back as soon as it can."""
+    """An immediate restart of the server."""
     await away(env, seconds=0.0, name="PostgreSQL restarts")
 
 
 async def away(env: Environment, *, seconds: float, name: str = "PostgreSQL away") -> None:
-    """Time counts from the moment when the server accepts connections again."""
+    """Stops PostgreSQL for `seconds`. Recovery is timed from the moment when the server accepts connections again."""
     env.disturbances[name] += 1
     died_at = time.time()
     await env.server.away(seconds)
@@ -88,7 +88,7 @@ async def away(env: Environment, *, seconds: float, name: str = "PostgreSQL away
 
 
 async def kill_pool(env: Environment, *, away_seconds: float) -> None:
-    """SIGKILL to the whole pool at once, which somebody starts anew after a while; from then on the time counts."""
+    """SIGKILL to the whole pool at once, which is restarted after a while; recovery is timed from the restart."""
     env.disturbances["KILL of the pool"] += 1
     env.kill("workers")
     held = await env.rows("SELECT id, lease FROM chunks WHERE state = 'running'")
@@ -98,14 +98,14 @@ async def kill_pool(env: Environment, *, away_seconds: float) -> None:
 
 
 async def kill_api(env: Environment) -> None:
-    """SIGKILL to the API under all that it does, and a new one in its place."""
+    """SIGKILL to the API during its requests, and a new one in its place."""
     env.disturbances["KILL of the API"] += 1
     env.kill("api")
     env.start("api")
 
 
 async def series(env: Environment, choices: list[Disturbance], *, seconds: float, pause_seconds: float) -> None:
-    """One of `choices` after the other for so long, each in work that is under way."""
+    """Runs `choices` in turn until the time is over, each while chunks are running."""
     ends_at = time.monotonic() + seconds
     while time.monotonic() < ends_at:
         await env.random.choice(choices)(env)
@@ -122,7 +122,7 @@ async def _hit(env: Environment, what: str, signum: signal.Signals) -> None:
 
 
 async def _victim(env: Environment) -> int:
-    """A worker that has a chunk in hand, if there is one within half a second; else any. One that is frozen is none."""
+    """A worker that has a running chunk, if there is one within half a second; else any. Frozen workers are excluded."""
     for _ in range(10):
         rows = await env.rows("SELECT split_part(worker, ':', 2)::integer AS pid FROM chunks WHERE state = 'running'")
         busy = sorted({row["pid"] for row in rows} & set(env.awake))
@@ -133,7 +133,7 @@ async def _victim(env: Environment) -> int:
 
 
 async def _held(env: Environment, pid: int) -> list[DictRow]:
-    """The chunk that this worker has in hand, in a list."""
+    """The running chunk of this worker, in a list."""
     return await env.rows(
         "SELECT id, lease, kind FROM chunks WHERE state = 'running' AND split_part(worker, ':', 2)::integer = %(pid)s",
         pid=pid,

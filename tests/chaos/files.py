@@ -1,4 +1,4 @@
-"""The files that are imported, and what has to become of each of their records."""
+"""The files that are imported, and the expected outcome of each of their records."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -8,7 +8,7 @@ from tests.support.make_data import Made
 
 CSV, NDJSON = "text/csv", "application/x-ndjson"
 FAULT_RATE = 0.03
-NAME = 2  # the place of a user's name in a row
+NAME = 2  # the index of a user's name in a row
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """The ids of rows that were there before: parents for comments."""
+    """The ids of rows that existed before: parents for comments."""
 
     users: list[str]
     articles: list[str]
@@ -43,7 +43,7 @@ def faulty(records: int, seed: int) -> File:
 
 
 def twins(records: int, seed: int) -> File:
-    """Every tenth record comes again at the end of the file, in another chunk than its first."""
+    """Every tenth record is repeated at the end of the file, in another chunk."""
     again = records // 11
     made = _users(records - again, seed)
     lines = made.data.splitlines(keepends=True)[1:]
@@ -52,7 +52,7 @@ def twins(records: int, seed: int) -> File:
 
 
 def upsert(records: int, seed: int) -> File:
-    """Half of the users are there already, and half of these have another name."""
+    """Half of the users exist already, and half of these have another name."""
     header, *lines = _users(records, seed).data.splitlines(keepends=True)
     there = len(lines) // 2
     base = File("base", "users", header + b"".join(lines[:there]), there, {"created": there})
@@ -68,7 +68,7 @@ def comments(records: int, seed: int, world: World) -> File:
 
 
 def poisoned(records: int, seed: int, *, name: str) -> File:
-    """A clean file in whose middle one user has this name, which is of no harm to anybody but the suite's trigger."""
+    """A clean file with one user of this name in the middle; only the suite's trigger reacts to the name."""
     header, *lines = _users(records, seed).data.splitlines(keepends=True)
     lines[records // 2] = _renamed(lines[records // 2], name)
     return File("poisoned", "users", header + b"".join(lines), records, {})

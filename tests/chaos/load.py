@@ -1,4 +1,4 @@
-"""The work that goes on while things break: imports and exports, each checked against what has to come of it."""
+"""The load during the faults: imports and exports, each compared with its expected result."""
 
 import asyncio
 from collections import Counter
@@ -20,12 +20,12 @@ from tests.support import make_data
 KINDS = {"clean": files.clean, "faulty": files.faulty, "twins": files.twins, "upsert": files.upsert}
 AUTHORS = 500
 SETTLE_SECONDS = 150
-# no run lasts long enough for a lane to do more
+# more than a lane can do in any run
 ROUNDS_MAX = 100_000
 
 
 class Size(msgspec.Struct, frozen=True, kw_only=True):
-    """Records of a file, articles that are exported over and over, and importing clients at a time."""
+    """Records of a file, articles that are exported repeatedly, and concurrent importing clients."""
 
     records: int
     articles: int
@@ -33,9 +33,9 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Load:
-    """Lanes, each of which does one thing after the other. What went wrong is in `wrong`, one line each.
+    """Lanes, each of which runs one request after the other. `wrong` has one line for each unexpected result.
 
-    `jobs` are the ids of all imports, `overwritten` those whose rows a later one has touched.
+    `jobs` are the ids of all imports, `overwritten` those whose rows a later one has changed.
     """
 
     def __init__(self, env: Environment, size: Size) -> None:
@@ -49,7 +49,7 @@ class Load:
         self._stopping = asyncio.Event()
 
     async def prepare(self) -> None:
-        """Users and articles that nobody changes afterwards, and the bytes that every export of the articles must have."""
+        """Users and articles that do not change afterwards, and the bytes that every export of the articles must have."""
         users = make_data.users(AUTHORS, seed=0)
         await self.take_in(File("users", "users", users.data, AUTHORS, {"created": AUTHORS}), key="users")
         articles = make_data.articles(self.size.articles, authors=users.ids, seed=0)
@@ -61,7 +61,7 @@ class Load:
 
     @asynccontextmanager
     async def running(self, *, exporting: bool, pause_seconds: float) -> AsyncIterator[None]:
-        """Keeps all lanes busy, with pauses; at the end they finish what they have begun, however long within reason."""
+        """Keeps all lanes busy, with pauses; at the end each finishes its current task, within a generous limit."""
         lanes = [self._lane(f"import {number}", self._import, pause_seconds) for number in range(self.size.lanes)]
         if exporting:
             lanes += [self._lane("export", self._export, pause_seconds), self._lane("stream", self._stream, 0.5)]
@@ -78,7 +78,7 @@ class Load:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def take_in(self, file: File, *, key: str, after: str | None = None) -> dict[str, Any]:
-        """Imports a file to its end, its base before it; the final job."""
+        """Imports a file, after its base, until the job is final; returns the job."""
         if file.base is not None:
             base = await self.take_in(file.base, key=f"{key} base")
             self.overwritten.add(base["id"])
@@ -88,7 +88,7 @@ class Load:
         return job
 
     async def post(self, file: File, *, key: str, after: str | None = None, content: Any = None) -> dict[str, Any]:
-        """The job of a file; `content` is sent in its place, as slowly as one likes."""
+        """The job of a file; `content` is sent instead of its data, for instance slowly."""
         params = {"resource": file.resource, "mode": file.mode} | ({"after": after} if after else {})
         job = await self.env.client.post(content or file.data, type=file.type, key=key, params=params)
         self.jobs.add(job["id"])
@@ -97,7 +97,7 @@ class Load:
         return job
 
     def check(self, job: dict[str, Any], file: File) -> None:
-        """Every record has become what it had to become."""
+        """Every record has its expected outcome."""
         counts = {name: count for name, count in job["counts"].items() if count}
         expected = {name: count for name, count in file.expected.items() if count}
         if job["status"] != "completed" or counts != expected or job["total_records"] != file.records:
@@ -118,13 +118,13 @@ class Load:
     async def _import(self, random: Random, key: str) -> None:
         kind = random.choice([*KINDS, "comments"])
         _, lane, number = key.split()
-        # the same files in every run, whichever lane is the faster
+        # the same files in every run, whichever lane is faster
         seed = 1 + int(lane) * ROUNDS_MAX + int(number)
         if kind == "comments":
             make, arguments = files.comments, (self.size.records, seed, self.world)
         else:
             make, arguments = KINDS[kind], (self.size.records, seed)
-        # making a file takes a while, in which the other lanes shall go on
+        # in a thread, because generating a file takes a while and the other lanes must continue
         await self.take_in(await asyncio.to_thread(make, *arguments), key=key)
 
     async def _export(self, random: Random, key: str) -> None:
@@ -141,7 +141,7 @@ class Load:
         try:
             complaint = await self.references.check_stream(random.choice(self.references.formats))
         except httpx.TransportError:
-            # broken, which a client cannot miss
+            # the stream broke, which a client detects
             self.done["streams broken"] += 1
         else:
             self.wrong += complaint

@@ -1,8 +1,8 @@
-"""The completion rate under disturbances: what is done at the end of a window, by what an undisturbed run has done by then.
+"""The completion rate under faults: records done at the end of a window, divided by those of a run without faults.
 
-Imports come in at a steady rate that leaves the service room to catch up, through the API, which is disturbed like the rest. The
+Imports arrive at a steady rate that leaves the service room to catch up, through the API, which is subject to the faults too. The
 rates of others are those of a public chaos matrix (PostgreSQL 18, their rescue of lost jobs tuned to about 15 s; by default most
-take minutes to hours); where it says nothing, the place is empty. Ours has its default settings.
+take minutes to hours); a cell is empty where it has no figure. This service runs with its default settings.
 """
 
 import asyncio
@@ -28,12 +28,12 @@ OTHERS: dict[str, dict[str, float]] = {
 }
 NAMES = ("Procrastinate", "Oban", "River", "pgmq")
 IDLE_CONNECTIONS = 300
-# so many imports come in within the window, one every half a second
+# imports in the window, one every half a second
 FILES = 40
 RECORDS = 4_000
 FILE_SECONDS = 0.5
 WINDOW_SECONDS = FILES * FILE_SECONDS
-# what happens once happens after so long
+# when a fault that occurs once occurs
 EARLY_SECONDS = 5.0
 SESSION_PAUSE_SECONDS = 0.25
 KILL_PAUSE_SECONDS = 0.5
@@ -41,7 +41,7 @@ POOL_AWAY_SECONDS = 1.0
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """`done`: records at the end of the window; `rate`: these by those of the undisturbed run."""
+    """`done`: records at the end of the window; `rate`: these divided by those of the run without faults."""
 
     name: str
     done: int
@@ -52,7 +52,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def run(server: Server, folder: Path, *, seed: str, tell: Callable[[str], None], **settings: Any) -> list[Row]:
-    """An undisturbed run, then one for each kind of disturbance."""
+    """A run without faults, then one for each kind of fault."""
     load = await asyncio.to_thread(lambda: [files.clean(RECORDS, number) for number in range(FILES)])
     rows: list[Row] = []
     for number, (name, happening) in enumerate(HAPPENINGS.items()):
@@ -79,7 +79,7 @@ async def run(server: Server, folder: Path, *, seed: str, tell: Callable[[str], 
 
 
 async def _perform(env: Environment, happening: faults.Disturbance, load: list[File]) -> tuple[int, list[str]]:
-    """The records that were done within the window, and what was wrong when all were done."""
+    """The records that were done within the window, and the failed checks when all were done."""
     audited = Load(env, Size(records=0, articles=0, lanes=0))
     began = time.time()
 
@@ -106,7 +106,7 @@ async def _perform(env: Environment, happening: faults.Disturbance, load: list[F
     return done, await checks.found(env, audited)
 
 
-# ── the happenings ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the faults ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 async def _nothing(env: Environment) -> None:

@@ -1,4 +1,4 @@
-"""What a soak looks at: memory of processes, sizes of tables, dead rows, the oldest transaction, the queue; and their trend."""
+"""What a soak measures: memory of processes, sizes of tables, dead rows, the oldest transaction, the queue; and their trend."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,12 +14,12 @@ from tests.chaos.environment import Environment
 SAMPLES_MIN = 6
 # a third of the time
 WARM_UP_SHARE = 0.34
-# a process of the service may have grown by so much from the end of the warm-up to the end
+# the allowed growth of a process of the service from the end of the warm-up to the end
 GROWTH_MB_MAX = 20.0
-# of anything else a quarter is taken for noise
+# for anything else growth of a quarter counts as noise
 GROWTH_SHARE_MAX = 0.25
 GROWTH_MIN = 2.0
-# what counts as the state at a moment: the median of so many samples
+# the state at a moment is the median of this many samples
 AROUND = 3
 
 
@@ -31,7 +31,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the page. `slope` is that of the time after the warm-up, an hour; `is_bounded`: the soak fails by it."""
+    """One line of the report. `slope` is per hour, after the warm-up; `is_bounded`: the soak fails if it grows too much."""
 
     name: str
     start: float
@@ -74,14 +74,14 @@ async def sample(env: Environment) -> dict[str, float]:
 
 
 def summed_up(samples: Sequence[Sample]) -> list[Figure]:
-    """One figure for each value that all samples have."""
+    """One figure for each value that is in all samples."""
     warm = min(int(len(samples) * WARM_UP_SHARE), len(samples) - AROUND)
     names = [name for name in samples[0].values if all(name in sample.values for sample in samples)]
     return [_figure(name, [(one.at, one.values[name]) for one in samples], warm) for name in names]
 
 
 def page(figures: Sequence[Figure]) -> Table:
-    """All that is not nothing throughout."""
+    """The figures that are not 0 in all samples."""
     shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     shown.add_column("figure", style="bold")
     for column in ("start", "after warm-up", "end", "slope an hour", ""):
@@ -119,7 +119,7 @@ def _figure(name: str, points: list[tuple[float, float]], warm: int) -> Figure:
 
 
 def _memory(env: Environment) -> Iterator[tuple[str, float]]:
-    """MB. The server's processes share most of theirs, so of those only what is their own counts."""
+    """MB. The server's processes share most of their memory, so only their private memory counts."""
     yield "memory of the API, MB", _mb(env.api.pid, "VmRSS")
     yield "memory of the pool, MB", _mb(env.workers.pid, "VmRSS")
     for number, pid in enumerate(sorted(env.workers.children()), 1):

@@ -1,4 +1,4 @@
-"""A chunk that kills whoever works on it, as one does that makes a process run out of memory."""
+"""A chunk that kills every worker that processes it, as one that makes a process run out of memory."""
 
 import asyncio
 import os
@@ -17,9 +17,9 @@ LOOK_SECONDS = 0.05
 
 
 async def happen(env: Environment, load: Load) -> list[str]:
-    """Posts one file with a poisoned record, whose chunk alone may fail; the id of its job, in a list."""
+    """Posts a file with a poisoned record, whose chunk is the only one that may fail; returns the id of its job, in a list."""
     async with await env.connect() as conn:
-        # a worker that comes to the record waits there for the lock, and there it is found
+        # a worker that reaches the record waits for the lock, which shows its pid
         await conn.execute("SELECT pg_advisory_lock(1)")
         await conn.execute(
             """

@@ -1,4 +1,4 @@
-"""How long it takes until what a disturbance has hit is done after all."""
+"""The time until a chunk that was interrupted by a fault is done."""
 
 from collections.abc import Iterable, Sequence
 from statistics import fmean
@@ -7,16 +7,16 @@ import msgspec
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
-# what is promised of a chunk that is hit, and hit again by the one that took it over
+# the limit for an interrupted chunk, also if its next worker is interrupted too
 SECONDS_MAX = 10.0
-# the grace of a first and a second crash, which doubles from then on: a chunk that kills its workers shall kill few of them
+# the grace of a first and a second crash; it doubles from then on, so that a chunk that kills its workers kills few of them
 GRACE_SECONDS = 5.0
-# what was on its way when the hit came may still come through
+# a commit that was being sent during the fault may still arrive
 COMMIT_SECONDS = 1.0
 
 
 class Hit(msgspec.Struct, frozen=True, kw_only=True):
-    """A chunk that was in the hands of a worker when `what` befell it. `at`: seconds since the epoch; None: any chunk."""
+    """A chunk that a worker was processing when the fault `what` occurred. `at`: seconds since the epoch; None: any chunk."""
 
     what: str
     at: float
@@ -25,7 +25,7 @@ class Hit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """`taken_over`: seconds until somebody claimed the chunk for the last time. `crashes` are those that it had in the end."""
+    """`taken_over`: seconds until the last claim of the chunk. `crashes`: its final number of crashes."""
 
     what: str
     seconds: float
@@ -36,7 +36,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def seconds_max(self) -> float:
-        """More than the promise only for a chunk that two workers have died over before."""
+        """Higher than the usual limit only for a chunk on which two workers have died before."""
         return SECONDS_MAX + GRACE_SECONDS * (2 ** max(0, self.crashes - 2) - 1)
 
 
@@ -49,21 +49,21 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Recoveries:
-    """Hits, as they come. What became of them stands in the queue, and is read when all is over."""
+    """Collects hits. Their recovery is read from the queue at the end."""
 
     def __init__(self) -> None:
         self.hits: list[Hit] = []
 
     def chunks(self, what: str, at: float, held: Iterable[DictRow]) -> None:
-        """`held`: rows of the chunks that were hit, with their `id` and `lease`."""
+        """`held`: rows of the interrupted chunks, with their `id` and `lease`."""
         self.hits += [Hit(what=what, at=at, chunk=row["id"], lease=row["lease"]) for row in held]
 
     def next_chunk(self, what: str, at: float) -> None:
-        """The time counts until any chunk is done."""
+        """Recovery is timed until any chunk is done."""
         self.hits.append(Hit(what=what, at=at, chunk=None))
 
     async def samples(self, conn: AsyncConnection[DictRow]) -> list[Sample]:
-        """Of the hits that struck; of a chunk that was hit again before it was done only the last one counts."""
+        """Recoveries of the hits that had an effect. For a chunk that was hit several times only the last hit counts."""
         cursor = await conn.execute(
             """
             SELECT id, kind, lease, attempt, crashes, state,
@@ -85,7 +85,7 @@ class Recoveries:
 
 
 def _has_struck(hit: Hit, chunk: DictRow) -> bool:
-    """A worker may have committed a moment before: then the lease has not moved on, and the end did not keep us waiting."""
+    """Whether the hit had an effect. If the worker had just committed, the lease is unchanged and the chunk is done at once."""
     return chunk["lease"] > hit.lease or chunk["finished_at"] > hit.at + COMMIT_SECONDS
 
 
@@ -101,7 +101,7 @@ def _sample(hit: Hit, chunk: DictRow) -> Sample:
 
 
 def spreads(samples: Sequence[Sample]) -> list[Spread]:
-    """One of each kind, and one of all."""
+    """One summary for each kind, and one for all."""
     kinds = sorted({sample.what for sample in samples})
     found = [_spread(kind, [sample.seconds for sample in samples if sample.what == kind]) for kind in kinds]
     return [*found, _spread("all", [sample.seconds for sample in samples])] if samples else []

@@ -1,4 +1,4 @@
-"""What is told of a run: a line a scenario, the recovery times, the matrix; and all of it as JSON."""
+"""The report of a run: a line for each scenario, the recovery times, the matrix; and all of it as JSON."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -44,7 +44,7 @@ def matrix(rows: Sequence[Row]) -> Table:
 
 
 def write(path: Path, head: dict[str, Any], results: Iterable[Result], rows: Iterable[Row]) -> None:
-    """Writes all samples, and what the tables show of them."""
+    """Writes all samples and the figures of the tables."""
     results = list(results)
     samples = [sample for result in results for sample in result.samples]
     told = head | {"scenarios": results, "recovery": recovery.spreads(samples), "matrix": list(rows)}

@@ -1,4 +1,4 @@
-"""What happens, one scenario after the other, each on a database of its own while the load goes on."""
+"""The scenarios. Each runs on a database of its own, under load."""
 
 import asyncio
 from collections import Counter
@@ -17,11 +17,11 @@ from tests.chaos.recovery import Sample
 from tests.chaos.server import Server
 from tests.support.eventually import eventually
 
-# what a scenario does beside the load; the ids of the jobs of which chunks may fail
+# what a scenario does during the load; returns the ids of the jobs whose chunks may fail
 Happening = Callable[[Environment, Load], Awaitable[list[str]]]
 
 
-# between two disturbances of `each_twice`
+# between two faults of `each_twice`
 PAUSE_SECONDS = 0.5
 
 
@@ -32,9 +32,9 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     happening: Happening
     settings: Mapping[str, Any] = {}
     exporting: bool = True
-    # between two imports of a client, where much load would only take long to audit
+    # between two imports of a client, where more load would only prolong the audit
     pause_seconds: float = 0.0
-    # whether work that is done again later than it should be is wrong; else it is only reported
+    # whether a recovery that takes too long is a failure; else it is only reported
     recovery_is_bounded: bool = True
 
 
@@ -60,7 +60,7 @@ async def perform(
     tell: Callable[[str], None],
     **settings: Any,
 ) -> Result:
-    """Runs a scenario to its end, and audits what is left. `settings` are the service's for all scenarios."""
+    """Runs a scenario and audits the result. `settings` are the service's for all scenarios."""
     began = asyncio.get_running_loop().time()
     async with environment.opened(
         server, folder, seed=f"{seed} {scenario.name}", tell=tell, **{**settings, **scenario.settings}
@@ -97,7 +97,7 @@ async def perform(
     )
 
 
-# ── the happenings ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the faults ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _series(*choices: faults.Disturbance, seconds: float, pause_seconds: float) -> Happening:
@@ -109,7 +109,7 @@ def _series(*choices: faults.Disturbance, seconds: float, pause_seconds: float) 
 
 
 def storm(*, seconds: float) -> Happening:
-    """All at once, and an immediate restart of PostgreSQL in the middle."""
+    """All faults at once, and an immediate restart of PostgreSQL in the middle."""
 
     async def happen(env: Environment, load: Load) -> list[str]:
         choices = [faults.kill, faults.terminate, faults.end_session]
@@ -122,7 +122,7 @@ def storm(*, seconds: float) -> Happening:
 
 
 async def each_twice(env: Environment, load: Load) -> list[str]:
-    """Every kind of disturbance, an immediate restart of PostgreSQL between the two rounds of the others."""
+    """Every kind of fault twice, with an immediate restart of PostgreSQL between the two rounds."""
     choices = [faults.kill, faults.terminate, faults.end_session]
     for disturb in [*choices, faults.restart_postgres, *choices]:
         await disturb(env)
@@ -152,13 +152,13 @@ SCENARIOS = [
     Scenario(
         name="the API is killed under uploads",
         happening=uploads.happen,
-        # half an upload keeps its key until it is swept; with the default of a minute the clients would wait as long
+        # an incomplete upload keeps its key until it is swept; with the default the clients would wait for a minute
         settings={"upload_grace_seconds": 5},
     ),
     Scenario(
         name="the disk of EXPORT_DIR is full",
         happening=disk_full.happen,
-        # fewer than the default, after which an export is given up in seconds, not minutes
+        # fewer than the default, so that an export fails after seconds, not minutes
         settings={"attempts_max": 4},
         exporting=False,
     ),

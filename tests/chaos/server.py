@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the suite's own, which dies and comes back at the same address."""
+"""A PostgreSQL server of the suite's own, which can be crashed and restarted at the same address."""
 
 import asyncio
 import os
@@ -15,7 +15,7 @@ from tests.support.postgres import bin_dir
 
 
 class Server:
-    """`url` holds over all restarts. To be started from the main thread, with whose end the server ends."""
+    """`url` is the same after a restart. Start it from the main thread: the server ends when that thread ends."""
 
     def __init__(self, data_path: Path, *, options: Mapping[str, str]) -> None:
         self.data_path = data_path
@@ -24,17 +24,17 @@ class Server:
         self.url = ""
 
     def start(self) -> None:
-        """Returns when the server accepts connections, its recovery done."""
+        """Returns when the server has recovered and accepts connections."""
         self.url = embedded.start(self.data_path, port=self.port, options=self.options, bin_dir=bin_dir())
         self.port = int(str(conninfo_to_dict(self.url)["port"]))
 
     async def crash(self) -> None:
-        """What `pg_ctl stop -m immediate` does, which root may not call: no checkpoint, no farewell to any client."""
+        """Does what `pg_ctl stop -m immediate` does, which root may not call: no checkpoint, no notice to clients."""
         os.kill(self.pid, signal.SIGQUIT)
         await eventually(lambda: not self.is_running)
 
     async def away(self, seconds: float) -> None:
-        """Crashes, is not there for so long, and comes back, also when the wait is interrupted."""
+        """Crashes the server, waits, and starts it again, also when the wait is interrupted."""
         await self.crash()
         try:
             await asyncio.sleep(seconds)
@@ -43,7 +43,7 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """That of the server that all others are children of."""
+        """The pid of the postmaster."""
         return int((self.data_path / "postgres" / "postmaster.pid").read_text().split()[0])
 
     @property
@@ -57,7 +57,7 @@ class Server:
 
 @contextmanager
 def running(folder: Path, *, options: Mapping[str, str]) -> Iterator[Server]:
-    """A server in `folder`, gone at the end. `options` are PostgreSQL's settings."""
+    """A server in `folder`, removed at the end. `options` are PostgreSQL's settings."""
     server = Server(folder / "server", options=options)
     server.start()
     try:

@@ -1,7 +1,7 @@
-"""`make soak`: imports and exports at a moderate rate for a while, and whether anything grows that should not.
+"""`make soak`: imports and exports at a moderate rate for a while, and a check that memory and tables do not grow.
 
-The same users are stored over and over, and jobs and files are kept for half a minute only: what still grows then has a leak. It
-fails when a process of the service grows by more than `figures.GROWTH_MB_MAX` after the warm-up, or when an answer is wrong.
+The same users are stored repeatedly, and jobs and files are kept for half a minute only: anything that still grows has a leak. It
+fails when a process of the service grows by more than `metrics.GROWTH_MB_MAX` after the warm-up, or when a result is wrong.
 
 In three minutes: 176 imports, 875,500 records, 134 background exports, 317 streams; the API at 75 MB, each worker at 51 MB, and
 none of them grew by as much as a megabyte after the first minute.
@@ -42,9 +42,9 @@ class Repeated(Load):
     """Imports the same users again and again, some of them changed."""
 
     def check(self, job: dict[str, Any], file: File) -> None:
-        """Whether a sound record is created, updated or left alone depends on what was there; that it is stored does not."""
+        """A sound record is created, updated or unchanged depending on the table; it is stored in each case."""
         counts = job["counts"]
-        # the duplicates among the planted faults meet what an earlier import has made of them
+        # the duplicates among the planted faults match rows of an earlier import
         refused = 0 if file.kind == "faulty" else counts["failed"] + counts["skipped"]
         if job["status"] != "completed" or refused or counts["unprocessed"] or sum(counts.values()) != file.records:
             self.wrong.append(f"{file.kind} {job['id']} is {job['status']} with {counts}")
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 async def _run(console: Console, seconds: float) -> bool:
-    """Whether nothing has grown and nothing was wrong."""
+    """Whether nothing has grown and no result was wrong."""
     with postgres.open_folder() as folder, server.running(folder, options={}) as database:
         machine = environment.machine(database.url) | {"workers": SETTINGS["worker_pool_size"]}
         async with chaos_environment.opened(

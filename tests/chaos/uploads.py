@@ -1,4 +1,4 @@
-"""The API dies under slow uploads. Their clients try again under the same keys, but one, which has lost its interest."""
+"""The API is killed during slow uploads. Their clients repeat them with the same keys, except one."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -20,7 +20,7 @@ BLOCK_SECONDS = 0.05
 
 
 async def happen(env: Environment, load: Load) -> list[str]:
-    """Slow uploads, one after the other on several lanes, until the API was killed several times."""
+    """Slow uploads, one after the other on several lanes, while the API is killed several times."""
     over = asyncio.Event()
     lanes = [asyncio.create_task(_lane(load, number, over)) for number in range(SLOW)]
     forsaken = asyncio.create_task(_forsake(env, files.clean(load.size.records, 2**21)))
@@ -46,13 +46,13 @@ async def _lane(load: Load, lane: int, over: asyncio.Event) -> None:
 
 
 async def _forsake(env: Environment, file: File) -> None:
-    """Half an upload, without end; the API is killed under it, and nobody tries again."""
+    """An upload that does not end; the API is killed during it, and it is not repeated."""
 
     async def body() -> AsyncIterator[bytes]:
         lines = file.data.splitlines(keepends=True)
         half = len(lines) // 2
         yield b"".join(lines[:half])
-        # only who goes on writing notices that nobody reads any more
+        # only a client that continues to write notices that the connection is broken
         for line in lines[half:]:
             yield line
             await asyncio.sleep(BLOCK_SECONDS)
@@ -67,7 +67,7 @@ async def _forsake(env: Environment, file: File) -> None:
 
 
 def _slowly(data: bytes) -> Callable[[], AsyncIterator[bytes]]:
-    """The body anew for each try, a bit at a time."""
+    """The body for each attempt, in small blocks."""
     step = len(data) // BLOCKS + 1
 
     async def body() -> AsyncIterator[bytes]:

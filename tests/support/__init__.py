@@ -1,7 +1,7 @@
 """What tests share: the servers they run against, clients, factories of records, fault injection.
 
-Nothing here is a test. `postgres` and `service` start processes, `eventually` waits for them, `api_client`, `exports` and
-`sse` speak HTTP, `factories` and `workers` drive the queue, the rest breaks something on request.
+There are no tests here. `postgres` and `service` start processes, `eventually` waits for them, `api_client`, `exports` and
+`sse` send requests, `factories` and `workers` drive the queue, most others inject faults.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Imports by HTTP, for tests: a service with a database of its own, what clients do with it, and its books."""
+"""Imports over HTTP, for tests: a service with a database of its own, requests of a client, and checks of its counters."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -37,7 +37,7 @@ class Api:
         return await self.client.get(f"{PATH}{path}", **options)
 
     async def finished(self, posted: httpx.Response) -> dict[str, Any]:
-        """The final job of an upload that was taken in, its books checked."""
+        """The final job of an accepted upload, its counters checked."""
         assert posted.status_code == 202, posted.text
         address = posted.headers["location"]
 
@@ -67,7 +67,7 @@ class Api:
         return row and row[0]
 
     async def has_nothing(self) -> bool:
-        """Whether neither a job nor a chunk nor a payload is stored."""
+        """Whether no job, chunk or payload is stored."""
         return not await self.value(
             """
             SELECT (SELECT count(*) FROM import_jobs)
@@ -77,11 +77,11 @@ class Api:
         )
 
     async def is_idle(self) -> bool:
-        """Whether no job is left for the workers."""
+        """Whether all jobs are final."""
         return not await self.value("SELECT count(*) FROM import_jobs WHERE status IN ('pending', 'processing')")
 
     async def check_books(self, job: dict[str, Any]) -> None:
-        """Each record has either its row or its errors, and the counters that clients see say so."""
+        """Checks that each record has either a row or errors, and that the counters of the API agree."""
         assert sum(job["counts"].values()) == job["total_records"]
         assert job["processed_records"] == job["total_records"] - job["counts"]["unprocessed"]
         assert await audit.violations(self.conn, import_id=job["id"], strict=True) == []
@@ -89,7 +89,7 @@ class Api:
 
 @asynccontextmanager
 async def service(server_url: str, folder: Path, **arguments: Any) -> AsyncIterator[Service]:
-    """A service on a database of its own, for the tests of a module to share; `arguments` as for `running_service`."""
+    """A service on a database of its own, shared by the tests of a module; `arguments` as for `running_service`."""
     name = postgres.create_database(server_url)
     url = postgres.database_url(server_url, name)
     try:
@@ -102,7 +102,7 @@ async def service(server_url: str, folder: Path, **arguments: Any) -> AsyncItera
 
 @asynccontextmanager
 async def connected(service: Service, *, timeout: float = PATIENCE_SECONDS) -> AsyncIterator[Api]:  # noqa: ASYNC109  httpx's
-    """A client of the service, which has no job and no record to begin with."""
+    """A client of the service, whose tables are emptied first."""
     async with (
         await psycopg.AsyncConnection.connect(service.environment["DATABASE_URL"], autocommit=True) as conn,
         httpx.AsyncClient(base_url=service.url, timeout=timeout) as client,
@@ -116,10 +116,10 @@ async def connected(service: Service, *, timeout: float = PATIENCE_SECONDS) -> A
 
 
 def user_row(n: int) -> bytes:
-    """A sound line below `USERS_HEADER`."""
+    """A valid line for `USERS_HEADER`."""
     return b"user%d@example.org,User %d,reader,true\n" % (n, n)
 
 
 def user_object(n: int) -> bytes:
-    """A sound user as a JSON object."""
+    """A valid user as a JSON object."""
     return b'{"email":"user%d@example.org","name":"User %d","role":"reader","active":true}' % (n, n)

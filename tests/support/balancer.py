@@ -1,4 +1,4 @@
-"""A TCP balancer as small as one can be: it probes `/ready` and sends new connections to the backends that passed."""
+"""A minimal TCP balancer: it probes `/ready` and sends new connections to the backends that passed."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -35,7 +35,7 @@ class Balancer:
         task.add_done_callback(self.carrying.discard)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # never a second try with another backend: a connection that is refused is a failure that the client sees
+        # no second attempt with another backend: a refused connection is a failure that the client sees
         ready = self.ready
         host, _, port = ready[next(self._turn) % len(ready)].removeprefix("http://").rpartition(":")
         try:
@@ -73,7 +73,7 @@ async def _is_ready(client: httpx.AsyncClient, url: str) -> bool:
 
 
 async def _forward(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-    """Passes bytes on, then the end; a reset is passed on as a reset."""
+    """Forwards bytes, then the end; a reset is forwarded as a reset."""
     try:
         while block := await source.read(65536):
             target.write(block)

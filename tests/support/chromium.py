@@ -43,7 +43,7 @@ async def launch(*arguments: str) -> AsyncIterator[Browser]:
 async def browser() -> AsyncIterator[Browser]:
     """A browser of the test's own. A starting browser takes about half a second.
 
-    It lives in the test's event loop, so it cannot be shared by a session whose tests have a loop each.
+    It belongs to the event loop of the test, so tests, each of which has its own loop, cannot share it.
     """
     async with launch() as started:
         yield started

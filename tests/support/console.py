@@ -10,7 +10,7 @@ from playwright.async_api import Browser, Page
 
 from tests.support.eventually import PATIENCE_SECONDS
 
-# what a browser reports of answers that a test causes on purpose: the pages show these themselves
+# the browser's messages for error responses that tests cause on purpose; the pages show these errors themselves
 _EXPECTED = ("Failed to load resource: the server responded with a status of", "Failed to load resource: net::ERR_")
 
 

@@ -1,7 +1,7 @@
-"""`python -m tests.faulty_worker`: the worker pool, one of whose workers comes to grief once, at a named point.
+"""`python -m tests.support.crashing_worker`: the worker pool, one of whose workers fails once, at a named failpoint.
 
-FAULT_POINT and FAULT_NUMBER say where: at the how-manieth time that a worker reaches the point; FAULT_KIND says how. The file
-FAULT_FILE appears when it happens, and keeps it from happening again.
+FAULT_POINT is the failpoint, FAULT_NUMBER the number of times that a worker reaches it before it fails, FAULT_KIND the kind of
+failure. The file FAULT_FILE is created at the failure, and prevents another one.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ class Fault:
             return
         self.times += 1
         if self.times == self.number and not self.file.exists():
-            # what is written and renamed is there as a whole or not at all
+            # a file that is written and then renamed is never visible in part
             draft = self.file.with_suffix(".draft")
             draft.write_text(str(os.getpid()))
             draft.rename(self.file)
@@ -53,7 +53,7 @@ class Fault:
             line.shutdown(socket.SHUT_RDWR)
 
     async def _wait(self, _: Connection) -> None:
-        """Until the test has removed the file, when it has done to the connection what it wanted to."""
+        """Waits until the test removes the file, after it has acted on the connection."""
         while self.file.exists():  # noqa: ASYNC110  # the test is another process
             await asyncio.sleep(0.01)
 

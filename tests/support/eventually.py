@@ -10,15 +10,15 @@ from typing import Any
 import httpx
 import pytest
 
-# how long any test waits for anything; TEST_PATIENCE=4 multiplies it on a machine that is slow or busy
+# the timeout of all waits in tests; TEST_PATIENCE=4 multiplies it on a slow or busy machine
 PATIENCE_SECONDS = 30 * float(os.environ.get("TEST_PATIENCE", "1"))
 
 
 async def eventually(condition: Callable[[], Any], *, within: float | None = None) -> Any:
     """Returns what `condition` returns as soon as that is true; `condition` may be async.
 
-    Fails after PATIENCE_SECONDS. Give `within` seconds only where that number is what the test claims, and mark such a test
-    with `timing`.
+    Fails after PATIENCE_SECONDS. Use `within` only where the test is about that number of seconds, and mark such a test with
+    `timing`.
     """
     seconds = PATIENCE_SECONDS if within is None else within
     deadline = time.monotonic() + seconds
@@ -34,8 +34,8 @@ async def eventually(condition: Callable[[], Any], *, within: float | None = Non
 
 
 def broken_off() -> pytest.RaisesExc[httpx.TransportError]:
-    """`with broken_off():` expects that a connection breaks under a request.
+    """`with broken_off():` expects that the connection breaks during a request.
 
-    Whether the peer's kernel sends FIN or RST depends on what it still holds in its buffers. Both say the same.
+    The peer's kernel sends FIN or RST, depending on the contents of its buffers. Both are accepted.
     """
     return pytest.raises((httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError))

@@ -1,4 +1,4 @@
-"""Exports for tests: articles to export, jobs in each state, a worker that stops in the middle."""
+"""Exports for tests: articles to export, jobs in each state, an export that stops in the middle."""
 
 import asyncio
 from uuid import UUID
@@ -22,7 +22,7 @@ MANY = 3_000
 
 
 async def many_articles(conn, count):
-    """So many articles of 20 KB, which PostgreSQL packs, so that they are quickly made; and one author."""
+    """Inserts `count` articles of 20 KB, which PostgreSQL compresses, so this is fast; and their author."""
     await conn.execute(
         """
         WITH author AS (
@@ -38,7 +38,7 @@ async def many_articles(conn, count):
 
 
 async def exported(conn, resource, format, *, csv_safe=False, **selected):
-    """The export, and how many records it is said to have; `selected` is as for `selection.select`."""
+    """The export and its reported number of records; `selected` is as for `filters.select`."""
     selection = select(RESOURCES[resource], **{"filters": {}} | selected)
     async with conn.transaction():
         await copy_out.begin_long_read(conn, client_timeout_seconds=10)
@@ -94,7 +94,7 @@ STALLED = """
 
 
 async def stall(conn) -> None:
-    """Makes each export of the articles stop in the middle while this connection holds the advisory lock 1, as from now.
+    """Stops each export of the articles in the middle while this connection holds the advisory lock 1, which it acquires.
 
     `resume` releases it. The table itself is then `stored_articles`.
     """
@@ -104,7 +104,7 @@ async def stall(conn) -> None:
         "SELECT id FROM stored_articles ORDER BY id OFFSET (SELECT count(*) / 2 FROM stored_articles)"
     )
     [middle, *_] = await cursor.fetchone() or ()
-    # in the list of columns, which a count does not look at as long as it is not volatile
+    # in the list of columns, which a count does not evaluate unless it is volatile
     await conn.execute(STALLED)
     await conn.execute(
         SQL(
@@ -120,5 +120,5 @@ async def stall(conn) -> None:
 
 
 async def resume(conn) -> None:
-    """Lets the exports go on that `stall` has stopped."""
+    """Releases the exports that `stall` has stopped."""
     await conn.execute("SELECT pg_advisory_unlock(1)")

@@ -1,4 +1,4 @@
-"""Makers of jobs and records, hands that drive the queue step by step."""
+"""Creates jobs and records, and drives the queue step by step."""
 
 import json
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from tests.support.eventually import eventually
 from workers import imports as work
 
 SETTINGS = Settings()
-# no claim of a test is kept small by its bytes
+# so that the size in bytes does not limit a claim
 BYTES_MAX = SETTINGS.chunk_max_bytes
 
 
@@ -27,7 +27,7 @@ BYTES_MAX = SETTINGS.chunk_max_bytes
 
 
 def user(number: int = 0, **fields: Any) -> dict[str, Any]:
-    """A sound user; the same number is the same e-mail address."""
+    """A valid user; the number determines the e-mail address."""
     return {"email": f"user{number}@example.com", "name": f"User {number}", "role": "reader", "active": True} | fields
 
 
@@ -50,7 +50,7 @@ def comment(of_article: UUID | str, by: UUID | str, **fields: Any) -> dict[str, 
 
 
 async def stored_user(conn: Connection, number: int = 0, *, id: UUID | None = None, email: str | None = None) -> UUID:
-    """A row that no import has made; its id."""
+    """Inserts a row directly, without an import; returns its id."""
     id = id or uuid4()
     await conn.execute(
         "INSERT INTO users (id, email, name, role, active) VALUES (%(id)s, %(email)s, 'stored', 'admin', true)",
@@ -77,7 +77,7 @@ async def stored_article(conn: Connection, author: UUID, number: int = 0) -> UUI
 async def queued(
     conn: Connection, records: Sequence[dict[str, Any]], *, sizes: Sequence[int] | None = None, **parameters: Any
 ) -> UUID:
-    """An import of these records that waits for workers, cut into chunks of `sizes` records; None: a single one.
+    """A sealed import of these records, in chunks of `sizes` records; None: a single chunk.
 
     `parameters` are fields of `uploads.ImportSpec`.
     """
@@ -106,21 +106,21 @@ def _upload(data: bytes, **parameters: Any) -> uploads.ImportSpec:
 
 
 async def claim(conn: Connection, *, worker: str = "me", chunks_max: int = 1) -> Claim:
-    """The next claim, which there has to be."""
+    """The next claim. Fails if there is none."""
     claimed = await queue.claim(conn, worker=worker, chunks_max=chunks_max, bytes_max=BYTES_MAX)
     assert claimed is not None
     return claimed
 
 
 async def perform(conn: Connection, claimed: Claim, *, memory: work.ConflictMemory | None = None) -> work.Done | None:
-    """What a worker does with a claim, without its retries."""
+    """Processes a claim as a worker does, without retries."""
     return await work.perform(conn, claimed, settings=SETTINGS, memory=memory or work.ConflictMemory())
 
 
 async def run(conn: Connection, id: UUID, *, order: Sequence[int] | None = None, chunks_max: int = 1) -> jobs.Import:
-    """Works an import off, so many chunks at once, and then what that has queued; see `ended`.
+    """Processes all chunks of an import, `chunks_max` at a time, and then the jobs that depend on it; see `ended`.
 
-    `order` is that of the claims (their places, from 0), of which there may be fewer.
+    `order` is that of the claims (their indexes, from 0), of which there may be fewer.
     """
     claims = []
     while claimed := await queue.claim(conn, worker="me", chunks_max=chunks_max, bytes_max=BYTES_MAX):
@@ -135,7 +135,7 @@ async def run(conn: Connection, id: UUID, *, order: Sequence[int] | None = None,
 
 
 async def chunk(conn: Connection, id: UUID, seq: int = 1) -> dict[str, Any]:
-    """A chunk's row, by the names of its columns."""
+    """A chunk's row as a dict."""
     cursor = conn.cursor(row_factory=dict_row)
     await cursor.execute("SELECT * FROM chunks WHERE job_id = %(id)s AND seq = %(seq)s", {"id": id, "seq": seq})
     row = await cursor.fetchone()
@@ -155,9 +155,9 @@ async def rows(conn: Connection, query: LiteralString, **arguments: Any) -> list
 
 
 async def blocked(whom: Connection, *, by: Connection) -> None:
-    """Waits until a statement of `whom` waits for a lock of `by`, which is asked and so has to be idle."""
+    """Waits until a statement of `whom` waits for a lock of `by`, which runs the query and so has to be idle."""
 
-    # by its name: behind a pooler the server does not know a session by the number that its client was given
+    # by name: behind a pooler the pid that the client was given is not that of the session
     name = whom.info.get_parameters().get("application_name", "")
 
     async def is_blocked() -> bool:
@@ -168,7 +168,7 @@ async def blocked(whom: Connection, *, by: Connection) -> None:
 
 async def those_blocked(by: Connection) -> set[str]:
     """The names of the connections that wait for a lock of `by`."""
-    # a transaction sees the sessions as they were when it first looked
+    # a transaction sees a snapshot of pg_stat_activity, taken at its first access
     await by.execute("SELECT pg_stat_clear_snapshot()")
     return {
         name
@@ -183,11 +183,11 @@ async def those_blocked(by: Connection) -> set[str]:
     }
 
 
-# ── the books ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the counters ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 async def ended(conn: Connection, id: UUID) -> jobs.Import:
-    """The import, which has to be final with balanced books."""
+    """The import. Fails if it is not final or its counters do not balance."""
     job = await jobs.get(conn, id)
     assert job is not None
     assert job.finished_at is not None, job

@@ -1,4 +1,4 @@
-"""A TCP proxy between our processes and PostgreSQL that fails on request, in the ways in which networks do."""
+"""A TCP proxy between the service and PostgreSQL that simulates failures of a network."""
 
 import asyncio
 import re
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 BLOCK_BYTES = 64 * 1024
 
-# BackendKeyData: the first four bytes are the number of the session, which is a pid
+# BackendKeyData: the first four bytes are the pid of the session
 SESSION_NUMBER = re.compile(rb"(?<=K\x00\x00\x00\x0c).{4}", re.DOTALL)
 WRONG_NUMBER = b"\x7f\xff\xff\xff"
 
@@ -22,7 +22,7 @@ class Link:
     def __init__(
         self, client: StreamWriter, server: StreamWriter, *, gives_numbers: bool, answer_bytes_max: int | None
     ) -> None:
-        # the connection is reset when the server sends more than that
+        # the connection is reset when the server sends more bytes
         self.answer_bytes_max = answer_bytes_max
         self.client = client
         self.server = server
@@ -30,7 +30,7 @@ class Link:
         self.gives_numbers = gives_numbers
         self.is_open = asyncio.Event()
         self.is_open.set()
-        # whether the client has ended the connection, of which a deaf server knows nothing
+        # whether the client has closed the connection, which a black-holed server does not notice
         self.is_left = False
 
     async def carry(self, reader: StreamReader, writer: StreamWriter) -> None:
@@ -46,7 +46,7 @@ class Link:
             if not self.is_deaf[writer]:
                 writer.write(data)
                 await writer.drain()
-        # an end is news too, of which a deaf side is told nothing
+        # the end of the connection is not forwarded to a black-holed side either
         if not self.is_deaf[writer]:
             writer.close()
 
@@ -60,30 +60,30 @@ class Link:
     def reset(self) -> None:
         for writer in (self.client, self.server):
             if not writer.is_closing():
-                # to linger for no time at all is to send RST
+                # a linger time of 0 makes close() send RST
                 line = writer.get_extra_info("socket")
                 line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
 
 
 class FaultProxy:
-    """Forwards every connection to the server, until a test makes it fail."""
+    """Forwards every connection to the server, until a test calls one of the methods that fail."""
 
     def __init__(self, database_url: str) -> None:
         self.target = urlsplit(database_url)
         self.links: set[Link] = set()
-        # how many connections it has carried so far
+        # the number of connections so far
         self.carried = 0
         self.is_black_hole = False
-        # how many bytes of answers the next connections carry, in their order, before they are reset
+        # for each of the next connections, the bytes of replies after which it is reset
         self.answer_bytes_max: list[int] = []
-        # whether it tells each client a wrong number of its session, as a pooler does
+        # whether clients get a wrong pid of their session, as from a pooler
         self.gives_numbers = False
         self.port = 0
 
     @property
     def url(self) -> str:
-        """The database, seen through the proxy."""
+        """The database through the proxy."""
         credentials = self.target.netloc.rpartition("@")[0]
         return self.target._replace(netloc=f"{credentials}@127.0.0.1:{self.port}").geturl()
 
@@ -109,7 +109,7 @@ class FaultProxy:
             link.is_deaf.update(dict.fromkeys(link.is_deaf, True))
 
     def stall(self) -> None:
-        """Stops reading from the existing connections, like a network that is far too slow, until `resume`."""
+        """Stops reading from the existing connections until `resume`, like a network that is far too slow."""
         for link in self.links:
             link.is_open.clear()
 
@@ -141,7 +141,7 @@ class FaultProxy:
 
 @asynccontextmanager
 async def fault_proxy(database_url: str) -> AsyncIterator[FaultProxy]:
-    """A proxy on a port of its own, before the server of `database_url`."""
+    """A proxy on a port of its own, in front of the server of `database_url`."""
     proxy = FaultProxy(database_url)
     serving: set[asyncio.Task[None]] = set()
 

@@ -1,7 +1,7 @@
-"""Files of any size for the demo and the benchmarks, the same for the same seed, with faults planted where they are wanted.
+"""Files of any size for the demo and the benchmarks, the same for the same seed, optionally with planted faults.
 
-A planted record has one fault and so one error, and the others are sound: what an import of such a file refuses is known
-beforehand, if its table is empty and the parents are there.
+A planted record has one fault and so one error, and the others are valid: the errors of an import of such a file are known
+beforehand if its table is empty and the parents exist.
 """
 
 import csv
@@ -20,27 +20,27 @@ from db.resources.users import USERS
 # the field and the code of an error
 Fault: TypeAlias = tuple[str | None, str]
 Record: TypeAlias = dict[str, Any]
-# gets a sound record and an earlier one of the same file, and gives the line that holds the fault
+# takes a valid record and an earlier one of the same file, and returns the line with the fault
 Spoil: TypeAlias = Callable[[Record, Record], bytes]
 
-# without quotes and commas, so that the files are as plain as most are
+# without quotes and commas, like most files
 FIRST = ["Ada", "Bo", "Chidi", "Dana", "Emre", "Fay", "Hana", "Inés", "Jun", "Léa", "Marek", "Nour", "Priya", "Søren"]
 LAST = ["Adeyemi", "Berg", "Castro", "Dvořák", "Eriksen", "Fischer", "Haddad", "Itō", "Jansen", "Kowalski", "Okafor"]
 WORDS = ["a", "file", "counts", "whole", "or", "not", "at", "all", "and", "every", "record", "of", "it", "once"]
 TAGS = ["news", "opinion", "how-to", "release"]
 ROLES = ["admin", "author", "reader"]
 START = datetime(2024, 1, 1, tzinfo=UTC)
-# of so many articles and comments one has no id
+# one of this many articles and comments has no id
 NO_ID_ONE_IN = 50
-# ids that are kept to be referred to, so that a file of any size takes no more memory
+# the most ids kept for references, so that memory does not depend on the size of a file
 IDS_MAX = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A file; what was planted in it, a count for each fault; and the ids of its first sound records that have one.
+    """A file; the number of planted records for each fault; and the ids of its first valid records that have one.
 
-    `data` is empty if the file was written to somewhere else.
+    `data` is empty if the file was written to `to`.
     """
 
     data: bytes
@@ -52,7 +52,7 @@ class Made:
 def users(
     count: int, *, seed: int, fault_rate: float = 0.0, without: Collection[Fault] = (), to: BinaryIO | None = None
 ) -> Made:
-    """Users as CSV with all columns; every one has an id. Faults in `without` are not planted."""
+    """Users as CSV with all columns; each has an id. Faults in `without` are not planted."""
     rng = _random(seed)
     spoils = {fault: spoil for fault, spoil in USER_FAULTS.items() if fault not in without}
     header = _row(list(USERS.columns))
@@ -70,8 +70,8 @@ def articles(
 ) -> Made:
     """Articles with bodies of about 300 bytes; `authors` are ids of users.
 
-    As CSV they are what COPY can load too: all have an id, none has tags (a list is written in another way there), and none
-    has a fault.
+    As CSV they can also be loaded by COPY: all have an id, none has tags (COPY has another syntax for lists), and none has a
+    fault.
     """
     rng = _random(seed)
     if format == "csv":
@@ -135,7 +135,7 @@ def _file(
     earlier = make(0)
     for n in range(1, count + 1):
         record = make(n)
-        # the first record is always sound, so that there is one to be a duplicate of
+        # the first record is always valid, so that a duplicate has one to repeat
         if n > 1 and rng.random() < fault_rate:
             fault = rng.choice(kinds)
             faults[fault] += 1
@@ -187,7 +187,7 @@ def _comment(rng: Random, n: int, articles: Sequence[str], users: Sequence[str])
 
 
 def _random(seed: int) -> Random:
-    return Random(seed)  # the same numbers for the same seed are what is wanted
+    return Random(seed)  # the same numbers for the same seed are intended
 
 
 def _perhaps_without_id(rng: Random, record: Record) -> Record:
@@ -215,7 +215,7 @@ def _row(cells: list[str | None]) -> bytes:
 
 
 def _user_row(user: Record) -> bytes:
-    # no cell of a sound user needs a quote
+    # no cell of a valid user needs quotes
     return (",".join(user.values()) + "\n").encode()
 
 

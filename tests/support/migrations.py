@@ -1,4 +1,4 @@
-"""Migrators in processes of their own."""
+"""Migrations in processes of their own."""
 
 import subprocess
 import sys

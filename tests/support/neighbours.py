@@ -1,4 +1,4 @@
-"""Clients that harm their neighbours if they are allowed to: slow readers, half requests, costly uploads, queues of exports."""
+"""Clients that could slow others down: slow readers, incomplete requests, costly uploads, queues of exports."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,21 +13,21 @@ from tests.support.exports import EXPORTS, STREAM
 from tests.support.service import Service
 
 IMPORTS = "/api/v1/imports"
-# as many as CONNECTIONS_MAX: each further connection takes the place of the oldest of them
+# as many as CONNECTIONS_MAX: each further connection replaces the oldest of them
 HALF_REQUESTS = 800
 STREAMS = 10
 UPLOADS = 10
 BRACKET_BYTES = 1024 * 1024
-# deep ones, ones that take most time for a byte, and ones that are millions of elements
+# deep ones, the slowest ones for a byte, and ones of millions of elements
 BRACKETS = [b"[", b"[{}[", b"[],", b'["",']
 JOBS = 20
-# a stream that is not read holds its connection only as long as the response does not fit into the buffers on the way
+# a stream that is not read occupies its connection only if the response exceeds the buffers on the way
 RECEIVE_BUFFER_BYTES = 64 * 1024
 
 
 @asynccontextmanager
 async def all_at_once(service: Service, *, bracket_bytes: int) -> AsyncIterator[None]:
-    """Slow streams, half requests, uploads of brackets and a queue of exports of the articles, while the context is open."""
+    """Slow streams, incomplete requests, uploads of brackets and a queue of exports of articles, while the context is open."""
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(httpx.AsyncClient(base_url=service.url, timeout=600))
         for _ in range(JOBS):
@@ -62,12 +62,12 @@ async def _post_bombs(client: httpx.AsyncClient, number: int, size: int) -> NoRe
 
 @asynccontextmanager
 async def _connection(service: Service, request: bytes, *, limit: int = 2**16) -> AsyncIterator[asyncio.StreamReader]:
-    """A connection on which `request` was sent, and which is not read on."""
+    """A connection on which `request` was sent, and which is not read any further."""
     address = urlsplit(service.url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port, limit=limit)
     writer.write(request)
     try:
         yield reader
     finally:
-        # resets what has not been read, so that nobody waits for the rest
+        # resets the connection, so that the service does not wait until the rest is read
         writer.transport.abort()

@@ -1,4 +1,4 @@
-"""The page New import as the tests use it: a file, and the steps."""
+"""The page New import, for tests: a file, and the steps."""
 
 import re
 

@@ -13,7 +13,7 @@ from psycopg.sql import SQL, Identifier
 
 from db import embedded
 
-# a test's data may be lost with the machine, though not with a process
+# data of tests must survive a crash of a process, but not of the machine
 FAST = {
     **embedded.TCP,
     "fsync": "off",
@@ -21,7 +21,7 @@ FAST = {
     "shared_buffers": "64MB",
     "max_wal_size": "256MB",
 }
-# a file system in memory; what a test needs is much less than this room
+# a file system in memory; a test needs much less than this space
 MEMORY = Path("/dev/shm")  # noqa: S108
 ROOM_BYTES = 4 << 30
 
@@ -61,10 +61,10 @@ def server() -> Iterator[str]:
 
 @contextmanager
 def open_folder(*, in_memory: bool = False) -> Iterator[Path]:
-    """A scratch folder that others may enter, as the user has to that root's PostgreSQL may run as.
+    """A scratch folder that other users may enter: if the tests run as root, PostgreSQL runs as another user.
 
-    `in_memory`, where there is room and TMPDIR does not say otherwise: each test has a database of its own, and most of what
-    that costs is writing its files.
+    `in_memory`, if there is enough space and TMPDIR is not set: each test has a database of its own, and writing its files is
+    most of the cost.
     """
     with tempfile.TemporaryDirectory(prefix="bulk-test-", dir=_memory() if in_memory else None) as folder:
         Path(folder).chmod(0o755)

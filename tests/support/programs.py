@@ -1,4 +1,4 @@
-"""Programs that some tests need beside Python and PostgreSQL.
+"""Programs that some tests need in addition to Python and PostgreSQL.
 
 `@pytest.mark.needs("curl")` leaves a test out where the program is missing, and the end of the run says so. Where
 TEST_REQUIRED names the program, the test fails instead: a machine that promises to run a test cannot leave it out silently.
@@ -12,11 +12,11 @@ from collections.abc import Iterable
 
 import pytest
 
-# Debian keeps some of them where only root looks
+# Debian installs some of them in a folder that is only in root's PATH
 SEARCHED = f"{os.environ.get('PATH', '')}:/usr/sbin"
-# those that have more than one name
+# programs with more than one name
 NAMES = {"chromium": ("chromium", "chromium-browser", "google-chrome")}
-# the Debian packages, where the name is not that of the program
+# the Debian packages, where the name differs from that of the program
 PACKAGES = {"promtool": "prometheus", "java": "default-jdk-headless", "node": "nodejs", "go": "golang-go"}
 REASON = re.compile(r"needs ([\w-]+)$")
 

@@ -20,7 +20,7 @@ from db import embedded
 from tests.support import ROOT
 from tests.support.eventually import PATIENCE_SECONDS, eventually
 
-# what the processes take over from the test run; all else is set by the test
+# the variables that the processes inherit from the test run; all others are set by the test
 INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "COVERAGE_PROCESS_CONFIG")
 LISTENING = re.compile(r"http://127\.0\.0\.1:\d+")
 
@@ -29,7 +29,7 @@ _die_with_parent = embedded.die_with_parent(signal.SIGTERM)
 
 
 def _prepare_child() -> None:
-    """Runs in the child before the program: it ends with the test run, but a hang-up is not ignored as by `nohup make test`."""
+    """Runs in the child before the program: the child ends with the test run, and SIGHUP is not ignored, as under `nohup`."""
     if _die_with_parent:
         _die_with_parent()
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -71,7 +71,7 @@ class Process:
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs, negative if a signal ended it."""
+        """The exit code: None while the process runs, negative if a signal ended it."""
         return self.popen.poll()
 
     def children(self) -> list[int]:
@@ -85,7 +85,7 @@ class Process:
         self.popen.send_signal(signum)
 
     async def stop(self) -> int:
-        """Sends SIGTERM and returns the exit code. Whatever is left of its process group is killed."""
+        """Sends SIGTERM and returns the exit code. The remaining processes of its group are killed."""
         self.send(signal.SIGTERM)
         try:
             await eventually(lambda: self.exit_code is not None)
@@ -159,7 +159,7 @@ def unused_port() -> int:
     while True:
         port = random.randrange(10_000, 30_000)
         with socket.socket() as probe:
-            # as servers do: what is left of an earlier connection does not count
+            # as servers do: connections in TIME_WAIT do not occupy the port
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if probe.connect_ex(("127.0.0.1", port)) != 0:
                 return port

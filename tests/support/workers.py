@@ -1,4 +1,4 @@
-"""Worker pools for tests, and chunks in which their workers stop until the test goes on."""
+"""Worker pools for tests, and chunks in which their workers stop until the test continues."""
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -13,7 +13,7 @@ from tests.support.eventually import eventually
 from tests.support.factories import rows
 from tests.support.service import Process
 
-# the name of users at whose records the workers stop: the number of an advisory lock
+# the name of users at which the workers stop: the number of an advisory lock
 HELD = "1"
 
 

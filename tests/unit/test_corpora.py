@@ -1,7 +1,7 @@
-"""The hard cases of CSV and of JSON, written anew after csv-spectrum and JSONTestSuite: what each becomes, byte for byte.
+"""Edge cases of CSV and JSON, modelled on csv-spectrum and JSONTestSuite, with the expected result byte for byte.
 
-A case is the text of one cell or one record of an article, between two sound ones; its outcome is the body that is read, or
-the code of the error. Sound neighbours are read whatever the case is.
+A case is the text of one cell or one record of an article, between two valid ones; its outcome is the body that is read, or
+the code of the error. The valid neighbours are read in every case.
 """
 
 import csv
@@ -22,18 +22,18 @@ ARTICLES = RESOURCES["articles"]
 AUTHOR = "5864905b-ec8c-4fa6-8ba7-545d13f29b4e"
 RECORD_MAX_BYTES = 1024 * 1024
 BOM = b"\xef\xbb\xbf"
-# not so long that another format, which escapes more, would make the record too large
+# short enough for formats that escape more characters
 LONG = 200_000
 
 
 class Is(NamedTuple):
-    """The record is sound, and this is its body."""
+    """The record is valid, and this is its body."""
 
     body: str
 
 
 class Not(NamedTuple):
-    """The record is refused with this code, for this field."""
+    """The record is rejected with this code, for this field."""
 
     code: str
     field: str | None = None
@@ -42,7 +42,7 @@ class Not(NamedTuple):
 INVALID_JSON = Not("invalid_json")
 INVALID_ENCODING = Not("invalid_encoding")
 
-# (name, the cell as it stands in the file, what becomes of it)
+# (name, the cell as in the file, its outcome)
 CELLS: list[tuple[str, bytes, Is | Not]] = [
     ("plain", b"x", Is("x")),
     ("comma in quotes", b'"a, b"', Is("a, b")),
@@ -105,7 +105,7 @@ CELLS: list[tuple[str, bytes, Is | Not]] = [
     ("not UTF-8 within quotes, over lines", b'"a\n\xff\nb"', INVALID_ENCODING),
 ]
 
-# (name, the JSON that stands for the body, what becomes of it)
+# (name, the JSON of the body, its outcome)
 VALUES: list[tuple[str, bytes, Is | Not]] = [
     ("short escapes", rb'"\"\\\/\b\f\n\r\t"', Is('"\\/\b\f\n\r\t')),
     ("escapes of either case", rb'"\u00e9\u00E9\uABCD\uabcd"', Is("éé\uabcd\uabcd")),
@@ -188,7 +188,7 @@ VALUES: list[tuple[str, bytes, Is | Not]] = [
 
 
 def rest(slug: str) -> bytes:
-    """The members of an article besides its body."""
+    """The members of an article except its body."""
     others = {"slug": slug, "title": "T", "author_id": AUTHOR, "status": "draft"}
     return json.dumps(others)[1:-1].encode()
 
@@ -203,7 +203,7 @@ def row_of(slug: str, cell: bytes, mark: bytes = b",") -> bytes:
 
 HEADER = b"slug,title,body,author_id,status"
 
-# (name, the whole object, what becomes of it); a line of NDJSON or an element
+# (name, the whole object, its outcome); a line of NDJSON or an element
 OBJECTS: list[tuple[str, bytes, Is | Not]] = [
     ("an escaped key", b'{"bo\\u0064y":"x",' + rest("case") + b"}", Is("x")),
     ("a key twice", b'{"body":[],"body":"x",' + rest("case") + b"}", Is("x")),
@@ -230,7 +230,7 @@ OBJECTS: list[tuple[str, bytes, Is | Not]] = [
     ("an empty object", b"{}", Not("missing_required", "slug")),
 ]
 
-# what a file of lines survives, but not an array, whose brackets have to match: (name, the line)
+# cases that affect one line of NDJSON but a whole array, whose brackets have to match: (name, the line)
 LINES: list[tuple[str, bytes]] = [
     ("a text not closed", object_of("case", b'"x')),
     ("a text that ends in a backslash", object_of("case", b'"x\\"')),
@@ -249,7 +249,7 @@ RECORDS = [(name, object_of("case", value), outcome) for name, value, outcome in
 
 
 def read(format: Any, data: bytes, *, delimiter: str = ",", ignore_unknown: bool = False):
-    """The bodies by slug and the errors as (line, code, field) of a file, cut and parsed as the service does it."""
+    """The bodies by slug and the errors as (line, code, field) of a file, split and parsed by the service's code."""
     limits = {"batch_size": 2, "chunk_max_bytes": 1 << 21, "record_max_bytes": RECORD_MAX_BYTES}
     cutting = FileSplitter(format=format, delimiter=delimiter, **limits)
     bodies, errors = {}, []
@@ -269,7 +269,7 @@ def read(format: Any, data: bytes, *, delimiter: str = ",", ignore_unknown: bool
 
 
 def check(outcome: Is | Not, found, *, line: int) -> None:
-    """The case has its outcome, and both of its neighbours are there."""
+    """The case has its outcome, and both of its neighbours are read."""
     bodies, errors = found
     assert (bodies.pop("before"), bodies.pop("after")) == ("b", "a")
     if isinstance(outcome, Is):
@@ -295,7 +295,7 @@ def test_a_cell(name, cell, outcome, end):
 
 @pytest.mark.parametrize("mark", [";", "\t", "|"], ids=["semicolon", "tab", "bar"])
 def test_another_delimiter(mark):
-    """It divides cells in place of the comma, which is text like any other; quoted, it is text as well."""
+    """It separates cells instead of the comma, which is then plain text; a quoted delimiter is text too."""
     byte = mark.encode()
     cells = [b"b", b"a, b", b'"x%by"' % byte, b'"""%b\n"' % byte, b"x%by" % byte]
     rows = [row_of(f"c-{n}", cell, byte) for n, cell in enumerate(cells)]
@@ -315,7 +315,7 @@ def test_another_delimiter(mark):
     ],
 )
 def test_a_header(header):
-    """Quotes, a byte order mark before them, blanks around names and blank lines above do not matter."""
+    """Quotes, a byte order mark before them, blanks around names and blank lines above are ignored."""
     bodies, errors = read("csv", header + b"\n" + row_of("c-1", b'"x\ny"') + b"\n" + row_of("c-2", b"y") + b"\n")
     assert (bodies, errors) == ({"c-1": "x\ny", "c-2": "y"}, [])
 
@@ -337,7 +337,7 @@ def test_a_header(header):
     ],
 )
 def test_a_row_of_another_shape(row, code):
-    """Delimiters too many or too few, at the end too, quotes alone, a second header: an error of that row."""
+    """Too many or too few delimiters, also at the end, only quotes, a second header: an error of that row."""
     file = b"\n".join((HEADER, row_of("before", b"b"), row, row_of("after", b"a")))
     bodies, errors = read("csv", file)
     assert [*bodies] == ["before", "after"]
@@ -356,7 +356,7 @@ def test_a_record_of_json(name, record, outcome):
 
 @pytest.mark.parametrize(("name", "record"), LINES, ids=named)
 def test_a_line_of_json(name, record):
-    """Between lines it costs itself alone; an array may be lost with it, though never in silence."""
+    """In NDJSON only this line is rejected; an array may be rejected as a whole, but never without an error."""
     before, after = object_of("before", b'"b"'), object_of("after", b'"a"')
     check(INVALID_JSON, read("ndjson", b"\n".join((before, record, after))), line=2)
     try:
@@ -369,7 +369,7 @@ def test_a_line_of_json(name, record):
 
 @pytest.mark.parametrize(("name", "value", "outcome"), VALUES, ids=named)
 def test_an_ignored_member_is_json_too(name, value, outcome):
-    """What is in a member that is passed over need not make sense, but must be JSON: the same bytes, the same answer."""
+    """The value of an ignored member must be valid JSON: the same bytes give the same result as in a known member."""
     record = b'{"more":%b,"body":"x",%b}' % (value, rest("case"))
     is_json = outcome not in (INVALID_JSON, INVALID_ENCODING)
     file = b"\n".join((object_of("before", b'"b"'), record, object_of("after", b'"a"')))
@@ -385,7 +385,7 @@ async def shared(server_url, tmp_path_factory):
 
 @pytest.fixture
 async def api(shared):
-    """A service that knows the author of the articles."""
+    """A service that has the author of the articles."""
     async with api_client.connected(shared) as api:
         author = {"id": AUTHOR, "email": "a@example.org", "name": "A", "role": "author", "active": True}
         await api.finished(await api.post(json={"resource": "users", "records": [author]}))
@@ -395,7 +395,7 @@ async def api(shared):
 def corpus(format: str) -> tuple[bytes, list[Is | Not]]:
     """All cases of a format as one file. The slug of each is `c-` and its number."""
     if format == "csv":
-        # a quote left open would find its end in one of the next rows, and who could tell that it is not meant
+        # an open quote would be closed by a quote in one of the next rows
         cases = [(cell, outcome) for _, cell, outcome in CELLS if cell.count(b'"') % 2 == 0]
         rows = [row_of(f"c-{n}", cell) for n, (cell, _) in enumerate(cases)]
         return b"\n".join([HEADER, *rows]), [outcome for _, outcome in cases]
@@ -411,7 +411,7 @@ def corpus(format: str) -> tuple[bytes, list[Is | Not]]:
     ("format", "media_type"), [("csv", "text/csv"), ("ndjson", "application/x-ndjson"), ("json", "application/json")]
 )
 async def test_all_of_it_through_the_service(api, format, media_type):
-    """One file of all cases: the export gives back each sound value byte for byte, and imports again without change."""
+    """One file of all cases: the export has each valid value byte for byte, and importing it again changes nothing."""
     file, outcomes = corpus(format)
     job = await api.finished(await api.post(file, type=media_type, params={"resource": "articles"}))
     expected = {f"c-{n}": outcome.body for n, outcome in enumerate(outcomes) if isinstance(outcome, Is)}
@@ -430,7 +430,7 @@ async def test_all_of_it_through_the_service(api, format, media_type):
 
 
 def bodies_of(format: str, data: bytes) -> dict[str, str]:
-    """What an export holds, read by others than our own readers."""
+    """The contents of an export, read by other readers than those of the service."""
     if format == "csv":
         limit = csv.field_size_limit(RECORD_MAX_BYTES)
         records = list(csv.DictReader(io.StringIO(data.decode(), newline="")))

@@ -1,4 +1,4 @@
-"""Compressed uploads, unpacked as they arrive."""
+"""Compressed uploads, decompressed as they arrive."""
 
 import gzip
 import random
@@ -13,7 +13,7 @@ NOISE = random.Random(1).randbytes(3 * BLOCK_BYTES)
 
 
 def unpack(compression, data: bytes, *, size: int | None = None) -> bytes:
-    """What `data` unpacks to when it arrives in blocks of `size` bytes."""
+    """`data` decompressed in blocks of `size` bytes."""
     unpacker = decoder(compression)
     size = size or max(len(data), 1)
     blocks = [block for start in range(0, len(data), size) for block in unpacker.feed(data[start : start + size])]
@@ -25,7 +25,7 @@ def unpack(compression, data: bytes, *, size: int | None = None) -> bytes:
 @pytest.mark.parametrize("compression", PACK)
 @pytest.mark.parametrize("size", [1, 7, 1000, None])
 def test_however_it_arrives(compression, size):
-    """The bytes are the same whatever blocks the packed ones come in."""
+    """The decompressed bytes do not depend on the blocks of the input."""
     assert unpack(compression, PACK[compression](TEXT), size=size) == TEXT
 
 
@@ -34,7 +34,7 @@ def test_however_it_arrives(compression, size):
     "data", [b"\0" * 40 * BLOCK_BYTES, b"\0" * BLOCK_BYTES, NOISE], ids=["bomb", "one block", "noise"]
 )
 def test_blocks_are_bounded(compression, data):
-    """However small it was packed, it comes out in blocks of a bounded size."""
+    """Decompressed blocks have a bounded size, whatever the compression ratio."""
     packed = PACK[compression](data)
     assert unpack(compression, packed) == unpack(compression, packed, size=4096) == data
 
@@ -50,7 +50,7 @@ def test_several_members_are_one_file(compression, size):
 @pytest.mark.parametrize("compression", PACK)
 @pytest.mark.parametrize("members", [1, 2])
 def test_a_file_that_ends_too_early(compression, members):
-    """Wherever it was cut off, except between two members, that is noticed."""
+    """A file that is cut off anywhere except between two members is an error."""
     member = PACK[compression](b"some,text\n")
     for cut in range(1, len(member)):
         with pytest.raises(Undecodable, match="ends too early"):
@@ -59,7 +59,7 @@ def test_a_file_that_ends_too_early(compression, members):
 
 @pytest.mark.parametrize("compression", PACK)
 def test_other_bytes(compression):
-    """What is not packed, or has more behind it, or a wrong checksum, is not unpacked."""
+    """Data that is not compressed, trailing data and a wrong checksum are errors."""
     member = PACK[compression](TEXT)
     for data in (TEXT, member + b"more", bytes(len(member)), member[:-6] + bytes(6)):
         with pytest.raises(Undecodable, match=compression):
@@ -68,5 +68,5 @@ def test_other_bytes(compression):
 
 @pytest.mark.parametrize("compression", ["none", *PACK])
 def test_nothing_is_an_empty_file(compression):
-    """A body of no bytes is a file of no bytes, whatever its encoding claims."""
+    """An empty body is an empty file, whatever its encoding."""
     assert unpack(compression, b"") == b""

@@ -8,7 +8,7 @@ from tests.support.eventually import eventually
 
 
 async def test_a_blocked_loop_is_measured():
-    """A pause counts with its length, whatever comes after it."""
+    """The length of a pause is kept, whatever happens after it."""
     meter = PauseMeter()
     running = asyncio.create_task(meter.run())
     await asyncio.sleep(0)

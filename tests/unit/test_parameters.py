@@ -1,4 +1,4 @@
-"""Parameters as a query, a form or a JSON object gives them."""
+"""Parameters from a query, a form or a JSON object."""
 
 from typing import Literal
 from uuid import UUID
@@ -20,7 +20,7 @@ class Asked(msgspec.Struct, kw_only=True):
 
 
 def test_the_word_null_is_a_wrong_value():
-    """Text is never read as no value at all: a filter or a limit with it would be passed by in silence."""
+    """The text `null` is not read as a missing value: a filter or a limit would be ignored silently."""
     given = [(name, "null") for name in Asked.__struct_fields__ if name != "name"]
     with pytest.raises(Problem) as caught:
         parameters.parse(given, Asked)
@@ -30,5 +30,5 @@ def test_the_word_null_is_a_wrong_value():
 
 
 def test_null_itself_is_no_value():
-    """A JSON object may say that it wants the default of an optional parameter."""
+    """JSON null selects the default of an optional parameter."""
     assert parameters.parse([(name, None) for name in Asked.__struct_fields__], Asked) == Asked()

@@ -1,4 +1,4 @@
-"""What a chunk's bytes become: sound records, and every error of the others in its place."""
+"""Parsing of a chunk: its valid records, and every error of the others with its line."""
 
 import json
 from datetime import UTC, datetime
@@ -20,12 +20,12 @@ ID = "5864905b-ec8c-4fa6-8ba7-545d13f29b4e"
 ANN = {"email": "ann@example.org", "name": "Ann", "role": "admin", "active": True}
 POST = {"slug": "a-b", "title": "T", "body": "B", "author_id": ID, "status": "published"}
 NOTE = {"article_id": ID, "user_id": ID, "body": "fine"}
-# what the errors of one record say by field and code
+# the errors of one record by field and code
 Told = list[tuple[str | None, str]]
 
 
 def chunk(records: list[bytes], *, first_line: int = 2) -> Chunk:
-    """Records as they lie in a file, each with its line end, whatever there is in them."""
+    """Records as in a file, each with its line end, with arbitrary contents."""
     if all(record.count(b"\n") == 1 and record.endswith(b"\n") for record in records):
         return Chunk(1, first_line, len(records), b"".join(records))
     starts = [0, *accumulate(map(len, records))][:-1]
@@ -91,8 +91,8 @@ BAD_VALUES: list[tuple[Resource, dict, Told]] = [
 
 
 @pytest.mark.parametrize(("resource", "record", "expected"), BAD_VALUES)
-def test_a_bad_value_is_told_by_field_and_code_in_every_format(resource, record, expected):
-    """One bad field is one error of its own code, be it a CSV cell, a line of NDJSON or an element of an array."""
+def test_a_bad_value_is_reported_by_field_and_code_in_every_format(resource, record, expected):
+    """One bad field is one error with its code, in a CSV cell, a line of NDJSON or an element of an array."""
     line = json.dumps(record).encode()
     assert told(read_json(resource, line)) == expected
     assert told(read(resource, Chunk(1, 1, 1, line, [0], [0]), "json")) == expected
@@ -136,7 +136,7 @@ MALFORMED_JSON: list[tuple[bytes, Told]] = [
 
 @pytest.mark.parametrize(("bad", "expected"), MALFORMED_CSV)
 def test_a_malformed_csv_record_is_one_record(bad, expected):
-    """Whatever is wrong with a CSV record, the ones before and after it are read, and it is told by its line."""
+    """The records before and after a malformed CSV record are read, and its error has its line."""
     good = b"bob@example.org,Bob,reader,FALSE"
     parsed = read_csv(USERS, ",".join(ANN), good, bad, good)
     assert told(parsed) == expected
@@ -147,7 +147,7 @@ def test_a_malformed_csv_record_is_one_record(bad, expected):
 @pytest.mark.parametrize("fields", [None, {"another name": "id"}])
 @pytest.mark.parametrize(("bad", "expected"), MALFORMED_JSON)
 def test_a_malformed_json_record_is_one_record(bad, expected, fields):
-    """The same for a line of NDJSON and for an element of an array, with keys that have other names and without."""
+    """The same for a line of NDJSON and for an element of an array, with and without renamed keys."""
     good = json.dumps(ANN).encode()
     for parsed in (
         read_json(USERS, good, bad, good, fields=fields),
@@ -160,7 +160,7 @@ def test_a_malformed_json_record_is_one_record(bad, expected, fields):
 
 @pytest.mark.parametrize(("resource", "record", "expected"), BAD_VALUES)
 def test_keys_with_other_names_are_read_as_their_fields(resource, record, expected):
-    """The errors are those of the same objects with the names of fields as keys."""
+    """The errors are the same as for objects whose keys are the names of fields."""
     fields = {f"the {name}": name for name in record} | {"left out": None}
     renamed = {f"the {name}": value for name, value in record.items()} | {"left out": [{}]}
     line = json.dumps(renamed).encode() + b"\n"
@@ -169,8 +169,8 @@ def test_keys_with_other_names_are_read_as_their_fields(resource, record, expect
         assert told(parsed) == expected * 2
 
 
-def test_all_errors_of_a_record_are_told_in_the_order_of_its_fields():
-    """Bad fields, broken rules and unknown fields are told together, with the record's id and key as they were sent."""
+def test_all_errors_of_a_record_are_reported_in_the_order_of_its_fields():
+    """Bad fields, broken rules and unknown fields are reported together, with the record's id and key as they were sent."""
     article = POST | {"id": "x", "slug": "Bad Slug", "status": "draft", "published_at": "2024-01-01T00:00:00Z", "zz": 1}
     del article["title"]
     parsed = read_json(ARTICLES, json.dumps(article).encode())
@@ -186,7 +186,7 @@ def test_all_errors_of_a_record_are_told_in_the_order_of_its_fields():
 
 
 def test_messages_say_what_is_wanted():
-    """A message is for people: the roles that there are, the numbers of cells, the word for a format."""
+    """A message names the possible roles, the numbers of cells, the expected format."""
     parsed = read_csv(USERS, ",".join(ANN), b"foo@bar,Ann,manager,true", b"a,b", b"a@b.org,Ann,admin,2")
     assert [error.message for error in parsed.errors] == [
         "not a valid e-mail address",
@@ -197,13 +197,13 @@ def test_messages_say_what_is_wanted():
 
 
 def test_a_long_value_is_cut_and_a_nul_replaced():
-    """An error is fit to be stored, and small, whatever was sent."""
+    """An error can be stored and is small, whatever was sent."""
     (error,) = read_json(USERS, json.dumps(ANN | {"name": "\0" + "x" * 300}).encode()).errors
     assert error.value == "\ufffd" + "x" * 199
 
 
 def test_references_of_a_refused_record_are_suspects():
-    """A refused record may have missing parents too: each reference that can be read is handed on as an error to be."""
+    """A rejected record may also have missing parents: each reference that can be read is returned as a possible error."""
     parsed = read_json(COMMENTS, json.dumps(NOTE | {"id": "bad", "user_id": "bad"}).encode())
     assert told(parsed) == [("id", "invalid_format"), ("user_id", "invalid_format")]
     (suspect,) = parsed.suspects
@@ -213,7 +213,7 @@ def test_references_of_a_refused_record_are_suspects():
 
 
 def test_clean_records_come_in_the_order_of_the_table():
-    """The header's order is free and optional columns may be absent; the values come in the order of the resource."""
+    """Columns may have any order and optional ones may be absent; the values are in the order of the resource."""
     expected = (None, "ann@example.org", "Ann", "admin", True, None, datetime(2024, 1, 1, 0, 30, tzinfo=UTC))
     header, line = "updated_at,active,role,name,email", b"2024-01-01T01:30:00+01:00,tRue,admin,Ann,ann@example.org"
     assert rows(read_csv(USERS, header, line)) == [expected]
@@ -225,7 +225,7 @@ def test_clean_records_come_in_the_order_of_the_table():
 
 
 def test_an_empty_cell_is_null_and_quotes_make_it_text():
-    """In a list column the cell is a JSON array; an unquoted empty one is no list at all, and `[]` an empty one."""
+    """In a list column the cell is a JSON array; an unquoted empty cell is null, and `[]` an empty list."""
     parsed = read_csv(
         ARTICLES,
         ",".join((*POST, "tags")),
@@ -239,7 +239,7 @@ def test_an_empty_cell_is_null_and_quotes_make_it_text():
 
 
 def test_unknown_fields_are_refused_or_ignored_and_annotations_always_ignored():
-    """The columns that an annotated error file adds mean nothing; any other is an error unless the job says otherwise."""
+    """The columns that an annotated file adds are ignored; any other is an error unless the job ignores unknown fields."""
     line, header = b"ann@example.org,Ann,admin,true,7,8", ",".join(ANN)
     assert told(read_csv(USERS, f"{header},_line,_errors", line)) == []
     assert told(read_csv(USERS, f"{header},_line,shoe", line)) == [("shoe", "unknown_field")]
@@ -252,19 +252,19 @@ def test_unknown_fields_are_refused_or_ignored_and_annotations_always_ignored():
 
 
 def test_of_a_key_that_comes_twice_the_last_counts():
-    """Also when the first one is bad."""
+    """Also if the first one is invalid."""
     record = json.dumps(ANN)[1:].encode()
     assert read_json(USERS, b'{"active": 3, ' + record).records[0].active is True
 
 
 def test_records_that_share_a_line_or_a_line_end_are_not_taken_for_others():
-    """NDJSON is read line by line: a record on two lines and two records on one line do not make up for each other."""
+    """NDJSON is read line by line: a record on two lines and two records on one line are errors, though their number matches."""
     one = json.dumps(ANN)
     parsed = read_json(USERS, one[:5].encode(), one[5:].encode(), (one + one).encode())
     assert told(parsed) == [(None, "invalid_json")] * 3
 
 
-def test_lines_are_told_right_below_records_of_many_lines():
+def test_lines_are_right_below_records_of_many_lines():
     """A record's line is where it starts, however many newlines the quoted cells above it hold."""
     good, bad = b'a%d@example.org,"x\ny",admin,true\n', b'a@example.org,"x\r\n\r\n",boss,true\n'
     parsed = read(USERS, chunk([good % 1, bad, good % 2, b'a",b\n', good % 3], first_line=11), "csv", columns=list(ANN))
@@ -276,7 +276,7 @@ def test_lines_are_told_right_below_records_of_many_lines():
 
 
 def test_nesting_of_any_depth_is_an_error_of_the_record():
-    """Also where it is just not too deep to be read, but too deep for what comes after; how deep that is, each Python decides."""
+    """Also where msgspec can read it but a later step cannot; that depth depends on the version of Python."""
     for depth in (*range(10, 1100, 15), 4000, 11_000, 100_000):
         value = b"[" * depth + b"]" * depth
         for field in (b"name", b"x"):
@@ -294,7 +294,7 @@ def test_integers_of_any_length_are_an_error_of_the_record():
 
 
 def test_a_long_row_of_quotes_is_read_in_one_pass():
-    """A broken record of a megabyte of quotes is refused at once; a tokenizer that tries each quote anew would never end."""
+    """A malformed record of a megabyte of quotes is rejected in linear time; a tokenizer that backtracks would take hours."""
     parsed = read_csv(USERS, ",".join(ANN), b'"' * 1_000_001, record_max_bytes=2_000_000)
     assert told(parsed) == [(None, "malformed_row")]
 
@@ -327,7 +327,7 @@ def test_csv_text_is_read_back_as_it_was_written(values):
 @settings(deadline=None)
 @given(st.lists(st.binary(max_size=30) | st.text('"{}[],:\r1 \\u0', max_size=20).map(str.encode)))
 def test_no_bytes_make_it_raise(records):
-    """Whatever a chunk holds, each of its records is either sound or has an error."""
+    """Whatever a chunk contains, each of its records is either valid or has an error."""
     lines = [record.replace(b"\n", b"") + b"\n" for record in records]
     for form, columns in (("csv", list(ANN)), ("ndjson", None), ("json", None)):
         parsed = read(USERS, chunk(lines), form, columns=columns)
@@ -369,7 +369,7 @@ lines_of_json = st.lists(
 @settings(deadline=None)
 @given(lines_of_csv, lines_of_json, st.booleans())
 def test_a_chunk_is_the_sum_of_its_records(csv, ndjson, ignore_unknown):
-    """A record's fate does not depend on what shares its chunk, so the fast way and the slow one agree."""
+    """The result for a record does not depend on the others of its chunk, so the fast and the slow path agree."""
     for form, records in (("csv", csv), ("ndjson", ndjson)):
         options = {"columns": list(ANN) if form == "csv" else None, "ignore_unknown": ignore_unknown}
         whole = chunk([record + b"\n" for record in records])

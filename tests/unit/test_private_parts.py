@@ -1,6 +1,6 @@
-"""Private parts of libraries that the code relies on. A failure here means: the library changed, look where the message says.
+"""Private parts of libraries that the code relies on. A failure means that the library has changed; the message names the part.
 
-uvicorn, httptools and psycopg are bound to minor versions in pyproject.toml. Before a bound is raised these tests and
+uvicorn, httptools and psycopg are pinned to minor versions in pyproject.toml. Before a bound is raised these tests and
 tests/api/http/test_framing.py, test_limits.py and tests/system/test_shutdown.py must pass.
 """
 
@@ -20,7 +20,7 @@ async def app(scope, receive, send):
 
 @pytest.fixture
 async def protocol():
-    """In a loop, which it asks for."""
+    """In an event loop, which the protocol requires."""
     return httptools_impl.HttpToolsProtocol(uvicorn.Config(app), ServerState(), {})
 
 
@@ -48,7 +48,7 @@ async def test_the_connection_of_uvicorn(protocol, name):
 
 @pytest.mark.parametrize("method", ["on_headers_complete", "on_response_complete"])
 def test_each_request_of_uvicorn_is_started_in_one_place(method):
-    """BoundedHttp wraps the application of HTTP/1.0 requests there, and remembers which request is being answered."""
+    """There BoundedHttp wraps the application of HTTP/1.0 requests, and stores the request that is being processed."""
     source = inspect.getsource(getattr(httptools_impl.HttpToolsProtocol, method))
     assert "self._start_asgi_task(" in source, f"{method} starts requests elsewhere: see BoundedHttp._start_asgi_task"
 
@@ -74,7 +74,7 @@ def test_the_server_of_uvicorn(name):
 
 
 def test_the_parser_goes_on_behind_an_upgrade():
-    """It stops behind the head, tells where, and takes the next message."""
+    """The parser stops behind the head, returns the offset, and accepts the next message."""
     events = []
 
     class Messages:

@@ -1,4 +1,4 @@
-"""The resources as data: what is derived from a struct, and the formats that a struct asks for."""
+"""The resource definitions: what is derived from a struct, and the formats that a struct requires."""
 
 from types import SimpleNamespace
 
@@ -13,7 +13,7 @@ from db.resources.users import User
 
 @pytest.mark.parametrize("resource", RESOURCES.values(), ids=RESOURCES)
 def test_a_resource_fits_its_struct(resource):
-    """Every name that a resource tells is a field of its struct or another resource."""
+    """Every name in a definition is a field of its struct or another resource."""
     named = {"id", *resource.references, *resource.stamped, *filter(None, [resource.key])}
     assert named <= set(resource.columns)
     assert set(resource.references.values()) <= set(RESOURCES)
@@ -21,20 +21,20 @@ def test_a_resource_fits_its_struct(resource):
 
 
 @pytest.mark.parametrize("resource", [r for r in RESOURCES.values() if r.rules], ids=lambda resource: resource.name)
-def test_rules_put_up_with_what_is_missing(resource):
-    """A record of which nothing could be read breaks no rule; its fields were told already."""
+def test_rules_accept_missing_fields(resource):
+    """A record without any readable field breaks no rule; the errors of its fields are reported already."""
     assert list(resource.rules(SimpleNamespace(**dict.fromkeys(resource.columns)))) == []
 
 
 def test_parents_come_before_their_children():
-    """The registry's order is one in which every reference can be met."""
+    """In the order of the registry each resource follows those that it refers to."""
     names = list(RESOURCES)
     for resource in RESOURCES.values():
         assert all(names.index(parent) < names.index(resource.name) for parent in resource.references.values())
 
 
 def test_column_types_are_those_of_postgresql():
-    """Optional, enum and list fields have the type of what they hold."""
+    """Optional, enum and list fields have the type of their values."""
     assert RESOURCES["users"].column_types == ("uuid", "text", "text", "text", "bool", "timestamptz", "timestamptz")
     assert RESOURCES["articles"].column_types[5] == "text[]"
     assert RESOURCES["comments"].column_types[0] == "text"
@@ -67,7 +67,7 @@ def test_email_addresses(email, is_valid):
 
 @pytest.mark.parametrize(("prefix", "is_valid"), [("", True), ("cm_", True), ("CM_", False), ("x", False)])
 def test_comment_ids_may_have_a_prefix(prefix, is_valid):
-    """A comment's id is a UUID as it was sent, with `cm_` before it or not."""
+    """A comment's id is a UUID, with or without the prefix `cm_`."""
     uuid = "5864905b-ec8c-4fa6-8ba7-545d13f29b4e"
     assert accepts(Comment, id=prefix + uuid, article_id=uuid, user_id=uuid, body="x") == is_valid
 

@@ -1,4 +1,4 @@
-"""The settings: a bad one stops the start with a line that names it."""
+"""The settings: an invalid one prevents the start with a line that names it."""
 
 import re
 import subprocess
@@ -17,7 +17,7 @@ from tests.support import ROOT
     [
         ("HTTP_PORT", "eighty"),
         ("HTTP_PORT", "65536"),
-        ("HTTP_HOST", "0.0.0.0"),  # noqa: S104  that is the point
+        ("HTTP_HOST", "0.0.0.0"),  # noqa: S104  the test is about this address
         ("WORKER_POOL_SIZE", "0"),
         ("WORKER_POOL_SIZE", "1.5"),
         ("BATCH_SIZE", "-1"),
@@ -59,20 +59,20 @@ def test_every_field_can_be_set():
 
 
 def test_the_readme_names_every_setting():
-    """Its table has one row for each, and none for what is no setting."""
+    """Its table has one row for each setting and no others."""
     rows = re.findall(r"^\| `([A-Z_]+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert sorted(rows) == sorted(field.name.upper() for field in msgspec.structs.fields(Settings))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_without_keys_loopback_is_allowed(host):
-    """And nothing else, as the table above says; with keys any address is."""
+    """Other addresses are not, as in the table above; with keys any address is allowed."""
     assert settings.read({"HTTP_HOST": host}).http_host == host
     assert settings.read({"HTTP_HOST": "0.0.0.0", "API_KEYS": f"{'a' * 16}, {'b' * 16}"}).keys  # noqa: S104
 
 
 def test_keys_have_names_and_roles():
-    """NAME:ROLE:KEY, or a bare KEY, which is an admin without a name; the part that is the key is never in an error."""
+    """NAME:ROLE:KEY, or only KEY, which is an admin without a name; the key itself is never in an error."""
     keys = settings.read({"API_KEYS": f"ada:admin:{'a' * 16}, {'b' * 16},grafana:read:{'c:' * 8}"}).keys
     assert [(key.name, key.role, key.key) for key in keys] == [
         ("ada", "admin", "a" * 16),
@@ -87,7 +87,7 @@ def test_keys_have_names_and_roles():
 
 
 def test_a_key_is_not_shown():
-    """What is written of an ApiKey, by itself or within other values, has its name and its role only."""
+    """The repr of an ApiKey, alone or within other values, has only its name and its role."""
     (key,) = settings.read({"API_KEYS": f"ada:admin:{'s' * 16}"}).keys
     assert repr([key]) == "[ApiKey(name='ada', role='admin')]"
     assert f"{key} {key!s} {key!r}".count("sss") == 0
@@ -95,7 +95,7 @@ def test_a_key_is_not_shown():
 
 @pytest.mark.parametrize("module", ["api", "workers", "db.migrate", "db.embedded"])
 def test_every_program_refuses_a_bad_setting(module):
-    """Each ends with a failure and one line on stderr that names the variable, without a traceback."""
+    """Each exits with an error and one line on stderr that names the variable, without a traceback."""
     words = {"db.migrate": ["up"], "db.embedded": ["url"]}.get(module, [])
     done = subprocess.run(
         [sys.executable, "-m", module, *words], cwd=ROOT, env={"BATCH_SIZE": "many"}, capture_output=True, text=True

@@ -1,4 +1,4 @@
-"""The cutter: which bytes are records, on which lines they are, and where the chunks end."""
+"""The splitter: which bytes are records, on which lines they are, and where the chunks end."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ RECORD_MAX = LIMITS["record_max_bytes"]
 
 
 def cut(form, data, *, sizes=(), **limits):
-    """The cutter and its chunks, with the data sent in blocks of `sizes` and a last one of what is left."""
+    """The splitter and its chunks, with the data sent in blocks of `sizes` and a last block with the rest."""
     cutting = FileSplitter(format=form, **(LIMITS | limits))
     chunks = []
     position = 0
@@ -31,7 +31,7 @@ def cut(form, data, *, sizes=(), **limits):
 
 
 def records(form, chunks):
-    """Each record's line and its bytes, without what separates it from the next."""
+    """Each record's line and its bytes, without the separator."""
     end = re.compile(rb",\n\Z" if form == "json" else rb"\r?\n\Z")
     return [
         (chunk.line(index), end.sub(b"", record)) for chunk in chunks for index, record in enumerate(chunk.slices())
@@ -43,7 +43,7 @@ def read(form, data, **how):
 
 
 def outcome(form, data, sizes, limits):
-    """All that a cutter tells of a file, to compare two of them."""
+    """All results of a splitter, to compare two of them."""
     try:
         cutting, chunks = cut(form, data, sizes=sizes, **limits)
     except Unreadable as error:
@@ -51,7 +51,7 @@ def outcome(form, data, sizes, limits):
     return chunks, cutting.record_count, cutting.header, cutting.columns
 
 
-# few letters, so that quotes, line ends and brackets meet each other often
+# few letters, so that quotes, line ends and brackets are often adjacent
 CSV = st.lists(st.sampled_from([b'"', b'""', b",", b"\n", b"\r\n", b"a", b"bb ", b" ", b"\0"])).map(b"".join)
 SOUND_CELLS = st.sampled_from([b"", b"x", b'"x"', b'"a\nb"', b'"a\r\n\n"', b'"a ""q"" b"', b'"",""', b'5" pipe'])
 SOUND_CSV = st.lists(
@@ -80,7 +80,7 @@ SMALL_LIMITS = st.fixed_dictionaries(
 
 @given(file=FILES, bom=st.booleans(), sizes=st.lists(st.integers(0, 9)), limits=SMALL_LIMITS)
 def test_chunks_do_not_depend_on_the_blocks(file, bom, sizes, limits):
-    """However a file is split into blocks, down to single bytes, its chunks are the same."""
+    """The chunks of a file are the same for all block sizes, down to single bytes."""
     form, data = file
     data = b"\xef\xbb\xbf" * bom + data
     whole = outcome(form, data, (), limits)
@@ -89,8 +89,8 @@ def test_chunks_do_not_depend_on_the_blocks(file, bom, sizes, limits):
 
 
 @given(file=FILES, limits=SMALL_LIMITS)
-def test_chunks_keep_their_limits_and_follow_each_other(file, limits):
-    """A chunk holds at most `batch_size` records, and more than `chunk_max_bytes` only for a single one."""
+def test_chunks_keep_their_limits_and_are_consecutive(file, limits):
+    """A chunk has at most `batch_size` records, and exceeds `chunk_max_bytes` only with a single record."""
     try:
         cutting, chunks = cut(*file, **limits)
     except Unreadable:
@@ -106,7 +106,7 @@ def test_chunks_keep_their_limits_and_follow_each_other(file, limits):
 
 
 def reference_record(data, start, limit):
-    """Where the CSV record at `start` ends, read one character after the other by the rules."""
+    """The end of the CSV record at `start`, found character by character."""
     line_end = data.index(b"\n", start) + 1
     state = "start"
     for position in range(start, min(len(data), start + limit + 1)):
@@ -157,8 +157,8 @@ def reference(data, limit):
 @example(rows=b'"aa\nb"\n"aa\n"\n', limit=5, sizes=[])
 @example(rows=b"      \n     \n", limit=5, sizes=[])
 @example(rows=b"aaaaa\rb\naaaa\r\n", limit=5, sizes=[])
-def test_csv_is_cut_as_a_plain_reading_of_the_rules_cuts_it(rows, limit, sizes):
-    """Any mixture of quotes, line ends and blanks gives the records that reading character by character gives."""
+def test_csv_is_split_as_by_a_reference_implementation(rows, limit, sizes):
+    """Any mixture of quotes, line ends and blanks gives the same records as reading character by character."""
     data = b"id,b\n" + rows
     _, chunks = cut("csv", data, sizes=sizes, record_max_bytes=limit, batch_size=3)
     found = [(chunk.line(i), record) for chunk in chunks for i, record in enumerate(chunk.slices())]
@@ -166,8 +166,8 @@ def test_csv_is_cut_as_a_plain_reading_of_the_rules_cuts_it(rows, limit, sizes):
 
 
 @given(values=st.lists(ELEMENTS, max_size=8), indent=st.sampled_from([None, 0, 2]), batch_size=st.integers(1, 3))
-def test_an_array_is_cut_into_its_elements(values, indent, batch_size):
-    """The data of each chunk, put in brackets, is an array again, and all of them together are the file's."""
+def test_an_array_is_split_into_its_elements(values, indent, batch_size):
+    """The data of each chunk in brackets is a valid array, and all of them together are the file's array."""
     _, chunks = cut("json", json.dumps(values, indent=indent).encode(), batch_size=batch_size)
     assert [element for chunk in chunks for element in json.loads(b"[" + chunk.data + b"]")] == values
 
@@ -194,13 +194,13 @@ def test_an_array_is_cut_into_its_elements(values, indent, batch_size):
     ],
 )
 def test_csv(data, expected):
-    """Blank lines are lines and no records; only a well-formed quoted field takes a record over a line end."""
+    """Blank lines count as lines but not as records; only a well-formed quoted field may contain a line end."""
     assert read("csv", data) == expected
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
-def test_a_quote_opens_a_cell_after_the_delimiter_alone(delimiter):
-    """With another delimiter, the same quotes are well-formed in other places."""
+def test_a_quote_opens_a_cell_only_after_the_delimiter(delimiter):
+    """With another delimiter, the same quotes are well-formed in other positions."""
     mark = delimiter.encode()
     data = b"id%bb\n1%b%b\n2%b3\n" % (mark, mark, b'"x\ny"', mark)
     assert len(read("csv", data, delimiter=delimiter)) == 2
@@ -209,7 +209,7 @@ def test_a_quote_opens_a_cell_after_the_delimiter_alone(delimiter):
 
 
 def test_the_header_is_kept_as_it_was():
-    """`header` is the file's own line, for giving refused records back; `columns` are the names in it."""
+    """`header` is the line of the file, for returning rejected records; `columns` are the names in it."""
     cutting, _ = cut("csv", b'\xef\xbb\xbf\n id ,"full\nname"\r\n1,x\r\n')
     assert cutting.header == b' id ,"full\nname"\r\n'
     assert cutting.columns == ["id", "full\nname"]
@@ -233,7 +233,7 @@ def test_the_header_is_kept_as_it_was():
     ],
 )
 def test_an_unreadable_csv(data, message, line):
-    """Without a sound header there are no records; the error names what is wrong with it, and the line."""
+    """Without a valid header there are no records; the error names the fault and the line."""
     with pytest.raises(Unreadable, match=message) as caught:
         cut("csv", data)
     assert caught.value.line == line
@@ -249,7 +249,7 @@ def test_an_unreadable_csv(data, message, line):
     ],
 )
 def test_ndjson(data, expected):
-    """Each line that is not blank is a record, whatever is in it."""
+    """Each line that is not blank is a record, valid or not."""
     assert read("ndjson", data) == expected
 
 
@@ -266,7 +266,7 @@ def test_ndjson(data, expected):
     ],
 )
 def test_json(data, expected):
-    """An element is what lies between two commas of the array, without the white space around it, valid or not."""
+    """An element is the text between two commas of the array, without the white space around it, valid or not."""
     assert read("json", data) == expected
     assert read("json", data, batch_size=1) == expected
 
@@ -292,14 +292,14 @@ def test_json(data, expected):
     ],
 )
 def test_an_unreadable_array(data, message, line):
-    """An array that is cut short or whose commas and brackets are wrong is refused as a whole, with the line."""
+    """An array that is truncated or whose commas and brackets are wrong is rejected as a whole, with the line."""
     with pytest.raises(Unreadable, match=message) as caught:
         cut("json", data)
     assert caught.value.line == line
 
 
 def test_deep_nesting_is_one_record():
-    """Brackets are followed to any depth, also beyond the size of a record, where they are only counted."""
+    """Brackets are matched to any depth; beyond the size of a record they are only counted."""
     deep = b"[" * 100_000 + b"]" * 100_000
     assert read("json", b"[%b,7]" % deep, record_max_bytes=1 << 20, batch_size=1) == [(1, deep), (1, b"7")]
     assert read("json", b"[%b,7]" % deep, record_max_bytes=1000, batch_size=1) == [(1, deep[:1001]), (1, b"7")]
@@ -320,7 +320,7 @@ def test_deep_nesting_is_one_record():
 )
 @pytest.mark.parametrize("block_bytes", [1 << 16, 1 << 30])
 def test_of_a_record_too_long_only_the_first_bytes_are_kept(form, before, long, after, good, block_bytes):
-    """It stays a record, one byte longer than allowed, and the one after it is not lost."""
+    """It remains a record, one byte longer than allowed, and the next record is read."""
     end = b"]" if form == "json" else b""
     data = before + long + after + good + end
     _, chunks = cut(form, data, sizes=[block_bytes] * (len(data) // block_bytes), batch_size=1)
@@ -330,8 +330,8 @@ def test_of_a_record_too_long_only_the_first_bytes_are_kept(form, before, long, 
     assert last == (4, good)
 
 
-def test_a_quote_that_is_not_closed_in_time_costs_one_record():
-    """Past `record_max_bytes` the record is its first line alone, and what follows is cut as if it had been closed."""
+def test_a_quote_that_is_not_closed_in_time_affects_one_record():
+    """Past `record_max_bytes` the record is only its first line, and the text behind it is split as if the quote were closed."""
     rows = b"".join(b"%d,x\n" % number for number in range(50_000))
     found = read("csv", b'id,b\n0,"open\n' + rows, sizes=[100_000] * 4)
     assert found[0] == (2, b'0,"open')
@@ -340,7 +340,7 @@ def test_a_quote_that_is_not_closed_in_time_costs_one_record():
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
 def test_a_plain_chunk_needs_no_index(end):
-    """Where each record is one line after the other, `starts` and `lines` are None; chunks are full to the limit."""
+    """If each record is one line and there are no blank lines, `starts` and `lines` are None; chunks are filled to the limit."""
     rows = b"".join(b'%d,"x, %d"%b' % (number, number, end) for number in range(2500))
     _, chunks = cut("csv", b"id,b" + end + rows, sizes=[1000] * 20)
     numbers = [(chunk.first_record, chunk.first_line, chunk.records) for chunk in chunks]
@@ -354,7 +354,7 @@ def test_a_plain_chunk_needs_no_index(end):
 
 
 def test_a_chunk_ends_before_it_is_too_large():
-    """The next record is not added when the data would pass `chunk_max_bytes`, with the separators of an array."""
+    """A record is not added if the data would exceed `chunk_max_bytes`, with the separators of an array."""
     for limit in (8, 9):
         assert [c.data for c in cut("ndjson", b"123\n567\n9\n", chunk_max_bytes=limit)[1]] == [b"123\n567\n", b"9\n"]
     assert [c.data for c in cut("json", b"[123,567,9]", chunk_max_bytes=8)[1]] == [b"123,\n567", b"9"]
@@ -373,7 +373,7 @@ def test_a_chunk_ends_before_it_is_too_large():
     ],
 )
 def test_a_large_record_in_small_blocks_is_read_once(form, data):
-    """Five megabytes in blocks of fifty bytes take seconds; read anew with each block they would take hours."""
+    """Five megabytes in blocks of fifty bytes take seconds; reading them again with each block would take hours."""
     limits = {"record_max_bytes": 8 << 20, "chunk_max_bytes": 8 << 20}
     _, small = cut(form, data, sizes=[50] * (len(data) // 50), **limits)
     assert small == cut(form, data, **limits)[1]
@@ -381,7 +381,7 @@ def test_a_large_record_in_small_blocks_is_read_once(form, data):
 
 @pytest.mark.parametrize("element", [b"[]", b"1", b'"a"', b"null", b"[1, [2]]", b'{"a": []}'])
 def test_flat_elements_cost_the_same(element):
-    """Whatever a flat element is, one match finds it: the splitter calls as many functions as for empty objects."""
+    """Every flat element is found by one match: the splitter calls as many functions as for empty objects."""
 
     def calls(data: bytes) -> int:
         count = 0
@@ -402,7 +402,7 @@ def test_flat_elements_cost_the_same(element):
 
 
 async def test_costly_uploads_take_turns():
-    """Between two blocks of costly uploads the event loop runs what else is ready, however many such uploads there are."""
+    """Between two blocks of costly uploads the event loop runs other tasks, however many such uploads there are."""
     turn = asyncio.Lock()
     splitters = [FileSplitter(format="json", **LIMITS) for _ in range(5)]
     uploads = [FairSplitter(splitter, turn) for splitter in splitters]
@@ -430,7 +430,7 @@ async def test_costly_uploads_take_turns():
     ],
 )
 def test_sniff(first, form):
-    """The first byte that is not blank tells the format; as long as there is none, nothing does."""
+    """The first byte that is not blank determines the format; without one the format is unknown."""
     assert sniff(first) == form
 
 

@@ -1,4 +1,4 @@
-"""msgspec's error texts, which `db.resources.validation` matches: each of them, as this version of msgspec has it."""
+"""All error texts of this version of msgspec that `db.resources.validation` matches."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -49,7 +49,7 @@ PARAMETERS = [
 
 @pytest.mark.parametrize(("hint", "value", "code", "message"), FIELDS)
 def test_errors_of_fields(hint, value, code, message):
-    """The complaint about a field of a record becomes a code and a message."""
+    """An error of a field of a record is converted to a code and a message."""
     with pytest.raises(msgspec.ValidationError) as caught:
         msgspec.convert([value], list[hint])
     found = validation.field_problem(str(caught.value), value, allowed=("one", "two"), title="slug")
@@ -58,5 +58,5 @@ def test_errors_of_fields(hint, value, code, message):
 
 @pytest.mark.parametrize(("hint", "value", "message"), PARAMETERS)
 def test_errors_of_parameters(hint, value, message):
-    """The complaint about a parameter says what it must be, in words that do not depend on Python."""
+    """An error of a parameter names the expected type, without names of Python's types."""
     assert validation.parameter_error(value, hint) == message
