@@ -1,4 +1,4 @@
-"""`make demo`: the main job on a temporary server, with the command `bulk`. Nothing of it stays."""
+"""`make demo`: imports and exports on a temporary server, with the command `bulk`. Everything is removed at the end."""
 
 import asyncio
 import json
@@ -26,14 +26,14 @@ FAULT_RATE = 0.02
 SEED = 2024
 WORKERS = 2
 LINES_SHOWN = 5
-# exit codes of `bulk`: all records taken, some refused
+# exit codes of `bulk`: all records accepted, some refused
 TAKEN, REFUSED = 0, 3
 
 console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
 
 
 class Unexpected(Exception):
-    """The service did not do what was expected."""
+    """A command did not have the expected result."""
 
 
 def main() -> None:
@@ -51,7 +51,7 @@ def main() -> None:
 
 @contextmanager
 def _postgres(folder: Path) -> Iterator[str]:
-    """A server of the demo's own, whatever DATABASE_URL says."""
+    """A server of the demo's own; DATABASE_URL is ignored."""
     _title("Starting PostgreSQL, the API and the workers", "in a temporary folder, on free ports")
     try:
         yield embedded.start(folder)
@@ -89,14 +89,14 @@ class Bulk:
         }
 
     async def run(self, *arguments: str, expected: int) -> None:
-        """Shows the command and what it prints. Raises `Unexpected` when it exits with another code."""
+        """Shows the command and its output. Raises `Unexpected` for another exit code."""
         console.print(Text(f"$ bulk {' '.join(arguments)}", style="bold blue"), soft_wrap=True)
         code, _ = await self._run(arguments, stdout=None)
         if code != expected:
             raise Unexpected(f"`bulk {' '.join(arguments)}` exited with {code}, not {expected}")
 
     async def json(self, *arguments: str) -> dict[str, Any]:
-        """What the command prints with --json."""
+        """The output of the command with --json."""
         _, output = await self._run((*arguments, "--json"), stdout=asyncio.subprocess.PIPE)
         return json.loads(output)
 
@@ -109,7 +109,7 @@ class Bulk:
 
 
 async def _import(bulk: Bulk, resource: str, name: str, made: Made) -> None:
-    """Imports a file with errors in it, and compares the errors that were found with those."""
+    """Imports a file with planted errors, and compares the reported errors with them."""
     _title(
         f"Importing {made.records:,} {resource}",
         f"{name}, {len(made.data) / 1e6:.1f} MB, with {made.faults.total():,} errors in it",

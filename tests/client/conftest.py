@@ -24,21 +24,21 @@ async def running(server_url, tmp_path_factory):
 
 @pytest.fixture
 async def api(running):
-    """A plain HTTP client of the service and its database, with no job and no record to begin with."""
+    """A plain HTTP client of the service, whose tables are emptied first."""
     async with api_client.connected(running) as connected:
         yield connected
 
 
 @pytest.fixture
 def client(api):
-    """The library, beside the service."""
+    """A client of the library for the service."""
     with Client(api.service.url) as client:
         yield client
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a command ended."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -47,7 +47,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Bulk:
-    """The command `bulk` as a process of its own, with a home of its own."""
+    """Runs the command `bulk` as a process, with a home folder of its own."""
 
     environment: dict[str, str]
 
@@ -66,7 +66,7 @@ class Bulk:
 
 @pytest.fixture
 def environment(tmp_path) -> Callable[[str], dict[str, str]]:
-    """`environment(url)`: the variables of a command that has a home of its own."""
+    """`environment(url)`: the variables of a command with a home folder of its own."""
 
     def make(url: str) -> dict[str, str]:
         return {

@@ -17,7 +17,7 @@ CTRL_C = b"\x03"
 
 
 class Terminal:
-    """The screen of one command, as the bytes that were written to it."""
+    """The output of one command, as bytes."""
 
     def __init__(self, master: int) -> None:
         self._master = master
@@ -25,7 +25,7 @@ class Terminal:
         os.set_blocking(master, False)
 
     def read(self) -> bytes:
-        """All that was written so far."""
+        """All output so far."""
         try:
             while block := os.read(self._master, 65536):
                 self.output += block
@@ -54,13 +54,13 @@ def _pair() -> Iterator[tuple[int, int]]:
 
 @contextmanager
 def opened() -> Iterator[tuple[Terminal, int]]:
-    """A terminal, and the end of it that a command gets."""
+    """A terminal, and the file descriptor of it for a command."""
     with _pair() as (master, slave):
         yield Terminal(master), slave
 
 
 async def start(bulk: Bulk, slave: int, *words: str, **variables: str) -> asyncio.subprocess.Process:
-    """Starts a command whose terminal this is, so that Ctrl-C reaches it."""
+    """Starts a command with this as its controlling terminal, so that Ctrl-C reaches it."""
     command = Bulk(bulk.environment | variables)
     return await command.start(
         *words,

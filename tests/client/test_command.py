@@ -27,8 +27,8 @@ def users(count: int) -> bytes:
     return USERS_HEADER + b"".join(map(user_row, range(count)))
 
 
-async def test_an_import_tells_what_was_refused(bulk, two):
-    """Counts and causes go to stdout, what to do next to stderr; refused records end with 3."""
+async def test_an_import_reports_refused_records(bulk, two):
+    """Counts and causes go to stdout, suggestions to stderr; with refused records the exit code is 3."""
     result = await bulk("import", two, "-r", "users")
     assert result.code == 3
     assert "1   created" in result.out
@@ -36,7 +36,7 @@ async def test_an_import_tells_what_was_refused(bulk, two):
     assert "next: bulk fix" in result.err
 
 
-async def test_all_taken_is_0(bulk):
+async def test_all_accepted_is_0(bulk):
     """Records from stdin, all sound."""
     result = await bulk("import", "-", "-r", "users", "--format", "csv", stdin=users(3))
     assert (result.code, "3   created" in result.out) == (0, True), result
@@ -45,7 +45,7 @@ async def test_all_taken_is_0(bulk):
 
 
 async def test_json_is_one_document(bulk, two):
-    """`--json` prints the job as the API answers it, and nothing else on stdout."""
+    """`--json` prints the job as in the API's response, and nothing else on stdout."""
     result = await bulk("import", two, "-r", "users", "--json")
     job = json.loads(result.out)
     assert (job["status"], job["counts"]["failed"]) == ("completed", 1)
@@ -57,7 +57,7 @@ async def test_json_is_one_document(bulk, two):
 
 
 async def test_columns_are_mapped(bulk, tmp_path, api):
-    """--map names the field of a column, or none; --map-file is the same as JSON, and --map precedes it."""
+    """--map names the field of a column, or none; --map-file is the same as JSON, and --map takes precedence."""
     file = tmp_path / "kunden.csv"
     file.write_bytes("E-Mail;Größe=Name;Rolle;Aktiv;Notiz\nada@example.org;Ada;admin;true;x\n".encode())
     options = ("-r", "users", "--delimiter", ";")
@@ -74,14 +74,14 @@ async def test_columns_are_mapped(bulk, tmp_path, api):
         assert (await bulk("import", str(file), *options, *wrong)).code == 2
 
 
-async def test_quiet_says_nothing(bulk, two):
-    """`-q` leaves the exit code."""
+async def test_quiet_prints_nothing(bulk, two):
+    """With `-q` only the exit code shows the result."""
     result = await bulk("import", two, "-r", "users", "-q")
     assert (result.code, result.out, result.err) == (3, "", "")
 
 
 async def test_the_same_command_finds_the_same_job(bulk, two, api):
-    """A second call imports nothing; `--key-for-retry new` imports again."""
+    """A second call imports nothing; with `--key-for-retry new` it imports again."""
     first = await bulk("import", two, "-r", "users", "--json")
     second = await bulk("import", two, "-r", "users", "--json")
     assert json.loads(second.out)["id"] == json.loads(first.out)["id"]
@@ -105,7 +105,7 @@ async def test_errors_and_refused_records(bulk, two, tmp_path):
 
 
 async def test_files_of_an_import(bulk, two, tmp_path):
-    """`--refused` and `--errors` write files beside the result."""
+    """`--refused` and `--errors` write files in addition to the result."""
     result = await bulk("import", two, "-r", "users", "--refused", str(tmp_path / "r"), "--errors", str(tmp_path / "e"))
     assert result.code == 3
     assert b"foo@bar" in (tmp_path / "r").read_bytes()
@@ -113,7 +113,7 @@ async def test_files_of_an_import(bulk, two, tmp_path):
 
 
 async def test_check_then_commit(bulk, two):
-    """`--check` stores nothing; a sound file is stored by `--check-first`; a faulty one is not."""
+    """`--check` stores nothing; `--check-first` stores a valid file but not a faulty one."""
     checked = await bulk("import", two, "-r", "users", "--check")
     assert (checked.code, "would be created" in checked.out) == (3, True)
     first = await bulk("import", two, "-r", "users", "--check-first", "--key-for-retry", "new")
@@ -125,7 +125,7 @@ async def test_check_then_commit(bulk, two):
 
 
 async def test_detach_watch_and_wait(service, environment, tmp_path):
-    """`--detach` prints the id; a wait that is over ends with 5 and says how to go on; cancelling ends with 0."""
+    """`--detach` prints the id; a timeout exits with 5 and prints how to continue; cancelling exits with 0."""
     started = await service(run=("api",))
     bulk = Bulk(environment(started.url))
     detached = await bulk("import", "-", "-r", "users", "--detach", stdin=users(1))
@@ -139,7 +139,7 @@ async def test_detach_watch_and_wait(service, environment, tmp_path):
 
 
 async def test_exports(bulk, api, tmp_path):
-    """To stdout, to a file whose ending says the format, packed, filtered, and in the background."""
+    """To stdout, to a file whose extension determines the format, compressed, filtered, and in the background."""
     await bulk("import", "-", "-r", "users", stdin=users(50))
     assert len((await bulk("export", "users")).out.splitlines()) == 50
     files = {
@@ -159,8 +159,8 @@ async def test_exports(bulk, api, tmp_path):
     assert (await bulk("export", "users", "--where", "shoe=44", "-o", "-")).code == 2
 
 
-async def test_a_reader_that_leaves_ends_it_silently(bulk, api):
-    """`bulk export users -o - | head -1` prints one line and no complaint."""
+async def test_a_closed_pipe_ends_it_silently(bulk, api):
+    """`bulk export users -o - | head -1` prints one line and no error."""
     await bulk("import", "-", "-r", "users", "-q", stdin=users(20_000))
     command = f"{sys.executable} -m api.client export users -o - | head -n 1"
     process = await asyncio.create_subprocess_shell(
@@ -171,7 +171,7 @@ async def test_a_reader_that_leaves_ends_it_silently(bulk, api):
 
 
 async def test_jobs_and_delete(bulk, two):
-    """The list has both kinds, newest first; a job that was removed is gone."""
+    """The list has both kinds, newest first; it does not have a deleted job."""
     await bulk("import", two, "-r", "users")
     await bulk("export", "users", "-o", two + ".out", "--background")
     listed = json.loads((await bulk("jobs", "--json")).out)
@@ -198,7 +198,7 @@ async def test_jobs_and_delete(bulk, two):
     ],
 )
 async def test_wrong_use_is_one_sentence(bulk, words, says):
-    """Exit code 2, no traceback, and what to type instead."""
+    """Exit code 2, no traceback, and a suggestion."""
     result = await bulk(*words, stdin=b"x")
     assert result.code == 2, result
     assert result.out == ""
@@ -207,8 +207,8 @@ async def test_wrong_use_is_one_sentence(bulk, words, says):
     assert len(result.err.splitlines()) <= 2
 
 
-async def test_nothing_listens(bulk):
-    """A service that is not there is told in one sentence; scripts see 1."""
+async def test_no_service(bulk):
+    """An unreachable service is reported in one sentence, with exit code 1."""
     result = await bulk("status", "--url", "http://127.0.0.1:9")
     assert result.code == 1
     assert "connection refused" in result.err
@@ -241,13 +241,13 @@ async def test_keys_and_profiles(service, environment, tmp_path):
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 async def test_completion(bulk, shell):
-    """Each shell gets its script."""
+    """There is a script for each shell."""
     result = await bulk("completion", shell)
     assert "_BULK_COMPLETE" in result.out
 
 
-async def test_one_file_holds_the_command(api, tmp_path, environment):
-    """The zipapp runs on a Python that has nothing installed, and imports a file."""
+async def test_the_command_is_one_file(api, tmp_path, environment):
+    """The zipapp runs on a Python without installed packages, and imports a file."""
     file = tmp_path / "bulk.pyz"
     file.write_bytes(zipapp.build())
     names = zipfile.ZipFile(file).namelist()
@@ -267,7 +267,7 @@ async def test_one_file_holds_the_command(api, tmp_path, environment):
 
 
 async def test_fix_until_nothing_is_refused(bulk, two, tmp_path, api):
-    """The refused records open in the editor, twice; what was corrected is stored, and nothing is stored twice."""
+    """The editor opens the refused records, twice; corrected records are stored, and none is stored twice."""
     await bulk("import", two, "-r", "users")
     editor = tmp_path / "editor"
     # the first round corrects the e-mail address, the second one the role
@@ -287,14 +287,14 @@ async def test_fix_until_nothing_is_refused(bulk, two, tmp_path, api):
     assert await api.value("SELECT count(*) FROM import_jobs") == 3
 
 
-async def test_fix_tells_the_lines_of_the_first_file(bulk, tmp_path, api):
-    """Over two rounds; later it opens what no repair has; a file that was corrected elsewhere is sent by `import --repairs`."""
+async def test_fix_shows_the_lines_of_the_first_file(bulk, tmp_path, api):
+    """Over two rounds. Later it opens the unrepaired records; `import --repairs` sends a file that was corrected elsewhere."""
     path = tmp_path / "users.csv"
     rows = [f"u{n}@example.org,U,{'boss' if n % 2 else 'reader'},true\n".encode() for n in range(8)]
     path.write_bytes(USERS_HEADER + b"".join(rows))
     await bulk("import", str(path), "-r", "users")
     editor = tmp_path / "editor"
-    # corrects the first refused record that there is, keeps the others, and leaves out the last one in the first round
+    # corrects the first refused record, keeps the others, and omits the last one in the first round
     editor.write_text(
         '#!/bin/sh\nsed -i \'2s/,boss,/,admin,/\' "$1"; test $(wc -l < "$1") = 5 && sed -i \'$d\' "$1"; exit 0\n'
     )
@@ -313,7 +313,7 @@ async def test_fix_tells_the_lines_of_the_first_file(bulk, tmp_path, api):
 
 
 async def test_fix_stops_when_nothing_was_changed(bulk, tmp_path):
-    """An editor that saves nothing ends it with 3; another delimiter is kept."""
+    """If the editor saves nothing, it exits with 3; another delimiter is kept."""
     path = tmp_path / "semicolons.csv"
     path.write_bytes(TWO.replace(b",", b";"))
     await bulk("import", str(path), "-r", "users", "--delimiter", ";")

@@ -32,7 +32,7 @@ def users(count: int) -> bytes:
 
 
 async def test_the_examples_in_the_docstrings(api, tmp_path, monkeypatch):
-    """Each example in the client's docstrings runs as it stands, in their order."""
+    """The examples in the client's docstrings run as written, in order."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "two.csv").write_bytes(TWO.replace(b"ada@", b"eve@"))
     finder = doctest.DocTestFinder()
@@ -80,8 +80,8 @@ async def test_a_file_in_each_form(api, client, tmp_path, kind):
     assert sent[-1][0] == sent[-1][1] == job.file["bytes"]
 
 
-async def test_refused_records_are_told_and_given_back(api, client):
-    """Errors come one by one, refused records as they were sent."""
+async def test_refused_records_and_their_errors(api, client):
+    """Errors are iterated one by one; refused records are returned as they were sent."""
     job = await asyncio.to_thread(client.import_file, io.BytesIO(TWO), resource="users", name="two.csv")
     job = await asyncio.to_thread(client.wait, job)
     errors = await asyncio.to_thread(lambda: list(client.errors(job.id)))
@@ -92,8 +92,8 @@ async def test_refused_records_are_told_and_given_back(api, client):
     assert refused == b"email,name,role,active\nfoo@bar,Bo,boss,true\n"
 
 
-async def test_a_repair_has_the_names_of_the_file(api, client, tmp_path):
-    """A file whose columns have other names is corrected and sent back as it was given back."""
+async def test_a_repair_has_the_column_names_of_the_file(api, client, tmp_path):
+    """The refused records of a file with other column names are corrected and sent back with those names."""
 
     def steps() -> None:
         columns = {"E-mail": "email", "Notiz": None}
@@ -109,7 +109,7 @@ async def test_a_repair_has_the_names_of_the_file(api, client, tmp_path):
 
 
 async def test_repairs_keep_the_lines_of_the_first_file(api, client, tmp_path):
-    """Over two rounds errors have the lines of the first file; what was repaired is refused, and is not given back again."""
+    """Over two rounds errors have the lines of the first file; repaired records are refused, and are not returned again."""
 
     def steps() -> None:
         rows = [f"u{n}@example.org,U,{'boss' if n % 2 else 'reader'},true\n".encode() for n in range(8)]
@@ -138,7 +138,7 @@ async def test_repairs_keep_the_lines_of_the_first_file(api, client, tmp_path):
 
 
 async def test_dry_run_commit_retry_cancel_delete(api, client):
-    """A dry run is committed; its commit is one job, however often it is asked for; a final job can be removed."""
+    """A dry run is committed; repeated commits return the same job; a final job can be deleted."""
 
     def steps() -> None:
         check = client.wait(client.import_file(io.BytesIO(users(10)), resource="users", name="u.csv", dry_run=True))
@@ -166,7 +166,7 @@ async def test_events_end_with_done(api, client):
 
 
 async def test_a_problem_is_a_typed_exception(api, client):
-    """The class says the status, `errors` the fields; the sentence names them."""
+    """The class stands for the status, `errors` has the fields; the message names them."""
 
     def steps() -> None:
         with pytest.raises(InvalidRequest, match="mode: ") as raised:
@@ -181,7 +181,7 @@ async def test_a_problem_is_a_typed_exception(api, client):
 
 
 async def test_wait_has_a_limit(service):
-    """Without workers no job ends: the wait is over, and the exception names the job."""
+    """Without workers no job becomes final: the wait times out, and the exception names the job."""
     started = await service(run=("api",))
 
     def steps() -> None:
@@ -216,7 +216,7 @@ async def test_exports_of_each_kind(api, client, tmp_path):
 
 
 async def test_a_stream_that_breaks_leaves_no_file(api, client, tmp_path):
-    """A connection that is cut in mid-stream raises `IncompleteDownload`, and no file appears."""
+    """A connection that breaks during a stream raises `IncompleteDownload`, and no file appears."""
     await asyncio.to_thread(
         lambda: client.wait(client.import_file(io.BytesIO(users(5_000)), resource="users", name="u.csv"))
     )
@@ -227,8 +227,8 @@ async def test_a_stream_that_breaks_leaves_no_file(api, client, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_a_download_goes_on_where_it_broke_off(api, client, tmp_path):
-    """Cut twice, a background export arrives whole, by ranges: nothing that came is sent again."""
+async def test_a_broken_download_is_resumed(api, client, tmp_path):
+    """After two broken connections a background export is complete; by ranges, without sending any byte twice."""
 
     def prepare():
         client.wait(client.import_file(io.BytesIO(users(5_000)), resource="users", name="u.csv"))
@@ -237,7 +237,7 @@ async def test_a_download_goes_on_where_it_broke_off(api, client, tmp_path):
     job = await asyncio.to_thread(prepare)
     sizes: list[int] = []
     async with fault_proxy(api.service.url) as proxy:
-        # the job is asked for and the download begins on the first connection
+        # the first connection serves the request for the job and the begin of the download
         proxy.answer_bytes_max = [100_000, 100_000]
         retried: list[str] = []
         with Client(f"http://127.0.0.1:{proxy.port}", on_retry=retried.append) as through:
@@ -252,8 +252,8 @@ async def test_a_download_goes_on_where_it_broke_off(api, client, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["users.csv"]
 
 
-async def test_an_answer_that_got_lost_costs_nothing(api):
-    """The service takes an upload and its answer is lost; the repeated request finds the same job."""
+async def test_a_lost_response_creates_no_second_job(api):
+    """The service accepts an upload but its response is lost; the repeated request returns the same job."""
     async with fault_proxy(api.service.url) as proxy:
         proxy.answer_bytes_max = [0]
         retried: list[str] = []
@@ -265,8 +265,8 @@ async def test_an_answer_that_got_lost_costs_nothing(api):
     assert await api.value("SELECT count(*) FROM import_jobs") == 1
 
 
-async def test_nothing_listens():
-    """Without a service the client says so, at once when it is not to repeat."""
+async def test_no_service():
+    """Without a service the client raises `Disconnected`, immediately if it is not to retry."""
     with Client("http://127.0.0.1:9", retry_seconds=0) as client, pytest.raises(Disconnected, match="refused"):
         await asyncio.to_thread(client.get, "x")
 
@@ -285,7 +285,7 @@ async def test_keys(service):
 
 
 async def test_memory_does_not_grow_with_the_file(api, client, tmp_path):
-    """Sending 64 MB and reading 20,000 records back holds a few blocks at a time."""
+    """Sending 64 MB and reading back 20,000 records keeps only a few blocks in memory."""
     path = tmp_path / "users.ndjson"
     line = json.dumps({"email": "x", "name": "n" * 900, "role": "reader", "active": True}).encode() + b"\n"
     with path.open("wb") as file:

@@ -1,4 +1,4 @@
-"""The same command again, after it was killed at any point, imports nothing twice."""
+"""Repeating a command after it was killed at any point imports nothing twice."""
 
 import asyncio
 import random
@@ -12,7 +12,7 @@ RECORDS = 3_000
 
 
 async def test_killed_twenty_times(api, environment, tmp_path):
-    """Kill the command at twenty random points, then let it end: one job was stored, each record once."""
+    """The command is killed at twenty random points, then it completes: there is one job, and each record is stored once."""
     path = tmp_path / "users.csv"
     path.write_bytes(USERS_HEADER + b"".join(map(user_row, range(RECORDS))))
     lots = random.Random(5)

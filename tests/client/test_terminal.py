@@ -39,8 +39,8 @@ async def test_colours_on_a_terminal_only(bulk, faulty):
     assert "\x1b" not in piped.out + piped.err
 
 
-async def test_progress_is_drawn_and_taken_away(bulk, api, tmp_path):
-    """While a job is held the bar shows it; at the end the result stands there."""
+async def test_progress_is_drawn_and_erased(bulk, api, tmp_path):
+    """While the job runs there is a bar; at the end the result replaces it."""
     path = tmp_path / "many.csv"
     path.write_bytes(USERS_HEADER + b"".join(map(user_row, range(2_000))))
     with terminal.opened() as (screen, slave):
@@ -55,7 +55,7 @@ async def test_progress_is_drawn_and_taken_away(bulk, api, tmp_path):
 
 
 async def test_ctrl_c_leaves_the_job_running(service, environment):
-    """The id and the way back are printed, the exit code is 130, and the job is still there."""
+    """The id and the command to continue are printed, the exit code is 130, and the job still exists."""
     started = await service(run=("api",))
     bulk = Bulk(environment(started.url))
     await bulk("import", "-", "-r", "users", "--detach", stdin=FAULTY)
@@ -69,7 +69,7 @@ async def test_ctrl_c_leaves_the_job_running(service, environment):
 
 
 async def test_ctrl_c_can_cancel(service, environment, tmp_path):
-    """With --cancel-on-interrupt the job ends too."""
+    """With --cancel-on-interrupt the job is cancelled."""
     started = await service(run=("api",))
     bulk = Bulk(environment(started.url))
     path = tmp_path / "users.csv"
@@ -83,7 +83,7 @@ async def test_ctrl_c_can_cancel(service, environment, tmp_path):
 
 
 async def test_delete_asks(bulk, faulty):
-    """A question at a terminal names the number; no is no."""
+    """At a terminal a question names the number of records; after "no" nothing is deleted."""
     await bulk("import", faulty, "-r", "users")
     with terminal.opened() as (screen, slave):
         process = await terminal.start(bulk, slave, "delete")

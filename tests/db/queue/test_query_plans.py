@@ -1,6 +1,6 @@
-"""What the queue's statements cost with a million finished chunks behind them, and while an old transaction stays open.
+"""The cost of the queue's statements with a million finished chunks in the table, and during an old open transaction.
 
-The functions run as they are; auto_explain tells the plan and the buffers of each statement that they send.
+The functions run unchanged; auto_explain logs the plan and the buffers of each statement that they send.
 """
 
 import json
@@ -25,11 +25,11 @@ DONE_JOBS = 1000
 DONE_CHUNKS_A_JOB = 1000
 LIVE_CHUNKS = 4000
 
-# what touches a single chunk, or a few
+# for statements on one chunk or a few
 FEW_BUFFERS = 60
-# chunks that a claim takes together
+# chunks of one claim
 CLAIM_CHUNKS = 8
-# psycopg prepares a statement at its sixth execution, and the server may take a generic plan for it five executions later
+# psycopg prepares a statement at its sixth execution, and the server may use a generic plan for it five executions later
 ROUNDS = 12
 
 pytestmark = pytest.mark.slow
@@ -39,7 +39,7 @@ EXPLAIN = {"log_min_duration": "0", "log_analyze": "on", "log_buffers": "on", "l
 
 @dataclass(frozen=True)
 class Plan:
-    """How one statement was run: the pages that it looked at, the indexes that it leant on, the tables that it read whole."""
+    """The execution of one statement: the pages that it read, its indexes, and the tables that it scanned sequentially."""
 
     query: str
     buffers: int
@@ -55,7 +55,7 @@ class Plans:
         conn.add_notice_handler(lambda notice: self._told.append(notice.message_primary or ""))
 
     async def of(self, call: Awaitable[Any]) -> list[Plan]:
-        """Those of the statements that `call` sends, of which there has to be one."""
+        """The plans of the statements that `call` sends. Fails if there is none."""
         self._told.clear()
         await call
         plans = [_plan(json.loads(told[told.index("{") :])) for told in self._told if "plan:" in told]
@@ -64,7 +64,7 @@ class Plans:
 
 
 def _plan(explained: dict[str, Any]) -> Plan:
-    # what was planned for a case that did not come up has no loops
+    # nodes that were not executed have no loops
     nodes = [node for node in _nodes(explained["Plan"]) if node["Actual Loops"]]
     return Plan(
         query=explained["Query Text"],
@@ -104,7 +104,7 @@ def history_url(server_url: str) -> Iterator[str]:
 def _make_history(conn: psycopg.Connection) -> None:
     # spares a million foreign key checks
     conn.execute("SET session_replication_role = replica")
-    # no other process changes what the plans are made from while they are counted
+    # so that no other process changes the planner's statistics during the test
     conn.execute("ALTER TABLE import_jobs SET (autovacuum_enabled = off)")
     conn.execute("ALTER TABLE chunks SET (autovacuum_enabled = off)")
     conn.execute(
@@ -136,7 +136,7 @@ def _make_history(conn: psycopg.Connection) -> None:
 
 @pytest.fixture
 async def history(history_url: str) -> AsyncIterator[pool.Connection]:
-    """A connection that tells its plans."""
+    """A connection that reports its plans."""
     async with await AsyncConnection.connect(history_url, autocommit=True) as conn:
         try:
             await conn.execute("LOAD 'auto_explain'")
@@ -153,7 +153,7 @@ async def history(history_url: str) -> AsyncIterator[pool.Connection]:
 
 @asynccontextmanager
 async def old_transaction(url: str) -> AsyncIterator[None]:
-    """While it is open, no vacuum may remove what has died since it began."""
+    """While it is open, vacuum cannot remove rows that died after its start."""
     async with await AsyncConnection.connect(url) as conn:
         await conn.set_isolation_level(IsolationLevel.REPEATABLE_READ)
         await conn.execute("SELECT FROM chunks LIMIT 1")
@@ -161,7 +161,7 @@ async def old_transaction(url: str) -> AsyncIterator[None]:
 
 
 async def live_job(conn: pool.Connection, *, chunks: int) -> UUID:
-    """A sealed import of so many chunks, which was told to wait for one that is done by now."""
+    """A sealed import of `chunks` chunks, with `after` a finished one."""
     id = uuid4()
     await conn.execute(
         """
@@ -186,7 +186,7 @@ async def live_job(conn: pool.Connection, *, chunks: int) -> UUID:
 
 
 async def work_off(conn: pool.Connection, id: UUID, *, chunks: int) -> None:
-    """Claims and finishes the first chunks of a job in two statements, which leaves as many dead entries as if one by one."""
+    """Claims and finishes the first chunks of a job in two statements, which leaves as many dead entries as one by one."""
     for change in (
         "state = 'running', lease = lease + 1, worker = 'me', claimed_at = clock_timestamp()",
         "state = 'done', created = 1, finished_at = clock_timestamp()",
@@ -202,7 +202,7 @@ def reclaim(conn: pool.Connection) -> Awaitable[Claim | None]:
 
 
 async def work_on(conn: pool.Connection, claim: Claim) -> None:
-    """The steps of a worker that has a claim: once given back, once dropped, at last finished."""
+    """The steps of a worker that has a claim: give back and drop, both rolled back, then finish."""
     async with conn.transaction(force_rollback=True):
         await queue.give_back(conn, claim, error=None, delay_seconds=0, attempts_max=12)
     async with conn.transaction(force_rollback=True):
@@ -216,7 +216,7 @@ async def work_on(conn: pool.Connection, claim: Claim) -> None:
 
 
 async def test_a_million_done_chunks_cost_nothing(history):
-    """Every step of the queue looks at a few pages, by indexes that know live chunks only, also with generic plans."""
+    """Every step of the queue reads a few pages, by indexes that contain only live chunks, also with generic plans."""
     plans = Plans(history)
     id = await live_job(history, chunks=LIVE_CHUNKS)
     told: list[Plan] = []
@@ -236,7 +236,7 @@ async def test_a_million_done_chunks_cost_nothing(history):
 
 
 async def test_the_numbers_of_the_queue_cost_what_is_live(history):
-    """What a scrape of the metrics reads grows with the chunks that wait, not with those that are done."""
+    """The cost of a scrape of the metrics grows with the pending chunks, not with those that are done."""
     plans = Plans(history)
     await live_job(history, chunks=LIVE_CHUNKS)
     for _ in range(ROUNDS):
@@ -246,7 +246,7 @@ async def test_the_numbers_of_the_queue_cost_what_is_live(history):
 
 
 async def test_the_counts_of_lists_read_an_index_only(history):
-    """The number of jobs by status is in the index, which is a fraction of the table."""
+    """The numbers of jobs by status are read from an index, which is much smaller than the table."""
     plans = Plans(history)
     for wanted in (jobs.ImportFilter(), jobs.ImportFilter(resource="users", dry_run=False)):
         for _ in range(ROUNDS):
@@ -255,7 +255,7 @@ async def test_the_counts_of_lists_read_an_index_only(history):
 
 
 async def test_the_end_of_a_job_costs_its_own_chunks(history):
-    """The last chunk of a job is found to be the last, and its end is written, without a look at other jobs' chunks."""
+    """Finishing a job after its last chunk does not read chunks of other jobs."""
     plans = Plans(history)
     for _ in range(ROUNDS):
         id = await live_job(history, chunks=100)
@@ -265,16 +265,16 @@ async def test_the_end_of_a_job_costs_its_own_chunks(history):
         assert any(plan.query.lstrip().startswith("WITH done") for plan in told)
         for plan in told:
             assert not plan.read_whole & {"chunks", "import_jobs"}, plan
-            # a page for each version of each of the 100 chunks, of which the server may not have removed any yet
+            # a page for each version of each of the 100 chunks, since the server may not have removed any yet
             assert plan.buffers <= FEW_BUFFERS + 1000, plan
         [(status,)] = await factories.rows(history, "SELECT status FROM import_jobs WHERE id = %(id)s", id=id)
         assert status == "completed"
 
 
 async def test_an_old_transaction_costs_claims_only(history, history_url):
-    """While it is open every finished chunk leaves an entry in both partial indexes, which claim and reclaim pass by.
+    """While it is open every finished chunk leaves an entry in both partial indexes, which claim and reclaim skip.
 
-    They pay up to a fifth of a page for each. What asks for one chunk, or whether there is a pending one, pays nothing.
+    They read up to a fifth of a page for each. Statements on one chunk, or that check for a pending one, read no more pages.
     """
     plans = Plans(history)
     id = await live_job(history, chunks=LIVE_CHUNKS + ROUNDS + 1)
@@ -292,9 +292,9 @@ async def test_an_old_transaction_costs_claims_only(history, history_url):
 
 
 async def test_once_it_has_ended_a_claim_is_cheap_again(history, history_url):
-    """Scans mark the dead entries that they pass, so nobody waits for a vacuum.
+    """Scans mark the dead entries that they pass, so no vacuum is needed.
 
-    Not always the first one: what is dead to everybody is known roughly where other transactions begin and end all the time.
+    Not always the first scan: while other transactions start and end, the horizon of dead rows is only approximate.
     """
     plans = Plans(history)
     id = await live_job(history, chunks=LIVE_CHUNKS + 2)

@@ -1,4 +1,4 @@
-"""The queue against a model of it: workers that claim, stall, die and finish in any order, on real connections."""
+"""The queue compared with a model: workers claim, stall, die and finish in any order, on real connections."""
 
 import asyncio
 from collections import Counter
@@ -32,20 +32,20 @@ WORKERS = 3
 JOBS_MAX = 3
 ATTEMPTS_MAX = 3
 CRASHES_MAX = 2
-# No sum of steps of time comes nearer than a minute to a grace or a rest, so what the test itself takes never matters.
+# No sum of time steps is within a minute of a grace or a delay, so the duration of the test itself has no effect.
 STEP_SECONDS = 180
 GRACE_SECONDS = 300
 REST_SECONDS = 600
-# more than any grace, and any rest
+# more than any grace and any delay
 LONG = 100
 
-# one of those that may take a step, or one of the jobs
+# an index that selects one of the workers that can do a step, or one of the jobs
 places = st.integers(0, max(WORKERS, JOBS_MAX) - 1)
 
 
 @dataclass
 class Chunk:
-    """What the model knows of a chunk: the columns of the protocol, and times as seconds that have passed."""
+    """The model of a chunk: the columns of the protocol, and times as elapsed seconds."""
 
     job: UUID
     seq: int
@@ -53,7 +53,7 @@ class Chunk:
     lease: int = 0
     attempt: int = 0
     crashes: int = 0
-    # since its claim, whose place in the order of all claims decides between equals
+    # since its claim; among equals the order of all claims decides
     age: int = 0
     claimed: int = 0
     rest: int = 0
@@ -65,7 +65,7 @@ class Chunk:
 
 @dataclass
 class Job:
-    """A job, and whether it is to stop; its end once it has one."""
+    """A job, whether it is to stop, and its final status if it has one."""
 
     is_cancelled: bool = False
     has_problem: bool = False
@@ -74,7 +74,7 @@ class Job:
 
 @dataclass
 class Hand:
-    """A worker: its connection, the claim that it believes in, and whether its transaction is open."""
+    """A worker: its connection, its claim, valid or not, and whether its transaction is open."""
 
     conn: Connection
     claim: Claim | None = None
@@ -97,20 +97,20 @@ class Hand:
 
 @dataclass
 class Database:
-    """The connections, which outlive a run of the machine, and the loop that they belong to."""
+    """The connections, which are reused by all runs of the machine, and their event loop."""
 
     runner: asyncio.Runner
     conn: Connection
     workers: list[Connection]
-    # what has happened so far, over all runs
+    # the events so far, over all runs
     seen: Counter[str] = field(default_factory=Counter)
 
 
 class Queue(RuleBasedStateMachine):
-    """Each rule does one step of one worker in the database and in the model, and compares what both say.
+    """Each rule does one step of one worker in the database and in the model, and compares the results.
 
-    A rule for which nobody is ready does nothing. Preconditions would not do: a claim draws its job by lot, so that a run which
-    is repeated may come to another state, and Hypothesis insists on being offered the same rules.
+    A rule that does not apply does nothing. Preconditions are not possible: a claim selects its job at random, so a repeated run
+    may reach another state, but Hypothesis requires the same rules to be enabled.
     """
 
     def __init__(self, database: Database) -> None:
@@ -135,10 +135,10 @@ class Queue(RuleBasedStateMachine):
         return [hand for hand in self.hands if hand.claim is None]
 
     def holding(self, *, is_open: bool | None = None) -> list[tuple[Hand, Claim]]:
-        """Those with a claim, valid or not; with or without a transaction, or both."""
+        """The workers with a claim, valid or not. `is_open`: only those with, or without, a transaction."""
         return [(hand, hand.claim) for hand in self.hands if hand.claim and is_open in (None, hand.is_open)]
 
-    # ── what the model says ───────────────────────────────────────────────────────────────────────────────────────────
+    # ── the model ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def of(self, job: UUID, *states: str) -> list[Chunk]:
         return [chunk for chunk in self.chunks.values() if chunk.job == job and chunk.state in states]
@@ -147,7 +147,7 @@ class Queue(RuleBasedStateMachine):
         return self.jobs[job].is_cancelled or self.jobs[job].has_problem
 
     def valid(self, claim: Claim) -> list[Chunk]:
-        """Those chunks of a claim that are still its own."""
+        """The chunks of a claim that it still holds."""
         chunks = [self.chunks[id] for id in claim.ids]
         return [chunk for chunk in chunks if chunk.state == "running" and chunk.lease == claim.lease]
 
@@ -158,7 +158,7 @@ class Queue(RuleBasedStateMachine):
         return any(hand.is_open and hand.claim and id in hand.claim.ids for hand in self.hands)
 
     def claimable(self) -> list[Chunk]:
-        """The first chunk of each job whose turn it may be."""
+        """The first chunk of each job that the next claim may select."""
         first: dict[UUID, Chunk] = {}
         for job, about in self.jobs.items():
             ready = [chunk for chunk in self.of(job, "pending") if chunk.rest == 0]
@@ -168,12 +168,12 @@ class Queue(RuleBasedStateMachine):
         return [chunk for job, chunk in first.items() if running[job] == min(running.values())]
 
     def following(self, chunk: Chunk, chunks_max: int) -> list[Chunk]:
-        """The chunks that are claimed along with this one: neither has ever been claimed."""
+        """The chunks that are claimed together with this one: none of them was claimed before."""
         fresh = [other for other in self.of(chunk.job, "pending") if other.lease == 0 and other.seq > chunk.seq]
         return sorted(fresh, key=lambda other: other.seq)[: chunks_max - 1] if chunk.lease == 0 else []
 
     def orphans(self) -> list[Chunk]:
-        """Those that were abandoned first. There is no order among chunks of one claim."""
+        """The chunks with the oldest abandoned claim. There is no order among chunks of one claim."""
         orphans = [chunk for id, chunk in self.chunks.items() if chunk.is_orphan and not self.is_locked(id)]
         first = min(((-chunk.age, chunk.claimed) for chunk in orphans), default=None)
         return [chunk for chunk in orphans if (-chunk.age, chunk.claimed) == first]
@@ -240,7 +240,7 @@ class Queue(RuleBasedStateMachine):
 
     @rule(place=places)
     def fence(self, place: int) -> None:
-        """The chunk of a stopped job is dropped at once."""
+        """The chunk of a stopped job is dropped instead."""
         if not self.holding(is_open=False):
             return
         hand, claim = pick(self.holding(is_open=False), place)
@@ -260,7 +260,7 @@ class Queue(RuleBasedStateMachine):
 
     @rule(place=places, is_answered=st.booleans())
     def finish(self, place: int, is_answered: bool) -> None:
-        """With or without a fence. A worker that lost the answer to its COMMIT gives back, which changes nothing."""
+        """With or without a fence. A worker that lost the reply to its COMMIT gives the chunk back, which changes nothing."""
         if not self.holding():
             return
         hand, claim = pick(self.holding(), place)
@@ -299,7 +299,7 @@ class Queue(RuleBasedStateMachine):
 
     @rule(place=places)
     def die(self, place: int) -> None:
-        """The server ends the session, and with it the transaction; another worker takes the place."""
+        """The server terminates the session, and with it the transaction; another worker replaces this one."""
         if not self.holding():
             return
         hand, _ = pick(self.holding(), place)
@@ -313,11 +313,11 @@ class Queue(RuleBasedStateMachine):
         hand.claim = None
         self.saw("lost")
 
-    # ── steps of others ───────────────────────────────────────────────────────────────────────────────────────────────
+    # ── other steps ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     @initialize(chunks=st.integers(2, 4))
     def first_job(self, chunks: int) -> None:
-        """Two workers are at work from the start, as most of what can go wrong begins with a claim."""
+        """Two workers have claims from the start, because most faults need one."""
         self.run(self.conn.execute("DELETE FROM import_jobs"))
         self.run(self.conn.execute("DELETE FROM users"))
         self.new_job(chunks)
@@ -337,7 +337,7 @@ class Queue(RuleBasedStateMachine):
 
     @rule(steps=st.sampled_from([1, 1, 2, 4, LONG]))
     def time_passes(self, steps: int) -> None:
-        """For all chunks but those behind a fence, whose rows cannot be written, and whose age does not matter just now."""
+        """For all chunks except fenced ones, whose rows are locked, and whose age is not used while they are."""
         seconds = steps * STEP_SECONDS
         self.run(
             self.conn.execute(
@@ -361,14 +361,14 @@ class Queue(RuleBasedStateMachine):
             return
         id = pick(self.live(), place)
         if not self.of(id, "running"):
-            # most jobs are to come to an end of their own
+            # so that most jobs end without being cancelled
             return
         self.run(self.conn.execute("UPDATE import_jobs SET cancel_requested_at = now() WHERE id = %(id)s", {"id": id}))
         self.jobs[id].is_cancelled = True
 
     @rule(place=places)
     def end(self, place: int) -> None:
-        """What a worker asks after each chunk, and may ask too early, twice or never."""
+        """A worker tries to finish the job after each chunk; it may do so too early, twice or never."""
         self.end_job(pick(list(self.jobs), place))
 
     @rule()
@@ -391,7 +391,7 @@ class Queue(RuleBasedStateMachine):
             self.saw(f"job {expected}")
 
     def expected_end(self, id: UUID) -> str | None:
-        """Judges the job and cancels what it has not begun, as the database does; the end if it is to be written now."""
+        """Applies the error budget and cancels pending chunks, as the database does; the status if the job becomes final."""
         job, pending, broken = self.jobs[id], self.of(id, "pending"), self.of(id, "failed")
         if job.end or self.of(id, "running") or (pending and not self.is_stopped(id)):
             return None
@@ -399,11 +399,11 @@ class Queue(RuleBasedStateMachine):
         for chunk in pending:
             chunk.state = "cancelled"
         if broken and not job.has_problem:
-            # judged when it is asked for the next time, as what was pending is final only now
+            # the next call applies the budget, since the pending chunks have become final only in this one
             return None
         return "cancelled" if job.is_cancelled else "failed" if job.has_problem else "completed"
 
-    # ── what always holds ─────────────────────────────────────────────────────────────────────────────────────────────
+    # ── invariants ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @invariant()
     def chunks_are_as_modelled(self) -> None:
@@ -415,27 +415,27 @@ class Queue(RuleBasedStateMachine):
 
     @invariant()
     def a_chunk_has_one_holder(self) -> None:
-        """Of all who believe in a claim to a chunk, one at most has it."""
+        """At most one worker has a valid claim to a chunk."""
         held = Counter((chunk.job, chunk.seq) for hand in self.hands if hand.claim for chunk in self.valid(hand.claim))
         assert not held or max(held.values()) == 1
 
     @invariant()
     def effects_are_those_of_done_chunks(self) -> None:
-        """Each record of a done chunk is stored, once; none of any other."""
+        """Each record of a done chunk is stored once, and no record of any other chunk."""
         stored = self.run(factories.rows(self.conn, "SELECT import_id, import_record FROM users"))
         assert sorted(stored) == sorted((c.job, c.seq) for c in self.chunks.values() if c.state == "done")
 
     @invariant()
     def counts_are_those_of_done_chunks(self) -> None:
-        """Whether each chunk has its own count, or is counted with another."""
+        """Also where the counters of a chunk are in the row of another."""
         counted = self.run(factories.rows(self.conn, "SELECT job_id, sum(created) FROM chunks GROUP BY job_id"))
         assert dict(counted) == {job: len(self.of(job, "done")) for job in self.jobs}
 
     def teardown(self) -> None:
-        """All workers die. One that is left, and has the time, brings every job to its end, with books that balance."""
+        """All workers die. A single new one then finishes every job, and the counters balance."""
         while self.holding():
             self.die(0)
-        # one chunk becomes final each time, at the end the jobs do, those that were stopped after a last judgement
+        # each pass finishes one chunk; the last ones finish the jobs, also those that need a second call
         for _ in range(len(self.chunks) + 3):
             self.time_passes(LONG)
             self.reclaim(0, 0)
@@ -453,7 +453,7 @@ def pick(several: Sequence[T], place: int) -> T:
 
 
 async def store_and_finish(conn: Connection, claim: Claim, chunks: Sequence[Chunk]) -> None:
-    """The work on the chunks of a claim, each of one record, which is numbered like its chunk."""
+    """Processes the chunks of a claim, each of one record with the number of its chunk."""
     await conn.execute(
         """
         INSERT INTO users (id, email, name, role, active, import_id, import_record, import_action)
@@ -467,16 +467,16 @@ async def store_and_finish(conn: Connection, claim: Claim, chunks: Sequence[Chun
 
 async def _connect(stack: AsyncExitStack, url: str) -> Connection:
     conn = await stack.enter_async_context(await AsyncConnection.connect(url, autocommit=True))
-    # nothing in here ever waits for a lock
+    # no statement here waits for a lock
     await conn.execute("SET lock_timeout = '10s'")
-    # the lot that claims draw is the same in every run
+    # makes the random choice of claims the same in every run
     await conn.execute("SELECT setseed(0.5)")
     return conn
 
 
 @pytest.mark.slow
 def test_the_queue_is_as_its_model(database_url):
-    """Whatever the workers do in whatever order: leases exclude each other, no chunk is done twice, every job ends."""
+    """For any order of steps: a chunk has one valid lease, no chunk is done twice, every job becomes final."""
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
         connections = [runner.run(_connect(stack, database_url)) for _ in range(WORKERS + 1)]
@@ -491,7 +491,7 @@ def test_the_queue_is_as_its_model(database_url):
             )
         finally:
             runner.run(stack.aclose())
-    # what the machine never came to is not proven
+    # an event that never occurred is not tested
     wanted = {"claim of several", "reclaim", "poison", "lost", "drop", "job failed", "job cancelled"}
     wanted |= {"given back", "given back too late"}
     assert wanted <= database.seen.keys(), database.seen
