@@ -5,7 +5,7 @@
     with Client("http://127.0.0.1:8080") as client:
         job = client.wait(client.import_file("users.csv", resource="users"))
 
-It talks HTTP and imports nothing else of the project, so that it runs on a machine without the server's parts.
+It uses only HTTP and imports nothing else of the project, so that it runs on a machine without the server's packages.
 """
 
 from api.client.client import Client

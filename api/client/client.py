@@ -23,7 +23,7 @@ IMPORTS = f"{API}/imports"
 EXPORTS = f"{API}/exports"
 
 RETRY_SECONDS = 60.0
-# a connection without an event or a comment for so long is taken for broken
+# a connection without an event or a comment for this long counts as broken
 EVENT_SECONDS = 45.0
 EVENT_FAILURES_MAX = 2
 POLL_SECONDS_MIN = 0.05
@@ -38,10 +38,10 @@ def _no_progress(_done: int, _total: int | None) -> None:
 
 
 class Client:
-    """One service. Close it, or use it in a `with` statement.
+    """A client of one service. Close it, or use it in a `with` statement.
 
-    `api_key` is sent as `Authorization: Bearer`. A request that meets a broken connection, 429 or 503 is repeated for at most
-    `retry_seconds`, honouring Retry-After. `on_retry` is called with a sentence before each pause. All methods raise
+    `api_key` is sent as `Authorization: Bearer`. After a broken connection, 429 or 503 a request is repeated for at most
+    `retry_seconds`, honouring Retry-After. `on_retry` is called with a message before each pause. All methods raise
     `ProblemError` for a request that the service refuses, and `Disconnected` when the retries end.
 
     >>> with Client(url) as client:
@@ -89,12 +89,12 @@ class Client:
     ) -> Job:
         """Imports a path, a binary stream, or an iterable of dicts; returns the job, which is not final yet.
 
-        `parameters` are those of `POST /imports`: `mode`, `format`, `dry_run`, `max_errors`, `after`, … `name` is the
-        file's name where it has none. `on_sent(bytes_sent, bytes)` reports the upload; memory does not grow with the file.
+        `parameters` are those of `POST /imports`: `mode`, `format`, `dry_run`, `max_errors`, `after`, … `name` is the file's
+        name if it has none. `on_sent(bytes_sent, bytes)` reports the upload; memory does not grow with the file.
 
-        `key` is the idempotency key. With "content" it is made of the service, the parameters and the file's digest: the same
-        call finds the same job, and `is_replayed` is true, for as long as the service keeps that job. With "random" each call
-        imports. Any other text is the key itself.
+        `key` is the idempotency key. With "content" it is derived from the service, the parameters and the file's digest: the
+        same call returns the same job, with `is_replayed` true, for as long as the service keeps that job. With "random" each
+        call imports. Any other text is the key itself.
 
         >>> with Client(url) as client:
         ...     first = client.import_file("two.csv", resource="users")
@@ -154,14 +154,14 @@ class Client:
             query["cursor"] = page["next_cursor"]
 
     def errors_file(self, import_id: str, format: Literal["csv", "ndjson"], **filters: str) -> Iterator[bytes]:
-        """All errors of an import as one file, in blocks. Raises `IncompleteDownload` when it breaks off."""
+        """All errors of an import as one file, in blocks. Raises `IncompleteDownload` if it is incomplete."""
         return download.blocks(self._transport, f"{IMPORTS}/{import_id}/errors", {"format": format, **filters})
 
     def refused(self, import_id: str, *, annotate: bool = False, unrepaired: bool = False) -> Iterator[bytes]:
         """The refused records of an import as they were sent, in blocks, in the format of the file.
 
-        `annotate` puts `_line` and `_errors` before each; `unrepaired` leaves out those that repairs have. Raises
-        `IncompleteDownload` when it breaks off.
+        `annotate` adds `_line` and `_errors` to each; `unrepaired` omits those that repairs have. Raises `IncompleteDownload` if
+        the file is incomplete.
         """
         path = f"{IMPORTS}/{import_id}/failed-records"
         return download.blocks(self._transport, path, _query({"annotate": annotate, "unrepaired": unrepaired}))
@@ -169,13 +169,13 @@ class Client:
     def refused_to(
         self, import_id: str, target: str | Path, *, annotate: bool = False, unrepaired: bool = False
     ) -> None:
-        """Writes the refused records to a file, which appears only when it is whole."""
+        """Writes the refused records to a file, which appears only when it is complete."""
         path = f"{IMPORTS}/{import_id}/failed-records"
         params = _query({"annotate": annotate, "unrepaired": unrepaired})
         download.stream_to(self._transport, path, params, Path(target), lambda _size: None)
 
     def refused_count(self, import_id: str, *, unrepaired: bool = False) -> int:
-        """How many records of an import were refused; `unrepaired`: without those that repairs have."""
+        """The number of refused records of an import; `unrepaired`: without those that repairs have."""
         query = _query({"as": "cells", "limit": 1, "unrepaired": unrepaired})
         return self._transport.json("GET", f"{IMPORTS}/{import_id}/failed-records", params=query)[0]["total"]
 
@@ -192,7 +192,7 @@ class Client:
     def export_records(self, resource: str, **parameters: Any) -> Iterator[dict[str, Any]]:
         """The records of a resource as dicts, from one snapshot. `parameters` are the filters, `fields` and `limit`.
 
-        Raises `IncompleteDownload` when the stream breaks off: an end without an exception means that nothing is missing.
+        Raises `IncompleteDownload` if the stream breaks: without an exception all records were received.
 
         >>> with Client(url) as client:
         ...     next(client.export_records("users", email="ada@example.org"))["name"]
@@ -204,7 +204,7 @@ class Client:
             yield from map(json.loads, lines)
 
     def export(self, resource: str, *, compression: Compression = "none", **parameters: object) -> Iterator[bytes]:
-        """A streamed export in blocks of bytes. Raises `IncompleteDownload` when it breaks off."""
+        """A streamed export in blocks of bytes. Raises `IncompleteDownload` if it breaks."""
         path = f"{EXPORTS}/{resource}/stream"
         return download.blocks(self._transport, path, _query(parameters), compression=compression)
 
@@ -217,7 +217,7 @@ class Client:
         on_received: Progress = _no_progress,
         **parameters: object,
     ) -> None:
-        """Streams an export to a file, which appears only when it is whole."""
+        """Streams an export to a file, which appears only when it is complete."""
         path = f"{EXPORTS}/{resource}/stream"
         download.stream_to(
             self._transport,
@@ -229,7 +229,7 @@ class Client:
         )
 
     def start_export(self, resource: str, *, filters: Mapping[str, Any] | None = None, **members: object) -> Job:
-        """Has a worker write an export. `members` are those of `POST /exports`: `format`, `compression`, `fields`, `csv_safe`."""
+        """Creates a background export. `members` are those of `POST /exports`: `format`, `compression`, `fields`, `csv_safe`."""
         order = {"resource": resource, **{name: value for name, value in members.items() if value is not None}}
         if filters:
             order["filters"] = dict(filters)
@@ -247,7 +247,7 @@ class Client:
         return Job(data, is_replayed="idempotent-replayed" in headers)
 
     def download(self, export_id: str, target: str | Path, *, on_received: Progress = _no_progress) -> Job:
-        """Downloads the file of a completed export, resuming it when the connection breaks, and checks its digest."""
+        """Downloads the file of a completed export, resumes it after a broken connection, and checks its digest."""
         job = self.get(export_id, kind="export")
         if not job.file:
             raise BulkError(f"the export {job.id} is {job.status} and has no file")
@@ -263,7 +263,7 @@ class Client:
     # ── jobs ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def get(self, job_id: str, *, kind: Kind | None = None) -> Job:
-        """A job as it is now; without `kind`, an import or else an export with that id."""
+        """The current state of a job; without `kind`, an import or else an export with that id."""
         if kind != "export":
             try:
                 return Job(self._transport.json("GET", f"{IMPORTS}/{job_id}")[0])
@@ -286,7 +286,7 @@ class Client:
     def watch(self, job: Job | str) -> Iterator[Event]:
         """The job's server-sent events until it is final; the last one is `done`.
 
-        Connects again when the stream ends early. When it does so twice in a row without an event, polls the job instead.
+        Reconnects if the stream ends early. If that happens twice in a row without an event, polls the job instead.
         """
         job = self.get(job) if isinstance(job, str) else job
         failures = 0
@@ -309,7 +309,7 @@ class Client:
             time.sleep(POLL_SECONDS_MAX)
 
     def wait(self, job: Job | str, *, seconds: float | None = None) -> Job:
-        """The job when it is final. Raises `WaitTimeout` after `seconds`."""
+        """Waits until the job is final and returns it. Raises `WaitTimeout` after `seconds`."""
         job = self.get(job) if isinstance(job, str) else job
         deadline = None if seconds is None else time.monotonic() + seconds
         pause = POLL_SECONDS_MIN
@@ -322,11 +322,11 @@ class Client:
         return job
 
     def cancel(self, job: Job | str) -> Job:
-        """Stops a job. What an import has stored stays."""
+        """Cancels a job. Records that an import has stored remain."""
         return self._act(job, "cancel")
 
     def delete(self, job: Job | str) -> None:
-        """Removes a final job, with its errors and its file. Imported records stay."""
+        """Deletes a final job, with its errors and its file. Imported records remain."""
         job = self.get(job) if isinstance(job, str) else job
         self._transport.json("DELETE", job.path)
 
@@ -345,7 +345,7 @@ class Client:
         return b"".join(download.blocks(self._transport, f"{API}/resources/{resource}/template", {"format": format}))
 
     def health(self) -> dict[str, Any]:
-        """The answer of `/health`, also when the service is not healthy."""
+        """The response of `/health`, also if the service is not ready."""
         try:
             return self._transport.json("GET", "/health", retry_seconds=0)[0]
         except ProblemError as error:
@@ -373,7 +373,7 @@ def _query(parameters: Mapping[str, object]) -> dict[str, str]:
 
 
 def _text(value: object) -> str:
-    """A parameter's value as the API reads it."""
+    """A parameter's value in the syntax of the API."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Downloads to a file, which appears under its name only when it is whole."""
+"""Downloads to a file, which appears under its name only when it is complete."""
 
 import hashlib
 import os
@@ -28,7 +28,7 @@ def stream_to(
     *,
     compression: Compression = "none",
 ) -> None:
-    """Writes an answer that cannot be resumed to `target`. Raises `IncompleteDownload`, and then leaves no file."""
+    """Writes a response that cannot be resumed to `target`. Raises `IncompleteDownload`, and then leaves no file."""
     part = _part(target)
     try:
         with part.open("wb") as file:
@@ -45,7 +45,7 @@ def stream_to(
 def blocks(
     transport: Transport, path: str, params: dict[str, str], *, compression: Compression = "none"
 ) -> Iterator[bytes]:
-    """The body of an answer, packed if asked for. Raises `IncompleteDownload` when it breaks off."""
+    """The body of a response, compressed if requested. Raises `IncompleteDownload` if it is incomplete."""
     headers = {"Accept-Encoding": ENCODINGS[compression]}
     with transport.stream("GET", path, params=params, headers=headers) as response:
         try:
@@ -55,10 +55,10 @@ def blocks(
 
 
 def resume_to(transport: Transport, path: str, target: Path, *, sha256: str, on_received: OnReceived) -> None:
-    """Downloads a file that does not change, going on where the connection broke off (RFC 9110, 14.2).
+    """Downloads a file that does not change, resuming after a broken connection (RFC 9110, 14.2).
 
-    What came is kept in `NAME.DIGEST.part` until the file is whole, and a later call continues it. Raises
-    `IncompleteDownload` when the connection breaks without any progress until the retries end, or when the digest is wrong.
+    The received bytes are kept in `NAME.DIGEST.part` until the file is complete, and a later call continues it. Raises
+    `IncompleteDownload` if the retries end without any progress, or if the digest is wrong.
     """
     part = target.with_name(f"{target.name}.{sha256[:12]}.part")
     with part.open("ab") as file:
@@ -72,7 +72,7 @@ def resume_to(transport: Transport, path: str, target: Path, *, sha256: str, on_
 
 
 class _Resumable:
-    """A download that is continued until nothing is missing."""
+    """A download that is resumed until it is complete."""
 
     def __init__(self, transport: Transport, path: str, file: BinaryIO, on_received: OnReceived) -> None:
         self._transport = transport
@@ -102,7 +102,7 @@ class _Resumable:
                 time.sleep(pause)
 
     def _fetch(self, begun: int) -> None:
-        """Appends what the file lacks; writes it from its beginning when the service has another one by now."""
+        """Appends the missing bytes; starts again if the file of the service has changed."""
         headers = {"Range": f"bytes={begun}-"} if begun else {}
         if begun and self._etag:
             headers["If-Range"] = self._etag
@@ -117,7 +117,7 @@ class _Resumable:
                     size += len(block)
                     self._on_received(size)
         except InvalidRequest as refusal:
-            # nothing is missing; the digest decides whether that is the file
+            # no bytes are missing; the digest shows whether they are right
             if refusal.status != httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
                 raise
 

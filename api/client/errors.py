@@ -1,4 +1,4 @@
-"""What goes wrong, as exceptions. A problem document (RFC 9457) becomes the class of its status."""
+"""The exceptions of the client. A problem document (RFC 9457) is raised as the class of its status."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ class Disconnected(BulkError):
 
 
 class IncompleteDownload(BulkError):
-    """A download or stream ended before it was whole, or its digest is wrong. No file was left behind."""
+    """A download or stream ended early, or its digest is wrong. No file was created."""
 
 
 class WaitTimeout(BulkError):
-    """The job was not final when the time to wait was over. The job goes on."""
+    """The job was not final before the timeout. The job continues."""
 
     def __init__(self, job_id: str, seconds: float) -> None:
         super().__init__(f"{job_id} is not final after {seconds:g} s")
@@ -26,8 +26,8 @@ class WaitTimeout(BulkError):
 class ProblemError(BulkError):
     """The service refused a request.
 
-    `status` is the HTTP status, `type` the last part of the problem's type, such as `invalid-request`, `errors` the faults
-    that the service could name, each with `field`, `code` and `message`. `document` is the whole problem document.
+    `status` is the HTTP status, `type` the last part of the problem's type, such as `invalid-request`, `errors` the single
+    errors, if any, each with `field`, `code` and `message`. `document` is the whole problem document.
     """
 
     def __init__(self, status: int, document: dict[str, Any]) -> None:
@@ -47,19 +47,19 @@ class ProblemError(BulkError):
 
 
 class InvalidRequest(ProblemError):
-    """400, 406, 413, 415, 416 or 422: the request or its file cannot be taken as it is."""
+    """400, 406, 413, 415, 416 or 422: the request or its file is invalid or not supported."""
 
 
 class Unauthorized(ProblemError):
-    """401: there is no key, or the key is wrong."""
+    """401: the key is missing or wrong."""
 
 
 class Forbidden(ProblemError):
-    """403: the key may not do this."""
+    """403: the key does not permit this."""
 
 
 class NotFound(ProblemError):
-    """404 or 410: there is no such job, or its file was removed."""
+    """404 or 410: there is no such job, or its file was deleted."""
 
 
 class Conflict(ProblemError):
@@ -67,15 +67,15 @@ class Conflict(ProblemError):
 
 
 class TooManyRequests(ProblemError):
-    """429: a limit was reached, until the retries ended."""
+    """429: a limit was exceeded until the retries ended."""
 
 
 class Unavailable(ProblemError):
-    """502, 503 or 504: the service cannot answer now, until the retries ended."""
+    """502, 503 or 504: the service was unavailable until the retries ended."""
 
 
 class ServerError(ProblemError):
-    """Any other 5xx: a fault of the service. The request id finds it in its log."""
+    """Any other 5xx: an internal error of the service, which its log has under the request id."""
 
 
 BY_STATUS: dict[int, type[ProblemError]] = {

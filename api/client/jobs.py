@@ -1,4 +1,4 @@
-"""A job as the service describes it."""
+"""The representation of a job in the API."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,9 +10,9 @@ Kind = Literal["import", "export"]
 
 @dataclass(frozen=True)
 class Job:
-    """An import or an export as it was when the service answered; `data` is the answer itself.
+    """An import or an export at the time of the response; `data` is the JSON of the response.
 
-    `is_replayed`: the service knew the request already and answered with the job of the first one.
+    `is_replayed`: the request was a repetition, and the response has the job of the first one.
     """
 
     data: dict[str, Any]
@@ -28,7 +28,7 @@ class Job:
 
     @property
     def path(self) -> str:
-        """Where the job is found, below the service's address."""
+        """The path of the job."""
         return self.data["links"]["self"]
 
     @property
@@ -50,7 +50,7 @@ class Job:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Of an import: its records by what became of them; they add up to `total_records`."""
+        """Of an import: its records by outcome; they add up to `total_records`."""
         return self.data.get("counts") or {}
 
     @property

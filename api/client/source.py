@@ -1,4 +1,4 @@
-"""What is imported: a file, a stream or records, as a file on disk that can be sent more than once."""
+"""The source of an import: a file, a stream or records, as a file on disk that can be sent more than once."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Literal, TypeAlias, cast
 from uuid import uuid4
 
 BLOCK_BYTES = 256 * 1024
-# what is not a file on disk is kept in memory up to this size, then in a temporary file
+# a source that is not a file on disk is kept in memory up to this size, then in a temporary file
 SPOOL_BYTES = 1 << 20
 
 Format = Literal["csv", "ndjson", "json"]
@@ -35,7 +35,7 @@ class Source:
 
 @contextmanager
 def opened(source: "str | Path | BinaryIO | Records", *, name: str | None = None) -> Iterator[Source]:
-    """Makes a source of a path, of a binary stream, or of records, which are written as NDJSON.
+    """Opens a path, a binary stream, or records, which are written as NDJSON.
 
     A stream that cannot be read twice is copied to a temporary file first, because a repeated request sends it again.
     """
@@ -60,7 +60,7 @@ def opened(source: "str | Path | BinaryIO | Records", *, name: str | None = None
 
 
 def format_of(name: str | None) -> Format | None:
-    """The format that a file's name stands for, packed or not."""
+    """The format by a file's extension, compressed or not."""
     if name is None:
         return None
     path = Path(name.lower())
@@ -70,7 +70,7 @@ def format_of(name: str | None) -> Format | None:
 class Form:
     """A form (RFC 7578) with one part `file`, which is read from disk as it is sent.
 
-    httpx makes such forms too, but without a digest of the whole, which is sent ahead of them.
+    httpx creates such forms too, but without a digest of the whole form, which is sent before it.
     """
 
     def __init__(self, source: Source) -> None:
@@ -92,7 +92,7 @@ class Form:
         }
 
     def blocks(self, on_sent: Callable[[int], None]) -> Iterator[bytes]:
-        """The body. `on_sent` is called with the bytes of the file that were handed over so far."""
+        """The body. `on_sent` is called with the number of the file's bytes that were read so far."""
         yield self._head
         self._source.file.seek(0)
         sent = 0

@@ -1,4 +1,4 @@
-"""Server-sent events, read from an answer (WHATWG HTML, 9.2)."""
+"""Server-sent events of a response (WHATWG HTML, 9.2)."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -18,7 +18,7 @@ class Message:
 
 
 def messages(blocks: Iterable[bytes]) -> Iterator[Message]:
-    """The events in a stream of bytes. An event that is cut off by the end of the stream is dropped."""
+    """The events in a stream of bytes. An incomplete event at the end of the stream is dropped."""
     name, data, last_id = "message", b"", None
     for line in _lines(blocks):
         if not line:

@@ -1,4 +1,4 @@
-"""HTTP requests that are repeated while the service or the line to it is away."""
+"""HTTP requests that are repeated while the service is unreachable."""
 
 import random
 import time
@@ -11,7 +11,7 @@ import httpx
 from api.client import errors
 
 CONNECT_SECONDS = 10.0
-# a stream of events has a comment every 15 s, and the answer to an upload comes after its last byte was stored
+# a stream of events has a comment every 15 s, and the response to an upload follows after its last byte was stored
 READ_SECONDS = 60.0
 BACKOFF_SECONDS_MIN = 0.2
 BACKOFF_SECONDS_MAX = 10.0
@@ -22,10 +22,10 @@ Content = Callable[[], Iterator[bytes]]
 
 
 class Transport:
-    """One service, one key. A request is repeated for at most `retry_seconds`.
+    """Requests to one service with one key. A request is repeated for at most `retry_seconds`.
 
-    Each request of the API may be repeated: an upload and an order carry an idempotency key, and retry, commit, cancel and
-    delete have the same effect however often they are asked for. `on_retry` is called with a sentence before each pause.
+    Each request of the API may be repeated: an upload and a new export carry an idempotency key, and repeating a retry, commit,
+    cancel or delete has no further effect. `on_retry` is called with a message before each pause.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Transport:
     ) -> None:
         self.retry_seconds = retry_seconds
         self.on_retry = on_retry
-        # unpacked here, a broken answer could not be told from a whole one by its length
+        # after decompression the length would not show whether a response is complete
         headers = {"Accept-Encoding": "identity", "User-Agent": "bulk-client"}
         if api_key:
             headers["Authorization"] = f"Bearer {api_key}"
@@ -53,7 +53,7 @@ class Transport:
         return str(self.http.base_url).rstrip("/")
 
     def json(self, method: str, path: str, **options: Any) -> tuple[dict[str, Any], httpx.Headers]:
-        """The JSON object that answers a request, and the headers. Raises `ProblemError` or `Disconnected`."""
+        """The JSON object of the response, and its headers. Raises `ProblemError` or `Disconnected`."""
         with self.stream(method, path, is_read_whole=True, **options) as response:
             return (response.json() if response.content else {}), response.headers
 
@@ -69,10 +69,10 @@ class Transport:
         retry_seconds: float | None = None,
         **options: Any,
     ) -> Iterator[httpx.Response]:
-        """The answer to a request; its body is read by the caller, unless `is_read_whole`.
+        """The response to a request; its body is read by the caller, unless `is_read_whole`.
 
-        Repeats the request until its answer begins, or with `is_read_whole` until the answer is there. `content` makes the
-        body anew for each attempt. Raises `ProblemError` when the service refuses it and `Disconnected` when the retries end.
+        Repeats the request until the head of the response is received, or with `is_read_whole` its body too. `content` returns
+        the body for each attempt. Raises `ProblemError` if the service refuses it and `Disconnected` when the retries end.
         """
         options["timeout"] = httpx.Timeout(read_seconds, connect=CONNECT_SECONDS)
         deadline = time.monotonic() + (self.retry_seconds if retry_seconds is None else retry_seconds)
@@ -124,7 +124,7 @@ def _retry_after(response: httpx.Response) -> float | None:
 
 
 def _refusal(response: httpx.Response) -> errors.ProblemError:
-    """The exception for an answer with an error status. Reads its body, as far as it can be had."""
+    """The exception for a response with an error status. Reads its body, as far as that succeeds."""
     body = b""
     try:
         for block in response.iter_raw():

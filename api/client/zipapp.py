@@ -7,16 +7,16 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-# what the client imports beside the standard library; what these need comes along
+# what the client imports besides the standard library; their requirements are added
 REQUIRED = ("httpx", "rich", "rich-click")
 MAIN = "from api.client.command.main import main\n\nmain()\n"
-# distributions hold these for their users and installers, not for Python
+# files of distributions that are for users and installers, not for Python
 SKIPPED = re.compile(r"(^|/)(\.\.|__pycache__|bin|tests?)(/|$)|\.(pyc|so|pyd|exe)$")
 INTERPRETER = b"#!/usr/bin/env python3\n"
 
 
 def build() -> bytes:
-    """The file, made of this environment's packages. All of them are pure Python, so that it runs anywhere."""
+    """Builds the file from this environment's packages. All of them are pure Python, so that it runs on any platform."""
     output = io.BytesIO()
     output.write(INTERPRETER)
     with zipfile.ZipFile(output, "a", zipfile.ZIP_DEFLATED) as archive:
@@ -32,7 +32,7 @@ def build() -> bytes:
 
 
 def _with_requirements(names: tuple[str, ...]) -> set[str]:
-    """The distributions and what they require, without extras, as far as it is installed."""
+    """The distributions and their installed requirements, without extras."""
     found: set[str] = set()
     pending = list(names)
     while pending:
@@ -42,7 +42,7 @@ def _with_requirements(names: tuple[str, ...]) -> set[str]:
         try:
             requires = importlib.metadata.requires(name) or []
         except importlib.metadata.PackageNotFoundError:
-            # required by a marker that does not hold here
+            # required by a marker that does not apply here
             continue
         found.add(name)
         required = (re.split(r"[^A-Za-z0-9._-]", one, maxsplit=1)[0] for one in requires if "extra ==" not in one)

@@ -1,1 +1,1 @@
-"""The command `bulk`: one module for each group of subcommands, beside what they share."""
+"""The command `bulk`: one module for each group of subcommands, and modules that they share."""

@@ -25,7 +25,7 @@ class Column(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]  # 
 
 
 def read(mapping: tuple[tuple[str, str | None], ...], file: str | None) -> Columns | None:
-    """The columns of `--map-file`, with those of `--map` in their place; None without both. Raises `Usage`."""
+    """The columns of `--map-file`, overridden by those of `--map`; None without both. Raises `Usage`."""
     columns = _of_file(Path(file)) if file else {}
     return columns | dict(mapping) or None
 

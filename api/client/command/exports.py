@@ -1,4 +1,4 @@
-"""`bulk export`: a stream, or a file that a worker writes."""
+"""`bulk export`: a streaming or a background export."""
 
 import sys
 from pathlib import Path
@@ -33,7 +33,7 @@ PACKED_ENDINGS = {"gzip": ".gz", "zstd": ".zst", "none": ""}
 @click.option("--zstd", "compression", flag_value="zstd", help="Compress with zstd.")
 @common
 def export(session: Session, resource: str, output: str | None, background: bool, **options: Any) -> None:
-    """Export the records of a resource. A file appears only when it is whole."""
+    """Export the records of a resource. A file appears only when it is complete."""
     compression: Compression = options["compression"] or "none"
     format = options["format"] or (format_of(output) if output not in (None, STDOUT) else None) or "ndjson"
     if output is None:
@@ -110,7 +110,7 @@ def _filter(text: str) -> tuple[str, str]:
 
 
 def _typed(value: str) -> Any:
-    """A filter as a member of a JSON order: commas make a list there, and booleans are booleans."""
+    """A filter as a member of the JSON request: a text with commas is a list, and booleans are booleans."""
     if value in ("true", "false"):
         return value == "true"
     return value.split(",") if "," in value else value

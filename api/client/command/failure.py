@@ -1,4 +1,4 @@
-"""How the command ends: exit codes, and the sentence for each failure."""
+"""Exit codes of the command, and the message for each failure."""
 
 from api.client import errors
 
@@ -12,7 +12,7 @@ INTERRUPTED = 130
 
 
 class Usage(Exception):
-    """The command was used wrongly; `suggestion` is what to type instead."""
+    """The command line is invalid; `suggestion` is what to type instead."""
 
     def __init__(self, sentence: str, suggestion: str | None) -> None:
         super().__init__(sentence)
@@ -20,7 +20,7 @@ class Usage(Exception):
 
 
 class Ended(Exception):
-    """The command ends with `code`. What there is to print was printed."""
+    """The command exits with `code`. All output was printed."""
 
     def __init__(self, code: int) -> None:
         super().__init__(code)
@@ -39,7 +39,7 @@ def code_of(error: errors.BulkError) -> int:
 
 
 def suggestion_for(error: errors.BulkError) -> str | None:
-    """What to do about it, as one line; None when the sentence says it."""
+    """What to do about it, as one line; None if the message says it."""
     if isinstance(error, errors.Unauthorized):
         return "set BULK_API_KEY, or store the key with `bulk profile add NAME --url URL`"
     if isinstance(error, errors.Disconnected):

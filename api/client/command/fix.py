@@ -1,4 +1,4 @@
-"""`bulk fix`: the refused records in an editor, sent back until none is left or none was changed."""
+"""`bulk fix`: opens the refused records in an editor and sends them back, until none is refused or none was changed."""
 
 import hashlib
 import tempfile
@@ -22,8 +22,8 @@ ENDINGS = {"csv": ".csv", "ndjson": ".ndjson", "json": ".json"}
 def fix(session: Session, id: str) -> None:
     """Correct the refused records of an import in $EDITOR, and send them back.
 
-    What is refused again opens again. Leave the file unchanged, or empty it, to stop. The lines are always those of the first
-    file, and no record is taken twice: what was repaired before does not open.
+    Records that are refused again open again. Leave the file unchanged, or empty it, to stop. The lines are always those of the
+    first file, and no record is stored twice: records that were repaired before do not open.
     """
     job = session.client.get(state.resolve(session.client.url, id, "import"), kind="import")
     if not job.is_final:
@@ -65,7 +65,7 @@ def _round(session: Session, job: Job, remaining: int) -> Job | None:
 
 
 def _hand_over(session: Session, job: Job, file: Path) -> None:
-    """A file that is too large for an editor is left in the working folder."""
+    """Saves a file that is too large for an editor in the working folder."""
     target = Path.cwd() / f"refused-{job.id}{file.suffix}"
     target.write_bytes(file.read_bytes())
     session.say(

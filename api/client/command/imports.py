@@ -1,4 +1,4 @@
-"""`bulk import`, and what is done with the records that an import refused."""
+"""`bulk import`, and the commands for errors and refused records."""
 
 import sys
 from pathlib import Path
@@ -69,7 +69,7 @@ def import_(
 ) -> None:
     """Import a file, or stdin, and wait until it is done.
 
-    The same command finds the same job: after a crash or a lost connection, repeat it, and nothing is imported twice.
+    The same command continues the same job: after a crash or a lost connection, repeat it, and nothing is imported twice.
     """
     following = {name: options.pop(name) for name in ("detach", "wait_seconds", "cancel_on_interrupt")}
     if check_first and following["detach"]:
@@ -111,7 +111,7 @@ def import_(
 
 
 def send(session: Session, file: str, **options: Any) -> Job:
-    """Uploads a file or stdin with a bar. Ctrl-C stops the upload, and then nothing is imported."""
+    """Uploads a file or stdin with a progress bar. Ctrl-C stops the upload, and then nothing is imported."""
     data: str | BinaryIO = sys.stdin.buffer if file == STDIN else file
     try:
         with Reporter(session) as reporter:
@@ -128,7 +128,7 @@ def send(session: Session, file: str, **options: Any) -> Job:
 
 
 def _resource_of(session: Session, file: str) -> str:
-    """The resource that a file's name begins with."""
+    """The resource with which a file's name begins."""
     names = [resource["name"] for resource in session.client.resources()]
     stem = Path(file).name.lower()
     for name in names:

@@ -1,4 +1,4 @@
-"""Jobs of both kinds: list, show, watch, and what can be done with them."""
+"""Jobs of both kinds: list, show, watch, retry, commit, cancel, delete."""
 
 import heapq
 import itertools
@@ -28,7 +28,7 @@ RUNNING = ("pending", "processing")
 def jobs(
     session: Session, running: bool, kind: str | None, status: str | None, resource: str | None, limit: int
 ) -> None:
-    """The last imports and exports, newest first."""
+    """List the last imports and exports, newest first."""
     kinds = ("import", "export") if kind is None else (kind,)
     statuses = RUNNING if running else (status,)
     lists = [
@@ -62,7 +62,7 @@ def jobs(
 @click.argument("id", default=state.LAST)
 @common
 def show(session: Session, id: str) -> None:
-    """A job as it is now."""
+    """Show a job."""
     report.show(session, session.client.get(state.resolve(session.client.url, id)))
 
 
@@ -101,7 +101,7 @@ def retry(session: Session, id: str, **following: bool) -> None:
 @waiting.options
 @common
 def commit(session: Session, id: str, **following: bool) -> None:
-    """Store what a dry run has checked, without sending it again."""
+    """Store the records of a dry run, without sending them again."""
     id = state.resolve(session.client.url, id, "import")
     waiting.follow(session, session.client.commit(id), **following)
 
@@ -110,7 +110,7 @@ def commit(session: Session, id: str, **following: bool) -> None:
 @click.argument("id", default=state.LAST)
 @common
 def cancel(session: Session, id: str) -> None:
-    """Stop a job; what an import has stored stays."""
+    """Cancel a job; records that an import has stored remain."""
     job = session.client.cancel(state.resolve(session.client.url, id))
     if session.is_json:
         session.print_json(job.data)
@@ -123,7 +123,7 @@ def cancel(session: Session, id: str) -> None:
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @common
 def delete(session: Session, id: str, yes: bool) -> None:
-    """Remove a final job with its errors and its file; imported records stay."""
+    """Delete a final job with its errors and its file; imported records remain."""
     job = session.client.get(state.resolve(session.client.url, id))
     if not yes and session.err.is_terminal:
         what = f"{count(job.total_records)} {job.resource}" if job.total_records is not None else job.resource

@@ -1,4 +1,4 @@
-"""The command `bulk`: its subcommands, and how it ends."""
+"""The command `bulk`: its subcommands and its exit."""
 
 import json
 import os
@@ -17,8 +17,8 @@ SHELLS = ("bash", "zsh", "fish")
 def bulk() -> None:
     """Import and export users, articles and comments, and correct refused records.
 
-    Exit codes: 0 all taken, 1 failed, 2 wrong use, 3 records were refused, 4 no or wrong key, 5 still running when --wait was
-    over, 130 interrupted.
+    Exit codes: 0 all records accepted, 1 failed, 2 invalid command line, 3 records were refused, 4 missing or wrong key, 5 still
+    running after --wait, 130 interrupted.
     """
 
 
@@ -81,7 +81,7 @@ def _run() -> int:
     except (KeyboardInterrupt, click.Abort):
         return failure.INTERRUPTED
     except BrokenPipeError:
-        # the reader has what it wanted; what is buffered must not raise again at exit
+        # the reader has closed the pipe; flushing the buffer at exit must not raise again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return failure.TAKEN
     except OSError as error:
@@ -89,7 +89,7 @@ def _run() -> int:
 
 
 def _say(sentence: str, suggestion: str | None, code: int) -> int:
-    print(f"bulk: {sentence}", file=sys.stderr)  # noqa: T201  the command's own words
+    print(f"bulk: {sentence}", file=sys.stderr)  # noqa: T201  output of the command
     if suggestion:
         print(f"      try: {suggestion}", file=sys.stderr)  # noqa: T201
     return code

@@ -11,7 +11,7 @@ from api.client.command.failure import Usage
 
 @click.group()
 def profile() -> None:
-    """Services and keys by name, in a file that only you can read."""
+    """Manage services and keys by name, in a file that only you can read."""
 
 
 @profile.command()
@@ -20,7 +20,7 @@ def profile() -> None:
 @click.option("--key-command", metavar="COMMAND", help="A command that prints the key, such as 'pass show bulk'.")
 @click.option("--key-stdin", is_flag=True, help="Read the key from stdin.")
 def add(name: str, url: str, key_command: str | None, key_stdin: bool) -> None:
-    """Add or replace a profile. The key is asked for at a terminal; it is never an argument."""
+    """Add or replace a profile. The key is read from the terminal; it is never an argument."""
     entry: dict[str, Any] = {"url": url}
     if key_command:
         entry["key_command"] = key_command
@@ -41,7 +41,7 @@ def add(name: str, url: str, key_command: str | None, key_stdin: bool) -> None:
 
 @profile.command("list")
 def list_() -> None:
-    """The profiles; * marks the default."""
+    """List the profiles; * marks the default."""
     config = profiles.read()
     for name, entry in config.get("profiles", {}).items():
         mark = "*" if config.get("default") == name else " "

@@ -34,7 +34,7 @@ def path() -> Path:
 
 
 def target(*, url: str | None, profile: str | None) -> Target:
-    """Where to send requests. Raises `Usage` for a profile that does not exist."""
+    """The service for requests. Raises `Usage` for a profile that does not exist."""
     config = read()
     name = profile or os.environ.get("BULK_PROFILE") or None
     url = url or os.environ.get("BULK_URL") or None
@@ -52,7 +52,7 @@ def target(*, url: str | None, profile: str | None) -> Target:
 
 
 def read() -> dict[str, Any]:
-    """The configuration; empty when there is none. Raises `Usage` when other users can read it, or it is not TOML."""
+    """The configuration; empty if there is none. Raises `Usage` if other users can read it, or it is not TOML."""
     file = path()
     try:
         mode = file.stat().st_mode
@@ -88,7 +88,7 @@ def _quoted(text: str) -> str:
 
 
 def _output(command: str) -> str:
-    """The first line that a key command prints."""
+    """The first line of the output of a key command."""
     done = subprocess.run(shlex.split(command), stdout=subprocess.PIPE, check=False, text=True)
     if done.returncode or not done.stdout.strip():
         raise Usage(f"The key command {command!r} ended with {done.returncode} and printed no key.", None)

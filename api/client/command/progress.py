@@ -22,7 +22,7 @@ LINE_SECONDS = 10.0
 
 
 class Reporter:
-    """Shows bytes that are moved, then a job's records. Use it in a `with` statement; nothing of a bar stays on the screen."""
+    """Shows transferred bytes, then a job's records. Use it in a `with` statement, which erases the bar at its end."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -38,7 +38,7 @@ class Reporter:
         self._stop()
 
     def bytes(self, label: str, done: int, total: int | None) -> None:
-        """`done` of `total` bytes are sent or received."""
+        """Shows that `done` of `total` bytes are sent or received."""
         if self._is_live:
             self._show(
                 label, done, total, (DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(compact=True)), ""
@@ -47,7 +47,7 @@ class Reporter:
             self._session.say(f"{label} {bytes_text(done)}" + (f" of {bytes_text(total)}" if total else ""))
 
     def job(self, job: Job) -> None:
-        """A job's progress."""
+        """Shows a job's progress."""
         progress = job.data.get("progress") or {}
         done = job.data.get("processed_records", job.data.get("exported_records")) or 0
         rate, eta = progress.get("records_per_second"), progress.get("eta_seconds")

@@ -1,4 +1,4 @@
-"""A job's result, as a table for people, and as an exit code."""
+"""A job's result, as a table and as an exit code."""
 
 from rich import box
 from rich.table import Table
@@ -21,7 +21,7 @@ def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
 
 
 def finished(session: Session, job: Job, *, allows_refused: bool = False) -> int:
-    """Prints how a final job ended and returns the exit code."""
+    """Prints the result of a final job and returns the exit code."""
     if session.is_json:
         session.print_json(job.data)
     elif not session.is_quiet:
@@ -33,7 +33,7 @@ def finished(session: Session, job: Job, *, allows_refused: bool = False) -> int
 
 
 def show(session: Session, job: Job) -> None:
-    """A job in any state."""
+    """Prints a job in any state."""
     if session.is_json:
         session.print_json(job.data)
         return
@@ -92,7 +92,7 @@ def _import(session: Session, job: Job) -> None:
 
 
 def _suggest(session: Session, job: Job) -> None:
-    """The commands that usually come next."""
+    """Suggests the commands that usually come next."""
     if not job.is_final:
         session.say(f"next: bulk watch {job.id}")
     elif job.data["dry_run"] and job.status == "completed" and not job.failed:

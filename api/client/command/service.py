@@ -1,4 +1,4 @@
-"""The service itself: its resources, its condition, its pages."""
+"""Commands about the service: its resources, its health, its pages."""
 
 import sys
 import webbrowser
@@ -17,7 +17,7 @@ from api.client.command.session import Session, common
 @click.option("--format", type=click.Choice(("csv", "ndjson")), default="csv", help="Of the template.")
 @common
 def resources(session: Session, name: str | None, template: bool, format: Any) -> None:
-    """The resources, or the fields of one and their rules."""
+    """List the resources, or the fields of one and their rules."""
     if template:
         if name is None:
             raise failure.Usage("Of which resource?", "bulk resources users --template")
@@ -39,7 +39,7 @@ def resources(session: Session, name: str | None, template: bool, format: Any) -
 @click.command()
 @common
 def status(session: Session) -> None:
-    """Whether the service is ready, and why not."""
+    """Show whether the service is ready, and if not why."""
     health = session.client.health()
     if session.is_json:
         session.print_json(health)

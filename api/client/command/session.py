@@ -1,4 +1,4 @@
-"""What every subcommand has: the client, where to print, and the options that choose them."""
+"""The client, the output and the options that all subcommands share."""
 
 import functools
 import json
@@ -30,7 +30,7 @@ class Session:
     err: Console
 
     def say(self, text: str) -> None:
-        """A message for people; not with --quiet."""
+        """Prints a message to stderr, unless --quiet is given."""
         if not self.is_quiet:
             self.err.print(text, markup=False, highlight=False, soft_wrap=True)
 

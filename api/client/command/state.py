@@ -1,4 +1,4 @@
-"""The ids of the jobs that were last started from here, by service, in `$XDG_STATE_HOME/bulk/last.json`."""
+"""The ids of the last jobs of this user, by service, in `$XDG_STATE_HOME/bulk/last.json`."""
 
 import json
 from contextlib import suppress
@@ -11,7 +11,7 @@ LAST = "last"
 
 
 def remember(url: str, job: Job) -> None:
-    """Keeps the id of a job. A folder that cannot be written to costs nothing but the word `last`."""
+    """Stores the id of a job. If the folder is not writable, only `last` does not work."""
     file = folder("XDG_STATE_HOME", ".local/state") / "last.json"
     known = _read()
     known[url] = known.get(url, {}) | {job.kind: job.id, "any": job.id}
@@ -23,7 +23,7 @@ def remember(url: str, job: Job) -> None:
 
 
 def resolve(url: str, job_id: str, kind: Kind | None = None) -> str:
-    """The id that `last` stands for; any other id as it is. Raises `Usage` when no job was started from here."""
+    """The id for `last`; any other id unchanged. Raises `Usage` if no job was started by this user."""
     if job_id != LAST:
         return job_id
     found = _read().get(url, {}).get(kind or "any")

@@ -36,7 +36,7 @@ def follow(
     allow_refused: bool = False,
     cancel_on_interrupt: bool = False,
 ) -> Job:
-    """The final job, reported. Ends the command (`Ended`) unless all records were taken."""
+    """Waits for the job and prints its result. Raises `Ended` unless all records were accepted."""
     started(session, job)
     if detach:
         if session.is_json:
@@ -52,7 +52,7 @@ def follow(
 
 
 def started(session: Session, job: Job) -> None:
-    """Remembers a job, and says so when it is one of an earlier call."""
+    """Stores the id of a job, and prints a message if it is the job of an earlier call."""
     state.remember(session.client.url, job)
     if job.is_replayed and job.kind == "import":
         session.say(
@@ -62,7 +62,7 @@ def started(session: Session, job: Job) -> None:
 
 
 def final(session: Session, job: Job, *, wait_seconds: float | None = None, cancel_on_interrupt: bool = False) -> Job:
-    """Waits until the job is final, and shows its progress."""
+    """Waits until the job is final and shows its progress."""
     deadline = None if wait_seconds is None else time.monotonic() + wait_seconds
     try:
         with Reporter(session) as reporter:
@@ -84,7 +84,7 @@ def final(session: Session, job: Job, *, wait_seconds: float | None = None, canc
 
 
 def _until(session: Session, job: Job, deadline: float, seconds: float, reporter: Reporter) -> Job:
-    """The final job, if it is final before the deadline. Raises `WaitTimeout`."""
+    """Waits until the job is final. Raises `WaitTimeout` after the deadline."""
     while True:
         remaining = deadline - time.monotonic()
         try:
