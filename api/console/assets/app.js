@@ -41,7 +41,7 @@ let missing = false
 let keyProblem = null
 let keyNeeded = false
 let keyBusy = false
-/** The key of this tab as the service describes it: `{name, role}`, or null. */
+/** The name and role of this tab's key, as reported by the service: `{name, role}`, or null. */
 let identity = null
 let health = null
 let epoch = 0
@@ -86,7 +86,7 @@ async function show() {
 }
 
 let isFirst = true
-/** The element that had the focus when a page was entered; while this is set, the heading of the page is to get it. */
+/** The element that had the focus when a page was entered. While it is set, the focus is still to be moved to the heading. */
 let focusedBefore = null
 
 function draw({ focus = false } = {}) {
@@ -98,7 +98,7 @@ function draw({ focus = false } = {}) {
   if (focusedBefore) focusHeading()
 }
 
-/** Moves the focus to the heading as soon as there is one, unless the user has moved it meanwhile. */
+/** Moves the focus to the heading as soon as it exists, unless the user has moved it meanwhile. */
 function focusHeading() {
   const heading = document.querySelector("main h1")
   if (!heading) return
@@ -270,7 +270,7 @@ async function useKey(event) {
   show()
 }
 
-/** Asks the service what the key may do. A key with the role read is offered nothing that changes something. */
+/** Requests the role of the key. With the role `read` the pages offer no changing actions. */
 async function identify() {
   identity = (await get("/api/v1/service")).key
   document.documentElement.dataset.role = identity?.role ?? "admin"
@@ -346,7 +346,7 @@ addEventListener("keydown", (event) => {
   shortcut[2]()
 })
 
-// A script that fails must not leave a page that looks whole
+// After an uncaught script error the page must not look intact
 addEventListener("error", (event) => showFailure(event.message))
 addEventListener("unhandledrejection", (event) => showFailure(event.reason?.message ?? String(event.reason)))
 
@@ -358,7 +358,7 @@ function showFailure(message) {
 applyPreferences()
 router.start(show)
 acceptDrops()
-// a key that is wrong is asked for by the page's own requests
+// if the key is wrong, the requests of the page open the dialog for it
 if (credentials.key) identify().then(() => draw(), () => {})
 watchHealth()
 // relative times

@@ -1,4 +1,4 @@
-// Actions on many imports: which are selected, and one call after another with a bar and a stop.
+// Actions on many imports: the selection, and one request after another, with a progress bar and a stop button.
 
 import { html, nothing } from "./vendor/lit-html/lit-html.js"
 import { get, post, Problem, remove } from "./client.js"
@@ -9,7 +9,7 @@ import { ask, isFinal } from "./parts.js"
 const PATH = "/api/v1/imports"
 const FAILURES_SHOWN = 20
 
-/** What an action is called, which imports allow it, what becomes of the data, and its request. */
+/** The label of an action, the imports that allow it, its effect on the data, and its request. */
 const ACTIONS = {
   cancel: {
     label: "Cancel",
@@ -60,17 +60,17 @@ export class Selection {
     this.#last = null
   }
 
-  /** The newest state of a job that is selected. */
+  /** Updates the states of the selected jobs. */
   renew(jobs) {
     for (const job of jobs) if (this.#jobs.has(job.id)) this.#jobs.set(job.id, job)
   }
 
-  /** Forgets jobs that are gone. */
+  /** Deselects deleted jobs. */
   drop(jobs) {
     for (const { id } of jobs) this.#jobs.delete(id)
   }
 
-  /** A click on the box of a row; with Shift the rows between it and the last one follow. */
+  /** A click on the checkbox of a row; with Shift all rows between it and the last one change too. */
   toggle(job, event) {
     const { jobs } = this.#page
     const from = jobs.findIndex(({ id }) => id === this.#last)
@@ -127,7 +127,7 @@ export class Selection {
         if (error.name === "AbortError") return
         if (!(error instanceof Problem)) throw error
         this.#run.failures.push({ name: nameOf(job), message: error.message })
-        // the others that failed stay selected
+        // other imports that failed stay selected
         if (error.status === 404) this.#jobs.delete(job.id)
       }
       this.#run.count += 1

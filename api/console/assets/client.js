@@ -1,4 +1,4 @@
-// The API as the pages see it: requests with the key, problems as errors, events, uploads with progress, downloads.
+// Access to the API: requests with the key, problems as errors, events, uploads with progress, downloads.
 
 const KEY = "bulk.key"
 
@@ -18,7 +18,7 @@ export const credentials = {
   },
 }
 
-/** A problem document (RFC 9457), or a failure without an answer (`status` 0). */
+/** A problem document (RFC 9457), or a failure without a response (`status` 0). */
 export class Problem extends Error {
   constructor(status, body, retryAfter = null) {
     super(body.detail || body.title || `The service answered ${status}.`)
@@ -39,7 +39,7 @@ export class Problem extends Error {
 
 const listeners = new Set()
 
-/** Calls `listener` whenever a request was refused for want of a valid key. */
+/** Calls `listener` whenever a request was refused because the key is missing or invalid. */
 export function onUnauthorized(listener) {
   listeners.add(listener)
 }
@@ -102,7 +102,7 @@ export async function remove(path, { signal } = {}) {
 
 /**
  * Uploads a file as the body of a request. fetch has no upload progress, so this uses XMLHttpRequest.
- * `onprogress(sentBytes, totalBytes)`. Resolves with the JSON of the answer; rejects with `Problem` or AbortError.
+ * `onprogress(sentBytes, totalBytes)`. Resolves with the JSON of the response; rejects with `Problem` or AbortError.
  */
 export function upload(path, { query, body, headers, onprogress, signal } = {}) {
   return new Promise((resolve, reject) => {
@@ -117,7 +117,7 @@ export function upload(path, { query, body, headers, onprogress, signal } = {}) 
       try {
         answer = JSON.parse(request.responseText)
       } catch {
-        // not JSON: a proxy's answer
+        // not JSON: the response of a proxy
       }
       if (request.status >= 200 && request.status < 300) return resolve(answer)
       const seconds = Number.parseFloat(request.getResponseHeader("Retry-After") ?? "")
@@ -162,7 +162,7 @@ export async function* events(path, { signal } = {}) {
   }
 }
 
-/** Lets the browser download a path of the API. A ticket stands for the key, which a link cannot send. */
+/** Starts a browser download of a path of the API. A ticket replaces the key, which a link cannot send. */
 export async function download(path) {
   const { url } = await post("/api/v1/tickets", { path })
   const link = document.createElement("a")

@@ -1,4 +1,4 @@
-// The errors of an import: by cause with what to do, and one page of them in the order of the file.
+// The errors of an import: grouped by cause with a remedy, and one page of them in the order of the file.
 
 import { html, nothing } from "./vendor/lit-html/lit-html.js"
 import { CAUSES } from "./causes.js"
@@ -33,7 +33,7 @@ export class ErrorList {
     return Object.values(this.filters).some(Boolean)
   }
 
-  /** Loads the errors again if there may be others than those shown. What the user has unfolded stays. */
+  /** Reloads the errors if they may have changed. Elements that the user has expanded stay expanded. */
   async load(job) {
     const filters = JSON.stringify(this.filters)
     const isSame = filters === this.#shown.filters
@@ -56,7 +56,7 @@ export class ErrorList {
     })
   }
 
-  /** Shows the errors of a cause, or those from a record on; the address says which. */
+  /** Shows the errors of a cause, or those from a record on, and puts the choice into the address. */
   async choose(filters) {
     setQuery({ code: null, field: null, record: null, ...filters })
     this.#page.query = new URLSearchParams(location.search)
@@ -66,7 +66,7 @@ export class ErrorList {
     heading?.focus({ preventScroll: true })
   }
 
-  /** What is wrong, how often, where first, what to do. */
+  /** The causes, each with its count, its first line and a remedy. */
   causes(job) {
     const { code, field } = this.filters
     return html`<section class="card flush" aria-labelledby="causes-heading">
@@ -212,7 +212,7 @@ function row(error) {
   </tr>`
 }
 
-/** The refused value; without one what names the record. */
+/** The refused value, or else the key of the record. */
 function valueOf({ value, key, id }) {
   if (value !== null) return html`<span class="value clamped">${value}</span>`
   const name = key ?? id

@@ -1,4 +1,4 @@
-// One export: its progress, its file, what was selected.
+// One export: its progress, its file, its selection.
 
 import { html, nothing } from "./vendor/lit-html/lit-html.js"
 import { asCurl, download, get } from "./client.js"
@@ -9,7 +9,7 @@ import { copyable, curl, exactTime, failure, icon, isFinal, loading, stale, stat
 import { navigate } from "./router.js"
 
 export default class ExportPage extends Page {
-  /** The export; null until it is known. */
+  /** The export; null until it is loaded. */
   job = null
 
   get title() {

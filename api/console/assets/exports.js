@@ -22,7 +22,7 @@ const TABS = [
 ]
 
 export default class ExportsPage extends Page {
-  /** The shown jobs, newest first; null until they are known. */
+  /** The shown jobs, newest first; null until they are loaded. */
   jobs = null
   cursor = null
   resources = []
@@ -42,7 +42,7 @@ export default class ExportsPage extends Page {
     })
   }
 
-  /** Loads the newest page. Older pages that are shown stay. Returns the seconds until the next time. */
+  /** Loads the newest page. Older pages that are shown stay. Returns the seconds until the next load. */
   async load() {
     const page = await get(PATH, { ...this.filters, limit: PAGE }, this)
     const fresh = new Set(page.exports.map(({ id }) => id))
@@ -201,14 +201,14 @@ export default class ExportsPage extends Page {
 
 const number = (value) => (value === null || value === undefined ? "–" : format.number(value))
 
-/** The progress of an export as a bar and a number; unknown while a worker has not counted the rows. */
+/** The progress of an export as a bar and a number; indeterminate until a worker has counted the rows. */
 export function progress(job) {
   const { percent } = job.progress
   return html`<progress max="100" value=${percent ?? nothing} aria-label=${`Progress of ${job.resource}`}></progress>
     <div class="sub">${percent === null ? "not known yet" : `${format.percent(percent, 100)}`}</div>`
 }
 
-/** Runs an action on a job, tells its outcome, and loads the page again. `action` returns a sentence, or nothing. */
+/** Runs an action on a job, shows its outcome, and reloads the page. `action` returns a message, or undefined. */
 export async function act(page, action) {
   try {
     const done = await action()
@@ -232,7 +232,7 @@ export async function cancel(job) {
   return "The export is being cancelled"
 }
 
-/** Asks, then deletes. Returns a sentence, or undefined when the answer was no. */
+/** Deletes after a confirmation. Returns a message, or undefined if it was not confirmed. */
 export async function destroy(job) {
   const sure = await ask({
     heading: "Delete this export?",

@@ -1,4 +1,4 @@
-// The chain of imports that belong together: a dry run and its commit, refused records and the imports that tried them again.
+// The family of an import: a dry run and its commit, an import and its retries and repairs.
 
 import { html } from "./vendor/lit-html/lit-html.js"
 import { get, Problem } from "./client.js"
@@ -10,7 +10,7 @@ const PATH = "/api/v1/imports"
 const DEPTH_MAX = 10
 const CHILDREN_MAX = 20
 
-/** The ancestors of an import, itself, and the imports made of it, in order. Those that were deleted are missing. */
+/** The ancestors of an import, itself, and the imports derived from it, in order. Deleted ones are missing. */
 export async function loadFamily(job, page) {
   const ancestors = []
   for (let id = job.parent_id; id && ancestors.length < DEPTH_MAX; id = ancestors[0].parent_id) {

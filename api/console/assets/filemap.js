@@ -1,4 +1,4 @@
-// Where in the file records were refused: a strip from the first to the last record.
+// The distribution of refused records over the file, as a strip from the first to the last record.
 
 import { html, nothing, svg } from "./vendor/lit-html/lit-html.js"
 import * as format from "./format.js"
@@ -6,7 +6,7 @@ import * as format from "./format.js"
 const HEIGHT = 56
 
 /**
- * Darkness is the share of refused records, hatched is what is not done. A click on a part calls `choose(first_record)`.
+ * Darkness is the share of refused records, hatched parts are not done. A click on a part calls `choose(first_record)`.
  * `refused` counts all refused records of the import; null while it runs.
  * @param {{first_record: number, records: number, failed: number, state: string}[]} bins of the API's timeline
  * @param {{total: number, refused: number | null, chosen: number | null, choose: (record: number) => void}} options
@@ -14,7 +14,7 @@ const HEIGHT = 56
 export function fileMap(bins, { total, refused, chosen, choose }) {
   const withRefused = bins.filter(({ failed }) => failed)
   const left = bins.filter(({ state }) => state !== "done").reduce((sum, { records }) => sum + records, 0)
-  // refusals of records that share a key are decided at the end, and belong to no part of the file
+  // records with the same key are refused at the end of the import, and are not counted in any part of the file
   const elsewhere = (refused ?? 0) - withRefused.reduce((sum, { failed }) => sum + failed, 0)
   const summary =
     `The file from record 1 to ${format.number(total)}: ` +
@@ -66,7 +66,7 @@ function part(bin, total, chosen, choose) {
   const ground = isDone
     ? svg`<rect class="done" x=${x} width=${width} y="0" height=${HEIGHT}></rect>`
     : svg`<rect fill="url(#not-done)" x=${x} width=${width} y="0" height=${HEIGHT}></rect>`
-  // the root, so that one of a hundred can be seen
+  // the square root, so that one of a hundred is visible
   const share = 0.2 + 0.8 * Math.sqrt(bin.failed / bin.records)
   const cover = svg`<rect class="refused" x=${x} width=${width} y="0" height=${HEIGHT} fill-opacity=${share.toFixed(2)}></rect>`
   return svg`<g class=${bin.failed ? "part clickable" : "part"} @click=${bin.failed ? () => choose(bin.first_record) : nothing}>

@@ -1,4 +1,4 @@
-// Files on their way to the page "New import": chosen there, or dropped anywhere in the window.
+// Files for the page "New import": chosen there, or dropped anywhere in the window.
 
 import { navigate } from "./router.js"
 
@@ -16,7 +16,7 @@ export function handOver(files) {
   else if (receive) receive(take())
 }
 
-/** Calls `listener(files)` with those that wait and, until `signal` is aborted, with further ones. */
+/** Calls `listener(files)` with the files that are waiting and, until `signal` is aborted, with further ones. */
 export function onFiles(listener, signal) {
   receive = listener
   signal.addEventListener("abort", () => {
@@ -31,7 +31,7 @@ function take() {
   return files
 }
 
-/** Makes the whole window take files. */
+/** Makes the whole window a drop target for files. */
 export function acceptDrops() {
   const isBlocked = () => document.querySelector("dialog[open]") || document.documentElement.dataset.role === "read"
   const hasFiles = (event) => event.dataTransfer?.types.includes("Files") && !isBlocked()

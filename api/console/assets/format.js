@@ -6,7 +6,7 @@ const decimal = new Intl.NumberFormat(LOCALE, { maximumFractionDigits: 1 })
 const compact = new Intl.NumberFormat(LOCALE, { notation: "compact", maximumSignificantDigits: 3 })
 const relative = new Intl.RelativeTimeFormat(LOCALE, { numeric: "auto", style: "long" })
 
-/** Settings of how times are shown. */
+/** Settings for the display of times. */
 export const times = { utc: false }
 
 export const number = (value) => whole.format(value)
@@ -35,7 +35,7 @@ export function bytes(value) {
   return `${unit === 0 || value >= 100 ? whole.format(Math.round(value)) : decimal.format(value)} ${units[unit]}`
 }
 
-/** A limit: whole binary units as they are set, "64 MiB"; others as `bytes`. */
+/** A limit: multiples of binary units as "64 MiB"; others as `bytes`. */
 export function binary(value) {
   for (const [unit, size] of [["GiB", 2 ** 30], ["MiB", 2 ** 20], ["KiB", 2 ** 10]]) {
     if (value >= size && value % size === 0) return `${whole.format(value / size)} ${unit}`

@@ -1,4 +1,4 @@
-// One import: its progress while it runs, what became of its records, where and why records were refused, and what to do next.
+// One import: its progress, the outcome of its records, where and why records were refused, and the next actions.
 
 import { html, nothing } from "./vendor/lit-html/lit-html.js"
 import { events, get, Problem, send } from "./client.js"
@@ -13,11 +13,11 @@ import { failure, fates, isFinal, legend, loading, stale, state, time } from "./
 import { plot, stretches } from "./plot.js"
 
 const BINS = 120
-// a stream that broke so often is not opened again: the page polls
+// after this many broken streams the page polls instead
 const BREAKS_MAX = 2
 
 export default class ImportPage extends Page {
-  /** The import, or null until it is known. */
+  /** The import; null until it is loaded. */
   job = null
   timeline = null
   relatives = []
@@ -38,13 +38,13 @@ export default class ImportPage extends Page {
 
   open() {
     this.poll(() => this.load())
-    // a browser has six connections to a host: pages that are not looked at hold none
+    // a browser has six connections to a host: hidden pages hold none
     const rest = () => (document.hidden || updates.paused) && this.#stream?.abort()
     document.addEventListener("visibilitychange", rest, { signal: this.signal })
     addEventListener("bulk:updates", rest, { signal: this.signal })
   }
 
-  /** Reads the whole state, and opens the stream of events in between. Returns the seconds until the next time. */
+  /** Loads the whole state, and opens the stream of events. Returns the seconds until the next load. */
   async load() {
     const headers = this.#etag ? { "If-None-Match": this.#etag } : {}
     const response = await send("GET", this.path, { signal: this.signal, headers })
@@ -71,7 +71,7 @@ export default class ImportPage extends Page {
         this.#take(data)
         this.update()
       }
-      // without `done` the process that sent it is stopping
+      // without `done` the server process is stopping
       if (!isFinal(this.job)) this.#breaks += 1
     } catch (error) {
       if (error.name === "AbortError") return
@@ -83,7 +83,7 @@ export default class ImportPage extends Page {
     if (isFinal(this.job)) await this.attempt(() => this.load())
   }
 
-  /** Takes a state from the stream or a poll. Of one that is older than what is shown only what the stream does not have. */
+  /** Shows a state from the stream or a poll. From one older than the shown state only the members that the stream lacks. */
   #take(job) {
     const known = this.job
     if (known && (isFinal(known) > isFinal(job) || known.processed_records > job.processed_records)) {
@@ -96,7 +96,7 @@ export default class ImportPage extends Page {
     this.#announced = quarterOf(this.job)
   }
 
-  /** Says each quarter, and the end; nothing about what was so when the page was opened. */
+  /** Announces each quarter and the end, but nothing that had happened before the page was opened. */
   #announceMilestone() {
     const quarter = quarterOf(this.job)
     if (quarter <= this.#announced) return
@@ -162,7 +162,7 @@ export default class ImportPage extends Page {
   }
 
   #pictures() {
-    // with fewer parts they say no more than the bar
+    // with fewer parts they show no more than the bar
     const shown = this.#stretches()
     const parts = [
       ...(shown.length > 2 ? [this.#throughput(shown)] : []),

@@ -8,7 +8,7 @@ import { canMend, cancel, commit, discard, fetchFile, retry, taken } from "./job
 import { command, copyable, exactTime, icon, isFinal } from "./parts.js"
 import { navigate } from "./router.js"
 
-/** What became of the import, in one sentence without a full stop. */
+/** The outcome of the import, in one sentence without a full stop. */
 export function headline(job) {
   const total = format.count(job.total_records, "record")
   const refused = format.number(job.counts.failed)
@@ -30,7 +30,7 @@ export function headline(job) {
   return job.dry_run ? `${whole} accepted` : `${whole} taken`
 }
 
-/** The problem of a failed import with what to do; what a dry run means. */
+/** The problem of a failed import with a remedy; the meaning of a dry run. */
 export function notices(job) {
   if (job.problem) {
     const remedy = FAILURES[job.problem.type.replace("/problems/", "")]
@@ -58,7 +58,7 @@ export function notices(job) {
 
 const capital = (text) => text[0].toUpperCase() + text.slice(1)
 
-/** The buttons of what can be done now. */
+/** The buttons of the available actions. */
 export function actions(job, page) {
   const { links } = job
   const button = (kind, name, label, action) =>
@@ -106,7 +106,7 @@ export function tiles(job, stretches) {
   </div>`
 }
 
-/** What became of the refused and left records in the imports that followed. */
+/** The outcome of the refused and unprocessed records in the following imports. */
 export function repaired({ repaired: totals, counts }) {
   if (!totals?.imports) return nothing
   const { taken, left } = totals
@@ -119,7 +119,7 @@ export function repaired({ repaired: totals, counts }) {
   </p>`
 }
 
-/** Files of what was refused or left. */
+/** Files of the errors and of the refused and unprocessed records. */
 export function downloads(job) {
   const { failed, unprocessed } = job.counts
   if (!isFinal(job) || !(failed || unprocessed)) return nothing
@@ -154,7 +154,7 @@ export function downloads(job) {
   </section>`
 }
 
-/** What is known of the file and the import, and the requests that do the same as the page. */
+/** Details of the file and the import, and the requests that do the same as the page. */
 export function facts(job, { isWide }) {
   const fact = (name, value) =>
     html`<dt>${name}</dt>

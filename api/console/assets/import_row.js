@@ -1,4 +1,4 @@
-// One row of the list of imports, and what can be done with the import there.
+// One row of the list of imports, with its actions.
 
 import { html, nothing } from "./vendor/lit-html/lit-html.js"
 import * as format from "./format.js"

@@ -1,4 +1,4 @@
-// The list of imports: tabs with counts, filters, rows that are renewed in place, actions on one and on many.
+// The list of imports: tabs with counts, filters, rows that are updated in place, actions on one and on many.
 
 import { html, nothing } from "./vendor/lit-html/lit-html.js"
 import { repeat } from "./vendor/lit-html/directives/repeat.js"
@@ -12,10 +12,10 @@ import { setQuery } from "./router.js"
 
 const PATH = "/api/v1/imports"
 const PAGE = 50
-// running imports that are not among the newest are read one by one, at most so many at a time
+// running imports that are not among the newest are loaded one by one, at most this many at a time
 const RENEWED_MAX = 10
 
-// the tabs: a name for the address, a label, the filters of the API, and where the count is found
+// the tabs: a name for the address, a label, the filters of the API, and the source of the count
 const TABS = [
   { name: "", label: "All", query: {}, count: (counts) => counts.total },
   { name: "running", label: "Running", query: { status: "processing" }, count: (counts) => counts.status.processing },
@@ -30,15 +30,15 @@ const WITHIN = { "1 hour": 3600, "24 hours": 86400, "7 days": 7 * 86400 }
 const NO_FILTERS = { name: "", resource: "", within: "", dry_run: "" }
 
 export default class ImportsPage extends Page {
-  /** The shown jobs, newest first; null until they are known. */
+  /** The shown jobs, newest first; null until they are loaded. */
   jobs = null
   counts = null
   cursor = null
   resources = []
-  /** Matching jobs that are not shown yet: they wait for a click, so that the list does not move under the pointer. */
+  /** Matching jobs that are not shown yet: they are shown after a click, so that the list does not move under the pointer. */
   newer = []
   selection = new Selection(this)
-  // counts the changes of the filters: answers to an earlier question are dropped
+  // counts the changes of the filters: responses for earlier filters are dropped
   #question = 0
   #answered = 0
 
@@ -72,14 +72,14 @@ export default class ImportsPage extends Page {
     })
   }
 
-  /** Shows the newest imports that match, from now on renewed by themselves. What is shown stays until they are there. */
+  /** Shows the newest matching imports and keeps them up to date. The shown ones stay until they are loaded. */
   reload() {
     const question = ++this.#question
     this.poll(() => (question === this.#question ? this.load(question) : null))
     this.update()
   }
 
-  /** Loads the newest page and merges it with what is shown. Returns the seconds until the next time. */
+  /** Loads the newest page and merges it with the shown jobs. Returns the seconds until the next load. */
   async load(question = this.#question) {
     const page = await get(PATH, { ...this.filters, limit: PAGE, counts: true }, this)
     if (question !== this.#question) return null
@@ -100,7 +100,7 @@ export default class ImportsPage extends Page {
   async #merge(page) {
     const found = new Map(page.imports.map((job) => [job.id, job]))
     const oldest = page.next_cursor ? page.imports.at(-1).id : ""
-    // what is as new as this page but not on it was deleted or matches no longer
+    // jobs as new as this page but not on it were deleted or no longer match
     const isKept = ({ id }) => found.has(id) || id < oldest
     this.selection.drop(this.jobs.filter((job) => !isKept(job)))
     const kept = this.jobs.filter(isKept).map((job) => found.get(job.id) ?? job)
@@ -117,7 +117,7 @@ export default class ImportsPage extends Page {
       try {
         renewed.set(job.id, await get(job.links.self, {}, this))
       } catch (error) {
-        // deleted meanwhile: the row goes with the next reload
+        // deleted meanwhile: the next reload removes the row
         if (!(error instanceof Problem && error.status === 404)) throw error
       }
     }

@@ -1,19 +1,19 @@
-// What can be done with an import, from the list and from its own page: each asks first where something is lost.
+// The actions on an import, from the list and from its own page. Those that lose data ask for a confirmation.
 
 import { download, post, Problem, remove } from "./client.js"
 import * as format from "./format.js"
 import { ask, toast } from "./parts.js"
 
-/** The name of the file, or the id where it has none. */
+/** The name of the file, or the id if it has none. */
 export const nameOf = (job) => job.file.name ?? `import ${format.shortId(job.id)}`
 
 /** How many records were accepted, stored or not. */
 export const taken = ({ counts }) => counts.created + counts.updated + counts.unchanged + counts.skipped
 
-/** Whether it has refused records that no later import has taken. */
+/** Whether it has refused records that no later import has accepted. */
 export const canMend = (job) => Boolean(job.links.repair) && job.repaired?.left !== 0
 
-/** Runs `action` and says `done`. Returns the result, or null after saying what went wrong. */
+/** Runs `action` and shows the message `done`. Returns the result, or null after showing the error. */
 async function act(action, done) {
   try {
     const result = (await action()) ?? true
@@ -26,7 +26,7 @@ async function act(action, done) {
   }
 }
 
-/** Each returns a true value when it was done; retry and commit the new job. */
+/** Each returns a true value if it succeeded; retry and commit return the new job. */
 
 export async function cancel(job) {
   const sure = await ask({

@@ -1,4 +1,4 @@
-// Mends the refused records of an import: in a grid, and by rules for whole columns; then sends them as a repair of it.
+// Corrects the refused records of an import, in a grid and by rules for whole columns, and sends them as a repair.
 
 import { html, nothing, svg } from "./vendor/lit-html/lit-html.js"
 import { get } from "./client.js"
@@ -17,16 +17,16 @@ import { Sending } from "./mend/sending.js"
 const ROWS = 100
 
 export default class MendPage extends Page {
-  /** The import whose records were refused, and with it all that follow from it, oldest first: `repair.familyOf`. */
+  /** The import whose records were refused, and all imports derived from it, oldest first: `repair.familyOf`. */
   job = null
   family = []
   fields = []
-  /** The records that are shown, and all that are loaded, by key. `isWhole`: no refused record is missing there. */
+  /** The shown records, and all loaded ones by key. `isWhole`: all refused records are loaded. */
   rows = []
   known = new Map()
   isWhole = false
   isLoading = true
-  /** How many records match the filter, and where the shown ones and those behind them begin. */
+  /** The number of records that match the filter, and the positions of the shown ones and of the next ones. */
   total = 0
   #places = [{ source: 0, cursor: null }]
   #next = null
@@ -51,7 +51,7 @@ export default class MendPage extends Page {
     return this.family.slice(1).map(({ job }) => job)
   }
 
-  /** The imports whose refused records are shown: the last repair first, as what it refused was mended last. */
+  /** The imports whose refused records are shown: the last repair first, since its records were edited last. */
   get sources() {
     return this.family
       .filter(({ job, isContinued }) => job.counts.failed && !isContinued)
@@ -73,7 +73,7 @@ export default class MendPage extends Page {
     super.close()
   }
 
-  /** Loads everything anew: the import and its repairs, the shown records, and, if these are few, all others. */
+  /** Reloads the import and its repairs, the shown records, and, if there are few, all others. */
   async reload() {
     await this.attempt(async () => {
       const job = await get(`${repair.PATH}/${this.params.id}`, {}, this)
@@ -99,7 +99,7 @@ export default class MendPage extends Page {
         if (size > repair.LIMITS.bytes) return
       }
       this.isWhole = true
-      // what another tab has sent meanwhile
+      // records that another tab has sent meanwhile
       this.edits.keep((key) => this.known.has(key))
     })
   }
@@ -108,7 +108,7 @@ export default class MendPage extends Page {
     for (const record of records) if (!this.known.has(record.key)) this.known.set(record.key, record)
   }
 
-  /** Shows the records from the last of these places on. */
+  /** Shows the records from the last of these positions on. */
   async #show(places) {
     const rows = []
     const { code, field } = this
@@ -126,7 +126,7 @@ export default class MendPage extends Page {
         total += (await repair.refusedPage(job, this.fields, { code, field, limit: 1, signal: this.signal })).total
       this.total = total
     }
-    // what the page holds does not grow with the import
+    // memory of the page does not grow with the import
     if (!this.isWhole && this.known.size > repair.LIMITS.records) this.known.clear()
     this.#know(rows)
     this.rows = rows.map(({ key }) => this.known.get(key))
@@ -165,7 +165,7 @@ export default class MendPage extends Page {
     return { refused, taken, edited, out, untouched: refused - taken - edited - out }
   }
 
-  /** All records of which this page knows the cells: the loaded ones, and those with edits from before a reload. */
+  /** All records whose cells are known: the loaded ones, and those with edits from before a reload. */
   *loaded() {
     yield* this.known.values()
     for (const [key, { record }] of this.edits.hand) if (!this.known.has(key)) yield record
@@ -177,7 +177,7 @@ export default class MendPage extends Page {
     if (where) this.grid.focusRecord(where.key, where.column)
   }
 
-  /** Puts the focus back after something was sent, as the button that did it may be gone. */
+  /** Restores the focus after records were sent, since the button may have been removed. */
   focusFirst() {
     if (document.activeElement !== document.body) return
     const heading = document.querySelector("main h1")
@@ -193,13 +193,13 @@ export default class MendPage extends Page {
   #keydown(event) {
     if (event.key.toLowerCase() !== "z" || !(event.ctrlKey || event.metaKey) || event.shiftKey || event.altKey) return
     const target = event.target
-    // a field outside of the grid has the browser's own
+    // a field outside of the grid has the browser's undo
     if (/^(INPUT|TEXTAREA)$/.test(target.tagName) && target.dataset.row === undefined) return
     event.preventDefault()
     this.undo()
   }
 
-  // What is seen
+  // Templates
 
   render() {
     this.grid.begin()
@@ -261,7 +261,7 @@ export default class MendPage extends Page {
     </div>`
   }
 
-  /** Whether there is nothing to mend here: all was taken, or is in the imports that store a dry run. */
+  /** Whether there is nothing to correct: all records were accepted, or belong to the imports that store a dry run. */
   #isDone(counts) {
     return (!counts.edited && !counts.untouched && !counts.out) || !this.sources.length
   }
@@ -322,7 +322,7 @@ const PARTS = [
   ["untouched", "untouched", "refused"],
 ]
 
-/** "412 refused · 380 taken · 20 edited · 12 untouched" as a bar and as text. */
+/** The numbers of refused, accepted, edited and untouched records, as a bar and as text. */
 function bar(counts) {
   let x = 0
   const parts = PARTS.filter(([name]) => counts[name] > 0).map(([name, , css]) => {

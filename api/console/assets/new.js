@@ -19,7 +19,7 @@ const PARTS = [
   { body: storeStep, summary: () => "" },
 ]
 
-// it outlives the page: who looks at another page meanwhile finds everything as it was, and an upload goes on
+// kept when the page is left: on return its state is the same, and an upload continues meanwhile
 let draft = new Draft()
 
 export default class NewImportPage extends Page {
@@ -49,7 +49,7 @@ export default class NewImportPage extends Page {
 
   close() {
     super.close()
-    // on other pages the end of an import is told, not its progress
+    // on other pages the end of an import is announced, not its progress
     draft.onchange = (sentence) => sentence && !draft.isBusy && toast(sentence)
   }
 
@@ -85,7 +85,7 @@ export default class NewImportPage extends Page {
     this.announce(`${entry.file.name} was converted to UTF-8.`)
   }
 
-  /** The imports that this one can wait for. */
+  /** The imports that can be chosen for `after`. */
   get afterOptions() {
     const usable = this.recent.filter(({ status, dry_run }) => !dry_run && !["failed", "cancelled"].includes(status))
     return [

@@ -17,7 +17,7 @@ export default class NewExportPage extends Page {
   resources = null
   /** The fields in the order of the file, as `{name, isOn}`. */
   fields = []
-  /** What is typed in, by the name of the filter. */
+  /** The text of each filter, by its name. */
   filters = {}
   format = "csv"
   compression = "none"
@@ -56,7 +56,7 @@ export default class NewExportPage extends Page {
     this.update()
   }
 
-  /** The names of the fields, or null when all are wanted in their usual order. */
+  /** The names of the fields, or null for all of them in their default order. */
   get chosen() {
     const names = this.fields.filter(({ isOn }) => isOn).map(({ name }) => name)
     const all = this.resource.fields.map(({ name }) => name)
@@ -91,7 +91,7 @@ export default class NewExportPage extends Page {
   async #stream() {
     this.refusal = null
     try {
-      // a selection that is not valid is refused here; a download would show it outside of the page
+      // checks the selection first, because the browser would show the error of a download outside of the page
       await send("GET", this.streamPath, { query: { limit: 1 }, signal: this.signal })
       await download(this.streamPath)
       toast("The download has begun")

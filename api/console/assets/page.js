@@ -1,4 +1,4 @@
-// What all pages have in common.
+// The base class of all pages.
 
 import { Problem } from "./client.js"
 
@@ -15,12 +15,12 @@ export class Page {
     this.params = params
     this.query = query
     this.#draw = draw
-    /** Says a sentence to screen readers. */
+    /** Announces a sentence to screen readers. */
     this.announce = announce
     this.signal = this.#leave.signal
-    /** The problem that keeps the page from showing anything, or null. */
+    /** The problem because of which the page shows nothing, or null. */
     this.problem = null
-    /** The time of the last successful answer, to tell how old the shown state is. */
+    /** The time of the last successful response, which shows the age of the state. */
     this.loadedAt = null
   }
 
@@ -72,8 +72,8 @@ export class Page {
   }
 
   /**
-   * Calls `load()` now and again: `load` returns the seconds until the next time, or null to stop. While the document is hidden
-   * or updates are off nothing is loaded. After a temporary problem it is tried again.
+   * Calls `load()` repeatedly: `load` returns the seconds until the next call, or null to stop. While the document is hidden
+   * or updates are off nothing is loaded. After a temporary problem it is called again.
    */
   async poll(load) {
     for (;;) {
@@ -88,7 +88,7 @@ export class Page {
   }
 }
 
-/** Whether the pages renew themselves; the user can stop that. */
+/** Whether the pages update automatically; the user can turn that off. */
 export const updates = { paused: false }
 
 async function visible(signal) {

@@ -3,7 +3,7 @@
 import { html, nothing, svg } from "./vendor/lit-html/lit-html.js"
 import * as format from "./format.js"
 
-/** The six fates of a record, in the order of the bar. */
+/** The six outcomes of a record, in the order of the bar. */
 export const FATES = [
   { name: "created", label: "Created", css: "created" },
   { name: "updated", label: "Updated", css: "updated" },
@@ -33,13 +33,13 @@ export function state(job) {
 
 export const isFinal = (job) => !["pending", "processing"].includes(job.status)
 
-/** A stacked bar of the fates of all records; it always adds up to the total. */
+/** A stacked bar of the outcomes of all records; it always adds up to the total. */
 export function fates(job, { tall = false } = {}) {
   const total = job.total_records
   const done = total - job.counts.unprocessed
   let x = 0
   const parts = FATES.filter(({ name }) => name !== "unprocessed" && job.counts[name]).map(({ name, css }) => {
-    // a part that is there is never too small to be seen
+    // a part that is not 0 is always wide enough to be visible
     const width = Math.max((1000 * job.counts[name]) / total, 3)
     const part = svg`<rect class="fate ${css}" x=${x} y="0" width=${width} height="10"></rect>`
     x += width
@@ -105,12 +105,12 @@ const ICONS = {
   file: svg`<path d="M4 2h5l3 3v9H4zM9 2v3h3"/>`,
 }
 
-/** A page, or a part of one, that has nothing to show: why, and what to do. */
+/** The text for an empty page or part: the reason, and what to do. */
 export function empty(heading, text, action = nothing) {
   return html`<div class="empty"><h2>${heading}</h2><p>${text}</p>${action}</div>`
 }
 
-/** What went wrong, what the service says, and what can be done. `retry` is a function, or null. */
+/** A problem with its details and what to do. `retry` is a function, or null. */
 export function failure(problem, retry = null) {
   const heading =
     problem.status === 0
@@ -135,7 +135,7 @@ export function failure(problem, retry = null) {
   </div>`
 }
 
-/** A note above a page whose state is old because the service does not answer. */
+/** A note above a page whose state is old because the service does not respond. */
 export function stale(page) {
   if (!page.problem || !page.loadedAt) return nothing
   return html`<div class="notice warn" role="status">
@@ -147,14 +147,13 @@ export function stale(page) {
   </div>`
 }
 
-/** While something loads for the first time. */
+/** The placeholder during the first load. */
 export function loading(what = "Loading") {
   return html`<p class="loading" role="status">${what}…</p>`
 }
 
 /**
- * Asks before something is done. `confirmLabel` names the action. Resolves with true or false. The focus goes back to where it
- * was.
+ * Asks for a confirmation. `confirmLabel` names the action. Resolves with true or false. Afterwards the focus is restored.
  */
 export function ask({ heading, text, confirmLabel, danger = false }) {
   const dialog = document.createElement("dialog")
@@ -192,7 +191,7 @@ export function ask({ heading, text, confirmLabel, danger = false }) {
   })
 }
 
-/** Shows a sentence at the edge of the window for some seconds, and says it to screen readers. */
+/** Shows a sentence at the edge of the window for some seconds, and announces it to screen readers. */
 export function toast(text, tone = "good") {
   const region = document.querySelector("#toasts")
   const element = document.createElement("div")
@@ -229,7 +228,7 @@ export function command(text) {
   </div>`
 }
 
-/** "as curl": the request behind an action, folded away. */
+/** "as curl": the request of an action, collapsed. */
 export function curl(text) {
   return html`<details class="curl"><summary>as curl</summary>${command(text)}</details>`
 }

@@ -8,13 +8,13 @@ const STRETCHES_MAX = 60
 const HEIGHT = 140
 
 /**
- * What was finished in a stretch of time: `start` and `width` in seconds from the begin of the import, rates per second.
+ * The records finished in an interval: `start` and `width` in seconds, from the start of the import; rates per second.
  * @typedef {{start: number, width: number, rate: number, refused: number}} Stretch
  */
 
 /**
- * Stretches of one round length, so that the plot of a running import stays as it is but for its end. Chunks finish in steps: a
- * stretch is long enough to hold several of them. The last one is left out while it is not over.
+ * Intervals of one round length, so that only the end of the plot of a running import changes. Chunks finish in steps: an
+ * interval is long enough for several of them. The last one is omitted until it is over.
  * @param {{at: string, seconds: number, records: number, failed: number}[]} bins of the API's timeline
  * @param {{bins: number, startedAt: string, isFinal: boolean}} known how many bins were asked for
  * @returns {Stretch[]}
@@ -28,7 +28,7 @@ export function stretches(bins, { bins: asked, startedAt, isFinal }) {
   const sums = Array.from({ length: count }, () => ({ records: 0, failed: 0 }))
   for (const bin of bins) {
     const from = format.secondsBetween(startedAt, bin.at)
-    // a bin may lie in two stretches: each gets its share
+    // a bin may overlap two intervals: each gets its share
     for (let n = Math.max(0, Math.floor(from / width)); n < count && n * width < from + bin.seconds; n += 1) {
       const shared = Math.min((n + 1) * width, from + bin.seconds) - Math.max(n * width, from)
       const share = Math.max(0, shared) / bin.seconds
@@ -45,7 +45,7 @@ export function stretches(bins, { bins: asked, startedAt, isFinal }) {
   return found.slice(0, -1)
 }
 
-/** The median of the seconds between one bin in which something was finished and the next. */
+/** The median of the seconds between consecutive bins with finished records. */
 function usualGap(bins) {
   const gaps = bins.slice(1).map((bin, n) => format.secondsBetween(bins[n].at, bin.at))
   return gaps.sort((a, b) => a - b)[Math.floor(gaps.length / 2)] ?? Infinity

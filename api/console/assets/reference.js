@@ -1,4 +1,4 @@
-// The API reference: Swagger UI, with the service's own OpenAPI document and the key that the console keeps for this tab.
+// The API reference: Swagger UI, with the service's OpenAPI document and the key of this tab.
 
 addEventListener("DOMContentLoaded", () => {
   const key = sessionStorage.getItem("bulk.key")

@@ -1,4 +1,4 @@
-// What can be imported and exported: the fields of each resource with their rules, the modes, template files.
+// The resources: their fields with rules, the modes, template files.
 
 import { html, nothing } from "./vendor/lit-html/lit-html.js"
 import { download, get } from "./client.js"
@@ -8,7 +8,7 @@ import { Page } from "./page.js"
 import { failure, icon, loading, state, time, toast } from "./parts.js"
 
 export default class ResourcesPage extends Page {
-  /** All resources, in the order in which they are imported; null until they are known. */
+  /** All resources, in the order in which they are imported; null until they are loaded. */
   resources = null
   /** The last imports of the resource that is shown. */
   imports = []

@@ -43,7 +43,7 @@ export function start(show) {
   show()
 }
 
-/** Asks the current page before it is left; a page with unsaved work returns a question. */
+/** `question`: a function that is called before the current page is left; returns a question if there is unsaved work. */
 export const leaving = { question: null }
 
 export function navigate(path) {

@@ -31,7 +31,7 @@ const LIMITS = [
 ]
 
 export default class ServicePage extends Page {
-  /** The answer of GET /service; null until it is known. */
+  /** The response of GET /service; null until it is loaded. */
   service = null
 
   get title() {
