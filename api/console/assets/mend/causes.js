@@ -1,4 +1,4 @@
-// The causes of refusal on the mending page: how many records have each, which one the grid shows, and which are done with.
+// The causes of refusal on the mending page: the number of records of each, the one that the grid shows, and the finished ones.
 
 import { html, nothing } from "../vendor/lit-html/lit-html.js"
 import { CAUSES } from "../causes.js"
@@ -55,7 +55,7 @@ function cause(page, { code, field, count }) {
 
 export const labelOf = (code) => CAUSES[code]?.label ?? code
 
-/** Whether each shown record with this error was mended or left out, and there is one. */
+/** Whether there are shown records with this error, and all of them were mended or left out. */
 function isTreated(page, code, field) {
   const isIt = (error) => error.code === code && error.field === field
   const shown = page.rows.filter(({ errors }) => errors.some(isIt))

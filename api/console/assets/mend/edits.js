@@ -11,7 +11,7 @@ export class Edits {
   hand = new Map()
   /** @type {import("./rules.js").Rule[]} */
   rules = []
-  /** False when there is more than sessionStorage takes: then a reload loses it. */
+  /** False if the work exceeds the size of sessionStorage: then a reload loses it. */
   isStored = true
   #name
   #undo = []
@@ -20,7 +20,7 @@ export class Edits {
   #bytes = 0
   #timer = null
   #typing = null
-  // by key: what rules and edits make of a record
+  // by key: the record with rules and edits applied
   #results = new Map()
 
   constructor(importId) {
@@ -57,7 +57,7 @@ export class Edits {
     return result
   }
 
-  /** `mended` and `stateOf` of a record that is looked at once. */
+  /** `mended` and `stateOf` of a record, without caching. */
   judge(record) {
     const mended = this.#apply(record)
     const isEdited = mended !== record && !(mended.raw === record.raw && isSame(mended.cells, record.cells))
@@ -79,7 +79,7 @@ export class Edits {
     return this.hand.has(record.key) || (this.hand.size < LIMITS.records && this.#bytes < LIMITS.bytes)
   }
 
-  /** What was typed into one cell is undone as one. */
+  /** All typing into one cell is one step of undo. */
   endTyping() {
     this.#typing = null
   }
@@ -137,7 +137,7 @@ export class Edits {
     this.#changed()
   }
 
-  /** Undoes the last change. Returns where it was: `{key, column}`, or null. */
+  /** Undoes the last change. Returns its position, `{key, column}`, or null. */
   undo() {
     const last = this.#undo.pop()
     this.#typing = null
@@ -156,7 +156,7 @@ export class Edits {
     return { key: last.key ?? null, column: last.column ?? null }
   }
 
-  /** Forgets what was sent: the edits of these records, and all rules but those that leave records out. */
+  /** Removes the edits of the sent records, and all rules except those that leave records out. */
   sent(keys) {
     for (const key of keys) this.#forget(key)
     this.#setRules(this.rules.filter(({ kind }) => kind === "drop"))
@@ -165,7 +165,7 @@ export class Edits {
     this.save()
   }
 
-  /** Forgets the edits of records that are not refused any more: another tab has sent them. */
+  /** Removes the edits of records that are not refused any more, since another tab has sent them. */
   keep(isKept) {
     const keys = [...this.hand.keys()].filter((key) => !isKept(key))
     if (!keys.length) return
@@ -194,7 +194,7 @@ export class Edits {
     this.hand.delete(key)
   }
 
-  /** An edit that changes nothing is none. */
+  /** Removes an edit that changes nothing. */
   #tidy(record, edit, column) {
     if (column !== undefined) {
       const ruled = applyAll(this.rules, record)

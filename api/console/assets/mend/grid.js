@@ -91,7 +91,7 @@ export class Grid {
     </th>`
   }
 
-  /** A class by what the column holds: the widths do not follow what is typed. */
+  /** A class by the type of the column, so that its width does not change during typing. */
   #width(name) {
     const definition = this.#definition(name)
     if (definition?.enum || definition?.type === "boolean") return ""
@@ -168,7 +168,7 @@ export class Grid {
       row,
       column,
       isOut: mended.isOut ?? false,
-      // by what was sent: a field does not change its kind while something is typed into it
+      // by the value that was sent, so that a field does not change its kind during typing
       isLong: original.length > LONG || /[\r\n]/.test(original),
     }
     return html`<td
@@ -275,7 +275,7 @@ export class Grid {
     if (this.page.edits.canEdit(record)) change()
     else {
       this.page.tooMany()
-      // what the field shows is not accepted
+      // the text of the field is not accepted
       this.#rendered.clear()
     }
     this.page.update()

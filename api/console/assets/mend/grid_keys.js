@@ -1,4 +1,4 @@
-// The keyboard in the grid. A field says by data-row and data-column where it is.
+// The keyboard in the grid. The attributes data-row and data-column are the position of a field.
 
 export const KEYS = [
   ["Tab", "Next cell; with Shift the one before"],
@@ -9,7 +9,7 @@ export const KEYS = [
   ["F2", "Open the cell as a large text"],
 ]
 
-/** Does what a key in a field means. `reset()` takes back the edit of the field, `open()` shows it as a large text. */
+/** Handles a key in a field. `reset()` reverts the edit of the field, `open()` shows it as a large text. */
 export function press(event, { reset, open, announce }) {
   const { target, key } = event
   const row = Number(target.dataset.row)

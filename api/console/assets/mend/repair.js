@@ -37,7 +37,7 @@ export async function refusedPage(job, fields, { code, field, cursor, limit = 10
   const page = parse(await response.text())
   const names = new Set(page.columns)
   if (job.format !== "csv") {
-    // a member that no object has is not in the page, but may be what is missing
+    // a member that no object has is not in the page, but may be required
     for (const { name, required } of fields) if (required) names.add(columnOf(job, name))
     for (const record of page.records)
       for (const error of record.errors) if (error.field !== null) names.add(columnOf(job, error.field))
@@ -135,7 +135,7 @@ function jsonObject(record) {
     const { _line, _errors, ...members } = parse(record.raw)
     return JSON.stringify({ _line: record.line, ...members })
   }
-  // built as text: the names may be __proto__ or numbers, which objects treat in their own way
+  // built as text, since objects treat names like __proto__ or numbers differently
   const members = record.columns.map((name, n) => [name, record.cells[n] ?? null]).filter(([, value]) => value !== null)
   const texts = [["_line", record.line], ...members].map((member) => member.map((part) => JSON.stringify(part)).join(":"))
   return `{${texts.join(",")}}`

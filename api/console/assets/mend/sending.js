@@ -1,4 +1,4 @@
-// Sends what was mended as a repair, waits for it, and brings back what is refused again; commits a dry run and its repairs.
+// Sends the mended records as a repair, waits for it, and shows those that are refused again; commits a dry run and its repairs.
 
 import { html, nothing } from "../vendor/lit-html/lit-html.js"
 import { asCurl, download, Problem } from "../client.js"
@@ -8,7 +8,7 @@ import { ask, command, curl, failure, icon, toast } from "../parts.js"
 import * as repair from "./repair.js"
 
 export class Sending {
-  /** What is being done: `{label, done, total}`; null when nothing is. */
+  /** The running action: `{label, done, total}`; null if there is none. */
   progress = null
   problem = null
   /** Whether the file that the rules make is larger than a page can hold. */
@@ -155,7 +155,7 @@ export class Sending {
     }
   }
 
-  /** What there is to do when no record is waiting to be sent. */
+  /** The next action if there are no records to send. */
   #end(counts) {
     const { job } = this.page
     if (this.isBusy) return nothing
@@ -178,7 +178,7 @@ export class Sending {
 
   // Sending
 
-  /** Runs `action(signal)` with a bar and a stop; the problem that ends it is shown. */
+  /** Runs `action(signal)` with a progress bar and a stop button, and shows its problem if it fails. */
   async #run(label, action) {
     this.problem = null
     this.isTooLarge = false
@@ -268,7 +268,7 @@ export class Sending {
       signal,
       onpause,
     })
-    // what was sent cannot be stopped any more
+    // sent records cannot be stopped any more
     this.#stop = null
     return repair.settled(child.id, {
       signal: this.page.signal,

@@ -11,7 +11,7 @@ import { heading, progress, refusal, report } from "./progress.js"
 
 const PATH = "/api/v1/imports"
 
-// what becomes of a record with a match, and of one without
+// the outcome of a record with a match, and of one without
 const MATCHES = [
   ["insert", "refused", "created"],
   ["skip", "skipped", "created"],
@@ -31,7 +31,7 @@ export function checkSummary(draft) {
   )} checked, ${refused ? format.number(refused) : "none"} refused`
 }
 
-/** The step while it is worked on. */
+/** The step while it is the current one. */
 export function checkStep(page) {
   const { draft } = page
   return html`
@@ -55,7 +55,7 @@ function asCurlForm(draft, entry) {
   return asCurl("POST", PATH, { form: draft.parameters(entry, { isDryRun: true }), file: entry.file.name })
 }
 
-/** What the check of each file is doing, or has found. */
+/** The progress or the result of the check of each file. */
 export function results(page) {
   return page.draft.entries.map((entry) => result(page, entry))
 }

@@ -1,4 +1,4 @@
-// The imports that are being made: their files, mappings and options, and what has become of each.
+// The imports that are being prepared: their files, mappings and options, and their state.
 
 import { credentials, get, post, Problem, remove } from "../client.js"
 import { isFinal } from "../parts.js"
@@ -23,7 +23,7 @@ const OPTIONS = {
 export class Entry {
   /** @type {preview.Preview | null} */
   preview = null
-  /** What the user has decided about reading the file. */
+  /** The user's choices for reading the file. */
   chosen = {}
   resource = null
   /** @type {columns.Column[]} */
@@ -54,12 +54,12 @@ export class Entry {
     return this.isWaiting || this.sending !== null || (this.job !== null && !isFinal(this.job) && !this.isThrownAway)
   }
 
-  /** Nothing more is to be done with it. */
+  /** Whether the entry is finished. */
   get isOver() {
     return this.isThrownAway || (this.stored !== null && isFinal(this.stored))
   }
 
-  /** The message of the last answer about a field. */
+  /** The message of the last response about a field. */
   fault(field) {
     return this.problem?.errors?.find((error) => error.field === field)?.message ?? null
   }
@@ -70,7 +70,7 @@ export class Draft {
   entries = []
   options = { ...OPTIONS }
   step = FILE
-  /** Whose it is: who enters another key does not see it. */
+  /** The owner: with another key the draft is not shown. */
   key = credentials.key
   /** The resource that the user came from, if any. */
   preferred = null
@@ -133,7 +133,7 @@ export class Draft {
     await this.read(entry)
   }
 
-  /** Why the next step cannot be taken, as sentences. */
+  /** The reasons why the next step is not possible, as sentences. */
   get obstacles() {
     if (this.step === FILE) {
       const faulty = this.entries.filter(({ preview }) => preview.fault).map(({ file }) => file.name)
@@ -213,7 +213,7 @@ export class Draft {
       const parameters = this.parameters(entry, { isDryRun: true })
       entry.checkedWith = JSON.stringify(parameters)
       if (await this.#send(entry, parameters, (job) => (entry.check = job))) following.push(this.#followCheck(entry))
-      // what is wrong with the options is wrong for the other files, too
+      // an error in the options affects the other files, too
       else if (entry.problem?.errors.length) break
     }
     await Promise.all(following)
@@ -251,7 +251,7 @@ export class Draft {
     if (this.#isChecking) await this.check()
   }
 
-  /** Sends one request about a file, again after a temporary problem. Returns whether it succeeded. */
+  /** Sends one request about a file, and repeats it after a temporary problem. Returns whether it succeeded. */
   async #act(entry, send) {
     entry.isWaiting = true
     for (;;) {
@@ -295,7 +295,7 @@ export class Draft {
     }
   }
 
-  /** Shows an answer beside the field that it names: in the step where that field is. */
+  /** Shows a problem beside the field that it names, in the step of that field. */
   #fail(entry, problem) {
     if (!(problem instanceof Problem)) throw problem
     entry.problem = problem
@@ -316,7 +316,7 @@ export class Draft {
     if (this.#isChecking && isFinal(entry.stored)) await this.check()
   }
 
-  /** Follows what is not followed any more, because a key was needed meanwhile. */
+  /** Resumes polling the jobs whose polling ended because a key was needed. */
   resume() {
     for (const entry of this.entries) {
       if (entry.job === null || isFinal(entry.job) || entry.isFollowed) continue
@@ -325,7 +325,7 @@ export class Draft {
     }
   }
 
-  /** Renews the job until it is final. What gets no answer is asked again. */
+  /** Polls the job until it is final. Failed requests are repeated. */
   async #follow(entry) {
     entry.isFollowed = true
     let quarter = 0

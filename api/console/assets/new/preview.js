@@ -12,7 +12,7 @@ export const DELIMITERS = [
   ["|", "bar"],
 ]
 
-/** What files in an old encoding are usually written in; the user decides by looking at the names of the columns. */
+/** The usual encodings of files that are not Unicode; the user selects one by the names of the columns. */
 export const ENCODINGS = [
   ["windows-1252", "Western European (Windows-1252)"],
   ["windows-1250", "Central European (Windows-1250)"],
@@ -99,7 +99,7 @@ function isWorkbook(bytes) {
   return startsWith(bytes, 0x50, 0x4b, 0x03, 0x04) || startsWith(bytes, 0xd0, 0xcf, 0x11, 0xe0)
 }
 
-/** What the beginning of a gzip file unpacks to, at most PREVIEW_BYTES. That it is cut off is no error. */
+/** The decompressed beginning of a gzip file, at most PREVIEW_BYTES. A truncated stream is no error. */
 async function gunzip(packed) {
   const reader = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip")).getReader()
   const blocks = []
@@ -195,7 +195,7 @@ export function parseCsv(text, delimiter, limit) {
     } else if (character === delimiter) {
       row.push(cell)
       cell = null
-      // the last cell of a row is there even when it is empty
+      // the last cell of a row counts even if it is empty
       if (text[n + 1] === "\n" || text[n + 1] === "\r" || n + 1 === text.length) {
         rows.push([...row, null])
         row = []
@@ -259,7 +259,7 @@ function jsonColumns(texts) {
       const record = JSON.parse(text)
       if (record && typeof record === "object" && !Array.isArray(record)) records.push(record)
     } catch {
-      // a blank or a broken line: the check tells where
+      // a blank or malformed line: the check reports it
     }
   }
   const names = new Set(records.flatMap((record) => Object.keys(record)))

@@ -1,4 +1,4 @@
-// What one import is doing: its upload, its run, and what it has found.
+// The state of one import: its upload, its run, and its result.
 
 import { html, nothing } from "../vendor/lit-html/lit-html.js"
 import * as format from "../format.js"
@@ -6,7 +6,7 @@ import { failure, fates, FATES, icon, isFinal, legend, state } from "../parts.js
 
 const SAMPLE = 5
 
-/** Which of several files it is. */
+/** The position of the file among several. */
 export function heading({ entries }, { file, resource }) {
   return entries.length > 1 ? html`<h3>${file.name} <span class="muted">→ ${resource}</span></h3>` : nothing
 }
@@ -88,7 +88,7 @@ function running(page, entry, job) {
   </div>`
 }
 
-/** What a dry run has found: what would become of the records, the errors by cause, some of them as examples. */
+/** The result of a dry run: the outcome of the records, the errors by cause, some of them as examples. */
 export function report(job) {
   if (!isFinal(job)) return nothing
   return html`

@@ -3,7 +3,7 @@
 import { Problem, randomKey, upload } from "../client.js"
 
 const PATH = "/api/v1/imports"
-// the rate is that of the last seconds
+// the rate is averaged over the last seconds
 const RATE_SECONDS = 5
 const PAUSE_SECONDS_MAX = 30
 
@@ -32,7 +32,7 @@ export class Sending {
   /** Seconds until the next attempt. */
   pause = 0
 
-  // one key makes one import, however often the file is sent
+  // one key creates one import, even if the file is sent several times
   #key = randomKey()
   #cancel = new AbortController()
   #points = []
@@ -63,7 +63,7 @@ export class Sending {
     this.#cancel.abort()
   }
 
-  /** Sends until there is an answer. Returns the job; throws `Problem`, or AbortError after `cancel`. */
+  /** Sends until there is a response. Returns the job; throws `Problem`, or AbortError after `cancel`. */
   async run() {
     setMoving(this, true)
     try {

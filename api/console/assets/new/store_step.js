@@ -1,4 +1,4 @@
-// Step 4: what becomes of each file that was checked.
+// Step 4: storing the files that were checked.
 
 import { html, nothing } from "../vendor/lit-html/lit-html.js"
 import { asCurl } from "../client.js"
