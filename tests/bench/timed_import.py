@@ -82,7 +82,7 @@ async def settled(api: Api, table: str) -> None:
 async def imported(api: Api, file: File, *, mode: str = "insert", stored: str = "created") -> float:
     """Seconds from the first byte sent until the job was completed, by the clock of the server, which is on this machine.
 
-    All of its sound records must have been `stored`, and the counters must balance.
+    All of its valid records must have been `stored`, and the counters must balance.
     """
     began = time.time()
     posted = await post(api, file, mode=mode)

@@ -42,7 +42,7 @@ class Repeated(Load):
     """Imports the same users again and again, some of them changed."""
 
     def check(self, job: dict[str, Any], file: File) -> None:
-        """A sound record is created, updated or unchanged depending on the table; it is stored in each case."""
+        """A valid record is created, updated or unchanged depending on the table; it is stored in each case."""
         counts = job["counts"]
         # the duplicates among the planted faults match rows of an earlier import
         refused = 0 if file.kind == "faulty" else counts["failed"] + counts["skipped"]

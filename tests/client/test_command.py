@@ -17,7 +17,7 @@ TWO = b"email,name,role,active\nada@example.org,Ada,admin,true\nfoo@bar,Bo,boss,
 
 @pytest.fixture
 def two(tmp_path):
-    """A file with one sound record and one with two faults."""
+    """A file with one valid record and one with two faults."""
     path = tmp_path / "users.csv"
     path.write_bytes(TWO)
     return str(path)
@@ -37,7 +37,7 @@ async def test_an_import_reports_refused_records(bulk, two):
 
 
 async def test_all_accepted_is_0(bulk):
-    """Records from stdin, all sound."""
+    """Valid records from stdin."""
     result = await bulk("import", "-", "-r", "users", "--format", "csv", stdin=users(3))
     assert (result.code, "3   created" in result.out) == (0, True), result
     allowed = await bulk("import", "-", "-r", "users", "--allow-refused", stdin=TWO)

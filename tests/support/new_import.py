@@ -61,7 +61,7 @@ async def finished(page: Page) -> None:
 
 
 async def imports(conn) -> list[list]:
-    """`[resource, status, dry_run, columns]` of all imports, the oldest first; their books balance."""
+    """`[resource, status, dry_run, columns]` of all imports, the oldest first. Fails if their counters do not balance."""
     found = await rows(conn, "SELECT id, resource, status, dry_run, columns FROM import_jobs ORDER BY id")
     for id, *_ in found:
         assert await audit.violations(conn, import_id=id, strict=True) == []

@@ -17,7 +17,7 @@ SHELLS = ("bash", "zsh", "fish")
 def bulk() -> None:
     """Import and export users, articles and comments, and correct refused records.
 
-    Exit codes: 0 all records accepted, 1 failed, 2 invalid command line, 3 records were refused, 4 missing or wrong key, 5 still
+    Exit codes: 0 no record was refused, 1 failed, 2 invalid command line, 3 records were refused, 4 missing or wrong key, 5 still
     running after --wait, 130 interrupted.
     """
 

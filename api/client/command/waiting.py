@@ -19,7 +19,7 @@ def options(function: F) -> F:
     """Adds the options of commands that start a job."""
     for decorate in (
         click.option("--detach", is_flag=True, help="Do not wait: print the id and return."),
-        click.option("--wait", "wait_seconds", type=Duration(), metavar="TIME", help="Wait at most so long: 90s, 10m."),
+        click.option("--wait", "wait_seconds", type=Duration(), metavar="TIME", help="Wait at most TIME: 90s, 10m."),
         click.option("--allow-refused", is_flag=True, help="Exit with 0 even when records were refused."),
         click.option("--cancel-on-interrupt", is_flag=True, help="Ctrl-C cancels the job too."),
     ):

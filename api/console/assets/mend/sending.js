@@ -40,8 +40,8 @@ export class Sending {
 
   /**
    * The records to send: loaded ones that are ready, by key in the order of the first file. Several elements of a JSON array may
-   * start on one line, and are told apart by their order only: then those that are not ready go with them as they are, and are
-   * refused again. Where that is not possible, none of the line is sent.
+   * start on one line, and are distinguished only by their order: then those that are not ready are sent unchanged, and are
+   * refused again. If that is not possible, no record of the line is sent.
    */
   #ready() {
     const { page } = this

@@ -76,7 +76,7 @@ const plain = (name) =>
     .replace(/[\s_-]/g, "")
 
 /**
- * Gives each column the field that it most likely is; no field has two columns. What was remembered comes first.
+ * Gives each column its most likely field; no field has two columns. Remembered mappings take precedence.
  * @param {{name: string, samples: (string | null)[]}[]} found in the file
  * @returns {Column[]}
  */
