@@ -29,15 +29,17 @@ RECEIVE_BUFFER_BYTES = 64 * 1024
 async def all_at_once(service: Service, *, bracket_bytes: int) -> AsyncIterator[None]:
     """Slow streams, incomplete requests, uploads of brackets and a queue of exports of articles, while the context is open."""
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(httpx.AsyncClient(base_url=service.url, timeout=600))
-        for _ in range(JOBS):
-            assert (await client.post(EXPORTS, json={"resource": "articles"})).status_code == 202
+        async with httpx.AsyncClient(base_url=service.url, timeout=600) as client:
+            for _ in range(JOBS):
+                assert (await client.post(EXPORTS, json={"resource": "articles"})).status_code == 202
         request = f"GET {STREAM.format('articles')} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
         for _ in range(STREAMS):
             reader = await stack.enter_async_context(_connection(service, request, limit=RECEIVE_BUFFER_BYTES))
             assert b" 200 " in await reader.readline()
         for _ in range(HALF_REQUESTS):
             await stack.enter_async_context(_connection(service, b"GET /live HTTP/1.1\r\nHost: local"))
+        # opened last: of too many connections the service closes the one that has been idle for longest
+        client = await stack.enter_async_context(httpx.AsyncClient(base_url=service.url, timeout=600))
         bombs = [asyncio.create_task(_post_bombs(client, number, bracket_bytes)) for number in range(UPLOADS)]
         yield
         for bomb in bombs:
