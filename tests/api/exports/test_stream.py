@@ -287,7 +287,7 @@ async def test_a_stream_that_fails_is_seen_to_be_broken(service, conn, encoding)
                 assert response.headers.get("content-encoding", "identity") == encoding
                 chunks = response.aiter_raw()
                 unpacker.decompress(await anext(chunks))
-                [pid] = await copying(conn)
+                [pid] = await eventually(lambda: copying(conn))
                 await conn.execute("SELECT pg_terminate_backend(%(pid)s)", {"pid": pid})
                 async for chunk in chunks:
                     unpacker.decompress(chunk)
@@ -395,8 +395,10 @@ async def test_a_client_that_leaves_frees_its_connection(service, conn):
     url = (await service(run=["api"], streams_max=1)).url
     async with httpx.AsyncClient(base_url=url, headers=IDENTITY, timeout=PATIENCE_SECONDS) as client:
         async with client.stream("GET", STREAM.format("articles")) as response:
-            await anext(response.aiter_raw())
-            [pid] = await copying(conn)
+            # an iterator that is not kept is collected, which closes the response
+            blocks = response.aiter_raw()
+            await anext(blocks)
+            [pid] = await eventually(lambda: copying(conn))
 
         async def is_idle():
             cursor = await conn.execute("SELECT state FROM pg_stat_activity WHERE pid = %(pid)s", {"pid": pid})
