@@ -26,7 +26,7 @@ install: .venv/installed ## create the environment in .venv and install what the
 # output of the processes is not the terminal.
 run: install ## run the API and the workers, and PostgreSQL if DATABASE_URL is unset; Ctrl-C stops all
 	@$(PYTHON) -m api --check
-	@echo "http://$${HTTP_HOST:-127.0.0.1}:$${HTTP_PORT:-8080}  the API, described in api/README.md; Ctrl-C stops everything"
+	@echo "http://$${HTTP_HOST:-127.0.0.1}:$${HTTP_PORT:-8080}  open this in a browser; Ctrl-C stops everything"
 	@[ -t 1 ] && export LOG_FORMAT=$${LOG_FORMAT:-console}; PYTHONUNBUFFERED=1 exec $(PYTHON) -m db.embedded run -- sh -c \
 		'python -m db.migrate up --wait && exec env SUPERVISOR_PID=$$$$ honcho --env /dev/null --procfile Procfile start'
 
