@@ -50,8 +50,8 @@ def identity(bin_dir: Path, data_path: Path) -> Identity:
     if owner:
         candidates = [_user(entry) for entry in pwd.getpwall() if entry.pw_uid == owner]
     else:
-        # In a user namespace the server has the user id of `nobody`, but accesses files as root, so it can enter folders of
-        # mode 700. An existing data folder that belongs to root was created in this way.
+        # `unshare` starts the server in a user namespace: its user id is that of `nobody`, its access to files that of root, so
+        # folders of mode 700 are no obstacle. A data folder that belongs to root was created by such a server.
         candidates = [Identity(prefix=("unshare", "-U", "--map-user=65534", "--map-group=65534"))]
         if not data.exists():
             candidates += [_user(entry) for entry in pwd.getpwall() if entry.pw_name in ("postgres", "nobody")]

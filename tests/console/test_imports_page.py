@@ -130,7 +130,7 @@ async def test_all_that_match_are_deleted(service, conn, browser):
         await page.get_by_label("Select all that are shown").check()
         await page.get_by_role("button", name="Select all 61 that match").click()
         await expect(page.get_by_text("61 imports selected")).to_be_visible()
-        # one is deleted by somebody else
+        # another client deletes one of them
         await conn.execute("DELETE FROM import_jobs WHERE file_name = 'old 7.csv'")
         selection = page.get_by_role("group", name="Selected imports")
         await selection.get_by_role("button", name="Delete").click()

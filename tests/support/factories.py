@@ -154,11 +154,11 @@ async def rows(conn: Connection, query: LiteralString, **arguments: Any) -> list
     return await (await conn.execute(query, arguments)).fetchall()
 
 
-async def blocked(whom: Connection, *, by: Connection) -> None:
-    """Waits until a statement of `whom` waits for a lock of `by`, which runs the query and so has to be idle."""
+async def blocked(waiting: Connection, *, by: Connection) -> None:
+    """Returns when a statement of `waiting` waits for a lock of `by`. `by` must be idle, because it runs the query."""
 
     # by name: behind a pooler the pid that the client was given is not that of the session
-    name = whom.info.get_parameters().get("application_name", "")
+    name = waiting.info.get_parameters().get("application_name", "")
 
     async def is_blocked() -> bool:
         return name in await those_blocked(by)

@@ -15,7 +15,7 @@ from uvicorn.server import ServerState
 
 
 async def app(scope, receive, send):
-    raise NotImplementedError
+    """An application that is never called: no test sends a request."""
 
 
 @pytest.fixture
