@@ -3,11 +3,13 @@
 import asyncio
 import re
 import sys
+from typing import get_args
 
 import pytest
 import pytest_asyncio
 
-from api.console import vendor
+from api.console import assets, vendor
+from db.resources.definition import Code
 from tests.support import api_client
 
 KEY = "a-key-for-the-console"
@@ -23,6 +25,12 @@ async def shared(server_url, tmp_path_factory):
 async def api(shared):
     async with api_client.connected(shared) as api:
         yield api
+
+
+def test_every_code_of_an_error_has_a_remedy():
+    """The pages say what to do about each code that the service can report."""
+    causes = (assets.FOLDER / "causes.js").read_text().partition("export const CAUSES = {")[2].partition("\n}\n")[0]
+    assert set(re.findall(r"^  (\w+): {", causes, re.MULTILINE)) == set(get_args(Code))
 
 
 def test_vendored_files_are_those_that_were_published():

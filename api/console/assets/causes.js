@@ -13,6 +13,10 @@ export const CAUSES = {
   invalid_json: { label: "Not JSON", remedy: "Correct the brackets, quotes and commas of the record." },
   invalid_encoding: { label: "Not UTF-8", remedy: "Convert the file to UTF-8." },
   record_too_large: { label: "Record too large", remedy: "Shorten it, or raise RECORD_MAX_BYTES." },
+  errors_not_stored: {
+    label: "Its errors were not stored",
+    remedy: "Correct the records whose errors are known, and import again.",
+  },
   too_many_errors: { label: "More errors than are listed", remedy: "Correct the listed ones first." },
   missing_required: { label: "Value missing", remedy: "Add a value: absent, null and an empty cell are the same." },
   invalid_type: { label: "Wrong type", remedy: 'JSON true, not "true"; in CSV true or false.' },
