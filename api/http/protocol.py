@@ -9,6 +9,7 @@ clients get responses that end with the connection instead of chunks; trailers a
 """
 
 import asyncio
+import time
 from typing import Any, cast
 from uuid import uuid4
 
@@ -68,6 +69,8 @@ class BoundedHttp(HttpToolsProtocol):
         self._is_refused = False
         self._is_for_probes = False
         self._running: RequestResponseCycle | None = None
+        # when the wait for a request began, on the clock of `time.monotonic`: the loop's own has whole milliseconds only
+        self._waits_since = 0.0
         self._head_timer: asyncio.TimerHandle | None = None
         self._body_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
@@ -216,7 +219,13 @@ class BoundedHttp(HttpToolsProtocol):
 
     # ── time limits ───────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._head_timer is None:
+            self._waits_since = time.monotonic()
+
     def _expect_head(self) -> None:
+        self._waits_since = time.monotonic()
         self._head_timer = self.loop.call_later(self.settings.head_seconds, self._head_is_late)
 
     def _head_is_late(self) -> None:
@@ -258,9 +267,9 @@ class BoundedHttp(HttpToolsProtocol):
     def _evict_oldest(self) -> bool:
         """Closes the connection that has waited longest without a complete request; False when all are being answered."""
         waiting = [one for one in cast("set[BoundedHttp]", self.connections) if one is not self and one._is_waiting]
-        oldest = min(waiting, key=BoundedHttp._waits_since, default=None)
-        if oldest is None:
+        if not waiting:
             return False
+        oldest = min(waiting, key=lambda one: one._waits_since)
         throttle.warning(log, "connection closed for a new one", connections_max=self.settings.connections_max)
         oldest._is_refused = True
         oldest._cancel_timers()
@@ -270,15 +279,8 @@ class BoundedHttp(HttpToolsProtocol):
     @property
     def _is_waiting(self) -> bool:
         is_answering = self._running is not None and not self._running.response_complete
-        return not self._is_refused and not is_answering and self._waits_since() < float("inf")
-
-    def _waits_since(self) -> float:
-        """When the wait for a request began, by its timer; infinity when the connection does not wait for one."""
-        if self._head_timer:
-            return self._head_timer.when() - self.settings.head_seconds
-        if self.timeout_keep_alive_task:
-            return self.timeout_keep_alive_task.when() - self.settings.keep_alive_seconds
-        return float("inf")
+        has_timer = self._head_timer is not None or self.timeout_keep_alive_task is not None
+        return has_timer and not is_answering and not self._is_refused
 
     # ── ending ────────────────────────────────────────────────────────────────────────────────────────────────────────
 

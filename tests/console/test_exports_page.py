@@ -65,12 +65,12 @@ async def test_a_selection_is_streamed_and_written(started, browser):
         await page.get_by_label("Packed").select_option("gzip")
         await page.get_by_role("button", name="Write a file in the background").click()
         await expect(page.get_by_role("heading", name="Export of users")).to_be_visible()
-        await expect(page.get_by_text("Completed")).to_be_visible()
+        await expect(page.locator("main").get_by_text("Completed")).to_be_visible()
         async with page.expect_download() as downloading:
             await page.get_by_role("button", name="Download").click()
         assert gzip.decompress(await downloaded(downloading)) == stream
         await page.reload()
-        await expect(page.get_by_text("Completed")).to_be_visible()
+        await expect(page.locator("main").get_by_text("Completed")).to_be_visible()
 
         await page.get_by_role("link", name="Exports", exact=True).click()
         await page.get_by_role("button", name="Delete: users").click()

@@ -35,14 +35,14 @@ async def test_a_file_in_another_encoding_is_told_at_once(started, browser, conn
     german = "E-Mail;Name;Rolle;aktiv\njuergen@example.org;Jürgen Groß;author;true\n".encode("cp1252")
     async with opened(browser, started.url, "/ui/new") as page:
         await drop(page, kunden_csv=(HEADER + SOUND).encode("utf-16"), german_csv=german, mappe_xlsx=b"PK\x03\x04\0\0")
-        await expect(page.get_by_text("The file is UTF-16")).to_be_visible()
-        await expect(page.get_by_text("The file is not UTF-8")).to_be_visible()
-        await expect(page.get_by_text("This is an Excel workbook or a ZIP archive")).to_be_visible()
+        await expect(page.locator("main").get_by_text("The file is UTF-16")).to_be_visible()
+        await expect(page.locator("main").get_by_text("The file is not UTF-8")).to_be_visible()
+        await expect(page.locator("main").get_by_text("This is an Excel workbook or a ZIP archive")).to_be_visible()
         await expect(button(page, "Continue")).to_be_disabled()
         assert await accessibility_faults(page) == []
         await button(page, "Remove mappe.xlsx").click()
         await drop(page, packed=gzip.compress((HEADER + "Zoë;zoe@example.org;admin;true;\n").encode()))
-        await expect(page.get_by_text("packed")).to_be_visible()
+        await expect(page.locator("main").get_by_text("packed")).to_be_visible()
         await button(page, "Convert to UTF-8").first.click()
         await expect(button(page, "Convert to UTF-8")).to_have_count(1)
         await button(page, "Convert to UTF-8").click()
@@ -105,7 +105,7 @@ async def test_a_mapping_is_remembered_saved_and_loaded(started, browser, tmp_pa
     async with opened(browser, started.url, "/ui/new", accept_downloads=True) as page:
         await drop(page, users_csv=header + b"Ada,ada@example.org,author,true\n")
         await button(page, "Continue").click()
-        await expect(page.get_by_text("no column is email, name, role, active")).to_be_visible()
+        await expect(page.locator("main").get_by_text("no column is email, name, role, active")).to_be_visible()
         for name, field in (("who", "name"), ("where", "email"), ("what", "role"), ("on", "active")):
             await page.get_by_label(name, exact=True).select_option(field)
         async with page.expect_download() as downloading:
@@ -122,7 +122,7 @@ async def test_a_mapping_is_remembered_saved_and_loaded(started, browser, tmp_pa
         await page.reload()
         await drop(page, users_csv=header + b"Bob,bob@example.org,reader,true\n")
         await button(page, "Continue").click()
-        await expect(page.get_by_text("Remembered", exact=True)).to_have_count(4)
+        await expect(page.locator("main").get_by_text("Remembered", exact=True)).to_have_count(4)
 
         await page.evaluate("localStorage.clear()")
         await page.reload()
@@ -131,15 +131,15 @@ async def test_a_mapping_is_remembered_saved_and_loaded(started, browser, tmp_pa
         async with page.expect_file_chooser() as choosing:
             await button(page, "Load a mapping").click()
         await (await choosing.value).set_files(saved)
-        await expect(page.get_by_text("Chosen")).to_have_count(4)
-        await expect(page.get_by_text("names 4 of the 4 columns")).to_be_visible()
+        await expect(page.locator("main").get_by_text("Chosen")).to_have_count(4)
+        await expect(page.locator("#toasts").get_by_text("names 4 of the 4 columns")).to_be_visible()
         await expect(button(page, "Continue")).to_be_enabled()
 
 
 async def test_pasted_records(started, browser, conn):
     """Pasted text is a file like any other; its format is guessed."""
     async with opened(browser, started.url, "/ui/new") as page:
-        await page.get_by_text("Paste records instead").click()
+        await page.locator("main").get_by_text("Paste records instead").click()
         await button(page, "Use these records").click()
         await expect(page.get_by_label("Records", exact=True)).to_be_focused()
         objects = [{"E-Mail": f"p{n}@example.org", "Name": "P", "role": "reader", "active": True} for n in range(3)]
@@ -149,8 +149,10 @@ async def test_pasted_records(started, browser, conn):
         await expect(page.get_by_label("Format")).to_have_value("ndjson")
         await button(page, "Continue").click()
         await button(page, "Continue").click()
-        await page.get_by_text("as curl").click()
-        await expect(page.get_by_text('--form-string \'columns={"E-Mail":"email","Name":"name"}\'')).to_be_visible()
+        await page.locator("main").get_by_text("as curl").click()
+        await expect(
+            page.locator("main").get_by_text('--form-string \'columns={"E-Mail":"email","Name":"name"}\'')
+        ).to_be_visible()
         await button(page, "Check the whole file").click()
         await button(page, "Commit 3 records").click()
         await finished(page)

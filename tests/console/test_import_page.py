@@ -164,7 +164,7 @@ async def test_accessibility(service, conn, browser, theme):
     await started.workers.stop()
     waiting = await post(api.url, USERS_HEADER + user_row(3))
     async with opened(browser, api.url, f"/ui/imports/{waiting}", color_scheme=theme) as page:
-        await expect(page.get_by_text("No worker is connected.")).to_be_visible()
+        await expect(page.locator("main").get_by_text("No worker is connected.")).to_be_visible()
         assert await accessibility_faults(page) == []
 
 
@@ -181,7 +181,7 @@ async def test_progress_and_cancel(service, conn, hold, browser):
             await expect(page.get_by_role("heading", name="Importing the records")).to_be_visible()
             assert await counts(page) == {"Created": 4, "Refused": 0, "Left": 8}
             await expect(page).to_have_title("33 % · users.ndjson · Bulk")
-            await expect(page.get_by_text("1 worker")).to_be_visible()
+            await expect(page.locator("main").get_by_text("1 worker")).to_be_visible()
             await held.aclose()
             await expect(page).to_have_title("66 % · users.ndjson · Bulk")
             assert await counts(page) == {"Created": 8, "Refused": 0, "Left": 4}
@@ -194,7 +194,7 @@ async def test_progress_and_cancel(service, conn, hold, browser):
             await cancel.click()
             await expect(page.get_by_role("dialog")).to_contain_text("4 records of users.ndjson will not be imported")
             await page.get_by_role("button", name="Cancel the import").click()
-            await expect(page.get_by_text("It is being cancelled")).to_be_visible()
+            await expect(page.locator("main").get_by_text("It is being cancelled")).to_be_visible()
             await held_too.aclose()
             # the chunk that was begun is finished
             await expect(page.get_by_role("heading", name="Cancelled with 2 records left")).to_be_visible()
@@ -212,7 +212,7 @@ async def test_a_dry_run_is_committed(service, conn, browser):
     id = await post(started.url, USERS_HEADER + user_row(1) + user_row(2) + b"x,,z,q\n", dry_run="true")
     await ended(conn, id)
     async with opened(browser, started.url, f"/ui/imports/{id}") as page:
-        await expect(page.get_by_text("Nothing has been stored yet.")).to_be_visible()
+        await expect(page.locator("main").get_by_text("Nothing has been stored yet.")).to_be_visible()
         await page.get_by_role("button", name="Store the records").click()
         dialog = page.get_by_role("dialog", name="Store 2 records?")
         await expect(dialog).to_contain_text("1 record will be refused again")
@@ -222,7 +222,7 @@ async def test_a_dry_run_is_committed(service, conn, browser):
         stored = await conn.execute("SELECT count(*) FROM users")
         assert await stored.fetchone() == (2,)
         await page.get_by_role("link", name="Dry run").click()
-        await expect(page.get_by_text("Nothing has been stored yet.")).to_be_visible()
+        await expect(page.locator("main").get_by_text("Nothing has been stored yet.")).to_be_visible()
         await page.get_by_role("link", name="Commit").click()
         await expect(page.get_by_role("heading", name="1 of 3 records was refused")).to_be_visible()
 
@@ -262,7 +262,7 @@ async def test_what_became_of_refused_records(service, conn, browser):
     await ended(conn, repair)
     async with opened(browser, started.url, f"/ui/imports/{id}") as page:
         sentence = "Later imports have taken 1 of the 2 refused records; 1 is left."
-        await expect(page.get_by_text(sentence)).to_be_visible()
+        await expect(page.locator("main").get_by_text(sentence)).to_be_visible()
         await page.get_by_role("link", name="Repair", exact=True).click()
         await expect(page.get_by_role("heading", name="1 of 2 records was refused")).to_be_visible()
         lines = page.get_by_role("table", name="Errors in the order of the file").locator("tbody .line-column")
@@ -271,7 +271,9 @@ async def test_what_became_of_refused_records(service, conn, browser):
         corrected = b"_line," + USERS_HEADER + b"4,user3@example.org,Three,admin,true\n"
         await ended(conn, await post(started.url, corrected, repairs=str(repair)))
         await page.get_by_role("link", name="First import").click()
-        await expect(page.get_by_text("Later imports have taken all of the refused records.")).to_be_visible()
+        await expect(
+            page.locator("main").get_by_text("Later imports have taken all of the refused records.")
+        ).to_be_visible()
         await expect(page.get_by_role("link", name="Mend the refused records")).to_be_hidden()
 
 
@@ -298,9 +300,9 @@ async def test_the_database_is_away(tmp_path, browser):
         async with postgres_outage.running(tmp_path, server.url, run=["api"]) as (started, _):
             id = await post(started.url, USERS_HEADER + user_row(1))
             async with opened(browser, started.url, f"/ui/imports/{id}") as page:
-                await expect(page.get_by_text("No worker is connected.")).to_be_visible()
+                await expect(page.locator("main").get_by_text("No worker is connected.")).to_be_visible()
                 server.stop()
-                notice = page.get_by_text("What you see is from")
+                notice = page.locator("main").get_by_text("What you see is from")
                 await expect(notice).to_be_visible()
                 await expect(page.get_by_role("heading", name="users.csv")).to_be_visible()
                 await page.get_by_role("button", name="Cancel").click()
@@ -327,7 +329,7 @@ async def test_without_a_stream_the_page_polls(service, conn, hold, browser):
             page.on("requestfailed", lambda request: streams.append(request.url) if "/events" in request.url else None)
             page.on("response", lambda answer: unchanged.append(answer.url) if answer.status == 304 else None)
             await page.goto(f"/ui/imports/{id}")
-            await expect(page.get_by_text(f"It waits for import {first}")).to_be_visible()
+            await expect(page.locator("main").get_by_text(f"It waits for import {first}")).to_be_visible()
             await eventually(lambda: len(unchanged) > 2)
             assert len(streams) == 2
             await held.aclose()

@@ -129,7 +129,7 @@ async def test_all_that_match_are_deleted(service, conn, browser):
         await expect(names(page)).to_have_count(50)
         await page.get_by_label("Select all that are shown").check()
         await page.get_by_role("button", name="Select all 61 that match").click()
-        await expect(page.get_by_text("61 imports selected")).to_be_visible()
+        await expect(page.locator("main").get_by_text("61 imports selected")).to_be_visible()
         # another client deletes one of them
         await conn.execute("DELETE FROM import_jobs WHERE file_name = 'old 7.csv'")
         selection = page.get_by_role("group", name="Selected imports")
@@ -142,7 +142,7 @@ async def test_all_that_match_are_deleted(service, conn, browser):
         await expect(progress.get_by_role("listitem")).to_contain_text("old 7.csv")
         await expect(names(page)).to_have_text(["old, waiting.csv"])
         await progress.get_by_role("button", name="Close").click()
-        await expect(page.get_by_text("1 import selected")).to_be_visible()
+        await expect(page.locator("main").get_by_text("1 import selected")).to_be_visible()
     found = await conn.execute("SELECT file_name FROM import_jobs ORDER BY id")
     assert await found.fetchall() == [("kept.csv",), ("old, waiting.csv",)]
 
@@ -155,7 +155,7 @@ async def test_actions_of_a_row(service, conn, browser):
     async with opened(browser, started.url, "/ui/imports") as page:
         await page.get_by_label("Select next.csv").click()
         await page.get_by_label("Select bad.csv").click(modifiers=["Shift"])
-        await expect(page.get_by_text("2 imports selected")).to_be_visible()
+        await expect(page.locator("main").get_by_text("2 imports selected")).to_be_visible()
         await page.get_by_role("button", name="Clear the selection").click()
         async with page.expect_download():
             await page.get_by_role("button", name="Download the refused records: bad.csv").click()
@@ -181,7 +181,7 @@ async def test_a_file_is_dropped_on_the_window(service, browser):
             (USERS_HEADER + user_row(1)).decode(),
         )
         await page.wait_for_url("**/ui/new")
-        await expect(page.get_by_text("dropped.csv").first).to_be_visible()
+        await expect(page.locator("main").get_by_text("dropped.csv").first).to_be_visible()
 
 
 async def test_a_key_that_may_only_read(service, conn, browser):

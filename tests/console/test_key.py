@@ -53,12 +53,12 @@ async def test_a_key_that_may_only_read_is_offered_nothing_else(service, browser
     async with opened(browser, started.url, "/ui/resources") as page:
         await page.get_by_label("Key", exact=True).fill(READER)
         await page.get_by_role("button", name="Continue").click()
-        await expect(page.get_by_text("read only")).to_be_visible()
+        await expect(page.locator("header").get_by_text("read only")).to_be_visible()
         await expect(page.get_by_role("link", name="Export", exact=True)).to_have_count(3)
         await expect(page.get_by_role("link", name="New import")).to_be_hidden()
         await expect(page.get_by_role("link", name="Import", exact=True)).to_have_count(0)
         await page.get_by_role("link", name="Service").click()
-        await expect(page.get_by_text("may only read")).to_be_visible()
+        await expect(page.locator("main").get_by_text("may only read")).to_be_visible()
 
 
 async def test_the_reference_uses_the_key_of_the_tab(service, browser):
@@ -69,4 +69,4 @@ async def test_the_reference_uses_the_key_of_the_tab(service, browser):
         await page.get_by_role("button", name="Continue").click()
         await expect(page.get_by_role("heading", name="Limits")).to_be_visible()
         await page.goto("/docs")
-        await expect(page.get_by_text("/api/v1/imports", exact=True).first).to_be_visible()
+        await expect(page.locator("main").get_by_text("/api/v1/imports", exact=True).first).to_be_visible()

@@ -258,7 +258,7 @@ async def test_the_main_path(api, browser):
         await cell(page, "email", 3).fill("linus@example.org")
         await cell(page, "active", 5).select_option("false")
         await send(page, "Send 2 records")
-        await expect(page.get_by_text("All records are stored.")).to_be_visible()
+        await expect(page.locator("main").get_by_text("All records are stored.")).to_be_visible()
         await expect_numbers(page, "4 refused · 4 taken · 0 edited · 0 untouched")
     first, second, third = await family(api)
     assert [each["parent_id"] for each in (second, third)] == [first["id"], first["id"]]
@@ -280,10 +280,10 @@ async def test_a_dry_run_is_mended_and_committed(api, browser):
     async with opened(browser, api.service.url, f"/ui/imports/{job['id']}/mend") as page:
         await cell(page, "role", 3).select_option("author")
         await send(page, "Check 1 record")
-        await expect(page.get_by_text("Nothing is stored yet: this is a dry run.")).to_be_visible()
+        await expect(page.locator("main").get_by_text("Nothing is stored yet: this is a dry run.")).to_be_visible()
         assert await stored(api) == []
         await page.get_by_role("button", name="Store 2 records").click()
-        await expect(page.get_by_text("2 records stored.")).to_be_visible()
+        await expect(page.locator("main").get_by_text("2 records stored.")).to_be_visible()
     await family(api)
     assert [user[:3] for user in await stored(api)] == [
         ("ada@example.org", "Ada", "admin"),
@@ -299,12 +299,12 @@ async def test_a_mended_record_that_its_file_excludes(api, browser):
         await cell(page, "email", 3).fill("ada@example.org")
         await send(page, "Check 1 record")
         await page.get_by_role("button", name="Store 2 records").click()
-        await expect(page.get_by_text("Still refused: 1 record.")).to_be_visible()
+        await expect(page.locator("main").get_by_text("Still refused: 1 record.")).to_be_visible()
         await page.get_by_role("link", name="mend 1 record").click()
         await expect(cell(page, "email", 3)).to_have_accessible_description(re.compile("stored record has this email"))
         await cell(page, "email", 3).fill("ada2@example.org")
         await send(page, "Send 1 record")
-        await expect(page.get_by_text("All records are stored.")).to_be_visible()
+        await expect(page.locator("main").get_by_text("All records are stored.")).to_be_visible()
     await family(api)
     assert [user[:2] for user in await stored(api)] == [("ada2@example.org", "Ada Two"), ("ada@example.org", "Ada")]
 
@@ -351,7 +351,7 @@ async def test_by_keyboard_alone(api, browser):
         await expect(cell(page, "name", 4)).to_have_value("C")
         await press_until("Shift+Tab", page.get_by_role("button", name="Send 3 records"))
         await keyboard.press("Enter")
-        await expect(page.get_by_text("All records are stored.")).to_be_visible()
+        await expect(page.locator("main").get_by_text("All records are stored.")).to_be_visible()
     await family(api)
     assert await stored(api) == [
         ("a@example.org", "A", "reader", True),
@@ -397,15 +397,15 @@ async def test_a_record_that_cannot_be_split(api, browser):
     async with opened(browser, api.service.url, f"/ui/imports/{job['id']}/mend") as page:
         first, second = cell(page, "The whole record", 2), cell(page, "The whole record", 3)
         await expect(first).to_have_value('a@example.org,"A "B",reader,true')
-        await expect(page.get_by_text("3 cells, but the header has 4")).to_be_visible()
+        await expect(page.locator("main").get_by_text("3 cells, but the header has 4")).to_be_visible()
         await first.fill('a@example.org,"A ""B,reader,true')
         await second.fill("b@example.org,B,reader,true")
-        await expect(page.get_by_text("1 edited record cannot be sent yet")).to_be_visible()
+        await expect(page.locator("main").get_by_text("1 edited record cannot be sent yet")).to_be_visible()
         await send(page, "Send 1 record")
         await expect_numbers(page, "2 refused · 1 taken · 1 edited · 0 untouched")
         await first.fill('a@example.org,"A ""B""",reader,true')
         await send(page, "Send 1 record")
-        await expect(page.get_by_text("All records are stored.")).to_be_visible()
+        await expect(page.locator("main").get_by_text("All records are stored.")).to_be_visible()
     await family(api)
     assert [user[:2] for user in await stored(api)] == [("a@example.org", 'A "B"'), ("b@example.org", "B")]
 
@@ -420,13 +420,13 @@ async def test_a_file_with_names_of_its_own(api, browser):
     names = ["Line", "E-mail (email)", "Full Name (name)", "role", "active"]
     async with opened(browser, api.service.url, path) as page:
         await expect(page.get_by_role("columnheader")).to_contain_text(names)
-        await expect(page.get_by_text("1 column that the import leaves out")).to_be_visible()
+        await expect(page.locator("main").get_by_text("1 column that the import leaves out")).to_be_visible()
         await expect(cell(page, "E-mail", 3)).to_have_accessible_description(re.compile("not a valid e-mail address"))
         await cell(page, "E-mail", 3).fill("b@example.org")
         await page.get_by_role("link", name="More or fewer cells than the header").click()
         await cell(page, "The whole record", 2).fill('a@example.org;"A;B";reader;true;x')
         await send(page, "Send 2 records")
-        await expect(page.get_by_text("All records are stored.")).to_be_visible()
+        await expect(page.locator("main").get_by_text("All records are stored.")).to_be_visible()
     await family(api)
     assert [user[:2] for user in await stored(api)] == [("a@example.org", "A;B"), ("b@example.org", "B")]
 
@@ -448,7 +448,7 @@ async def test_objects(api, browser):
         raw = cell(page, "The whole record", 3)
         await raw.fill('{"email": "c@example.org", "name": "C", "role": "admin", "active": false}')
         await send(page, "Send 3 records")
-        await expect(page.get_by_text("All records are stored.")).to_be_visible()
+        await expect(page.locator("main").get_by_text("All records are stored.")).to_be_visible()
     await family(api)
     assert await stored(api) == [
         ("a@example.org", "true", "reader", True),
@@ -468,7 +468,7 @@ async def test_elements_of_one_line(api, browser):
         await expect_numbers(page, "4 refused · 2 taken · 0 edited · 2 untouched")
         await add_rule(page, Column="role", What_to_do="Replace a value", Replace="chief", By="admin")
         await send(page, "Send 2 records")
-        await expect(page.get_by_text("All records are stored.")).to_be_visible()
+        await expect(page.locator("main").get_by_text("All records are stored.")).to_be_visible()
     await family(api)
     assert [user[2] for user in await stored(api)] == ["admin", "author", "admin", "author"]
 
@@ -482,7 +482,7 @@ async def test_a_rule_for_more_records_than_are_loaded(api, browser):
     rows = b"".join(b"u%d@example.org,U,boss,true\n" % n for n in range(count))
     job = await imported(api, HEADER + rows, "staff.csv")
     async with opened(browser, api.service.url, f"/ui/imports/{job['id']}/mend") as page:
-        await expect(page.get_by_text(f"100 of {count:,}")).to_be_visible()
+        await expect(page.locator("main").get_by_text(f"100 of {count:,}")).to_be_visible()
         await page.get_by_role("button", name="Next").click()
         await expect(cell(page, "email", 102)).to_have_value("u100@example.org")
         await page.get_by_role("button", name="Add a rule").click()
@@ -492,12 +492,12 @@ async def test_a_rule_for_more_records_than_are_loaded(api, browser):
         await page.get_by_role("button", name="Add the rule").click()
         await module(page, "mend/repair.js", "({ LIMITS }) => Object.assign(LIMITS, { fileBytes: 1000 })")
         await send(page, "Send all that the rules mend")
-        await expect(page.get_by_text("too much for a page")).to_be_visible()
-        await expect(page.get_by_text(f"bulk fix {job['id']}")).to_be_visible()
+        await expect(page.locator("main").get_by_text("too much for a page")).to_be_visible()
+        await expect(page.locator("main").get_by_text(f"bulk fix {job['id']}")).to_be_visible()
         await module(page, "mend/repair.js", "({ LIMITS }) => Object.assign(LIMITS, { fileBytes: 1e9 })")
         await send(page, "Send all that the rules mend")
         await page.get_by_role("dialog").get_by_role("button", name=f"Send {count:,} records").click()
-        await expect(page.get_by_text("All records are stored.")).to_be_visible()
+        await expect(page.locator("main").get_by_text("All records are stored.")).to_be_visible()
     await family(api)
     assert await api.value("SELECT count(*) FROM users WHERE role = 'reader'") == count
 
@@ -519,7 +519,7 @@ async def test_a_response_that_is_lost(api, browser):
         await page.route("**/api/v1/imports", lose)
         await cell(page, "role", 2).select_option("reader")
         await send(page, "Send 1 record")
-        await expect(page.get_by_text("All records are stored.")).to_be_visible()
+        await expect(page.locator("main").get_by_text("All records are stored.")).to_be_visible()
     assert len(await family(api)) == 2
     assert keys[0] == keys[1]
 
@@ -541,7 +541,7 @@ async def test_two_tabs(api, browser):
         await expect(cell(other, "name", 3)).to_have_value("Bob")
         await cell(other, "role", 3).select_option("admin")
         await send(other, "Send 1 record")
-        await expect(other.get_by_text("All records are stored.")).to_be_visible()
+        await expect(other.locator("main").get_by_text("All records are stored.")).to_be_visible()
     await family(api)
     assert [user[1:3] for user in await stored(api)] == [("A", "reader"), ("Bob", "admin")]
 
@@ -571,7 +571,7 @@ async def test_hostile_cells_are_text(api, browser):
         assert await page.locator("main img, main b[onmouseover], main script").count() == 0
         await page.get_by_label("Leave out the record of line 7").click()
         await send(page, f"Send {len(HOSTILE)} records")
-        await expect(page.get_by_text("All other records are stored.")).to_be_visible()
+        await expect(page.locator("main").get_by_text("All other records are stored.")).to_be_visible()
     await family(api)
     assert [user[1] for user in await stored(api)] == HOSTILE
 
@@ -601,7 +601,7 @@ async def test_accessibility(api, browser, scheme):
         await cell(page, "active", 2).select_option("true")
         await cell(page, "role", 2).select_option("reader")
         await send(page, "Send 2 records")
-        await expect(page.get_by_text("All other records are stored.")).to_be_visible()
+        await expect(page.locator("main").get_by_text("All other records are stored.")).to_be_visible()
         assert await accessibility_faults(page) == []
         await page.set_viewport_size({"width": 320, "height": 800})
         assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")

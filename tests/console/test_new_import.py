@@ -43,14 +43,14 @@ async def test_a_faulty_file_with_foreign_names_by_mouse(started, browser, conn,
         for name, field in MAPPED.items():
             await expect(page.get_by_label(name)).to_have_value(field or "")
         await expect(page.get_by_role("row", name="Имя")).to_contain_text("Nutzer 0")
-        await expect(page.get_by_text("Guessed")).to_have_count(4)
-        await expect(page.get_by_text("Left out")).to_have_count(1)
+        await expect(page.locator("main").get_by_text("Guessed")).to_have_count(4)
+        await expect(page.locator("main").get_by_text("Left out")).to_have_count(1)
         assert await accessibility_faults(page) == []
         # a field has one column: given to another one it leaves a required field without
         await page.get_by_label("Notiz").select_option("name")
         await expect(page.get_by_label("Имя")).to_have_value("")
         await page.get_by_label("Notiz").select_option("")
-        await expect(page.get_by_text("no column is name")).to_be_visible()
+        await expect(page.locator("main").get_by_text("no column is name")).to_be_visible()
         await expect(button(page, "Continue")).to_be_disabled()
         await page.get_by_label("Имя").select_option("name")
 
@@ -173,11 +173,11 @@ async def test_back_keeps_everything_and_an_old_check_is_not_committed(started, 
         await button(page, "Change: Check").click()
         await expect(mode(page, "upsert")).to_be_checked()
         await mode(page, "update").check()
-        await expect(page.get_by_text("have changed since this check")).to_be_visible()
+        await expect(page.locator("main").get_by_text("have changed since this check")).to_be_visible()
         await expect(button(page, "Continue")).to_have_count(0)
         await button(page, "Check again").click()
         await at(page, "Store")
-        await expect(page.get_by_text("No record can be stored")).to_be_visible()
+        await expect(page.locator("main").get_by_text("No record can be stored")).to_be_visible()
 
         await button(page, "Throw away").click()
         await page.get_by_role("dialog").get_by_role("button", name="Throw away").click()
@@ -197,7 +197,7 @@ async def test_a_key_that_may_only_read_sends_nothing(service, browser):
         await drop(page, kunden_csv=FILE)
         await expect(page).to_have_url(f"{started.url}/ui/resources")
         await page.keyboard.press("n")
-        await expect(page.get_by_text("This key may only read")).to_be_visible()
+        await expect(page.locator("main").get_by_text("This key may only read")).to_be_visible()
         assert await accessibility_faults(page) == []
 
 
@@ -212,9 +212,9 @@ async def test_another_key_does_not_see_the_files_of_the_one_before(service, bro
         await drop(page, kunden_csv=FILE)
         await page.get_by_role("link", name="Resources").click()
         await page.go_back()
-        await expect(page.get_by_text("kunden.csv")).to_be_visible()
+        await expect(page.locator("main").get_by_text("kunden.csv")).to_be_visible()
         await button(page, "Forget key").click()
         await page.get_by_label("Key", exact=True).fill(keys[1])
         await button(page, "Continue").click()
         await expect(button(page, "Choose files")).to_be_visible()
-        await expect(page.get_by_text("kunden.csv")).to_have_count(0)
+        await expect(page.locator("main").get_by_text("kunden.csv")).to_have_count(0)

@@ -36,7 +36,7 @@ async def test_an_upload_whose_answer_is_lost_is_repeated_and_makes_one_job(star
         proxy.drop()
         proxy.answer_bytes_max = [200] * 2
         await button(page, "Check the whole file").click()
-        await expect(page.get_by_text("with the same idempotency key")).to_be_visible()
+        await expect(page.locator("main").get_by_text("with the same idempotency key")).to_be_visible()
         await eventually(lambda: proxy.answer_bytes_max == [])
         await at(page, "Store")
     (job,) = await imports(conn)
@@ -57,7 +57,7 @@ async def test_an_upload_can_be_cancelled(started, browser, conn):
         slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 20_000}
         await network.send("Network.emulateNetworkConditions", slow)
         await button(page, "Check the whole file").click()
-        await expect(page.get_by_text("KB/s")).to_be_visible()
+        await expect(page.locator("main").get_by_text("KB/s")).to_be_visible()
         assert await accessibility_faults(page) == []
         assert await is_asked_before_leaving(page)
         await step(page, "Check").get_by_role("button", name="Cancel").click()
