@@ -7,8 +7,10 @@ import os
 import signal
 import socket
 import time
+from ctypes import c_double
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkProcess
+from multiprocessing.sharedctypes import RawValue
 
 import structlog
 import uvloop
@@ -36,6 +38,8 @@ class Pool:
         self.settings = settings
         self.children: dict[int, ForkProcess] = {}
         self.signals = 0
+        # shared with the workers and without a lock, which a killed worker would keep
+        self._maintenance_at = RawValue(c_double, 0.0)
         self._supervisor = Supervisor(settings.supervisor_pid)
         self._replace_seconds = REPLACE_SECONDS
         self._failed_at = float("-inf")
@@ -64,7 +68,7 @@ class Pool:
         # a signal received before the block was not passed on to this child
         if not self.signals:
             child = multiprocessing.get_context("fork").Process(
-                target=_main, args=(self.settings, number, os.getpid()), name=f"worker-{number}"
+                target=_main, args=(self.settings, number, os.getpid(), self._maintenance_at), name=f"worker-{number}"
             )
             child.start()
             self.children[number] = child
@@ -114,9 +118,9 @@ def _stop_signals() -> set[signal.Signals]:
     return STOP_SIGNALS - ignored
 
 
-def _main(settings: Settings, number: int, parent: int) -> None:
+def _main(settings: Settings, number: int, parent: int, maintenance_at: c_double) -> None:
     tune_gc()
-    uvloop.run(_work(settings, number, parent))
+    uvloop.run(_work(settings, number, parent, maintenance_at))
 
 
 def tune_gc() -> None:
@@ -126,7 +130,7 @@ def tune_gc() -> None:
     gc.set_threshold(GC_THRESHOLD)
 
 
-async def _work(settings: Settings, number: int, parent: int) -> None:
+async def _work(settings: Settings, number: int, parent: int, maintenance_at: c_double) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in _stop_signals():
@@ -135,7 +139,10 @@ async def _work(settings: Settings, number: int, parent: int) -> None:
     metrics.worker_started()
     orphaned = asyncio.create_task(_stop_when_orphaned(parent, stopping))
     name = f"{socket.gethostname()}:{os.getpid()}:{number}"
-    await Worker(settings, name=name, stopping=stopping, takes_exports=number <= settings.export_workers).run()
+    takes_exports = number <= settings.export_workers
+    await Worker(
+        settings, name=name, stopping=stopping, takes_exports=takes_exports, maintenance_at=maintenance_at
+    ).run()
     orphaned.cancel()
 
 

@@ -3,7 +3,9 @@
 import asyncio
 import gc
 import random
+import time
 from collections.abc import Coroutine
+from ctypes import c_double
 from typing import Any, TypeVar
 
 import structlog
@@ -32,9 +34,21 @@ RETRY_DELAY_SECONDS_MAX = 60.0
 
 
 class Worker:
-    """The loop of one worker on one connection. `stopping` is set by the caller to stop it."""
+    """The loop of one worker on one connection. `stopping` is set by the caller to stop it.
 
-    def __init__(self, settings: Settings, *, name: str, stopping: asyncio.Event, takes_exports: bool = True) -> None:
+    `maintenance_at`: when maintenance is due next, on the clock of `time.monotonic`. The workers of a pool share it, so that one
+    of them runs each round. Two that read it at the same moment both run it, which does no harm.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        name: str,
+        stopping: asyncio.Event,
+        takes_exports: bool = True,
+        maintenance_at: c_double | None = None,
+    ) -> None:
         self.settings = settings
         # false for the workers of a pool that are reserved for imports
         self.takes_exports = takes_exports
@@ -45,7 +59,7 @@ class Worker:
         # the current claim; still set after a lost connection, when it is unknown whether its work was committed
         self.current: Claim | None = None
         self._reclaim_at = 0.0
-        self._maintenance_at = 0.0
+        self._maintenance_at = c_double() if maintenance_at is None else maintenance_at
 
     async def run(self) -> None:
         """Runs until stopped. While the database is unavailable, reconnects with growing delays."""
@@ -214,9 +228,9 @@ class Worker:
         }
 
     async def _maintain_when_due(self, conn: Connection) -> None:
-        now = asyncio.get_running_loop().time()
-        if now >= self._maintenance_at:
-            self._maintenance_at = now + self.settings.upkeep_seconds * random.uniform(0.8, 1.2)  # noqa: S311  # spreads the workers' rounds
+        now = time.monotonic()
+        if now >= self._maintenance_at.value:
+            self._maintenance_at.value = now + self.settings.upkeep_seconds * random.uniform(0.8, 1.2)  # noqa: S311  # spreads the pools' rounds
             await maintenance.run_once(conn, self.settings)
 
     async def _unless_stopping(self, wait: Coroutine[Any, Any, T]) -> T | None:

@@ -3,16 +3,18 @@
 import asyncio
 import os
 import signal
+from ctypes import c_double
 from uuid import UUID
 
 import pytest
 
 from db.connections import pool
+from db.imports import jobs
 from db.settings import Settings
 from tests.support import api_client
 from tests.support.api_client import USERS_HEADER, user_row
 from tests.support.eventually import eventually
-from tests.support.factories import chunk, queued, user, users
+from tests.support.factories import chunk, claim, perform, queued, user, users
 from tests.support.workers import HELD, ended, is_running, started, stuck
 from workers.worker import Worker
 
@@ -188,6 +190,31 @@ async def test_a_session_ended_by_its_limits_costs_no_worker(conn, database_url,
     assert (await chunk(conn, id))["crashes"] == 0
     stopping.set()
     await running
+
+
+async def test_maintenance_runs_when_the_pool_has_a_round_due(conn, database_url):
+    """A worker leaves maintenance alone until the shared time, and moves the time on when it runs a round."""
+    maintenance_at = c_double(float("inf"))
+    unfinished = await queued(conn, users(1))
+    await perform(conn, await claim(conn))
+    stopping = asyncio.Event()
+    settings = Settings(database_url=database_url, poll_seconds=0.1)
+    running = asyncio.create_task(
+        Worker(settings, name="h:1:1", stopping=stopping, maintenance_at=maintenance_at).run()
+    )
+    await ended(conn, await queued(conn, users(1, first=2)))
+    assert await status(conn, unfinished) == "processing"
+    maintenance_at.value = 0.0
+    assert (await ended(conn, unfinished)).status == "completed"
+    assert maintenance_at.value > 0.0
+    stopping.set()
+    await running
+
+
+async def status(conn, id: UUID) -> str:
+    job = await jobs.get(conn, id)
+    assert job
+    return job.status
 
 
 async def has_accident(conn, id: UUID, running: asyncio.Task) -> bool:
