@@ -112,7 +112,7 @@ class CachedCheck(Generic[T]):
 
 
 class RequiredSchema:
-    """Refuses requests while the database is older than this code.
+    """Refuses requests while the database is older than this code, or not one with which the service works.
 
     A statement on the older schema could fail after another one was committed: the client would get a 503 for an upload that is
     stored, and repeat it.
@@ -123,9 +123,10 @@ class RequiredSchema:
         self._is_applied = False
 
     async def check(self) -> None:
-        """Raises `MigrationsMissing`. Asks the database until the migrations are applied, and not again."""
+        """Raises `MigrationsMissing` or `UnsupportedDatabase`. Asks the database until both are right, and not again."""
         if not self._is_applied:
             async with self._pool.connection() as conn:
+                await db_health.require_supported(conn)
                 await db_health.require_schema(conn)
             self._is_applied = True
 
@@ -190,7 +191,7 @@ class Probe:
 
     async def _database(self) -> tuple[list[str], int]:
         async with self.pool.connection(timeout=DEADLINE_SECONDS) as conn:
-            db_health.require_utf8(conn)
+            await db_health.require_supported(conn)
             await db_health.require_writable(conn)
             return await db_health.missing_migrations(conn), await db_health.worker_sessions(conn)
 

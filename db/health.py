@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from psycopg.errors import FeatureNotSupported, UndefinedFunction, UndefinedTable
+from psycopg.errors import FeatureNotSupported, ProtocolViolation, UndefinedFunction, UndefinedTable
 from psycopg.rows import class_row
 
 from db.connections.pool import Connection
@@ -135,10 +135,33 @@ async def require_writable(conn: Connection) -> None:
         raise READ_ONLY("the server does not accept writes")
 
 
-def require_utf8(conn: Connection) -> None:
-    """Raises `UnsupportedDatabase` when the database cannot store all of Unicode."""
+async def require_supported(conn: Connection) -> None:
+    """Raises `UnsupportedDatabase` when the service does not work with this database, or with the pooler before it."""
     if fault := encoding_fault(conn.info.parameter_status("server_encoding")):
         raise UnsupportedDatabase(fault)
+    # of a single statement: behind PgBouncer it is the default of the role or the database, which a client cannot change
+    cursor = await conn.execute("SHOW transaction_isolation")
+    (level,) = await cursor.fetchone() or ("unknown",)
+    if level not in ("read committed", "read uncommitted"):
+        raise UnsupportedDatabase(
+            f"the default transaction isolation is {level!r}; behind a pooler it must be 'read committed': "
+            "ALTER ROLE … SET default_transaction_isolation = 'read committed'"
+        )
+    try:
+        async with conn.transaction():
+            pass
+    except ProtocolViolation as error:
+        if fault := pooler_fault(error):
+            raise UnsupportedDatabase(fault) from None
+        raise
+
+
+def pooler_fault(error: Exception) -> str | None:
+    """Why the pooler that answered a transaction with `error` cannot be used; None for any other error."""
+    # PgBouncer's own errors share one SQLSTATE
+    if "statement pooling mode" not in str(error):
+        return None
+    return "the pooler is in statement mode, which has no transactions; it must be in transaction or session mode"
 
 
 def encoding_fault(encoding: str | None) -> str | None:

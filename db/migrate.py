@@ -224,7 +224,8 @@ def _explained(what: str) -> Iterator[None]:
     try:
         yield
     except (psycopg.Error, BadMigration) as error:
-        raise MigrateError(f"{what}: {' '.join(str(error).split())}") from error
+        reason = health.pooler_fault(error) or " ".join(str(error).split())
+        raise MigrateError(f"{what}: {reason}") from error
 
 
 def _read(folder: Path) -> MigrationList:

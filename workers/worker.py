@@ -79,7 +79,7 @@ class Worker:
                 await self._unless_stopping(asyncio.sleep(BACKOFF_SECONDS_MAX))
 
     async def _serve(self, conn: Connection) -> None:
-        health.require_utf8(conn)
+        await health.require_supported(conn)
         await health.require_schema(conn)
         await self._resolve(conn)
         if self.settings.database_pooler == "none":

@@ -12,7 +12,7 @@ from litestar.exceptions import HTTPException, InternalServerException
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.types import ExceptionHandlersMap, Scope
 
-from db.errors import OUTDATED, READ_ONLY, UNAVAILABLE, sqlstate
+from db.errors import OUTDATED, READ_ONLY, UNAVAILABLE, UnsupportedDatabase, sqlstate
 from monitoring import throttle
 
 log = structlog.get_logger(__name__)
@@ -232,6 +232,9 @@ def _problem(error: Exception) -> Problem:
         throttle.warning(log, "database unavailable", error=type(error).__name__, sqlstate=sqlstate(error))
         reason = "is read-only" if isinstance(error, READ_ONLY) else "is not available"
         return Problem("unavailable", f"The database {reason}. Try again in a few seconds.")
+    if isinstance(error, UnsupportedDatabase):
+        throttle.warning(log, "database not supported", error=str(error))
+        return Problem("unavailable", "The service does not work with its database as it is configured; see /ready.")
     if isinstance(error, OUTDATED):
         throttle.warning(log, "database schema outdated", error=type(error).__name__, sqlstate=sqlstate(error))
         return Problem("unavailable", "The database schema is not up to date yet. Try again in a few seconds.")

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 from psycopg import AsyncConnection
+from psycopg.sql import SQL, Identifier
 
 from tests.support import api_client, pgbouncer
 from tests.support.api_client import USERS_HEADER, user_row
@@ -18,6 +19,7 @@ from tests.support.workers import HELD, ended, stuck
 
 pytestmark = pytest.mark.needs("pgbouncer")
 
+IMPORTS = "/api/v1/imports"
 EXPORTS = "/api/v1/exports"
 
 
@@ -58,6 +60,38 @@ async def test_imports_exports_and_streams_pass_through(through, tmp_path, datab
 
         assert await eventually(file_of_export) == streamed.content
         await eventually(lambda: is_ready(client))
+
+
+async def test_a_service_that_cannot_work_says_so(through, tmp_path, conn, database_url):
+    """With another default isolation level, API and workers name the remedy; nothing is stored until it is applied."""
+    database = SQL("ALTER DATABASE {} ").format(Identifier(conn.info.dbname))
+    isolation = SQL("default_transaction_isolation")
+    await conn.execute(database + SQL("SET ") + isolation + SQL(" = 'serializable'"))
+    async with (
+        service(through, tmp_path, database_url) as running,
+        httpx.AsyncClient(base_url=running.url, timeout=PATIENCE_SECONDS) as client,
+    ):
+        remedy = "SET default_transaction_isolation = 'read committed'"
+
+        async def names_the_remedy() -> bool:
+            return remedy in str((await client.get("/ready")).json()["checks"]["database"])
+
+        await eventually(names_the_remedy)
+        refused = await client.post(IMPORTS, files={"file": USERS_HEADER + user_row(1)}, data={"resource": "users"})
+        assert (refused.status_code, "see /ready" in refused.text) == (503, True)
+        await eventually(lambda: remedy in running.workers.output)
+        await conn.execute(database + SQL("RESET ") + isolation)
+        # PgBouncer's sessions keep the earlier default
+        await conn.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        await eventually(lambda: is_ready(client))
+        api = api_client.Api(running, client, conn)
+        job = await api.finished(
+            await api.post(USERS_HEADER + user_row(1), type="text/csv", params={"resource": "users"})
+        )
+        assert job["counts"]["created"] == 1
 
 
 async def test_a_stopped_worker_loses_its_chunk_behind_it_too(through, tmp_path, conn, database_url, hold):

@@ -6,9 +6,10 @@ import pytest
 from psycopg import AsyncConnection
 from psycopg.sql import SQL, Identifier
 
-from db import migrate
+from db import health, migrate
 from db.connections import pool
 from db.connections.pgbouncer import AT_BEGIN, CARRIED
+from db.errors import UnsupportedDatabase
 from tests.support import pgbouncer
 from tests.support.factories import rows
 
@@ -51,7 +52,7 @@ async def test_a_session_has_its_limits(conn, database_url):
 
 
 async def test_single_statements_have_the_settings_that_pgbouncer_carries(bouncer, database_url):
-    """The formats of times and texts are set in any session; the isolation level only in transactions."""
+    """The formats of times and texts are set in any session; the isolation level only in transactions, so it is checked."""
     async with await AsyncConnection.connect(database_url, autocommit=True) as direct:
         for setting in (
             "DateStyle = 'German'",
@@ -67,6 +68,8 @@ async def test_single_statements_have_the_settings_that_pgbouncer_carries(bounce
         assert await rows(conn, "SHOW transaction_isolation") == [("serializable",)]
         async with conn.transaction():
             assert await rows(conn, "SHOW transaction_isolation") == [("read committed",)]
+        with pytest.raises(UnsupportedDatabase, match="isolation is 'serializable'; behind a pooler it must be"):
+            await health.require_supported(conn)
 
 
 def is_old(conn: AsyncConnection) -> bool:

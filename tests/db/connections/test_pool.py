@@ -12,6 +12,7 @@ from db.connections import pool
 from db.errors import UnsupportedDatabase
 from db.settings import Settings, SettingsError
 from monitoring.outage import Outage
+from tests.support import pgbouncer
 from tests.support.factories import rows
 
 
@@ -88,7 +89,23 @@ async def test_an_encoding_other_than_utf8_is_refused(ascii_url):
         await asyncio.to_thread(migrate.up, ascii_url)
     async with await pool.connect(Settings(database_url=ascii_url), name="refused") as conn:
         with pytest.raises(UnsupportedDatabase, match="SQL_ASCII"):
-            health.require_utf8(conn)
+            await health.require_supported(conn)
+
+
+@pytest.mark.needs("pgbouncer")
+@pytest.mark.processes
+async def test_statement_mode_is_refused(server_url, empty_database_url):
+    """Migrations and sessions, of either kind, say which mode the pooler must have."""
+    reason = "the pooler is in statement mode, which has no transactions; it must be in transaction or session mode"
+    with pgbouncer.prepared(server_url, pool_mode="statement") as refused:
+        await refused.start()
+        url = refused.url(empty_database_url)
+        with pytest.raises(migrate.MigrateError, match=reason):
+            await asyncio.to_thread(migrate.up, url)
+        for kind in ("none", "transaction"):
+            async with await pool.connect(Settings(database_url=url, database_pooler=kind), name="refused") as conn:
+                with pytest.raises(UnsupportedDatabase, match=reason):
+                    await health.require_supported(conn)
 
 
 async def test_a_read_only_database_is_not_migrated(empty_database_url):
