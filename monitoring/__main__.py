@@ -7,8 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from db import settings
@@ -17,11 +15,10 @@ from monitoring import multiprocess
 
 HERE = Path(__file__).parent
 COMPOSE = ("compose", "--file", str(HERE / "docker-compose.yml"))
-# the content of the file `running` if containers run; otherwise it has the identity of a process
-IN_CONTAINERS = "containers"
+# the content of the file `running` if containers run; otherwise it has the identity of a process, or it does not exist
+CONTAINERS = "containers"
 DOCKER_SECONDS = 10
 PROMETHEUS_SECONDS = 15
-READY = "Server is ready to receive web requests"
 
 
 class Failed(Exception):
@@ -35,43 +32,43 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         config = settings.load()
-        message = start(config, port=arguments.port) if arguments.action == "start" else stop(config)
+        folder = config.data_path / "monitoring"
+        print(start(config, folder, arguments.port) if arguments.action == "start" else stop(folder))  # noqa: T201
     except (Failed, SettingsError) as error:
         sys.exit(str(error))
-    print(message)  # noqa: T201
 
 
-def start(config: Settings, *, port: int) -> str:
+def start(config: Settings, folder: Path, port: int) -> str:
     """Starts both, or only Prometheus on `port`. Returns the message for the user. Raises `Failed`."""
-    folder = config.data_path / "monitoring"
-    if _running(folder) is not None:
+    if _running(folder):
         raise Failed("monitoring is started already: `make monitoring-stop` stops it")
     configure(config, folder / "config")
-    fault = _start_containers(folder)
-    if fault is None:
-        return "Grafana: http://127.0.0.1:3000, Prometheus: http://127.0.0.1:9090"
-    binary = shutil.which("prometheus")
-    if binary is None:
-        raise Failed(
-            f"nothing was started: {fault}, and there is no `prometheus` on PATH (Debian: apt install prometheus)"
+    try:
+        _docker(folder, "info", timeout=DOCKER_SECONDS)
+        _docker(folder, *COMPOSE, "up", "--detach")
+    except Failed as fault:
+        binary = shutil.which("prometheus")
+        if binary is None:
+            no_binary = "there is no `prometheus` on PATH (Debian: apt install prometheus)"
+            raise Failed(f"nothing was started: {fault}, and {no_binary}") from None
+        _start_prometheus(binary, folder, port)
+        return (
+            f"Prometheus: http://127.0.0.1:{port}, with the alerts.\nGrafana is not started: it runs in a container, and {fault}."
+            " Its dashboards are in monitoring/grafana/dashboards."
         )
-    _start_prometheus(binary, folder, port)
-    return (
-        f"Prometheus: http://127.0.0.1:{port}, with the alerts.\n"
-        f"Grafana is not started: it runs in a container, and {fault}. Its dashboards are in monitoring/grafana/dashboards."
-    )
+    (folder / "running").write_text(CONTAINERS)
+    return "Grafana: http://127.0.0.1:3000, Prometheus: http://127.0.0.1:9090"
 
 
-def stop(config: Settings) -> str:
+def stop(folder: Path) -> str:
     """Stops what `start` has started. Returns the message for the user. Raises `Failed`."""
-    folder = config.data_path / "monitoring"
     running = _running(folder)
-    if running is None:
+    if not running:
         return "monitoring is not started"
-    if running != IN_CONTAINERS:
+    if running == CONTAINERS:
+        _docker(folder, *COMPOSE, "down")
+    else:
         _stop_process(running)
-    elif fault := _docker(*COMPOSE, "down"):
-        raise Failed(fault)
     (folder / "running").unlink()
     return "monitoring is stopped"
 
@@ -93,48 +90,34 @@ def configure(config: Settings, folder: Path) -> Path:
     return folder
 
 
-def _running(folder: Path) -> str | None:
-    """`IN_CONTAINERS`, or the identity of the running process; None if nothing runs."""
-    with suppress(FileNotFoundError):
-        running = (folder / "running").read_text()
-        if running == IN_CONTAINERS or multiprocess.is_alive(running):
-            return running
-    return None
+def _running(folder: Path) -> str:
+    """The content of the file `running`; empty if nothing runs."""
+    file = folder / "running"
+    content = file.read_text() if file.exists() else ""
+    return content if content in ("", CONTAINERS) or multiprocess.is_alive(content) else ""
 
 
-def _start_containers(folder: Path) -> str | None:
-    """Returns None, or why no containers could be started."""
+def _docker(folder: Path, *arguments: str, timeout: float | None = None) -> None:
+    """Runs docker. Raises `Failed`."""
     data = folder / "containers"
+    # otherwise docker creates it, as root
     data.mkdir(exist_ok=True)
     environment = {
         "BULK_UID": str(os.getuid()),
         "BULK_PROMETHEUS_CONFIG": str(folder / "config"),
         "BULK_PROMETHEUS_DATA": str(data),
     }
-    fault = _docker("info", timeout=DOCKER_SECONDS) or _docker(*COMPOSE, "up", "--detach", environment=environment)
-    if fault is None:
-        (folder / "running").write_text(IN_CONTAINERS)
-    return fault
-
-
-def _docker(*arguments: str, timeout: float | None = None, environment: Mapping[str, str] | None = None) -> str | None:
-    """Runs docker. Returns None, or why it failed."""
     try:
         subprocess.run(
-            ["docker", *arguments],
-            env={**os.environ, **(environment or {})},
-            capture_output=True,
-            timeout=timeout,
-            check=True,
+            ["docker", *arguments], env=os.environ | environment, capture_output=True, timeout=timeout, check=True
         )
     except FileNotFoundError:
-        return "there is no docker"
+        raise Failed("there is no docker") from None
     except subprocess.TimeoutExpired:
-        return "the Docker daemon does not answer"
+        raise Failed("the Docker daemon does not answer") from None
     except subprocess.CalledProcessError as error:
         reason = error.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {error.returncode}"]
-        return f"docker {' '.join(arguments)} failed ({reason[-1]})"
-    return None
+        raise Failed(f"docker {' '.join(arguments)} failed ({reason[-1]})") from None
 
 
 def _start_prometheus(binary: str, folder: Path, port: int) -> None:
@@ -142,7 +125,6 @@ def _start_prometheus(binary: str, folder: Path, port: int) -> None:
         binary,
         f"--config.file={folder / 'config' / 'prometheus.yml'}",
         f"--storage.tsdb.path={folder / 'tsdb'}",
-        "--storage.tsdb.retention.time=15d",
         f"--web.listen-address=127.0.0.1:{port}",
     ]
     log = folder / "prometheus.log"
@@ -154,7 +136,7 @@ def _start_prometheus(binary: str, folder: Path, port: int) -> None:
     identity = multiprocess.identity_of(process.pid)
     (folder / "running").write_text(identity)
     deadline = time.monotonic() + PROMETHEUS_SECONDS
-    while READY not in log.read_text(errors="replace"):
+    while "Server is ready to receive web requests" not in log.read_text(errors="replace"):
         if process.poll() is not None or time.monotonic() > deadline:
             _stop_process(identity)
             raise Failed(f"nothing was started: Prometheus does not start on port {port}, see {log}")
@@ -165,9 +147,8 @@ def _stop_process(identity: str) -> None:
     pid = int(identity.partition("-")[0])
     for signum in (signal.SIGTERM, signal.SIGKILL):
         deadline = time.monotonic() + PROMETHEUS_SECONDS
-        if multiprocess.is_alive(identity):
-            os.kill(pid, signum)
         while multiprocess.is_alive(identity) and time.monotonic() < deadline:
+            os.kill(pid, signum)
             time.sleep(0.05)
 
 
