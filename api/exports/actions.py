@@ -9,8 +9,8 @@ from api.http import parameters, responses
 from api.http.dependencies import PoolHere, SettingsHere
 from api.http.headers import AnyRequest
 from api.http.problems import Problem
+from db import jobs
 from db.exports import completion, retention, storage
-from db.exports.jobs import FINAL
 from monitoring import job_events
 
 log = structlog.get_logger(__name__)
@@ -30,13 +30,13 @@ async def cancel_export(
     parameters.query(request)
     job = await get_or_404(db_pool, id)
     async with db_pool.connection() as conn:
-        if not await completion.cancel(conn, job.id):
+        if not await jobs.cancel(conn, "export", job.id):
             raise Problem("already-final", f"The export is already {job.status}.")
         finished = await completion.finish(conn, job.id)
     if finished is not None:
         job_events.export_finished(finished)
     job = await get_or_404(db_pool, id)
-    return responses.accepted(await view(db_pool, settings, job), is_final=job.status in FINAL)
+    return responses.accepted(await view(db_pool, settings, job), is_final=job.is_final)
 
 
 @delete(
@@ -53,7 +53,7 @@ async def delete_export(request: AnyRequest, id: FromPath[str], db_pool: PoolHer
     async with db_pool.connection() as conn:
         files = await retention.expire_one(conn, job.id)
     if files is None:
-        raise Problem("not-final", f"The export is {job.status}. Cancel it first, or wait until it is final.")
+        raise responses.not_final("export", job.status)
     # without a database connection: the storage may be slow
     try:
         await storage.of(settings).remove(files.names)

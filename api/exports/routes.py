@@ -20,7 +20,8 @@ from api.http.operations import BINARY, operation
 from api.http.parameters import ListParameters
 from api.http.problems import Problem, problem_responses
 from db.exports import files, jobs, storage
-from db.exports.jobs import FINAL, Export, ExportFilter, ExportJobCounts, ExportRequest
+from db.exports.jobs import Export, ExportJobCounts, ExportRequest
+from db.jobs import JobFilter
 from db.settings import Settings
 from monitoring import metrics
 
@@ -77,7 +78,7 @@ async def create_export(request: AnyRequest, db_pool: PoolHere, settings: Settin
     if job is None:
         raise Problem("not-found", "The export was deleted meanwhile.")
     _check_replay(requested, job, is_replay=id is None)
-    return responses.accepted(await view(db_pool, settings, job), is_final=job.status in FINAL, is_replay=id is None)
+    return responses.accepted(await view(db_pool, settings, job), is_final=job.is_final, is_replay=id is None)
 
 
 @get(
@@ -90,7 +91,7 @@ async def create_export(request: AnyRequest, db_pool: PoolHere, settings: Settin
 async def list_exports(request: AnyRequest, db_pool: PoolHere, settings: SettingsHere) -> Response[bytes]:
     """One page; `next_cursor` is the cursor of the next page, null on the last one."""
     requested = parameters.query(request, ExportListParameters)
-    wanted = ExportFilter(
+    wanted = JobFilter(
         status=requested.status,
         resource=requested.resource,
         created_after=requested.created_after,
@@ -117,7 +118,7 @@ async def get_export(
     """The current state. Poll it with If-None-Match; Retry-After is absent when the job is final."""
     parameters.query(request)
     job = await get_or_404(db_pool, id)
-    return responses.job(request, await view(db_pool, settings, job), is_final=job.status in FINAL)
+    return responses.job(request, await view(db_pool, settings, job), is_final=job.is_final)
 
 
 @get(
@@ -173,7 +174,6 @@ async def get_export_events(
     parameters.query(request)
     source = sse.EventSource(
         get=jobs.get,
-        final=FINAL,
         event_id=_event_id,
         summary=lambda job: summary(settings, job),
         full=lambda job: view(db_pool, settings, job),

@@ -11,7 +11,7 @@ from api.http import responses
 from api.http.operations import BINARY, OBJECTS
 from db.connections.pool import Pool
 from db.exports import files, jobs
-from db.exports.jobs import FINAL, Export
+from db.exports.jobs import Export
 from db.formats import Compression
 from db.settings import Settings
 
@@ -80,7 +80,7 @@ async def get_or_404(pool: Pool, id: str) -> Export:
 
 async def view(pool: Pool, settings: Settings, job: Export) -> ExportView:
     """The complete representation."""
-    waiting_for = await responses.waiting_for(pool, settings, jobs.waiting_for, job.id, is_final=job.status in FINAL)
+    waiting_for = await responses.waiting_for(pool, settings, "export", job)
     return msgspec.structs.replace(summary(settings, job), waiting_for=waiting_for)
 
 
@@ -119,7 +119,7 @@ def _links(job: Export) -> dict[str, str]:
     links = {"self": self, "events": f"{self}/events"}
     if job.status == "completed":
         links["download"] = f"{self}/download"
-    if job.status not in FINAL:
+    if not job.is_final:
         links["cancel"] = f"{self}/cancel"
     return links
 

@@ -11,10 +11,12 @@ import msgspec
 from litestar import Response
 from litestar.openapi.datastructures import ResponseSpec
 
+import db.jobs
 from api.http.headers import AnyRequest, matches_etag
 from api.http.problems import Problem, invalid, problem_responses
 from db.connections.pool import Connection, Pool
 from db.errors import UNAVAILABLE
+from db.jobs import Kind
 from db.settings import Settings
 
 JSON = "application/json"
@@ -58,10 +60,12 @@ def document_delete() -> dict[int, ResponseSpec]:
 
 
 class Job(Protocol):
-    """What lists need of an import or an export."""
+    """What responses and events need of an import or an export."""
 
     @property
     def id(self) -> UUID: ...
+    @property
+    def is_final(self) -> bool: ...
 
 
 class JobView(Protocol):
@@ -150,7 +154,7 @@ def invalid_cursor() -> Problem:
     return invalid("cursor", "is not the next_cursor of a page")
 
 
-async def get_or_404(pool: Pool, get: Callable[[Connection, UUID], Awaitable[J | None]], id: str, kind: str) -> J:
+async def get_or_404(pool: Pool, get: Callable[[Connection, UUID], Awaitable[J | None]], id: str, kind: Kind) -> J:
     """The job with the id from the path. Raises `Problem` 404."""
     number = job_id(id, kind)
     async with pool.connection() as conn:
@@ -160,28 +164,21 @@ async def get_or_404(pool: Pool, get: Callable[[Connection, UUID], Awaitable[J |
     return job
 
 
-async def waiting_for(
-    pool: Pool,
-    settings: Settings,
-    read: Callable[[Connection, UUID], Awaitable[str | None]],
-    id: UUID,
-    *,
-    is_final: bool,
-) -> str | None:
-    """Why a job is not final yet, by `read`. None if it is final, and behind a pooler, where workers cannot be counted.
+async def waiting_for(pool: Pool, settings: Settings, kind: Kind, job: Job) -> str | None:
+    """Why the job is not final yet. None if it is final, and behind a pooler, where workers cannot be counted.
 
     None also while the database is unavailable: the rest of the job is known, and an accepted request is not answered with 503.
     """
-    if is_final or settings.database_pooler != "none":
+    if job.is_final or settings.database_pooler != "none":
         return None
     try:
         async with pool.connection() as conn:
-            return await read(conn, id)
+            return await db.jobs.waiting_for(conn, kind, job.id)
     except UNAVAILABLE:
         return None
 
 
-def job_id(id: str, kind: str) -> UUID:
+def job_id(id: str, kind: Kind) -> UUID:
     """The id from the path. Text that is not an id cannot name a job: raises `Problem` 404."""
     if not _ID.fullmatch(id):
         raise not_found(kind)
@@ -190,3 +187,7 @@ def job_id(id: str, kind: str) -> UUID:
 
 def not_found(kind: str, by: str = "id") -> Problem:
     return Problem("not-found", f"No {kind} has this {by}.")
+
+
+def not_final(kind: Kind, status: str) -> Problem:
+    return Problem("not-final", f"The {kind} is {status}. Cancel it first, or wait until it is final.")

@@ -2,10 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic
 from uuid import UUID
 
 import msgspec
@@ -16,6 +16,7 @@ from litestar.response.base import ASGIResponse
 from api.http.headers import AnyRequest
 from api.http.operations import operation
 from api.http.problems import problem_responses
+from api.http.responses import J
 from api.http.streaming import BlockStream
 from db.connections.pool import Connection, Pool
 from db.errors import UNAVAILABLE
@@ -45,24 +46,11 @@ RESPONSES = {
 }
 
 
-class Job(Protocol):
-    """What the events need of an import or an export."""
-
-    @property
-    def id(self) -> UUID: ...
-    @property
-    def status(self) -> str: ...
-
-
-J = TypeVar("J", bound=Job)
-
-
 @dataclass(frozen=True, slots=True)
 class EventSource(Generic[J]):
     """How a stream of events reads a job, and represents it in `progress` (`summary`) and in `done` (`full`)."""
 
     get: Callable[[Connection, UUID], Awaitable[J | None]]
-    final: Collection[str]
     # changes whenever the job does
     event_id: Callable[[J], str]
     summary: Callable[[J], msgspec.Struct]
@@ -75,7 +63,7 @@ def follow(request: AnyRequest, source: EventSource[J], job: J, pool: Pool, stop
     An event has the whole state and not a change, so a client that reconnects has missed nothing. `done` is not sent twice,
     because a browser reconnects after the end of every stream until it gets a 204.
     """
-    if job.status in source.final and request.headers.get("last-event-id") == source.event_id(job):
+    if job.is_final and request.headers.get("last-event-id") == source.event_id(job):
         return ASGIResponse(status_code=204)
     return BlockStream(
         _events(source, job, pool, stopping),
@@ -93,7 +81,7 @@ async def _events(source: EventSource[J], job: J, pool: Pool, stopping: asyncio.
     sent_id, sent_at = "", time.monotonic()
     async for current in _poll(source, job, pool, stopping):
         id = source.event_id(current)
-        if current.status in source.final:
+        if current.is_final:
             yield _event("done", id, await source.full(current))
             return
         if id != sent_id:

@@ -24,10 +24,10 @@ from api.imports.cells import RefusedPage
 from api.imports.copies import CopyContext
 from api.imports.uploads import ActiveUploadsHere
 from api.imports.view import PATH, ImportView, get_or_404, view
+from db import jobs
 from db.connections.pool import Pool
 from db.imports import actions, backlog, completion, uploads
 from db.imports.actions import Copy, NotCommittable, ParentImport, Repaired
-from db.imports.jobs import FINAL
 from db.imports.records import Gone
 from db.imports.refused import Selection
 from db.resources.definition import Code
@@ -157,14 +157,14 @@ async def retry_import(
     parameters.query(request)
     parent = await _parent(db_pool, id)
     if not parent.is_final:
-        raise Problem("not-final", f"The import is {parent.status}. Cancel it first, or wait until it is final.")
+        raise responses.not_final("import", parent.status)
     if not parent.remaining:
         raise Problem("nothing-to-retry", "No record of the import is failed or unprocessed.")
     context = CopyContext(
         db_pool, settings, admission, active_uploads, request_id(request.scope), key_name(request.scope)
     )
     child, is_replay = await _copy(parent, "retry", context)
-    return await _child(db_pool, settings, child, is_replay=is_replay)
+    return await _accepted(db_pool, settings, child, is_replay=is_replay)
 
 
 @post(
@@ -214,7 +214,7 @@ async def commit_import(
         raise Problem("not-committable", str(reason)) from None
     except Gone:
         raise records.removed() from None
-    return await _child(db_pool, settings, child, is_replay=is_replay)
+    return await _accepted(db_pool, settings, child, is_replay=is_replay)
 
 
 @post(
@@ -231,13 +231,12 @@ async def cancel_import(
     parameters.query(request)
     job = await get_or_404(db_pool, id)
     async with db_pool.connection() as conn:
-        if not await actions.cancel(conn, job.id):
+        if not await jobs.cancel(conn, "import", job.id):
             raise Problem("already-final", "The import is already final.")
         ends = await completion.finish(conn, job.id)
     for end in ends:
         job_events.import_finished(end)
-    job = await get_or_404(db_pool, id)
-    return responses.accepted(await view(db_pool, settings, job), is_final=job.status in FINAL)
+    return await _accepted(db_pool, settings, job.id)
 
 
 @delete(
@@ -254,7 +253,7 @@ async def delete_import(request: AnyRequest, id: FromPath[str], db_pool: PoolHer
     async with db_pool.connection() as conn, conn.transaction():
         is_deleted = await actions.delete(conn, job.id)
     if not is_deleted:
-        raise Problem("not-final", f"The import is {job.status}. Cancel it first, or wait until it is final.")
+        raise responses.not_final("import", job.status)
 
 
 async def _copy(parent: ParentImport, relation: Copy, context: CopyContext) -> tuple[UUID, bool]:
@@ -277,9 +276,9 @@ async def _parent(pool: Pool, id: str) -> ParentImport:
     return parent
 
 
-async def _child(pool: Pool, settings: Settings, id: UUID, *, is_replay: bool) -> Response[bytes]:
+async def _accepted(pool: Pool, settings: Settings, id: UUID, *, is_replay: bool = False) -> Response[bytes]:
     job = await get_or_404(pool, str(id))
-    return responses.accepted(await view(pool, settings, job), is_final=job.status in FINAL, is_replay=is_replay)
+    return responses.accepted(await view(pool, settings, job), is_final=job.is_final, is_replay=is_replay)
 
 
 HANDLERS = [

@@ -30,7 +30,7 @@ from api.imports.view import PATH, ImportView, get_or_404, summary, view
 from db.imports import errors as record_errors
 from db.imports import jobs
 from db.imports.errors import Position
-from db.imports.jobs import FINAL, Import, ImportFilter, ImportJobCounts, Outcome
+from db.imports.jobs import Import, ImportFilter, ImportJobCounts, Outcome
 from db.resources.definition import Code, RecordError
 
 
@@ -134,12 +134,11 @@ async def create_import(
     job, is_replay = await receive(request, pool=db_pool, settings=settings, admission=admission, active=active_uploads)
     if seconds is not None:
         job = await wait.until_final(request, db_pool, job, seconds=seconds, stopping=stopping)
-    is_final = job.status in FINAL
     return responses.accepted(
         await view(db_pool, settings, job),
-        is_final=is_final,
+        is_final=job.is_final,
         is_replay=is_replay,
-        is_result=is_final and seconds is not None,
+        is_result=job.is_final and seconds is not None,
         headers=None if seconds is None else {"Preference-Applied": f"wait={seconds}"},
     )
 
@@ -185,7 +184,7 @@ async def get_import(
     """The current state. Poll it with If-None-Match; Retry-After is absent when the job is final."""
     parameters.query(request)
     job = await get_or_404(db_pool, id)
-    return responses.job(request, await view(db_pool, settings, job), is_final=job.status in FINAL)
+    return responses.job(request, await view(db_pool, settings, job), is_final=job.is_final)
 
 
 @get(
@@ -202,7 +201,6 @@ async def get_import_events(
     parameters.query(request)
     source = sse.EventSource(
         get=jobs.get,
-        final=FINAL,
         event_id=_event_id,
         summary=lambda job: summary(settings, job),
         full=lambda job: view(db_pool, settings, job),

@@ -12,7 +12,7 @@ from db.connections.pool import Pool
 from db.imports import errors as record_errors
 from db.imports import jobs, repairs
 from db.imports.errors import ErrorCount
-from db.imports.jobs import FINAL, Import, Relation
+from db.imports.jobs import Import, Relation
 from db.imports.repairs import Totals
 from db.resources.definition import RecordError
 from db.settings import Settings
@@ -100,11 +100,11 @@ async def get_or_404(pool: Pool, id: str) -> Import:
 
 async def view(pool: Pool, settings: Settings, job: Import) -> ImportView:
     """The complete representation. Reads the errors after the job, so that it never has fewer errors than it counts."""
-    waiting_for = await responses.waiting_for(pool, settings, jobs.waiting_for, job.id, is_final=job.status in FINAL)
+    waiting_for = await responses.waiting_for(pool, settings, "import", job)
     complete = msgspec.structs.replace(
         summary(settings, job), errors=[], error_summary=[], error_kinds=0, waiting_for=waiting_for, repaired=None
     )
-    remaining = job.total_records - job.processed + job.failed if job.status in FINAL else 0
+    remaining = job.total_records - job.processed + job.failed if job.is_final else 0
     if not remaining and not job.errors:
         return complete
     async with pool.connection() as conn:
@@ -166,7 +166,7 @@ def _links(job: Import) -> dict[str, str]:
     }
     if job.parent_id is not None:
         links["parent"] = f"{PATH}/{job.parent_id}"
-    if job.status not in FINAL:
+    if not job.is_final:
         return links | {"cancel": f"{self}/cancel"}
     if job.failed or job.processed < job.total_records:
         links["retry"] = f"{self}/retry"

@@ -6,7 +6,7 @@ from api.http.headers import AnyRequest
 from db.connections.pool import Pool
 from db.errors import UNAVAILABLE
 from db.imports import jobs
-from db.imports.jobs import FINAL, Import
+from db.imports.jobs import Import
 
 # a small import is final within milliseconds; a longer one is polled less often
 POLL_SECONDS_MIN = 0.005
@@ -26,7 +26,7 @@ async def until_final(
     pause = POLL_SECONDS_MIN
     interrupts = {asyncio.create_task(_disconnected(request)), asyncio.create_task(stopping.wait())}
     try:
-        while job.status not in FINAL and (remaining := deadline - loop.time()) > 0:
+        while not job.is_final and (remaining := deadline - loop.time()) > 0:
             interrupted, _ = await asyncio.wait(
                 interrupts, timeout=min(pause, remaining), return_when=asyncio.FIRST_COMPLETED
             )

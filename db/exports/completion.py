@@ -1,4 +1,4 @@
-"""The end of an export job: finish, cancel, and the jobs that were left unfinished by a crash."""
+"""The end of an export job: finish, and the jobs that were left unfinished by a crash."""
 
 from uuid import UUID
 
@@ -50,19 +50,6 @@ async def finish(conn: Connection, id: UUID) -> Finished | None:
         {"id": id},
     )
     return await cursor.fetchone()
-
-
-async def cancel(conn: Connection, id: UUID) -> bool:
-    """Requests the cancellation of a job. Returns False if the job is final. Call `finish` afterwards."""
-    cursor = await conn.execute(
-        """
-        UPDATE export_jobs
-        SET cancel_requested_at = coalesce(cancel_requested_at, clock_timestamp())
-        WHERE id = %(id)s AND status IN ('pending', 'processing')
-        """,
-        {"id": id},
-    )
-    return cursor.rowcount == 1
 
 
 async def unfinished(conn: Connection) -> list[UUID]:

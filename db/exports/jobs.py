@@ -16,6 +16,7 @@ from uuid_utils.compat import uuid7
 from db import queue
 from db.connections.pool import Connection
 from db.formats import Compression, Format
+from db.jobs import MATCHES, JobFilter
 
 Status = Literal["pending", "processing", "completed", "failed", "cancelled", "expired"]
 FINAL = ("completed", "failed", "cancelled", "expired")
@@ -69,14 +70,9 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
     started_at: datetime | None
     finished_at: datetime | None
 
-
-class ExportFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which jobs a list has; None matches all. `created_after` is inclusive, `created_before` exclusive."""
-
-    status: str | None = None
-    resource: str | None = None
-    created_after: datetime | None = None
-    created_before: datetime | None = None
+    @property
+    def is_final(self) -> bool:
+        return self.status in FINAL
 
 
 class ExportStatusCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,30 +150,13 @@ async def live(conn: Connection) -> int:
     return await cursor.fetchone() or 0
 
 
-async def waiting_for(conn: Connection, id: UUID) -> str | None:
-    """Why the job is not final yet, in one sentence; None when it is. Counts the sessions of workers."""
-    cursor = conn.cursor(row_factory=scalar_row)
-    await cursor.execute(
-        "SELECT waiting_for FROM export_progress WHERE id = %(id)s AND finished_at IS NULL", {"id": id}
-    )
-    return await cursor.fetchone()
-
-
-# The times in binary form: PostgreSQL refuses text with an offset of 16 hours or more.
-_MATCHES = """
-    (%(resource)s::text IS NULL OR resource = %(resource)s)
-    AND (%(created_after)b::timestamptz IS NULL OR created_at >= %(created_after)b)
-    AND (%(created_before)b::timestamptz IS NULL OR created_at < %(created_before)b)
-"""
-
-
-async def newest(conn: Connection, wanted: ExportFilter, *, before: UUID | None, limit: int) -> list[Export]:
+async def newest(conn: Connection, wanted: JobFilter, *, before: UUID | None, limit: int) -> list[Export]:
     """Jobs older than `before`, newest first."""
     cursor = conn.cursor(row_factory=class_row(Export))
     await cursor.execute(
         _SELECT
         + "WHERE"
-        + _MATCHES
+        + MATCHES
         + """
             AND (%(status)s::text IS NULL OR status = %(status)s)
             AND (%(before)s::uuid IS NULL OR id < %(before)s)
@@ -192,8 +171,8 @@ async def newest(conn: Connection, wanted: ExportFilter, *, before: UUID | None,
 _COUNT = "SELECT status, count(*) FROM export_jobs WHERE"
 
 
-async def counts(conn: Connection, wanted: ExportFilter) -> ExportJobCounts:
+async def counts(conn: Connection, wanted: JobFilter) -> ExportJobCounts:
     """Of the jobs that match all of `wanted` but its status."""
-    cursor = await conn.execute(_COUNT + _MATCHES + "GROUP BY status", msgspec.structs.asdict(wanted))
+    cursor = await conn.execute(_COUNT + MATCHES + "GROUP BY status", msgspec.structs.asdict(wanted))
     by_status = dict(await cursor.fetchall())
     return ExportJobCounts(total=sum(by_status.values()), status=ExportStatusCounts(**by_status))

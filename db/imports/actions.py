@@ -1,4 +1,4 @@
-"""Actions on imports: retry, commit of a dry run, cancel, delete."""
+"""Actions on imports: retry, commit of a dry run, delete. Cancel is in `db.jobs`."""
 
 from typing import Literal
 from uuid import UUID
@@ -179,23 +179,6 @@ def child_spec(
         request_id=request_id,
         created_by=created_by,
     )
-
-
-async def cancel(conn: Connection, id: UUID) -> bool:
-    """Requests that no further chunk is started. Returns False if the import is final or does not exist.
-
-    Only the job's row is changed, because workers hold locks on the chunks; claim and fence read the flag there. Call
-    `completion.finish` afterwards: it ends an import without a running chunk; otherwise the worker of the last chunk does.
-    """
-    cursor = await conn.execute(
-        """
-        UPDATE import_jobs
-        SET cancel_requested_at = coalesce(cancel_requested_at, clock_timestamp())
-        WHERE id = %(id)s AND status IN ('pending', 'processing')
-        """,
-        {"id": id},
-    )
-    return cursor.rowcount == 1
 
 
 async def delete(conn: Connection, id: UUID) -> bool:

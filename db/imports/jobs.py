@@ -6,9 +6,10 @@ from typing import Any, Literal
 from uuid import UUID
 
 import msgspec
-from psycopg.rows import class_row, scalar_row
+from psycopg.rows import class_row
 
 from db.connections.pool import Connection
+from db.jobs import MATCHES, JobFilter
 
 Mode = Literal["insert", "skip", "upsert", "update"]
 Status = Literal["uploading", "pending", "processing", "completed", "failed", "cancelled"]
@@ -55,25 +56,21 @@ class Import(msgspec.Struct, frozen=True, kw_only=True):
     now: datetime
 
     @property
+    def is_final(self) -> bool:
+        return self.status in FINAL
+
+    @property
     def processed(self) -> int:
         return self.created + self.updated + self.unchanged + self.skipped + self.failed
 
 
-class ImportFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which jobs a list has; None matches all.
+class ImportFilter(JobFilter, frozen=True, kw_only=True):
+    """`name` is a part of the file's name, in upper or lower case as far as the database's locale knows the letters."""
 
-    `name` is a part of the file's name, in upper or lower case as far as the database's locale knows the letters.
-    `created_after` is inclusive, `created_before` exclusive.
-    """
-
-    status: str | None = None
     outcome: str | None = None
-    resource: str | None = None
     parent_id: UUID | None = None
     name: str | None = None
     dry_run: bool | None = None
-    created_after: datetime | None = None
-    created_before: datetime | None = None
 
 
 class ImportStatusCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,26 +128,16 @@ async def get(conn: Connection, id: UUID) -> Import | None:
     return await cursor.fetchone()
 
 
-async def waiting_for(conn: Connection, id: UUID) -> str | None:
-    """Why the job is not final yet, in one sentence; None when it is. Counts the sessions of workers."""
-    cursor = conn.cursor(row_factory=scalar_row)
-    await cursor.execute(
-        "SELECT waiting_for FROM import_progress WHERE id = %(id)s AND finished_at IS NULL", {"id": id}
-    )
-    return await cursor.fetchone()
-
-
-# Columns of import_jobs but status and outcome. strpos, because LIKE would need an escaped pattern. The times in binary form:
-# PostgreSQL refuses text with an offset of 16 hours or more.
-_MATCHES = """
-    status <> 'uploading'
-    AND (%(resource)s::text IS NULL OR resource = %(resource)s)
+# The condition of an ImportFilter except its status and outcome. strpos, because LIKE would need an escaped pattern.
+_MATCHES = (
+    MATCHES
+    + """
+    AND status <> 'uploading'
     AND (%(parent_id)s::uuid IS NULL OR parent_id = %(parent_id)s)
     AND (%(name)s::text IS NULL OR strpos(lower(file_name), lower(%(name)s)) > 0)
     AND (%(dry_run)s::boolean IS NULL OR dry_run = %(dry_run)s)
-    AND (%(created_after)b::timestamptz IS NULL OR created_at >= %(created_after)b)
-    AND (%(created_before)b::timestamptz IS NULL OR created_at < %(created_before)b)
 """
+)
 
 
 async def newest(conn: Connection, wanted: ImportFilter, *, before: UUID | None, limit: int) -> list[Import]:

@@ -8,11 +8,12 @@ from uuid import UUID, uuid4
 import pytest
 from psycopg.rows import dict_row
 
+import db.jobs
 from db import queue
 from db.connections import pool
 from db.exports import claimed as claimed_export
 from db.exports import jobs
-from db.imports import actions, completion
+from db.imports import completion
 from db.settings import Settings
 from tests.support import ROOT
 from tests.support.eventually import eventually
@@ -102,7 +103,7 @@ async def test_why_an_import_waits_or_was_stopped(conn):
     assert await waiting_for(conn, first) == "Too many records were refused: 1 records were refused; the maximum is 0"
     third = await queued(conn, users(1))
     claimed = await claim(conn)
-    assert await actions.cancel(conn, third)
+    assert await db.jobs.cancel(conn, "import", third)
     assert await waiting_for(conn, third) == "it is being cancelled; 1 chunks that were begun are still worked on"
     await perform(conn, claimed)
     await completion.finish(conn, third)

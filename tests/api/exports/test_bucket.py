@@ -15,6 +15,7 @@ from moto.server import ThreadedMotoServer
 from db import queue
 from db.exports import jobs
 from db.exports.storage.bucket import BLOCK_BYTES, PART_BYTES
+from db.jobs import JobFilter
 from db.settings import Settings
 from tests.support.eventually import PATIENCE_SECONDS, eventually
 from tests.support.exports import EXPORTS, SEVERAL, STREAM, completed, create, many_articles, resume, stall, write
@@ -184,7 +185,7 @@ async def test_nothing_to_export(conn, bucket):
     async with conn.transaction():
         await create(conn, "comments")
     await Worker(settings(bucket), name="w", stopping=asyncio.Event()).run_once(conn)
-    [job] = await jobs.newest(conn, jobs.ExportFilter(status="completed"), before=None, limit=1)
+    [job] = await jobs.newest(conn, JobFilter(status="completed"), before=None, limit=1)
     assert bucket.names() == [f"some/exports/{job.file_name}"]
     assert bucket.client.head_object(Bucket=bucket.name, Key=bucket.names()[0])["ContentLength"] == 0
 

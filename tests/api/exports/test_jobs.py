@@ -15,8 +15,10 @@ import httpx
 import psycopg
 import pytest
 
+import db.jobs
 from db import queue
 from db.exports import completion, jobs, retention
+from db.jobs import JobFilter
 from db.settings import Settings
 from tests.support.eventually import PATIENCE_SECONDS, eventually
 from tests.support.exports import (
@@ -287,7 +289,7 @@ async def test_the_list_by_time_and_its_counts(service, conn):
     for hour, id in enumerate(ids):
         created_at = noon + timedelta(hours=hour)
         await conn.execute("UPDATE export_jobs SET created_at = %(at)s WHERE id = %(id)s", {"id": id, "at": created_at})
-    assert await completion.cancel(conn, UUID(ids[0]))
+    assert await db.jobs.cancel(conn, "export", UUID(ids[0]))
     await completion.finish(conn, UUID(ids[0]))
     one = (noon + timedelta(hours=1)).isoformat()
     none = {"pending": 0, "processing": 0, "completed": 0, "failed": 0, "cancelled": 0, "expired": 0}
@@ -490,7 +492,7 @@ async def test_an_export_that_was_not_begun_is_cancelled(service, conn):
     assert await queue.claim(conn, worker="w") is None
 
     id = await create(conn)
-    assert await completion.cancel(conn, id)
+    assert await db.jobs.cancel(conn, "export", id)
     assert await queue.claim(conn, worker="w") is None
     assert await completion.unfinished(conn) == [id]
     end = await completion.finish(conn, id)
@@ -508,7 +510,7 @@ async def test_a_cancel_at_the_last_moment(conn, other, tmp_path):
     await stall(other)
     working = asyncio.create_task(work.perform(conn, claim, settings=settings))
     await eventually(lambda: list(tmp_path.glob(".*.part")))
-    assert await completion.cancel(other, id)
+    assert await db.jobs.cancel(other, "export", id)
     await resume(other)
     with pytest.raises(psycopg.errors.SerializationFailure):
         await working
@@ -575,7 +577,7 @@ async def test_old_jobs_go(conn, tmp_path):
     await age(900)
     assert await maintenance.prune_exports(conn, settings) == 1
     assert names(settings) == [young.file_name]
-    assert {job.id for job in await jobs.newest(conn, jobs.ExportFilter(), before=None, limit=9)} == {
+    assert {job.id for job in await jobs.newest(conn, JobFilter(), before=None, limit=9)} == {
         young.id,
         waiting,
     }

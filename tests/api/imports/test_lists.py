@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta, timezone
 import httpx
 import pytest
 
-from db.imports import actions, completion
+from db import jobs
+from db.imports import completion
 from tests.support.api_client import PATH
 from tests.support.eventually import PATIENCE_SECONDS
 from tests.support.factories import queued, run, user, users
@@ -34,7 +35,7 @@ async def client(service):
 async def make_jobs(conn) -> None:
     """Imports of each status and outcome, named for it, oldest first."""
     cancelled = await queued(conn, users(1), file_name="cancelled.csv")
-    await actions.cancel(conn, cancelled)
+    await jobs.cancel(conn, "import", cancelled)
     await completion.finish(conn, cancelled)
     good, bad = user(1), user(2, role="king")
     for name, records, parameters in (
