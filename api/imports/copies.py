@@ -11,6 +11,8 @@ from contextlib import aclosing
 from typing import NamedTuple
 from uuid import UUID
 
+import msgspec
+
 from api.http.problems import Problem
 from api.imports.admission import Admission
 from api.imports.chunk_writer import ChunkWriter
@@ -81,14 +83,17 @@ async def _store(parent: ParentImport, relation: Copy, id: UUID, context: CopyCo
         chunks.close()
         await writer.add(chunks.take())
     sha256.update(tail)
-    return actions.child_spec(
+    spec = actions.child_spec(
         parent,
         relation,
+        digest=hashlib.sha256(relation.encode() + parent.id.bytes + sha256.digest()).digest(),
+        request_id=context.request_id,
+        created_by=context.created_by,
+    )
+    return msgspec.structs.replace(
+        spec,
         file_bytes=size + len(tail),
         file_sha256=sha256.digest(),
         total_records=chunks.record_count,
         total_chunks=writer.chunk_count,
-        digest=hashlib.sha256(relation.encode() + parent.id.bytes + sha256.digest()).digest(),
-        request_id=context.request_id,
-        created_by=context.created_by,
     )

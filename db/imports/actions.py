@@ -3,17 +3,15 @@
 from typing import Literal
 from uuid import UUID
 
-import msgspec
 from psycopg.rows import class_row, scalar_row
 
 from db.connections import liveness
 from db.connections.pool import Connection
-from db.formats import Format
 from db.imports import completion, repairs, uploads
 from db.imports.jobs import FINAL, Status
 from db.imports.records import Gone
 from db.imports.repairs import TakenOn
-from db.imports.uploads import ImportSpec
+from db.imports.uploads import FileSpec, ImportSpec
 
 Copy = Literal["retry", "commit"]
 
@@ -29,7 +27,7 @@ class Repaired(Exception):
     """Repairs have records of the import, which a copy must leave out."""
 
 
-class ParentImport(msgspec.Struct, frozen=True, kw_only=True):
+class ParentImport(FileSpec, frozen=True, kw_only=True):
     """An import whose records are downloaded, or imported again by a child: a retry or a commit.
 
     `remaining` counts the failed and the unprocessed records. `failed` and `remaining` do not change once the import is final.
@@ -37,24 +35,7 @@ class ParentImport(msgspec.Struct, frozen=True, kw_only=True):
 
     id: UUID
     status: Status
-    resource: str
-    mode: str
     dry_run: bool
-    on_error: str
-    max_errors: int | None
-    max_error_rate: float | None
-    unknown_fields: str
-    format: Format
-    csv_delimiter: str
-    csv_safe: bool
-    csv_header: bytes | None
-    csv_columns: list[str | None] | None
-    columns: dict[str, str | None] | None
-    file_name: str | None
-    file_bytes: int
-    file_sha256: bytes
-    total_records: int
-    total_chunks: int
     failed: int
     remaining: int
 
@@ -124,56 +105,21 @@ async def commit(
         raise Repaired
     child = await uploads.begin(conn)
     await _copy_file(conn, child, parent)
-    spec = child_spec(
-        parent,
-        "commit",
-        file_bytes=parent.file_bytes,
-        file_sha256=parent.file_sha256,
-        total_records=parent.total_records,
-        total_chunks=parent.total_chunks,
-        digest=digest,
-        request_id=request_id,
-        created_by=created_by,
-    )
+    spec = child_spec(parent, "commit", digest=digest, request_id=request_id, created_by=created_by)
     await uploads.seal(conn, child, spec)
     return child, False
 
 
 def child_spec(
-    parent: ParentImport,
-    relation: Copy,
-    *,
-    file_bytes: int,
-    file_sha256: bytes,
-    total_records: int,
-    total_chunks: int,
-    digest: bytes,
-    request_id: str | None,
-    created_by: str | None,
+    parent: ParentImport, relation: Copy, *, digest: bytes, request_id: str | None, created_by: str | None
 ) -> ImportSpec:
-    """The specification of a child: its parent's parameters except `after`, which the parent has waited for, and these totals."""
+    """The specification of a child with the whole file: its parent's parameters, except `after`, which the parent waited for."""
     return ImportSpec(
-        resource=parent.resource,
-        mode=parent.mode,
+        **{name: getattr(parent, name) for name in FileSpec.__struct_fields__},
         dry_run=parent.dry_run and relation == "retry",
-        on_error=parent.on_error,
-        max_errors=parent.max_errors,
-        max_error_rate=parent.max_error_rate,
         after_id=None,
         parent_id=parent.id,
         relation=relation,
-        unknown_fields=parent.unknown_fields,
-        format=parent.format,
-        csv_delimiter=parent.csv_delimiter,
-        csv_safe=parent.csv_safe,
-        csv_header=parent.csv_header,
-        csv_columns=parent.csv_columns,
-        columns=parent.columns,
-        file_name=parent.file_name,
-        file_bytes=file_bytes,
-        file_sha256=file_sha256,
-        total_records=total_records,
-        total_chunks=total_chunks,
         idempotency_token=None,
         digest=digest,
         request_id=request_id,

@@ -10,6 +10,7 @@ from uuid_utils.compat import uuid7
 
 from db import copy, queue
 from db.connections.pool import Connection
+from db.formats import Format
 from db.imports.jobs import Relation, Status
 from db.imports.payload import Chunk
 
@@ -26,21 +27,16 @@ class AfterUnknown(Exception):
     """There is no import with the id `after`."""
 
 
-class ImportSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """The specification of an import whose file was received completely. `digest` is that of its parameters and bytes."""
+class FileSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A file and how it is imported: what a retry and a commit have from their parent."""
 
     resource: str
     mode: str
-    dry_run: bool
     on_error: str
     max_errors: int | None
     max_error_rate: float | None
-    after_id: UUID | None
-    parent_id: UUID | None
-    # how it comes from its parent
-    relation: Relation | None
     unknown_fields: str
-    format: str
+    format: Format
     csv_delimiter: str
     csv_safe: bool
     csv_header: bytes | None
@@ -53,6 +49,16 @@ class ImportSpec(msgspec.Struct, frozen=True, kw_only=True):
     file_sha256: bytes
     total_records: int
     total_chunks: int
+
+
+class ImportSpec(FileSpec, frozen=True, kw_only=True):
+    """The specification of an import whose file was received completely. `digest` is that of its parameters and bytes."""
+
+    dry_run: bool
+    after_id: UUID | None
+    parent_id: UUID | None
+    # how it comes from its parent
+    relation: Relation | None
     idempotency_token: str | None
     digest: bytes
     request_id: str | None
@@ -130,13 +136,13 @@ async def seal(conn: Connection, id: UUID, spec: ImportSpec) -> None:
                 sealed_at = clock_timestamp(),
                 resource = %(resource)s,
                 mode = %(mode)s,
-            dry_run = %(dry_run)s,
-            on_error = %(on_error)s,
-            max_errors = %(max_errors)s,
-            max_error_rate = %(max_error_rate)s,
-            after_id = %(after_id)s,
-            parent_id = %(parent_id)s,
-            relation = %(relation)s,
+                dry_run = %(dry_run)s,
+                on_error = %(on_error)s,
+                max_errors = %(max_errors)s,
+                max_error_rate = %(max_error_rate)s,
+                after_id = %(after_id)s,
+                parent_id = %(parent_id)s,
+                relation = %(relation)s,
                 unknown_fields = %(unknown_fields)s,
                 format = %(format)s,
                 csv_delimiter = %(csv_delimiter)s,
