@@ -1,13 +1,13 @@
-"""Makes jobs final after their last chunk."""
+"""Makes jobs final after their last chunk, and logs and counts them."""
 
 from uuid import UUID
 
 import structlog
 
 from db.connections.pool import Connection
-from db.exports import completion as exports
+from db.exports import completion as export_completion
 from db.imports import budget
-from db.imports import completion as imports
+from db.imports import completion as import_completion
 from db.queue import Claim, failpoints
 from monitoring import job_events
 
@@ -27,11 +27,15 @@ async def end_job(conn: Connection, claim: Claim, *, has_budget: bool, is_follow
         log.warning("import stopped by record errors", job_id=str(claim.job_id))
         is_followed = False
     if not is_followed:
-        for end in await imports.finish(conn, claim.job_id):
-            job_events.import_finished(end)
+        await end_import(conn, claim.job_id)
+
+
+async def end_import(conn: Connection, id: UUID) -> None:
+    for end in await import_completion.finish(conn, id):
+        job_events.import_finished(end)
 
 
 async def end_export(conn: Connection, id: UUID) -> None:
-    end = await exports.finish(conn, id)
+    end = await export_completion.finish(conn, id)
     if end is not None:
         job_events.export_finished(end)

@@ -8,10 +8,12 @@ from db.exports import completion as export_completion
 from db.exports import files as export_files
 from db.exports import retention as export_retention
 from db.exports import storage
-from db.imports import completion, retention, uploads
+from db.imports import completion as import_completion
+from db.imports import retention as import_retention
+from db.imports import uploads
 from db.settings import Settings
 from monitoring import job_events
-from workers.completion import end_export
+from workers.completion import end_export, end_import
 
 log = structlog.get_logger(__name__)
 
@@ -38,17 +40,16 @@ async def _sweep_uploads(conn: Connection, settings: Settings) -> None:
 
 async def _end_jobs(conn: Connection) -> None:
     """Makes jobs final whose last worker died before it did so."""
-    for id in await completion.unfinished(conn):
-        for end in await completion.finish(conn, id):
-            job_events.import_finished(end)
-    for end in await completion.finish_dependents(conn):
+    for id in await import_completion.unfinished(conn):
+        await end_import(conn, id)
+    for end in await import_completion.finish_dependents(conn):
         job_events.import_finished(end)
     for id in await export_completion.unfinished(conn):
         await end_export(conn, id)
 
 
 async def _prune_imports(conn: Connection, settings: Settings) -> None:
-    pruned = await retention.prune(conn, retention_seconds=settings.job_retention_seconds)
+    pruned = await import_retention.prune(conn, retention_seconds=settings.job_retention_seconds)
     if pruned.jobs or pruned.rows:
         log.info("old imports deleted", jobs=pruned.jobs, rows=pruned.rows)
 
