@@ -18,6 +18,7 @@ from tests.bench import (
     environment,
     exports,
     fairness,
+    file_kinds,
     file_size,
     foreign_keys,
     imports,
@@ -37,6 +38,7 @@ from tests.bench.report import Figure
 
 BENCHMARKS: dict[str, Callable[[Environment], Awaitable[list[Figure]]]] = {
     "imports": imports.run,
+    "kinds": file_kinds.run,
     "related": foreign_keys.run,
     "pgloader": pgloader.run,
     "uploads": uploads.run,
@@ -64,8 +66,9 @@ def main() -> None:
     )
     parser.add_argument("--records", type=int, help="records of a file of users, instead of the size's own")
     parser.add_argument("--rounds", type=int, help="rounds, instead of the size's own")
+    parser.add_argument("--workers", type=int, help="worker processes, instead of two")
     arguments = parser.parse_args()
-    given = {name: getattr(arguments, name) for name in ("records", "rounds") if getattr(arguments, name)}
+    given = {name: getattr(arguments, name) for name in ("records", "rounds", "workers") if getattr(arguments, name)}
     size = msgspec.structs.replace(SIZES[arguments.size], **given)
     console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
     try:
@@ -79,7 +82,11 @@ async def _run(size: environment.Size, names: list[str], console: Console) -> No
     started_at = datetime.now(UTC)
     figures: list[Figure] = []
     with environment.opened(size, console) as opened:
-        head = {"size": size, "started_at": started_at, "machine": environment.machine(opened.server_url)}
+        head = {
+            "size": size,
+            "started_at": started_at,
+            "machine": environment.machine(opened.server_url, workers=size.workers),
+        }
         try:
             for name in names:
                 console.print(f"{name} ({time.monotonic() - began:.0f} s)", style="bold")

@@ -17,14 +17,13 @@ from db import embedded
 from db.embedded import binaries
 from tests.support import postgres
 
-# the number of cores of the smallest machine that is worth measuring
-WORKERS = 2
-
 
 class Size(msgspec.Struct, frozen=True, kw_only=True):
     """The sizes of a run. `records`: of a file of users; `rounds`: how often each contender runs."""
 
     name: str
+    # the number of cores of the smallest machine that is worth measuring
+    workers: int = 2
     records: int
     # of the files of articles and of comments
     related_records: int
@@ -69,7 +68,7 @@ SIZES = {
             table_rows=(0, 5_000),
             slow_seconds=1,
         ),
-        # about two minutes
+        # about three minutes
         Size(
             name="quick",
             records=100_000,
@@ -127,13 +126,16 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
 
 @contextmanager
 def opened(size: Size, console: Console) -> Iterator[Environment]:
-    """A server of the benchmark's own with the durable settings of the embedded one; DATABASE_URL is not used."""
+    """A server of the benchmark's own with the durable settings of the embedded one; DATABASE_URL is not used.
+
+    Its binaries are those of TEST_POSTGRES_BIN, if that is set.
+    """
     with postgres.open_folder() as folder:
         try:
             yield Environment(
                 size=size,
                 folder=folder,
-                server_url=embedded.start(folder / "server", options=embedded.TCP),
+                server_url=embedded.start(folder / "server", options=embedded.TCP, bin_dir=postgres.bin_dir()),
                 console=console,
             )
         finally:
@@ -152,7 +154,7 @@ def psql(database_url: str, command: str, *, stdout: int = subprocess.DEVNULL) -
     return done.stdout or b""
 
 
-def machine(server_url: str) -> dict[str, Any]:
+def machine(server_url: str, *, workers: int) -> dict[str, Any]:
     """The facts about the machine that a reader of the figures needs."""
     with psycopg.connect(server_url) as conn:
         settings = ("server_version", "fsync", "synchronous_commit", "full_page_writes", "shared_buffers")
@@ -163,7 +165,7 @@ def machine(server_url: str) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "postgresql": {name: row[0] for name, row in shown.items() if row},
-        "workers": WORKERS,
+        "workers": workers,
         # other processes slow the two contenders down, rarely by the same amount
         "load": round(os.getloadavg()[0], 1),
     }

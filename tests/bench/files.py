@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from db.formats import COMPRESSION_BY_EXTENSION, Compression
 from tests.bench.environment import Environment
 from tests.support import make_data
 from tests.support.make_data import Fault, Made
@@ -28,7 +29,12 @@ class File:
 
     @property
     def format(self) -> str:
-        return self.path.suffix.removeprefix(".")
+        path = self.path if self.compression == "none" else self.path.with_suffix("")
+        return path.suffix.removeprefix(".")
+
+    @property
+    def compression(self) -> Compression:
+        return COMPRESSION_BY_EXTENSION.get(self.path.suffix.removeprefix("."), "none")
 
     @property
     def megabytes(self) -> float:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import psycopg
 
 from tests.bench import files, timed_import
-from tests.bench.environment import WORKERS, Environment
+from tests.bench.environment import Environment
 from tests.bench.report import Figure
 from tests.support.api_client import Api
 from tests.support.service import Service, running_service
@@ -28,7 +28,7 @@ async def run(env: Environment) -> list[Figure]:
         address, database_url = posted.headers["location"], api.service.environment["DATABASE_URL"]
         waiting = await _measure(env, api, address, f"waits, {chunks} chunks")
         async with running_service(
-            env.subfolder("polls-workers"), database_url, run=["workers"], worker_pool_size=WORKERS
+            env.subfolder("polls-workers"), database_url, run=["workers"], worker_pool_size=env.size.workers
         ):
             await timed_import.check(api, await timed_import.final(api, posted), file)
         return [waiting, await _measure(env, api, address, f"is final, {chunks} chunks")]

@@ -13,7 +13,7 @@ from psycopg.sql import SQL, Identifier
 from db import audit
 from db.imports.jobs import FINAL
 from db.settings import Settings
-from tests.bench.environment import WORKERS, Environment, psql
+from tests.bench.environment import Environment, psql
 from tests.bench.files import File
 from tests.bench.report import number
 from tests.support import api_client
@@ -27,7 +27,7 @@ POLL_SECONDS = 0.1
 @asynccontextmanager
 async def opened(env: Environment, name: str, **settings: Any) -> AsyncIterator[Api]:
     """A service on a database of its own, all of its workers connected, and a client; `settings` as for `running_service`."""
-    settings = {"worker_pool_size": WORKERS} | settings
+    settings = {"worker_pool_size": env.size.workers} | settings
     async with (
         api_client.service(env.server_url, env.subfolder(name), **settings) as service,
         connected(service) as api,
@@ -95,6 +95,7 @@ async def post(api: Api, file: File, *, mode: str = "insert") -> httpx.Response:
     posted = await api.client.post(
         api_client.PATH,
         params={"resource": file.resource, "format": file.format, "mode": mode},
+        headers={} if file.compression == "none" else {"Content-Encoding": file.compression},
         content=file.blocks(),
     )
     assert posted.status_code == 202, posted.text

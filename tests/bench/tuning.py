@@ -4,10 +4,11 @@ from functools import partial
 from typing import Any
 
 from tests.bench import files, timed_import
-from tests.bench.environment import WORKERS, Environment
+from tests.bench.environment import Environment
 from tests.bench.report import Figure, at_least
 
 BATCH_SIZE = 1_000
+WORKERS = 2
 USUAL = f"{WORKERS} workers, BATCH_SIZE {BATCH_SIZE:,}"
 WORKER_COUNTS = (1, 4, 10)
 BATCH_SIZES = (100, 10_000)
