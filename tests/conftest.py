@@ -8,13 +8,15 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, a
 import hypothesis
 import psycopg
 import pytest
+import pytest_asyncio
 from psycopg import AsyncConnection
 from psycopg.sql import SQL, Identifier
 
 from db import migrate
 from db.connections import pool
 from db.embedded import EmbeddedError
-from tests.support import ROOT, pgbouncer, postgres, programs, workers
+from tests.support import ROOT, api_client, pgbouncer, postgres, programs, workers
+from tests.support.api_client import Api
 from tests.support.pgbouncer import Bouncer
 from tests.support.service import Service, running_service
 
@@ -25,7 +27,7 @@ hypothesis.settings.load_profile("tests")
 SERVER = pytest.StashKey[dict[str, str]]()
 TEARDOWN = pytest.StashKey[ExitStack]()
 # fixtures that start processes
-PROCESS_FIXTURES = {"service", "api", "browser"}
+PROCESS_FIXTURES = {"service", "shared", "browser"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -157,6 +159,21 @@ async def service(tmp_path, database_url: str) -> AsyncIterator[Callable]:
             return started[-1]
 
         yield start
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(request: pytest.FixtureRequest, server_url: str, tmp_path_factory) -> AsyncIterator[Service]:
+    """One service for all tests of a module, with a database of its own. SERVICE of the module is its settings."""
+    folder = tmp_path_factory.mktemp("service")
+    async with api_client.service(server_url, folder, **request.module.SERVICE) as started:
+        yield started
+
+
+@pytest.fixture
+async def api(shared: Service) -> AsyncIterator[Api]:
+    """A client of the module's service, whose tables are emptied first."""
+    async with api_client.connected(shared) as connected:
+        yield connected
 
 
 @pytest.fixture

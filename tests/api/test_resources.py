@@ -3,26 +3,11 @@
 from datetime import datetime
 
 import pytest
-import pytest_asyncio
 
-from tests.support import api_client
 from tests.support.api_client import USERS_HEADER, user_row
 
 PATH = "/api/v1/resources"
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared(server_url, tmp_path_factory):
-    async with api_client.service(
-        server_url, tmp_path_factory.mktemp("service"), worker_pool_size=2, batch_size=2, claim_chunks_max=2
-    ) as service:
-        yield service
-
-
-@pytest.fixture
-async def api(shared):
-    async with api_client.connected(shared) as api:
-        yield api
+SERVICE = {"worker_pool_size": 2, "batch_size": 2, "claim_chunks_max": 2}
 
 
 async def test_resources_are_listed_with_their_fields(api):

@@ -15,18 +15,11 @@ from tests.support.service import ROOT
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def running(server_url, tmp_path_factory):
-    """The module's service, with a database of its own."""
+async def shared(server_url, tmp_path_factory):
+    """The service of the tests of a module."""
     folder = tmp_path_factory.mktemp("service")
     async with api_client.service(server_url, folder, worker_pool_size=2, batch_size=100) as started:
         yield started
-
-
-@pytest.fixture
-async def api(running):
-    """A plain HTTP client of the service, whose tables are emptied first."""
-    async with api_client.connected(running) as connected:
-        yield connected
 
 
 @pytest.fixture

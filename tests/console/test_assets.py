@@ -6,25 +6,12 @@ import sys
 from typing import get_args
 
 import pytest
-import pytest_asyncio
 
 from api.console import assets, vendor
 from db.resources.definition import Code
-from tests.support import api_client
 
 KEY = "a-key-for-the-console"
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared(server_url, tmp_path_factory):
-    async with api_client.service(server_url, tmp_path_factory.mktemp("service"), run=["api"], api_keys=KEY) as service:
-        yield service
-
-
-@pytest.fixture
-async def api(shared):
-    async with api_client.connected(shared) as api:
-        yield api
+SERVICE = {"run": ["api"], "api_keys": KEY}
 
 
 def test_every_code_of_an_error_has_a_remedy():

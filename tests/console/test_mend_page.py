@@ -5,7 +5,6 @@ from typing import Any
 
 import msgspec
 import pytest
-import pytest_asyncio
 from playwright.async_api import Dialog, Locator, Page, Route, expect
 
 from db.imports.jobs import FINAL
@@ -16,18 +15,7 @@ from tests.support.eventually import eventually
 pytestmark = pytest.mark.needs("chromium")
 
 HEADER = b"email,name,role,active\n"
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared(server_url, tmp_path_factory):
-    async with api_client.service(server_url, tmp_path_factory.mktemp("service"), worker_pool_size=2) as service:
-        yield service
-
-
-@pytest.fixture
-async def api(shared):
-    async with api_client.connected(shared) as api:
-        yield api
+SERVICE = {"worker_pool_size": 2}
 
 
 async def imported(api, content: bytes, name: str, **params: str) -> dict[str, Any]:

@@ -5,9 +5,7 @@ import json
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
-from tests.support import api_client
 from tests.support.console import opened
 
 # a module of the pages, from the address of the shell's script
@@ -20,11 +18,7 @@ READ = """async ([name, bytes, chosen]) => {
     return read(new File([new Uint8Array(bytes)], name), chosen)
 }"""
 
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared(server_url, tmp_path_factory):
-    async with api_client.service(server_url, tmp_path_factory.mktemp("service"), run=["api"]) as service:
-        yield service
+SERVICE = {"run": ["api"]}
 
 
 @pytest.fixture

@@ -7,15 +7,12 @@ the code of the error. The valid neighbours are read in every case.
 import csv
 import io
 import json
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import pytest_asyncio
 
 from api.imports.splitting import FileSplitter, Unreadable
 from db.resources import RESOURCES
-from tests.support import api_client
 from workers.parsing import parse
 
 ARTICLES = RESOURCES["articles"]
@@ -376,20 +373,15 @@ def test_an_ignored_member_is_json_too(name, value, outcome):
     check(Is("x") if is_json else outcome, read("ndjson", file, ignore_unknown=True), line=2)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared(server_url, tmp_path_factory):
-    folder: Path = tmp_path_factory.mktemp("service")
-    async with api_client.service(server_url, folder, worker_pool_size=2, batch_size=7) as service:
-        yield service
+SERVICE = {"worker_pool_size": 2, "batch_size": 7}
 
 
 @pytest.fixture
-async def api(shared):
-    """A service that has the author of the articles."""
-    async with api_client.connected(shared) as api:
-        author = {"id": AUTHOR, "email": "a@example.org", "name": "A", "role": "author", "active": True}
-        await api.finished(await api.post(json={"resource": "users", "records": [author]}))
-        yield api
+async def api(api):
+    """A client of a service that has the author of the articles."""
+    author = {"id": AUTHOR, "email": "a@example.org", "name": "A", "role": "author", "active": True}
+    await api.finished(await api.post(json={"resource": "users", "records": [author]}))
+    return api
 
 
 def corpus(format: str) -> tuple[bytes, list[Is | Not]]:

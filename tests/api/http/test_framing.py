@@ -4,13 +4,10 @@ import asyncio
 import base64
 import hashlib
 import json
-from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-import pytest_asyncio
 
-from tests.support import api_client
 from tests.support.api_client import PATH, USERS_HEADER, Api, user_object, user_row
 from tests.support.eventually import eventually
 
@@ -19,20 +16,7 @@ CSV = USERS_HEADER + b"".join(user_row(n) for n in range(RECORDS))
 ARRAY = b"[" + b",".join(user_object(n) for n in range(RECORDS)) + b"]"
 FORM = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n\r\n' + CSV + b"\r\n--b--\r\n"
 STREAM = b"/api/v1/exports/users/stream?format=ndjson"
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared(server_url, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("service")
-    async with api_client.service(server_url, folder, run=["api"]) as service:
-        yield service
-
-
-@pytest.fixture
-async def api(shared) -> AsyncIterator[Api]:
-    async with api_client.connected(shared) as api:
-        yield api
-        await api.conn.execute("DELETE FROM import_jobs")
+SERVICE = {"run": ["api"]}
 
 
 class Answer:

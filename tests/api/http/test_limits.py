@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import httpx
 import pytest
-import pytest_asyncio
 
 from tests.support import api_client
 from tests.support.api_client import PATH, USERS_HEADER, Api
@@ -26,27 +25,21 @@ ROW = b"a@example.org,A,reader,true\n"
 LIVE = b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 CLOSING = b"GET /live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 STREAM = b"GET /api/v1/exports/users/stream HTTP/1.1\r\nHost: localhost\r\n\r\n"
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared(server_url, tmp_path_factory):
-    limits = {
-        "head_seconds": HEAD_SECONDS,
-        "keep_alive_seconds": HEAD_SECONDS,
-        "stall_seconds": STALL_SECONDS,
-        "body_rate_min": 1000,
-        "connections_max": CONNECTIONS_MAX,
-    }
-    folder = tmp_path_factory.mktemp("service")
-    async with api_client.service(server_url, folder, run=["api"], **limits) as service:
-        yield service
+SERVICE = {
+    "run": ["api"],
+    "head_seconds": HEAD_SECONDS,
+    "keep_alive_seconds": HEAD_SECONDS,
+    "stall_seconds": STALL_SECONDS,
+    "body_rate_min": 1000,
+    "connections_max": CONNECTIONS_MAX,
+}
 
 
 @pytest.fixture
-async def api(shared) -> AsyncIterator[Api]:
-    async with api_client.connected(shared) as api:
-        yield api
-        await eventually(api.has_nothing)
+async def api(api: Api) -> AsyncIterator[Api]:
+    """After each test nothing of its uploads may be stored."""
+    yield api
+    await eventually(api.has_nothing)
 
 
 class Client:

@@ -21,26 +21,7 @@ WORKERS = 2
 LOCK = 4711
 RECORD_MAX_BYTES = 2000
 UNKNOWN_ID = "0192f0c1-0000-7000-8000-000000000000"
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared(server_url, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("service")
-    async with api_client.service(
-        server_url,
-        folder,
-        worker_pool_size=WORKERS,
-        batch_size=3,
-        claim_chunks_max=1,
-        record_max_bytes=RECORD_MAX_BYTES,
-    ) as service:
-        yield service
-
-
-@pytest.fixture
-async def api(shared):
-    async with api_client.connected(shared) as api:
-        yield api
+SERVICE = {"worker_pool_size": WORKERS, "batch_size": 3, "claim_chunks_max": 1, "record_max_bytes": RECORD_MAX_BYTES}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

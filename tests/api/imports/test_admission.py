@@ -5,8 +5,6 @@ import json
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import httpx
-import pytest
-import pytest_asyncio
 
 from api import app
 from db.settings import Settings
@@ -20,20 +18,8 @@ UPLOADS_MAX = 3
 API_POOL_SIZE = Settings().api_pool_size
 USERS = USERS_HEADER + user_row(1)
 
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared(server_url, tmp_path_factory):
-    """An API with low limits and without workers: queued imports remain in the queue."""
-    limits = {"queue_jobs_max": JOBS_MAX, "queue_bytes_max": BYTES_MAX, "uploads_max": UPLOADS_MAX}
-    folder = tmp_path_factory.mktemp("service")
-    async with api_client.service(server_url, folder, run=["api"], **limits) as service:
-        yield service
-
-
-@pytest.fixture
-async def api(shared):
-    async with api_client.connected(shared) as api:
-        yield api
+# without workers: queued imports remain in the queue
+SERVICE = {"run": ["api"], "queue_jobs_max": JOBS_MAX, "queue_bytes_max": BYTES_MAX, "uploads_max": UPLOADS_MAX}
 
 
 class Slow:

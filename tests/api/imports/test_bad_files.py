@@ -3,7 +3,6 @@
 import gzip
 
 import pytest
-import pytest_asyncio
 
 from api.imports.decompression import zstd
 from tests.support import api_client
@@ -187,12 +186,8 @@ def named(value: object) -> str | None:
     return value if isinstance(value, str) else ""
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared(server_url, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("service")
-    # several chunks for most files
-    async with api_client.service(server_url, folder, worker_pool_size=2, batch_size=2) as service:
-        yield service
+# several chunks for most files
+SERVICE = {"worker_pool_size": 2, "batch_size": 2}
 
 
 def full_pool(service) -> list[int]:

@@ -13,21 +13,7 @@ from tests.support.eventually import eventually
 
 RECORD_MAX_BYTES = 200_000
 ERRORS_MAX = 12
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared(server_url, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("service")
-    async with api_client.service(
-        server_url, folder, worker_pool_size=2, batch_size=3, record_max_bytes=RECORD_MAX_BYTES
-    ) as service:
-        yield service
-
-
-@pytest.fixture
-async def api(shared):
-    async with api_client.connected(shared) as api:
-        yield api
+SERVICE = {"worker_pool_size": 2, "batch_size": 3, "record_max_bytes": RECORD_MAX_BYTES}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

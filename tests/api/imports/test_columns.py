@@ -5,9 +5,7 @@ import io
 import json
 
 import pytest
-import pytest_asyncio
 
-from tests.support import api_client
 from tests.support.api_client import USERS_HEADER, user_row
 
 # a letter outside of Latin, a quote, the delimiter and white space in names
@@ -22,19 +20,7 @@ CSV_HEADER = '"Имя ""полное""";Anmerkung ß;"E-Mail; privat";役割;"ac
 JSON_FIELDS = {"Имя": "name", 'E-"Mail"': "email", "役割": "role", "active?": "active", "notes": None}
 
 TOKEN = {"idempotency_token": "key"}
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared(server_url, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("service")
-    async with api_client.service(server_url, folder, worker_pool_size=2, batch_size=2) as service:
-        yield service
-
-
-@pytest.fixture
-async def api(shared):
-    async with api_client.connected(shared) as api:
-        yield api
+SERVICE = {"worker_pool_size": 2, "batch_size": 2}
 
 
 def csv_row(n: int, *, role: str = "reader") -> str:

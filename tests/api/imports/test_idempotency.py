@@ -4,9 +4,7 @@ import asyncio
 
 import httpx
 import pytest
-import pytest_asyncio
 
-from tests.support import api_client
 from tests.support.api_client import USERS_HEADER, user_object, user_row
 from tests.support.eventually import eventually
 
@@ -14,19 +12,7 @@ USERS = USERS_HEADER + user_row(1)
 TOKEN = {"idempotency_token": "key"}
 # some rounds, since two simultaneous requests may miss each other
 ROUNDS = 10
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared(server_url, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("service")
-    async with api_client.service(server_url, folder, worker_pool_size=1) as service:
-        yield service
-
-
-@pytest.fixture
-async def api(shared):
-    async with api_client.connected(shared) as api:
-        yield api
+SERVICE = {"worker_pool_size": 1}
 
 
 async def post(api, content=USERS, *, key: str | None = "key", type: str = "text/csv", **params: str) -> httpx.Response:

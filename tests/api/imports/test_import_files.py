@@ -8,28 +8,14 @@ from pathlib import Path
 from uuid import UUID, uuid5
 
 import pytest
-import pytest_asyncio
 
 from api.imports.decompression import zstd
-from tests.support import api_client
 from tests.support.api_client import PATH, USERS_HEADER, user_object, user_row
 
 USERS_HUGE = gzip.decompress((Path(__file__).parents[2] / "data" / "users_huge.csv.gz").read_bytes())
 USERS = USERS_HEADER + user_row(1) + user_row(2)
 RECORDS = [json.loads(user_object(1)), json.loads(user_object(2))]
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared(server_url, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("service")
-    async with api_client.service(server_url, folder, worker_pool_size=4, batch_size=100) as service:
-        yield service
-
-
-@pytest.fixture
-async def api(shared):
-    async with api_client.connected(shared) as api:
-        yield api
+SERVICE = {"worker_pool_size": 4, "batch_size": 100}
 
 
 def duplicates(file: bytes) -> list[tuple[int, int]]:

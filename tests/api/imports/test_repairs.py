@@ -9,7 +9,6 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
-import pytest_asyncio
 
 from tests.support import api_client
 from tests.support.api_client import PATH, USERS_HEADER, user_row
@@ -17,19 +16,7 @@ from tests.support.eventually import eventually
 
 RECORDS = 12
 ERRORS_MAX = 4
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared(server_url, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("service")
-    async with api_client.service(server_url, folder, worker_pool_size=2, batch_size=3) as service:
-        yield service
-
-
-@pytest.fixture
-async def api(shared):
-    async with api_client.connected(shared) as api:
-        yield api
+SERVICE = {"worker_pool_size": 2, "batch_size": 3}
 
 
 def row(n: int, role: str = "boss", email: str | None = None) -> bytes:

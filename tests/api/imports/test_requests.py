@@ -7,30 +7,20 @@ import json
 from urllib.parse import quote
 
 import pytest
-import pytest_asyncio
 
 from api.imports.decompression import zstd
-from tests.support import api_client
 from tests.support.api_client import PATH, USERS_HEADER, user_object, user_row
 
 USERS = USERS_HEADER + user_row(1) + user_row(2)
 UPLOAD_MAX_BYTES = 50_000
 JSON_BODY_MAX_BYTES = 20_000
 UNKNOWN_ID = "0192f0c1-0000-7000-8000-000000000000"
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared(server_url, tmp_path_factory):
-    limits = {"upload_max_bytes": UPLOAD_MAX_BYTES, "json_body_max_bytes": JSON_BODY_MAX_BYTES}
-    folder = tmp_path_factory.mktemp("service")
-    async with api_client.service(server_url, folder, run=["api"], batch_size=2, **limits) as service:
-        yield service
-
-
-@pytest.fixture
-async def api(shared):
-    async with api_client.connected(shared) as api:
-        yield api
+SERVICE = {
+    "run": ["api"],
+    "batch_size": 2,
+    "upload_max_bytes": UPLOAD_MAX_BYTES,
+    "json_body_max_bytes": JSON_BODY_MAX_BYTES,
+}
 
 
 async def post_users(api, content: bytes = USERS, *, type: str = "text/csv", **options):

@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
-import pytest_asyncio
 
 from db import queue
 from db.connections import pool
@@ -20,19 +19,8 @@ from tests.support.sse import Events
 USERS = USERS_HEADER + b"".join(user_row(n) for n in range(4)) + b"?,Name,reader,true\n"
 UNKNOWN_ID = "0192f0c1-0000-7000-8000-000000000000"
 
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared(server_url, tmp_path_factory):
-    """An API without workers: an import moves when the test moves it."""
-    folder = tmp_path_factory.mktemp("service")
-    async with api_client.service(server_url, folder, run=["api"], batch_size=1) as service:
-        yield service
-
-
-@pytest.fixture
-async def api(shared):
-    async with api_client.connected(shared) as api:
-        yield api
+# without workers: an import proceeds only when the test processes it
+SERVICE = {"run": ["api"], "batch_size": 1}
 
 
 @pytest.fixture
