@@ -48,7 +48,7 @@ async def exported(conn, resource, format, *, csv_safe=False, **selected):
     return b"".join(block.data for block in blocks).decode(), sum(block.records for block in blocks)
 
 
-def order(resource="articles", key=None, compression: Compression = "none"):
+def export_request(resource="articles", key=None, compression: Compression = "none"):
     return jobs.ExportRequest(
         resource=resource,
         format="ndjson",
@@ -62,7 +62,7 @@ def order(resource="articles", key=None, compression: Compression = "none"):
 
 async def create(conn, resource="articles", compression: Compression = "none") -> UUID:
     async with conn.transaction():
-        id = await jobs.create(conn, order(resource, compression=compression))
+        id = await jobs.create(conn, export_request(resource, compression=compression))
     assert id is not None
     return id
 
