@@ -3,28 +3,11 @@
 import gzip
 import json
 
-import pytest
 from playwright.async_api import expect
 
 from tests.support.console import accessibility_faults, opened
 from tests.support.factories import rows
-from tests.support.new_import import (
-    DROP,
-    HEADER,
-    SOUND,
-    at,
-    button,
-    drop,
-    emails,
-    finished,
-    imports,
-    step,
-)
-
-
-@pytest.fixture
-async def started(service):
-    return await service(worker_pool_size=2, batch_size=4)
+from tests.support.new_import import DROP, HEADER, SOUND, at, button, drop, emails, finished, imports, step
 
 
 async def test_a_file_in_another_encoding_is_told_at_once(started, browser, conn):

@@ -5,23 +5,7 @@ from playwright.async_api import Locator, expect
 
 from tests.support.console import accessibility_faults, opened
 from tests.support.factories import rows
-from tests.support.new_import import (
-    FILE,
-    MAPPED,
-    at,
-    button,
-    drop,
-    emails,
-    finished,
-    imports,
-    mode,
-    step,
-)
-
-
-@pytest.fixture
-async def started(service):
-    return await service(worker_pool_size=2, batch_size=4)
+from tests.support.new_import import FILE, MAPPED, at, button, drop, emails, finished, imports, mode, step
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

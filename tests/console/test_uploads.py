@@ -1,29 +1,13 @@
 """The uploads of the page New import, over a bad connection and to a service that refuses them."""
 
 import httpx
-import pytest
 from playwright.async_api import Page, expect
 
 from tests.support.console import accessibility_faults, opened
 from tests.support.eventually import eventually
 from tests.support.factories import rows
 from tests.support.fault_proxy import fault_proxy
-from tests.support.new_import import (
-    FILE,
-    HEADER,
-    SOUND,
-    at,
-    button,
-    choose,
-    drop,
-    imports,
-    step,
-)
-
-
-@pytest.fixture
-async def started(service):
-    return await service(worker_pool_size=2, batch_size=4)
+from tests.support.new_import import FILE, HEADER, SOUND, at, button, choose, drop, imports, step
 
 
 async def test_an_upload_whose_answer_is_lost_is_repeated_and_makes_one_job(started, browser, conn):

@@ -1,0 +1,138 @@
+"""The modules of the mending page in a browser: rules, the files of repairs, and the check of a record's text."""
+
+import msgspec
+import pytest
+
+from tests.support.console import opened
+from tests.support.mending import call_module
+
+pytestmark = pytest.mark.needs("chromium")
+SERVICE = {"worker_pool_size": 2}
+# a rule, the value of a cell with the error `bad`, the value that the rule makes of it
+RULES = [
+    ({"kind": "replace", "from": "boss", "to": "admin"}, "boss", "admin"),
+    ({"kind": "replace", "from": "boss", "to": "admin"}, "bosses", "bosses"),
+    ({"kind": "replace", "from": "", "to": "admin"}, None, "admin"),
+    ({"kind": "replace", "from": "o", "to": "0", "part": True}, "foo", "f00"),
+    ({"kind": "replace", "from": "x", "to": None}, "x", None),
+    ({"kind": "fill", "to": "reader"}, None, "reader"),
+    ({"kind": "fill", "to": "reader"}, "", "reader"),
+    ({"kind": "fill", "to": "reader"}, "author", "author"),
+    ({"kind": "trim"}, "\u00a0 Ada\t", "Ada"),
+    ({"kind": "trim"}, "  ", None),
+    ({"kind": "lower"}, "ADA@Example.org", "ada@example.org"),
+    ({"kind": "boolean", "asText": True}, " Yes", "true"),
+    ({"kind": "boolean", "asText": True}, "0", "false"),
+    ({"kind": "boolean", "asText": False}, "n", False),
+    ({"kind": "boolean", "asText": False}, 1, True),
+    ({"kind": "boolean", "asText": False}, "constructor", "constructor"),
+    ({"kind": "nearest", "allowed": ["admin", "author", "reader"]}, "amdin", "admin"),
+    ({"kind": "nearest", "allowed": ["admin", "author", "reader"]}, "READERS", "reader"),
+    ({"kind": "nearest", "allowed": ["admin", "author", "reader"]}, "a", "a"),
+    ({"kind": "nearest", "allowed": ["admin", "author", "reader"]}, "gardener", "gardener"),
+    ({"kind": "text"}, 5, "5"),
+    ({"kind": "text"}, ["a"], ["a"]),
+    ({"kind": "clear"}, "x", None),
+]
+
+
+async def test_rules(api, browser):
+    """A rule changes only cells of its column that have its error. Other records remain the same object."""
+    async with opened(browser, api.service.url, "/ui/none") as page:
+        apply = """({ apply }, [rule, value, errors]) => {
+            const record = { columns: ["name", "role"], cells: ["  Ada", value], raw: null, errors }
+            const mended = apply(rule, record)
+            return [mended.cells?.[1], mended.cells?.[0], mended.isOut ?? false, mended === record]
+        }"""
+        bad = [{"column": "role", "code": "bad"}]
+        for rule, value, wanted in RULES:
+            there = {"column": "role", "code": "bad", **rule}
+            same = type(wanted) is type(value) and wanted == value
+            assert await call_module(page, "mend/rules.js", apply, [there, value, bad]) == [
+                wanted,
+                "  Ada",
+                False,
+                same,
+            ], rule
+            # another error, another column, none
+            for errors in ([{"column": "role", "code": "worse"}], [{"column": "name", "code": "bad"}], []):
+                assert await call_module(page, "mend/rules.js", apply, [there, value, errors]) == [
+                    value,
+                    "  Ada",
+                    False,
+                    True,
+                ]
+        trim = {"kind": "trim", "column": "name"}
+        assert await call_module(page, "mend/rules.js", apply, [{**trim, "code": None}, "x", []]) == [
+            "x",
+            "Ada",
+            False,
+            False,
+        ]
+        any_error = [{**trim, "code": ""}, "x", [{"column": "name", "code": "bad"}]]
+        assert await call_module(page, "mend/rules.js", apply, any_error) == ["x", "Ada", False, False]
+        drop = {"kind": "drop", "column": None, "code": "constraint_violation"}
+        general = [{"column": None, "code": "constraint_violation"}]
+        assert await call_module(page, "mend/rules.js", apply, [drop, "x", general]) == ["x", "  Ada", True, False]
+        assert await call_module(page, "mend/rules.js", apply, [drop, "x", bad]) == ["x", "  Ada", False, True]
+
+
+# the format, records by (line, cells or raw), the file that a repair sends
+FILES = [
+    (
+        {"format": "csv", "csv_delimiter": ";"},
+        [(7, ["a;b", "", None]), (9, ['say "x"', "two\nlines", " c "]), (11, "x;y;z")],
+        '_line;a;"b;";c\n7;"a;b";"";\n9;"say ""x""";"two\nlines"; c \n11;x;y;z\n',
+    ),
+    (
+        {"format": "ndjson"},
+        [(1, ["x", None, {"n": [1, None]}]), (2, '{"_line": 9, "a": 1.0}'), (3, [False, 0, ""])],
+        '{"_line":1,"a":"x","c":{"n":[1,null]}}\n{"_line":2,"a":1.0}\n{"_line":3,"a":false,"b;":0,"c":""}\n',
+    ),
+    (
+        {"format": "json"},
+        [(1, ["x", None, None]), (4, ["y", None, None])],
+        '[\n{"_line":1,"a":"x"},\n{"_line":4,"a":"y"}\n]\n',
+    ),
+]
+
+
+async def test_files_of_repairs(api, browser):
+    """A repair has the import's format, `_line` first, cells quoted where they must be; numbers keep their digits."""
+    async with opened(browser, api.service.url, "/ui/none") as page:
+        write = """async ({ RepairFile, parse }, [job, records]) => {
+            const file = new RepairFile({ resource: "users", file: { name: "a.b.csv.gz" }, ...job })
+            for (const [line, content] of parse(records)) {
+                const isRaw = typeof content === "string"
+                file.add([{ line, columns: ["a", "b;", "c"], cells: isRaw ? null : content, raw: isRaw ? content : null }])
+            }
+            const text = await file.blob.text()
+            return [text, file.name, file.records]
+        }"""
+        for job, records, wanted in FILES:
+            text = msgspec.json.encode(records).decode()
+            name = f"a.b.{job['format']}"
+            assert await call_module(page, "mend/repair.js", write, [job, text]) == [wanted, name, len(records)]
+        digits = "(repair) => JSON.stringify(repair.parse('[1.0, 12345678901234567890, 1e400, \"1.0\"]'))"
+        assert await call_module(page, "mend/repair.js", digits) == '[1.0,12345678901234567890,1e400,"1.0"]'
+
+
+# the text of a record, its format, what is said of it
+TEXTS = [
+    ('a,"b,\n""c""",', "csv", None),
+    ("a,b", "csv", "This has 2 cells, but the header has 3: a, b, c."),
+    ('a,"b,c', "csv", "A quote is not closed, or stands in the middle of a cell."),
+    ('a,x"b"y,c', "csv", "A quote is not closed, or stands in the middle of a cell."),
+    ("a,b\n,c", "csv", "A quote is not closed, or stands in the middle of a cell."),
+    ('{"a": 1}', "ndjson", None),
+    ("[1]", "ndjson", "This is not a JSON object."),
+    ('{"a": }', "json", "This is not valid JSON."),
+]
+
+
+async def test_a_record_that_would_change_others_is_not_sent(api, browser):
+    """A text that is not one record is not sent: an open quote, for example, would merge it with the rows behind it."""
+    async with opened(browser, api.service.url, "/ui/none") as page:
+        script = "({ fault }, [text, format]) => fault(text, { format, csv_delimiter: ',' }, ['a', 'b', 'c'])"
+        for text, format, wanted in TEXTS:
+            assert await call_module(page, "mend/repair.js", script, [text, format]) == wanted
