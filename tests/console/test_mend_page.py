@@ -88,7 +88,7 @@ async def test_a_dry_run_is_mended_and_committed(api, browser):
 
 
 async def test_a_mended_record_that_its_file_excludes(api, browser):
-    """Repairs of a dry run are checked without its records, which are not stored. Records that the commit refuses are mended there."""
+    """Repairs of a dry run are checked without its records. Records that the commit refuses are mended in its import."""
     rows = [b"ada@example.org,Ada,admin,true\n", b"ada@example,Ada Two,reader,true\n"]
     job = await imported(api, HEADER + b"".join(rows), "staff.csv", dry_run="true")
     async with opened(browser, api.service.url, f"/ui/imports/{job['id']}/mend") as page:

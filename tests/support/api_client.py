@@ -115,6 +115,12 @@ async def connected(service: Service, *, timeout: float = PATIENCE_SECONDS) -> A
         yield api
 
 
+async def post_users(api: Api, content: Any, *, type: str = "text/csv", **options: Any) -> httpx.Response:
+    """Posts a file of users; `options` as for `Api.post`."""
+    params = {"resource": "users"} | options.pop("params", {})
+    return await api.post(content, type=type, params=params, **options)
+
+
 def user_row(n: int) -> bytes:
     """A valid line for `USERS_HEADER`."""
     return b"user%d@example.org,User %d,reader,true\n" % (n, n)

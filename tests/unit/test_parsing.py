@@ -2,59 +2,34 @@
 
 import json
 from datetime import UTC, datetime
-from itertools import accumulate
 from uuid import UUID
 
-import msgspec
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from db.imports.payload import Chunk
 from db.resources import RESOURCES
-from db.resources.definition import Parsed, Resource
+from db.resources.definition import Resource
+from tests.support.parsing import (
+    ANN,
+    ID,
+    MALFORMED_CSV,
+    MALFORMED_JSON,
+    NOTE,
+    POST,
+    Errors,
+    cell_of,
+    chunk,
+    errors_of,
+    read,
+    read_csv,
+    read_json,
+    rows,
+)
 from workers.parsing import parse
 
 USERS, ARTICLES, COMMENTS = RESOURCES["users"], RESOURCES["articles"], RESOURCES["comments"]
-ID = "5864905b-ec8c-4fa6-8ba7-545d13f29b4e"
-ANN = {"email": "ann@example.org", "name": "Ann", "role": "admin", "active": True}
-POST = {"slug": "a-b", "title": "T", "body": "B", "author_id": ID, "status": "published"}
-NOTE = {"article_id": ID, "user_id": ID, "body": "fine"}
-# the errors of one record by field and code
-Told = list[tuple[str | None, str]]
 
-
-def chunk(records: list[bytes], *, first_line: int = 2) -> Chunk:
-    """Records as in a file, each with its line end, with arbitrary contents."""
-    if all(record.count(b"\n") == 1 and record.endswith(b"\n") for record in records):
-        return Chunk(1, first_line, len(records), b"".join(records))
-    starts = [0, *accumulate(map(len, records))][:-1]
-    lines = [0, *accumulate(record.count(b"\n") for record in records)][:-1]
-    return Chunk(1, first_line, len(records), b"".join(records), starts, lines)
-
-
-def read(resource: Resource, data: Chunk, form: str, **options) -> Parsed:
-    given = {"columns": None, "delimiter": ",", "ignore_unknown": False, "record_max_bytes": 10_000} | options
-    return parse(resource, data, format=form, **given)
-
-
-def read_json(resource: Resource, *records: bytes, **options) -> Parsed:
-    return read(resource, chunk([record + b"\n" for record in records]), "ndjson", **options)
-
-
-def read_csv(resource: Resource, header: str, *records: bytes, **options) -> Parsed:
-    return read(resource, chunk([record + b"\n" for record in records]), "csv", columns=header.split(","), **options)
-
-
-def told(parsed: Parsed) -> Told:
-    return [(error.field, error.code) for error in parsed.errors]
-
-
-def rows(parsed: Parsed) -> list[tuple]:
-    return [msgspec.structs.astuple(record) for record in parsed.records]
-
-
-BAD_VALUES: list[tuple[Resource, dict, Told]] = [
+BAD_VALUES: list[tuple[Resource, dict, Errors]] = [
     (USERS, ANN | {"email": "foo@bar"}, [("email", "invalid_format")]),
     (USERS, ANN | {"email": "a" * 250 + "@b.org"}, [("email", "too_long")]),
     (USERS, ANN | {"email": "ann\n@example.org"}, [("email", "invalid_format")]),
@@ -94,44 +69,10 @@ BAD_VALUES: list[tuple[Resource, dict, Told]] = [
 def test_a_bad_value_is_reported_by_field_and_code_in_every_format(resource, record, expected):
     """One bad field is one error with its code, in a CSV cell, a line of NDJSON or an element of an array."""
     line = json.dumps(record).encode()
-    assert told(read_json(resource, line)) == expected
-    assert told(read(resource, Chunk(1, 1, 1, line, [0], [0]), "json")) == expected
+    assert errors_of(read_json(resource, line)) == expected
+    assert errors_of(read(resource, Chunk(1, 1, 1, line, [0], [0]), "json")) == expected
     cells = ",".join(map(cell_of, record.values())).encode()
-    assert told(read_csv(resource, ",".join(record), cells)) == expected
-
-
-MALFORMED_CSV: list[tuple[bytes, Told]] = [
-    (b'ann@example.org,"Ann,admin,true', [(None, "malformed_row")]),
-    (b'ann@example.org,A"n"n,admin,true', [(None, "malformed_row")]),
-    (b'ann@example.org,"Ann" B,admin,true', [(None, "malformed_row")]),
-    (b"ann@example.org,Ann,admin", [(None, "column_count_mismatch")]),
-    (b"ann@example.org,Ann,admin,true,,", [(None, "column_count_mismatch")]),
-    (b'ann@example.org,"Ann",admin', [(None, "column_count_mismatch")]),
-    (b"ann@example.org,\xff,admin,true", [(None, "invalid_encoding")]),
-    (b"ann@example.org," + b"\xff" * 10_000 + b",admin,true", [(None, "record_too_large")]),
-    (b"ann@example.org,,admin,true", [("name", "missing_required")]),
-    (b'ann@example.org,"",admin,true', [("name", "too_short")]),
-    (b"ann@example.org,Ann,admin,true\r\r", [("active", "invalid_type")]),
-]
-MALFORMED_JSON: list[tuple[bytes, Told]] = [
-    (b"nope", [(None, "invalid_json")]),
-    (b'{"email": "ann@example.org"', [(None, "invalid_json")]),
-    (b'{"email": "ann@example.org"} {}', [(None, "invalid_json")]),
-    (b'[1, {"a"]', [(None, "invalid_json")]),
-    (b'{"name": "\\ud800"}', [(None, "invalid_json")]),
-    (b'{"name": "a\tb"}', [(None, "invalid_json")]),
-    (b"[1, 2]", [(None, "invalid_type")]),
-    (b"1e999", [(None, "invalid_type")]),
-    (b'{"name": "\xff"}', [(None, "invalid_encoding")]),
-    (b'{"name": "' + b"a" * 10_000 + b'"}', [(None, "record_too_large")]),
-    (json.dumps(ANN | {"x\0": 1}).encode(), [("x\ufffd", "unknown_field")]),
-    (json.dumps(ANN | {"active": "true"}).encode(), [("active", "invalid_type")]),
-    (json.dumps(ANN | {"created_at": 1700000000}).encode(), [("created_at", "invalid_type")]),
-    (json.dumps(ANN | {"name": 5}).encode(), [("name", "invalid_type")]),
-    (json.dumps(ANN)[:-1].encode() + b', "name": 1e999}', [("name", "invalid_type")]),
-    (json.dumps(ANN)[:-1].encode() + b', "name": ' + b"9" * 5000 + b"}", [("name", "invalid_type")]),
-    (b"{}", [(field, "missing_required") for field in ANN]),
-]
+    assert errors_of(read_csv(resource, ",".join(record), cells)) == expected
 
 
 @pytest.mark.parametrize(("bad", "expected"), MALFORMED_CSV)
@@ -139,7 +80,7 @@ def test_a_malformed_csv_record_is_one_record(bad, expected):
     """The records before and after a malformed CSV record are read, and its error has its line."""
     good = b"bob@example.org,Bob,reader,FALSE"
     parsed = read_csv(USERS, ",".join(ANN), good, bad, good)
-    assert told(parsed) == expected
+    assert errors_of(parsed) == expected
     assert {(error.record, error.line) for error in parsed.errors} == {(2, 3)}
     assert (parsed.numbers, parsed.lines) == ([1, 3], [2, 4])
 
@@ -153,7 +94,7 @@ def test_a_malformed_json_record_is_one_record(bad, expected, fields):
         read_json(USERS, good, bad, good, fields=fields),
         read(USERS, Chunk(1, 2, 3, b",\n".join((good, bad, good))), "json", fields=fields),
     ):
-        assert told(parsed) == expected
+        assert errors_of(parsed) == expected
         assert {(error.record, error.line) for error in parsed.errors} == {(2, 3)}
         assert (parsed.numbers, parsed.lines) == ([1, 3], [2, 4])
 
@@ -166,7 +107,7 @@ def test_keys_with_other_names_are_read_as_their_fields(resource, record, expect
     line = json.dumps(renamed).encode() + b"\n"
     for form, data in (("ndjson", line * 2), ("json", line[:-1] + b",\n" + line[:-1])):
         parsed = read(resource, Chunk(1, 1, 2, data), form, fields=fields)
-        assert told(parsed) == expected * 2
+        assert errors_of(parsed) == expected * 2
 
 
 def test_all_errors_of_a_record_are_reported_in_the_order_of_its_fields():
@@ -174,7 +115,7 @@ def test_all_errors_of_a_record_are_reported_in_the_order_of_its_fields():
     article = POST | {"id": "x", "slug": "Bad Slug", "status": "draft", "published_at": "2024-01-01T00:00:00Z", "zz": 1}
     del article["title"]
     parsed = read_json(ARTICLES, json.dumps(article).encode())
-    assert told(parsed) == [
+    assert errors_of(parsed) == [
         ("id", "invalid_format"),
         ("slug", "invalid_format"),
         ("title", "missing_required"),
@@ -185,7 +126,7 @@ def test_all_errors_of_a_record_are_reported_in_the_order_of_its_fields():
     assert [error.value for error in parsed.errors] == ["x", "Bad Slug", None, "2024-01-01T00:00:00Z", "1"]
 
 
-def test_messages_say_what_is_wanted():
+def test_messages_name_the_expected_values():
     """A message names the possible roles, the numbers of cells, the expected format."""
     parsed = read_csv(USERS, ",".join(ANN), b"foo@bar,Ann,manager,true", b"a,b", b"a@b.org,Ann,admin,2")
     assert [error.message for error in parsed.errors] == [
@@ -196,23 +137,23 @@ def test_messages_say_what_is_wanted():
     ]
 
 
-def test_a_long_value_is_cut_and_a_nul_replaced():
+def test_a_long_value_is_truncated_and_a_nul_replaced():
     """An error can be stored and is small, whatever was sent."""
     (error,) = read_json(USERS, json.dumps(ANN | {"name": "\0" + "x" * 300}).encode()).errors
     assert error.value == "\ufffd" + "x" * 199
 
 
-def test_references_of_a_refused_record_are_suspects():
+def test_references_of_a_refused_record_are_possible_errors():
     """A rejected record may also have missing parents: each reference that can be read is returned as a possible error."""
     parsed = read_json(COMMENTS, json.dumps(NOTE | {"id": "bad", "user_id": "bad"}).encode())
-    assert told(parsed) == [("id", "invalid_format"), ("user_id", "invalid_format")]
+    assert errors_of(parsed) == [("id", "invalid_format"), ("user_id", "invalid_format")]
     (suspect,) = parsed.suspects
     assert (suspect.field, suspect.code, suspect.value) == ("article_id", "foreign_key_not_found", ID)
     assert (suspect.message, suspect.id, suspect.record) == ("no article has this id", "bad", 1)
     assert read_json(COMMENTS, json.dumps(NOTE).encode()).suspects == []
 
 
-def test_clean_records_come_in_the_order_of_the_table():
+def test_valid_records_have_the_order_of_the_table():
     """Columns may have any order and optional ones may be absent; the values are in the order of the resource."""
     expected = (None, "ann@example.org", "Ann", "admin", True, None, datetime(2024, 1, 1, 0, 30, tzinfo=UTC))
     header, line = "updated_at,active,role,name,email", b"2024-01-01T01:30:00+01:00,tRue,admin,Ann,ann@example.org"
@@ -235,36 +176,36 @@ def test_an_empty_cell_is_null_and_quotes_make_it_text():
         f'd,T,"",{ID},draft,'.encode(),
     )
     assert [(record.body, record.tags) for record in parsed.records] == [(" ", None), ("B", ["x", "y,"]), ("B", [])]
-    assert told(parsed) == [("body", "too_short")]
+    assert errors_of(parsed) == [("body", "too_short")]
 
 
 def test_unknown_fields_are_refused_or_ignored_and_annotations_always_ignored():
     """The columns that an annotated file adds are ignored; any other is an error unless the job ignores unknown fields."""
     line, header = b"ann@example.org,Ann,admin,true,7,8", ",".join(ANN)
-    assert told(read_csv(USERS, f"{header},_line,_errors", line)) == []
-    assert told(read_csv(USERS, f"{header},_line,shoe", line)) == [("shoe", "unknown_field")]
+    assert errors_of(read_csv(USERS, f"{header},_line,_errors", line)) == []
+    assert errors_of(read_csv(USERS, f"{header},_line,shoe", line)) == [("shoe", "unknown_field")]
     assert len(read_csv(USERS, f"{header},_line,shoe", line, ignore_unknown=True).records) == 1
     record = json.dumps(ANN | {"_line": 7, "_errors": []}).encode()
     assert rows(read_json(USERS, record)) == rows(read_json(USERS, json.dumps(ANN).encode()))
     record = json.dumps(ANN | {"shoe": {"size": 43}}).encode()
-    assert told(read_json(USERS, record)) == [("shoe", "unknown_field")]
+    assert errors_of(read_json(USERS, record)) == [("shoe", "unknown_field")]
     assert len(read_json(USERS, record, ignore_unknown=True).records) == 1
 
 
-def test_of_a_key_that_comes_twice_the_last_counts():
+def test_of_a_repeated_key_the_last_one_counts():
     """Also if the first one is invalid."""
     record = json.dumps(ANN)[1:].encode()
     assert read_json(USERS, b'{"active": 3, ' + record).records[0].active is True
 
 
-def test_records_that_share_a_line_or_a_line_end_are_not_taken_for_others():
+def test_two_records_on_a_line_and_a_record_on_two_lines_are_errors():
     """NDJSON is read line by line: a record on two lines and two records on one line are errors, though their number matches."""
     one = json.dumps(ANN)
     parsed = read_json(USERS, one[:5].encode(), one[5:].encode(), (one + one).encode())
-    assert told(parsed) == [(None, "invalid_json")] * 3
+    assert errors_of(parsed) == [(None, "invalid_json")] * 3
 
 
-def test_lines_are_right_below_records_of_many_lines():
+def test_lines_are_correct_after_records_of_many_lines():
     """A record's line is where it starts, however many newlines the quoted cells above it hold."""
     good, bad = b'a%d@example.org,"x\ny",admin,true\n', b'a@example.org,"x\r\n\r\n",boss,true\n'
     parsed = read(USERS, chunk([good % 1, bad, good % 2, b'a",b\n', good % 3], first_line=11), "csv", columns=list(ANN))
@@ -290,97 +231,13 @@ def test_integers_of_any_length_are_an_error_of_the_record():
     """Python refuses to write integers of thousands of digits as well as to read them."""
     for digits in (20, 4299, 4300, 4301, 9000):
         parsed = read_json(USERS, json.dumps(ANN)[:-1].encode() + b', "name": %b}' % (b"9" * digits))
-        assert told(parsed) == [("name", "invalid_type")]
+        assert errors_of(parsed) == [("name", "invalid_type")]
 
 
 def test_a_long_row_of_quotes_is_read_in_one_pass():
     """A malformed record of a megabyte of quotes is rejected in linear time; a tokenizer that backtracks would take hours."""
     parsed = read_csv(USERS, ",".join(ANN), b'"' * 1_000_001, record_max_bytes=2_000_000)
-    assert told(parsed) == [(None, "malformed_row")]
-
-
-def cell_of(value: object) -> str:
-    """A CSV cell by RFC 4180; None is an unquoted empty one."""
-    if value is None:
-        return ""
-    text = value if isinstance(value, str) else json.dumps(value)
-    return '"' + text.replace('"', '""') + '"' if not text or set(text) & set(',"\n\r') else text
-
-
-texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
-
-
-@settings(deadline=None)
-@given(st.lists(st.tuples(texts, texts, st.none() | st.lists(texts))))
-def test_csv_text_is_read_back_as_it_was_written(values):
-    """Quotes, newlines, lone carriage returns, white space and any Unicode survive; a null list stays null."""
-    lines = [
-        ",".join(map(cell_of, (f"s-{i}", title, body, ID, "draft", tags))).encode() + b"\n"
-        for i, (title, body, tags) in enumerate(values)
-    ]
-    parsed = read(ARTICLES, chunk(lines), "csv", columns=[*POST, "tags"])
-    assert parsed.errors == []
-    assert [(article.title, article.body, article.tags) for article in parsed.records] == values
-    assert all(article.author_id == UUID(ID) for article in parsed.records)
-
-
-@settings(deadline=None)
-@given(st.lists(st.binary(max_size=30) | st.text('"{}[],:\r1 \\u0', max_size=20).map(str.encode)))
-def test_no_bytes_make_it_raise(records):
-    """Whatever a chunk contains, each of its records is either valid or has an error."""
-    lines = [record.replace(b"\n", b"") + b"\n" for record in records]
-    for form, columns in (("csv", list(ANN)), ("ndjson", None), ("json", None)):
-        parsed = read(USERS, chunk(lines), form, columns=columns)
-        assert {*parsed.numbers, *(error.record for error in parsed.errors)} == set(range(1, len(lines) + 1))
-
-
-values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just(ID),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*NOTE, "id", "x"]), inner),
-    max_leaves=10,
-)
-
-
-@pytest.mark.slow
-@settings(deadline=None)
-@given(values)
-def test_no_json_value_makes_it_raise(value):
-    """Any value is a record or errors, and every error can be stored as UTF-8 text without NUL."""
-    parsed = read_json(COMMENTS, json.dumps(value).encode())
-    assert len(parsed.records) == (not parsed.errors)
-    texts_told = [text for error in parsed.errors for text in msgspec.structs.astuple(error) if isinstance(text, str)]
-    assert "\0" not in "".join(texts_told)
-    assert "".join(texts_told).encode().decode() == "".join(texts_told)
-
-
-lines_of_csv = st.lists(
-    st.sampled_from(
-        [
-            *[bad for bad, _ in MALFORMED_CSV if len(bad) < 1000],
-            *[b"bob@example.org,Bob,reader,FALSE", b'"x@y.org","X\nY",admin,true', b"x@y.org,a\tb,admin,true\r"] * 4,
-        ]
-    )
-)
-lines_of_json = st.lists(
-    st.sampled_from([*[bad for bad, _ in MALFORMED_JSON if len(bad) < 1000], *[json.dumps(ANN).encode()] * 12])
-)
-
-
-@settings(deadline=None)
-@given(lines_of_csv, lines_of_json, st.booleans())
-def test_a_chunk_is_the_sum_of_its_records(csv, ndjson, ignore_unknown):
-    """The result for a record does not depend on the others of its chunk, so the fast and the slow path agree."""
-    for form, records in (("csv", csv), ("ndjson", ndjson)):
-        options = {"columns": list(ANN) if form == "csv" else None, "ignore_unknown": ignore_unknown}
-        whole = chunk([record + b"\n" for record in records])
-        together = read(USERS, whole, form, **options)
-        apart = [
-            read(USERS, chunk([record + b"\n"])._replace(first_record=i + 1, first_line=whole.line(i)), form, **options)
-            for i, record in enumerate(records)
-        ]
-        assert rows(together) == [row for one in apart for row in rows(one)]
-        for name in ("numbers", "lines", "errors"):
-            assert getattr(together, name) == [item for one in apart for item in getattr(one, name)]
+    assert errors_of(parsed) == [(None, "malformed_row")]
 
 
 def test_the_errors_of_one_record_are_limited():

@@ -1,20 +1,17 @@
-"""Import requests and the looks at jobs, as an API answers that has no workers: jobs wait, so nothing moves between two looks."""
+"""Requests for imports: parameters, forms, objects, bodies that are too large, compressed or of an unknown type."""
 
 import base64
 import gzip
 import hashlib
-import json
-from urllib.parse import quote
 
 import pytest
 
 from api.imports.decompression import zstd
-from tests.support.api_client import PATH, USERS_HEADER, user_object, user_row
+from tests.support.api_client import PATH, USERS_HEADER, post_users, user_object, user_row
 
 USERS = USERS_HEADER + user_row(1) + user_row(2)
 UPLOAD_MAX_BYTES = 50_000
 JSON_BODY_MAX_BYTES = 20_000
-UNKNOWN_ID = "0192f0c1-0000-7000-8000-000000000000"
 SERVICE = {
     "run": ["api"],
     "batch_size": 2,
@@ -23,13 +20,8 @@ SERVICE = {
 }
 
 
-async def post_users(api, content: bytes = USERS, *, type: str = "text/csv", **options):
-    params = {"resource": "users"} | options.pop("params", {})
-    return await api.post(content, type=type, params=params, **options)
-
-
 async def refused(api, answer, status: int, slug: str) -> dict:
-    """The problem that an answer has to be; nothing of its request was stored."""
+    """Checks that the response is this problem and that nothing of its request was stored. Returns the problem."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     problem = answer.json()
@@ -39,7 +31,7 @@ async def refused(api, answer, status: int, slug: str) -> dict:
     return problem
 
 
-# (parameters beside resource=users, the faults as (field, code))
+# (parameters in addition to resource=users, the errors as (field, code))
 WRONG = [
     ({"resource": ""}, [("resource", "invalid_value")]),
     ({"resource": "Users"}, [("resource", "invalid_value")]),
@@ -77,7 +69,7 @@ IN_FORMS = [
 
 @pytest.mark.parametrize(("form", "wrong", "faults"), IN_FORMS)
 async def test_wrong_parameters(api, form, wrong, faults):
-    """Wherever they stand: 400 names every parameter that is wrong."""
+    """In a query, a form or an object: the problem of the 400 names every wrong parameter."""
     given = {"resource": "users"} | wrong
     if form == "query":
         answer = await api.post(USERS, type="text/csv", params=given)
@@ -91,7 +83,7 @@ async def test_wrong_parameters(api, form, wrong, faults):
 
 
 def form_of(*parts: tuple[str, bytes]) -> dict:
-    """A multipart body whose parts come in just this order: (the head's parameters, the content)."""
+    """A multipart body with these parts in this order: (the parameters of Content-Disposition, the content)."""
     body = b"".join(
         b"--edge\r\nContent-Disposition: form-data; %s\r\n\r\n%s\r\n" % (head.encode(), content)
         for head, content in parts
@@ -120,13 +112,13 @@ RESOURCE = ('name="resource"', b"users")
     ],
 )
 async def test_wrong_forms(api, parts, field, code):
-    """A form has one file and each parameter once; what says how to read the file comes before it."""
+    """A form has one file and each parameter once. Parameters that affect how the file is read come before it."""
     problem = await refused(api, await api.post(**form_of(*parts)), 400, "invalid-request")
     assert [(fault["field"], fault["code"]) for fault in problem["errors"]] == [(field, code)]
 
 
-async def test_forms_that_are_none(api):
-    """A form that is cut off, has no edge, or has far too many parts is 400."""
+async def test_malformed_forms(api):
+    """A form that is truncated, has no boundary or too many parts is 400."""
     whole = form_of(RESOURCE, FILE)
     for content, type in (
         (whole["content"][:-10], whole["type"]),
@@ -141,17 +133,17 @@ async def test_forms_that_are_none(api):
 
 
 async def test_parameters_behind_the_file(api):
-    """What does not change how the file is read may come behind it, and the edge may be quoted."""
+    """Parameters that do not affect how the file is read may come after it. The boundary may be quoted."""
     form = form_of(FILE, RESOURCE, ('name="unknown_fields"', b"ignore"))
-    form["content"] = form["content"].replace(b"edge", b"an edge, so")
-    answer = await api.post(form["content"], type='multipart/form-data; charset=utf-8; Boundary="an edge, so"')
+    form["content"] = form["content"].replace(b"edge", b"a boundary, so")
+    answer = await api.post(form["content"], type='multipart/form-data; charset=utf-8; Boundary="a boundary, so"')
     assert answer.status_code == 202, answer.text
     assert answer.json()["total_records"] == 2
 
 
 @pytest.mark.parametrize("name", ["a/../ü.csv", "nul\0.csv", "x" * 3000 + ".csv", ""])
 async def test_file_names(api, name):
-    """Whatever a file is called, it is only a name."""
+    """Any name of a file is accepted and has no other effect."""
     answer = await api.post(**form_of(RESOURCE, (f'name="file"; filename="{name}"', USERS)))
     assert answer.status_code == 202, answer.text
     assert answer.json()["file"]["name"] == name.replace("\0", "\ufffd")
@@ -174,15 +166,15 @@ async def test_file_names(api, name):
     ],
 )
 async def test_wrong_objects(api, body):
-    """The object form has an array of records and parameters that are known; else it is 400."""
+    """An object has an array of records and known parameters; any other is 400."""
     await refused(api, await api.post(body, type="application/json"), 400, "invalid-request")
 
 
 @pytest.mark.parametrize(
     "query", ["resource=users&mode=%FF", "resource=%00", "%00=%00", "resource=users&&=", "resource"]
 )
-async def test_queries_that_are_hardly_any(api, query):
-    """A query may be any bytes; the answer is 400."""
+async def test_malformed_queries(api, query):
+    """A query of invalid bytes or names is 400."""
     answer = await api.client.post(f"{PATH}?{query}", content=USERS, headers={"Content-Type": "text/csv"})
     await refused(api, answer, 400, "invalid-request")
 
@@ -197,20 +189,20 @@ async def test_queries_that_are_hardly_any(api, query):
     ],
 )
 async def test_unsupported_formats(api, headers, words):
-    """415 tells what it does not know."""
+    """The problem of the 415 names the unsupported format or encoding."""
     answer = await api.post(USERS, headers=headers, params={"resource": "users"})
     assert words in (await refused(api, answer, 415, "unsupported-format"))["detail"]
 
 
-async def test_a_packed_form(api):
-    """Content-Encoding is of the whole body, a form's too."""
+async def test_a_compressed_form(api):
+    """Content-Encoding is that of the whole body, also of a form."""
     form = form_of(RESOURCE, FILE)
     answer = await api.post(gzip.compress(form["content"]), type=form["type"], headers={"Content-Encoding": "gzip"})
     assert answer.status_code == 202, answer.text
 
 
 def users(size: int) -> bytes:
-    """A file of just so many bytes."""
+    """A file of exactly this size in bytes."""
     file = USERS_HEADER + b"".join(user_row(n) for n in range(size // 30))[: size - len(USERS_HEADER)]
     return file + b"x" * (size - len(file))
 
@@ -221,27 +213,27 @@ async def stream(content: bytes):
 
 
 async def test_too_large(api):
-    """The limit holds for what is sent, told beforehand or not, and for what it unpacks to; just the limit is allowed."""
-    most, more = users(UPLOAD_MAX_BYTES), users(UPLOAD_MAX_BYTES + 1)
-    form = {"files": {"file": ("u.csv", more)}, "data": {"resource": "users"}}
+    """The limit is inclusive. It holds for the bytes sent, with or without Content-Length, and for the decompressed ones."""
+    largest, larger = users(UPLOAD_MAX_BYTES), users(UPLOAD_MAX_BYTES + 1)
+    form = {"files": {"file": ("u.csv", larger)}, "data": {"resource": "users"}}
     for content, options in (
-        (more, {}),
-        (stream(more), {}),
-        (gzip.compress(more), {"headers": {"Content-Encoding": "gzip"}}),
-        (zstd.compress(more), {"headers": {"Content-Encoding": "zstd"}}),
+        (larger, {}),
+        (stream(larger), {}),
+        (gzip.compress(larger), {"headers": {"Content-Encoding": "gzip"}}),
+        (zstd.compress(larger), {"headers": {"Content-Encoding": "zstd"}}),
     ):
         problem = await refused(api, await post_users(api, content, **options), 413, "payload-too-large")
         assert problem["limit_bytes"] == UPLOAD_MAX_BYTES
     await refused(api, await api.post(**form), 413, "payload-too-large")
-    packed = {"file": ("u.csv.gz", gzip.compress(more))}
-    await refused(api, await api.post(files=packed, data={"resource": "users"}), 413, "payload-too-large")
-    assert (await post_users(api, stream(most))).status_code == 202
-    packed = {"headers": {"Content-Encoding": "gzip"}}
-    assert (await post_users(api, gzip.compress(most), **packed)).status_code == 202
+    compressed = {"file": ("u.csv.gz", gzip.compress(larger))}
+    await refused(api, await api.post(files=compressed, data={"resource": "users"}), 413, "payload-too-large")
+    assert (await post_users(api, stream(largest))).status_code == 202
+    compressed = {"headers": {"Content-Encoding": "gzip"}}
+    assert (await post_users(api, gzip.compress(largest), **compressed)).status_code == 202
 
 
 async def test_an_object_too_large(api):
-    """An object is held in memory and has its own limit; an array, and blanks however many, have not."""
+    """An object is held in memory and has a limit of its own. An array has not, nor has white space before it."""
     records = b"[" + b",".join([user_object(1)] * 300) + b"]"
     body = b'{"resource": "users", "records": ' + records + b"}"
     answer = await api.post(body, type="application/json")
@@ -251,158 +243,18 @@ async def test_an_object_too_large(api):
 
 
 async def test_content_digest(api):
-    """Over the bytes as they were sent; a wrong one is told, one of another algorithm is not looked at."""
-    packed = gzip.compress(USERS)
-    digest = base64.b64encode(hashlib.sha256(packed).digest()).decode()
+    """The digest is that of the bytes as sent. A wrong one is 400; one of another algorithm is ignored."""
+    compressed = gzip.compress(USERS)
+    digest = base64.b64encode(hashlib.sha256(compressed).digest()).decode()
     wrong = base64.b64encode(hashlib.sha256(USERS).digest()).decode()
     encoding = {"Content-Encoding": "gzip"}
     for header in (f"sha-256=:{wrong}:", f"md5=:x:, SHA-256=:{wrong}:"):
-        answer = await post_users(api, packed, headers=encoding | {"Content-Digest": header})
+        answer = await post_users(api, compressed, headers=encoding | {"Content-Digest": header})
         await refused(api, answer, 400, "digest-mismatch")
     for header in ("sha-256=:abc:", f"sha-256={digest}", "sha-256=", "sha-256=:ü:"):
-        answer = await post_users(api, packed, headers=encoding | {"Content-Digest": header.encode()})
+        answer = await post_users(api, compressed, headers=encoding | {"Content-Digest": header.encode()})
         problem = await refused(api, answer, 400, "invalid-request")
         assert [fault["field"] for fault in problem["errors"]] == ["Content-Digest"]
     for header in (f"sha-256=:{digest}:", f"md5=:x:,sha-256=:{digest}:", "md5=:x:"):
-        answer = await post_users(api, packed, headers=encoding | {"Content-Digest": header})
+        answer = await post_users(api, compressed, headers=encoding | {"Content-Digest": header})
         assert answer.status_code == 202
-
-
-async def test_a_job_that_waits(api):
-    """All that can be told before the work begins is told at once: totals, the file, 0 percent, when to ask again."""
-    answer = await post_users(api, USERS + user_row(3), headers={"X-Request-Id": "caller.1"})
-    job = answer.json()
-    assert answer.status_code == 202
-    assert answer.headers["location"] == job["links"]["self"] == f"{PATH}/{job['id']}"
-    assert answer.headers["retry-after"] == "1"
-    assert answer.headers["x-request-id"] == "caller.1"
-    assert await api.value("SELECT request_id FROM import_jobs") == "caller.1"
-    assert (job["kind"], job["status"], job["outcome"], job["resource"]) == ("import", "pending", None, "users")
-    assert (job["total_records"], job["processed_records"]) == (3, 0)
-    assert job["counts"] == dict.fromkeys(job["counts"], 0) | {"unprocessed": 3}
-    assert job["progress"] == {"percent": 0, "records_per_second": None, "eta_seconds": None}
-    file = USERS + user_row(3)
-    assert job["file"] == {"name": None, "bytes": len(file), "sha256": hashlib.sha256(file).hexdigest()}
-    assert (job["error_count"], job["errors"], job["error_summary"], job["problem"]) == (0, [], [], None)
-    assert job["created_at"].endswith("Z")
-    assert (job["started_at"], job["finished_at"]) == (None, None)
-    assert (await api.get(f"/{job['id']}")).json() == job
-
-
-async def test_validators(api):
-    """A client that has the job as it is gets 304, without a body; one that has another gets the job."""
-    answer = await post_users(api)
-    first = await api.get(f"/{answer.json()['id']}")
-    assert first.headers["retry-after"] == "1"
-    tag = first.headers["etag"]
-    for known in (tag, f"W/{tag}", f'"other", {tag}', "*"):
-        again = await api.get(f"/{answer.json()['id']}", headers={"If-None-Match": known})
-        assert (again.status_code, again.content) == (304, b"")
-        assert (again.headers["etag"], again.headers["retry-after"]) == (tag, "1")
-    assert (await api.get(f"/{answer.json()['id']}", headers={"If-None-Match": '"other"'})).status_code == 200
-
-
-async def test_an_empty_file_is_done(api):
-    """No record: completed at once, nothing to wait for."""
-    answer = await post_users(api, b"")
-    job = answer.json()
-    assert answer.status_code == 202
-    assert "retry-after" not in answer.headers
-    assert (job["status"], job["outcome"], job["total_records"]) == ("completed", "success", 0)
-    assert job["progress"]["percent"] == 100
-    assert "retry-after" not in (await api.get(f"/{job['id']}")).headers
-
-
-async def test_lists(api):
-    """Newest first; every job once, whatever the page; filters by status and resource."""
-    ids = [(await post_users(api, USERS if n % 3 else b"")).json()["id"] for n in range(7)]
-    ids.append((await post_users(api, b"", params={"resource": "articles"})).json()["id"])
-    ids.reverse()
-    for query, wanted in (
-        ({}, ids),
-        ({"resource": "users"}, ids[1:]),
-        ({"resource": "articles", "status": "completed"}, ids[:1]),
-        ({"status": "pending"}, [id for n, id in enumerate(reversed(ids[1:])) if n % 3][::-1]),
-        ({"status": "failed"}, []),
-    ):
-        found = []
-        answer = await api.get(params={**query, "limit": 3})
-        while True:
-            page = answer.json()
-            assert ("next" in answer.links) == (page["next_cursor"] is not None)
-            found += [job["id"] for job in page["imports"]]
-            if "next" not in answer.links:
-                break
-            answer = await api.client.get(answer.links["next"]["url"])
-        assert found == wanted
-    job = (await api.get()).json()["imports"][0]
-    assert {*(await api.get(f"/{ids[0]}")).json()} - {*job} == {
-        "errors",
-        "error_summary",
-        "error_kinds",
-        "waiting_for",
-        "repaired",
-    }
-
-
-@pytest.mark.parametrize(
-    ("path", "query", "field"),
-    [
-        ("", {"limit": "0"}, "limit"),
-        ("", {"limit": "101"}, "limit"),
-        ("", {"limit": "x"}, "limit"),
-        ("", {"status": "uploading"}, "status"),
-        ("", {"resource": "x"}, "resource"),
-        ("", {"outcome": "failed"}, "outcome"),
-        ("", {"parent": "x"}, "parent"),
-        ("", {"name": ""}, "name"),
-        ("", {"name": "a\0b"}, "name"),
-        ("", {"name": "x" * 256}, "name"),
-        ("", {"dry_run": "maybe"}, "dry_run"),
-        ("", {"created_after": "yesterday"}, "created_after"),
-        ("", {"created_before": "2026-01-31T12:00:00"}, "created_before"),
-        ("", {"counts": "all"}, "counts"),
-        ("", {"cursor": "x"}, "cursor"),
-        ("", {"page": "2"}, "page"),
-        ("/{id}", {"wait": "1"}, "wait"),
-        ("/{id}/errors", {"limit": "1001"}, "limit"),
-        ("/{id}/errors", {"cursor": "x"}, "cursor"),
-        ("/{id}/errors", {"cursor": ""}, "cursor"),
-        ("/{id}/errors", {"cursor": "ü"}, "cursor"),
-        ("/{id}/errors", {"cursor": base64.urlsafe_b64encode(b"[1]").decode()}, "cursor"),
-        ("/{id}/errors", {"cursor": base64.urlsafe_b64encode(b'["1", 2]').decode()}, "cursor"),
-        ("/{id}/errors", {"code": "bad"}, "code"),
-        ("/{id}/errors", {"field": "a\0b"}, "field"),
-        ("/{id}/errors", {"format": "xml"}, "format"),
-    ],
-)
-async def test_wrong_looks(api, path, query, field):
-    """What is asked for wrongly is 400 with the parameter's name."""
-    answer = await api.get(path.format(id=(await post_users(api)).json()["id"]), params=query)
-    assert answer.status_code == 400, answer.text
-    assert [fault["field"] for fault in answer.json()["errors"]] == [field]
-
-
-@pytest.mark.parametrize("id", [UNKNOWN_ID, "x", "%00", "0192f0c1-0000-7000-8000-00000000000", json.dumps({})])
-async def test_unknown_jobs(api, id):
-    """An id of nothing, or that is none, is 404; an upload under way is not a job yet."""
-    await api.conn.execute("INSERT INTO import_jobs (id) VALUES (%s)", (UNKNOWN_ID,))
-    for path in (f"/{id}", f"/{id}/errors"):
-        answer = await api.get(path)
-        assert answer.status_code == 404
-        assert answer.json()["type"] == "/problems/not-found"
-    assert (await api.get()).json()["imports"] == []
-
-
-async def test_other_forms_of_an_id(api):
-    """An id has one form. What Python would read as the same UUID is the id of nothing, in paths and as a cursor."""
-    id = (await api.post(USERS_HEADER, type="text/csv", params={"resource": "users"})).json()["id"]
-    plain = id.replace("-", "")
-    arabic = id.translate({ord(str(digit)): chr(0x660 + digit) for digit in range(10)})
-    for other in (f"{{{id}}}", f"urn:uuid:{id}", plain, f"\n{plain[1:]}", f" {id}", f"{id} ", f"+{plain[1:]}", arabic):
-        for path in (f"/{other}", f"/{other}/errors?limit=1", f"/{other}/events", f"/{other}/failed-records"):
-            answer = await api.client.get(PATH + path.replace(other, quote(other)))
-            assert (path, answer.status_code) == (path, 404)
-        assert (await api.get(params={"cursor": other})).status_code == 400
-    answer = await api.get(f"/{id.upper()}")
-    assert answer.json()["id"] == id
