@@ -1,0 +1,30 @@
+"""A check of a probe that is cached, runs once at a time and has a deadline."""
+
+import asyncio
+
+import pytest
+
+from api import health
+from monitoring import metrics  # noqa: F401  defines what the registry tells
+
+
+async def test_a_check_that_hangs_is_repeated(monkeypatch):
+    """While a check hangs, probes fail at their deadline. It does not run twice at the same time, and it is repeated after a while."""
+    monkeypatch.setattr(health, "DEADLINE_SECONDS", 0.01)
+    runs = []
+
+    async def run() -> str:
+        runs.append(1)
+        if len(runs) == 1:
+            await asyncio.Event().wait()
+        return "passed"
+
+    check = health.CachedCheck(run)
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            await check.result()
+    assert len(runs) == 1
+    monkeypatch.setattr(health, "ABANDON_SECONDS", 0)
+    assert await check.result() == "passed"
+    assert await check.result() == "passed"
+    assert len(runs) == 2
