@@ -8,7 +8,6 @@ import pytest
 import yaml
 
 from db.settings import Settings
-from monitoring import metrics  # noqa: F401  defines what the registry tells
 from monitoring.__main__ import configure
 from tests.support.monitoring import DASHBOARDS, FOLDER, RULES, dashboard, promtool
 

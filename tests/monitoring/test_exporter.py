@@ -7,7 +7,6 @@ from pathlib import Path
 
 import httpx
 
-from monitoring import metrics  # noqa: F401  defines what the registry tells
 from tests.support import ROOT
 from tests.support.eventually import PATIENCE_SECONDS, eventually
 from tests.support.service import unused_port

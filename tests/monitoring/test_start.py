@@ -8,7 +8,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from monitoring import metrics  # noqa: F401  defines what the registry tells
 from tests.support import ROOT, programs
 from tests.support.eventually import PATIENCE_SECONDS
 from tests.support.monitoring import FOLDER
@@ -23,7 +22,7 @@ def monitoring(action: str, folder: Path, *, path: Path, port: int = 9090) -> su
         env={"PATH": str(path), "DATA_DIR": str(folder / "data")},
         capture_output=True,
         text=True,
-        timeout=2 * PATIENCE_SECONDS,
+        timeout=PATIENCE_SECONDS,
     )
 
 

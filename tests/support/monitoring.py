@@ -7,7 +7,6 @@ from typing import Any
 
 import yaml
 
-from monitoring import metrics  # noqa: F401  defines what the registry tells
 from tests.support import ROOT
 from tests.support.eventually import PATIENCE_SECONDS
 

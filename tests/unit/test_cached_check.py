@@ -5,11 +5,10 @@ import asyncio
 import pytest
 
 from api import health
-from monitoring import metrics  # noqa: F401  defines what the registry tells
 
 
 async def test_a_check_that_hangs_is_repeated(monkeypatch):
-    """While a check hangs, probes fail at their deadline. It does not run twice at the same time, and it is repeated after a while."""
+    """While a check hangs, probes fail at their deadline. It does not run twice at the same time, and is repeated later."""
     monkeypatch.setattr(health, "DEADLINE_SECONDS", 0.01)
     runs = []
 
