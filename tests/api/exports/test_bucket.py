@@ -112,7 +112,7 @@ async def test_a_file_is_streamed_through(service, conn, bucket):
 
 
 @pytest.mark.parametrize("download", ["redirect", "through"])
-async def test_a_file_that_is_not_as_it_was_written_is_not_given(service, conn, bucket, download):
+async def test_a_file_of_another_size_is_not_served(service, conn, bucket, download):
     """An object that was deleted or replaced is neither served nor redirected to."""
     started = await service(run=["api"], export_download=download, **bucket.settings)
     await many_articles(conn, 1)

@@ -111,7 +111,7 @@ CASES = {"users": USERS, "articles": ARTICLES, "comments": COMMENTS}
 
 @pytest.mark.slow
 @pytest.mark.parametrize("resource", CASES)
-def test_what_is_exported_imports_again(database_url, resource):
+def test_an_exported_file_can_be_imported(database_url, resource):
     """In each format, an upsert of the export leaves every record unchanged, for any text, null and time.
 
     After the records were deleted, an import of the export creates equal ones.
