@@ -11,13 +11,7 @@ from uuid import UUID
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from psycopg import AsyncConnection
 
 from db import queue
@@ -25,74 +19,25 @@ from db.connections.pool import Connection
 from db.imports import completion
 from db.queue import Claim, ClaimLost, Counts
 from tests.support import factories
+from tests.support.queue_model import (
+    ATTEMPTS_MAX,
+    CRASHES_MAX,
+    DELAY_SECONDS,
+    GRACE_SECONDS,
+    JOBS_MAX,
+    LONG,
+    STEP_SECONDS,
+    WORKERS,
+    Chunk,
+    Job,
+    Model,
+    Worker,
+)
 
 T = TypeVar("T")
 
-WORKERS = 3
-JOBS_MAX = 3
-ATTEMPTS_MAX = 3
-CRASHES_MAX = 2
-# No sum of time steps is within a minute of a grace or a delay, so the duration of the test itself has no effect.
-STEP_SECONDS = 180
-GRACE_SECONDS = 300
-REST_SECONDS = 600
-# more than any grace and any delay
-LONG = 100
-
 # an index that selects one of the workers that can do a step, or one of the jobs
 places = st.integers(0, max(WORKERS, JOBS_MAX) - 1)
-
-
-@dataclass
-class Chunk:
-    """The model of a chunk: the columns of the protocol, and times as elapsed seconds."""
-
-    job: UUID
-    seq: int
-    state: str = "pending"
-    lease: int = 0
-    attempt: int = 0
-    crashes: int = 0
-    # since its claim; among equals the order of all claims decides
-    age: int = 0
-    claimed: int = 0
-    rest: int = 0
-
-    @property
-    def is_orphan(self) -> bool:
-        return self.state == "running" and self.age > GRACE_SECONDS * 2 ** max(0, self.crashes - 1)
-
-
-@dataclass
-class Job:
-    """A job, whether it is to stop, and its final status if it has one."""
-
-    is_cancelled: bool = False
-    has_problem: bool = False
-    end: str | None = None
-
-
-@dataclass
-class Hand:
-    """A worker: its connection, its claim, valid or not, and whether its transaction is open."""
-
-    conn: Connection
-    claim: Claim | None = None
-    is_open: bool = False
-
-    async def begin(self) -> None:
-        if not self.is_open:
-            await self.conn.execute("BEGIN")
-        self.is_open = True
-
-    async def commit(self) -> None:
-        await self.conn.execute("COMMIT")
-        self.is_open = False
-
-    async def roll_back(self) -> None:
-        if self.is_open:
-            await self.conn.execute("ROLLBACK")
-        self.is_open = False
 
 
 @dataclass
@@ -117,10 +62,7 @@ class Queue(RuleBasedStateMachine):
         super().__init__()
         self.database = database
         self.conn = database.conn
-        self.hands = [Hand(conn) for conn in database.workers]
-        self.jobs: dict[UUID, Job] = {}
-        self.chunks: dict[int, Chunk] = {}
-        self.claims = 0
+        self.model = Model([Worker(conn) for conn in database.workers])
 
     def run(self, steps: Coroutine[Any, Any, T]) -> T:
         return self.database.runner.run(steps)
@@ -128,94 +70,38 @@ class Queue(RuleBasedStateMachine):
     def saw(self, what: str) -> None:
         self.database.seen[what] += 1
 
-    def live(self) -> list[UUID]:
-        return [id for id, job in self.jobs.items() if job.end is None]
-
-    def idle(self) -> list[Hand]:
-        return [hand for hand in self.hands if hand.claim is None]
-
-    def holding(self, *, is_open: bool | None = None) -> list[tuple[Hand, Claim]]:
-        """The workers with a claim, valid or not. `is_open`: only those with, or without, a transaction."""
-        return [(hand, hand.claim) for hand in self.hands if hand.claim and is_open in (None, hand.is_open)]
-
-    # ── the model ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def of(self, job: UUID, *states: str) -> list[Chunk]:
-        return [chunk for chunk in self.chunks.values() if chunk.job == job and chunk.state in states]
-
-    def is_stopped(self, job: UUID) -> bool:
-        return self.jobs[job].is_cancelled or self.jobs[job].has_problem
-
-    def valid(self, claim: Claim) -> list[Chunk]:
-        """The chunks of a claim that it still holds."""
-        chunks = [self.chunks[id] for id in claim.ids]
-        return [chunk for chunk in chunks if chunk.state == "running" and chunk.lease == claim.lease]
-
-    def is_valid(self, claim: Claim) -> bool:
-        return len(self.valid(claim)) == len(claim.ids)
-
-    def is_locked(self, id: int) -> bool:
-        return any(hand.is_open and hand.claim and id in hand.claim.ids for hand in self.hands)
-
-    def claimable(self) -> list[Chunk]:
-        """The first chunk of each job that the next claim may select."""
-        first: dict[UUID, Chunk] = {}
-        for job, about in self.jobs.items():
-            ready = [chunk for chunk in self.of(job, "pending") if chunk.rest == 0]
-            if ready and about.end is None and not self.is_stopped(job):
-                first[job] = min(ready, key=lambda chunk: chunk.seq)
-        running = {job: len(self.of(job, "running")) for job in first}
-        return [chunk for job, chunk in first.items() if running[job] == min(running.values())]
-
-    def following(self, chunk: Chunk, chunks_max: int) -> list[Chunk]:
-        """The chunks that are claimed together with this one: none of them was claimed before."""
-        fresh = [other for other in self.of(chunk.job, "pending") if other.lease == 0 and other.seq > chunk.seq]
-        return sorted(fresh, key=lambda other: other.seq)[: chunks_max - 1] if chunk.lease == 0 else []
-
-    def orphans(self) -> list[Chunk]:
-        """The chunks with the oldest abandoned claim. There is no order among chunks of one claim."""
-        orphans = [chunk for id, chunk in self.chunks.items() if chunk.is_orphan and not self.is_locked(id)]
-        first = min(((-chunk.age, chunk.claimed) for chunk in orphans), default=None)
-        return [chunk for chunk in orphans if (-chunk.age, chunk.claimed) == first]
-
-    def take(self, chunks: Sequence[Chunk]) -> None:
-        self.claims += 1
-        for chunk in chunks:
-            chunk.lease += 1
-            chunk.age, chunk.claimed = 0, self.claims
-
     # ── steps of a worker ─────────────────────────────────────────────────────────────────────────────────────────────
 
     @rule(place=places, chunks_max=st.sampled_from([1, 2, 3]))
     def claim(self, place: int, chunks_max: int) -> None:
-        if not self.idle():
+        if not self.model.idle():
             return
-        hand = pick(self.idle(), place)
-        claimable = self.claimable()
-        claim = self.run(queue.claim(hand.conn, worker="me", chunks_max=chunks_max, bytes_max=1 << 20))
+        worker = pick(self.model.idle(), place)
+        claimable = self.model.claimable()
+        claim = self.run(queue.claim(worker.conn, worker="me", chunks_max=chunks_max, bytes_max=1 << 20))
         if claim is None:
             assert not claimable
             return
-        chunks = [self.chunks[id] for id in claim.ids]
+        chunks = [self.model.chunks[id] for id in claim.ids]
         assert chunks[0] in claimable
-        assert chunks[1:] == self.following(chunks[0], chunks_max)
-        self.take(chunks)
+        assert chunks[1:] == self.model.following(chunks[0], chunks_max)
+        self.model.take(chunks)
         for chunk in chunks:
             chunk.state = "running"
             chunk.attempt += 1
         self.saw("claim" if len(chunks) == 1 else "claim of several")
-        hand.claim = claim
+        worker.claim = claim
 
     @rule(place=places, steps=st.sampled_from([0, 1, 2, 4]))
     def reclaim(self, place: int, steps: int) -> None:
-        if not self.idle():
+        if not self.model.idle():
             return
-        hand = pick(self.idle(), place)
+        worker = pick(self.model.idle(), place)
         self.time_passes(steps)
-        orphans = self.orphans()
+        orphans = self.model.orphans()
         claim = self.run(
             queue.reclaim(
-                hand.conn,
+                worker.conn,
                 worker="me",
                 grace_seconds=GRACE_SECONDS,
                 attempts_max=ATTEMPTS_MAX,
@@ -225,9 +111,9 @@ class Queue(RuleBasedStateMachine):
         if claim is None:
             assert not orphans
             return
-        orphan = self.chunks[claim.id]
+        orphan = self.model.chunks[claim.id]
         assert orphan in orphans
-        self.take([orphan])
+        self.model.take([orphan])
         orphan.crashes += 1
         if orphan.crashes == CRASHES_MAX or orphan.attempt == ATTEMPTS_MAX:
             orphan.state = "failed"
@@ -235,82 +121,84 @@ class Queue(RuleBasedStateMachine):
         else:
             orphan.attempt += 1
             self.saw("reclaim")
-            hand.claim = claim
+            worker.claim = claim
         assert claim.state == orphan.state
 
     @rule(place=places)
     def fence(self, place: int) -> None:
         """The chunk of a stopped job is dropped instead."""
-        if not self.holding(is_open=False):
+        if not self.model.holding(is_open=False):
             return
-        hand, claim = pick(self.holding(is_open=False), place)
-        self.run(hand.begin())
-        if not self.is_valid(claim):
-            self.loses(hand, queue.fence(hand.conn, claim))
+        worker, claim = pick(self.model.holding(is_open=False), place)
+        self.run(worker.begin())
+        if not self.model.is_valid(claim):
+            self.loses(worker, queue.fence(worker.conn, claim))
             return
-        is_wanted = self.run(queue.fence(hand.conn, claim))
-        assert is_wanted is not self.is_stopped(claim.job_id)
+        is_wanted = self.run(queue.fence(worker.conn, claim))
+        assert is_wanted is not self.model.is_stopped(claim.job_id)
         if not is_wanted:
-            self.run(queue.drop(hand.conn, claim))
-            self.run(hand.commit())
-            for chunk in self.valid(claim):
+            self.run(queue.drop(worker.conn, claim))
+            self.run(worker.commit())
+            for chunk in self.model.valid(claim):
                 chunk.state = "cancelled"
             self.saw("drop")
-            hand.claim = None
+            worker.claim = None
 
     @rule(place=places, is_answered=st.booleans())
     def finish(self, place: int, is_answered: bool) -> None:
         """With or without a fence. A worker that lost the reply to its COMMIT gives the chunk back, which changes nothing."""
-        if not self.holding():
+        if not self.model.holding():
             return
-        hand, claim = pick(self.holding(), place)
-        self.run(hand.begin())
-        chunks = [self.chunks[id] for id in claim.ids]
-        if not self.is_valid(claim):
-            self.loses(hand, store_and_finish(hand.conn, claim, chunks))
+        worker, claim = pick(self.model.holding(), place)
+        self.run(worker.begin())
+        chunks = [self.model.chunks[id] for id in claim.ids]
+        if not self.model.is_valid(claim):
+            self.loses(worker, store_and_finish(worker.conn, claim, chunks))
             return
-        self.run(store_and_finish(hand.conn, claim, chunks))
-        self.run(hand.commit())
+        self.run(store_and_finish(worker.conn, claim, chunks))
+        self.run(worker.commit())
         for chunk in chunks:
             chunk.state = "done"
         self.saw("done")
         if not is_answered:
-            self.give_back(self.holding().index((hand, claim)), None, 0)
-        hand.claim = None
+            self.give_back(self.model.holding().index((worker, claim)), None, 0)
+        worker.claim = None
 
-    @rule(place=places, error=st.sampled_from([None, "disk full"]), rest=st.sampled_from([0, REST_SECONDS]))
-    def give_back(self, place: int, error: str | None, rest: int) -> None:
-        if not self.holding():
+    @rule(place=places, error=st.sampled_from([None, "disk full"]), delay=st.sampled_from([0, DELAY_SECONDS]))
+    def give_back(self, place: int, error: str | None, delay: int) -> None:
+        if not self.model.holding():
             return
-        hand, claim = pick(self.holding(), place)
-        self.run(hand.roll_back())
-        own = self.valid(claim)
-        state = self.run(queue.give_back(hand.conn, claim, error=error, delay_seconds=rest, attempts_max=ATTEMPTS_MAX))
-        hand.claim = None
+        worker, claim = pick(self.model.holding(), place)
+        self.run(worker.roll_back())
+        own = self.model.valid(claim)
+        state = self.run(
+            queue.give_back(worker.conn, claim, error=error, delay_seconds=delay, attempts_max=ATTEMPTS_MAX)
+        )
+        worker.claim = None
         if not own:
             assert state is None
             self.saw("given back too late")
         for chunk in own:
             chunk.state = "failed" if error and chunk.attempt == ATTEMPTS_MAX else "pending"
             chunk.attempt -= 0 if error else 1
-            chunk.rest = rest
+            chunk.delay = delay
             assert state == chunk.state
             self.saw("given back")
 
     @rule(place=places)
     def die(self, place: int) -> None:
         """The server terminates the session, and with it the transaction; another worker replaces this one."""
-        if not self.holding():
+        if not self.model.holding():
             return
-        hand, _ = pick(self.holding(), place)
-        self.run(hand.roll_back())
-        hand.claim = None
+        worker, _ = pick(self.model.holding(), place)
+        self.run(worker.roll_back())
+        worker.claim = None
 
-    def loses(self, hand: Hand, steps: Coroutine[Any, Any, object]) -> None:
+    def loses(self, worker: Worker, steps: Coroutine[Any, Any, object]) -> None:
         with pytest.raises(ClaimLost):
             self.run(steps)
-        self.run(hand.roll_back())
-        hand.claim = None
+        self.run(worker.roll_back())
+        worker.claim = None
         self.saw("lost")
 
     # ── other steps ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -326,14 +214,14 @@ class Queue(RuleBasedStateMachine):
 
     @rule(chunks=st.integers(1, 3))
     def new_job(self, chunks: int) -> None:
-        if len(self.live()) == JOBS_MAX:
+        if len(self.model.live()) == JOBS_MAX:
             return
         id = self.run(factories.queued(self.conn, factories.users(chunks), sizes=[1] * chunks))
-        self.jobs[id] = Job()
+        self.model.jobs[id] = Job()
         for chunk_id, seq in self.run(
             factories.rows(self.conn, "SELECT id, seq FROM chunks WHERE job_id = %(id)s", id=id)
         ):
-            self.chunks[chunk_id] = Chunk(id, seq)
+            self.model.chunks[chunk_id] = Chunk(id, seq)
 
     @rule(steps=st.sampled_from([1, 1, 2, 4, LONG]))
     def time_passes(self, steps: int) -> None:
@@ -350,58 +238,47 @@ class Queue(RuleBasedStateMachine):
                 {"seconds": seconds},
             )
         )
-        for id, chunk in self.chunks.items():
-            if not self.is_locked(id):
+        for id, chunk in self.model.chunks.items():
+            if not self.model.is_locked(id):
                 chunk.age += seconds
-                chunk.rest = max(0, chunk.rest - seconds)
+                chunk.delay = max(0, chunk.delay - seconds)
 
     @rule(place=places)
     def cancel(self, place: int) -> None:
-        if not self.live():
+        if not self.model.live():
             return
-        id = pick(self.live(), place)
-        if not self.of(id, "running"):
+        id = pick(self.model.live(), place)
+        if not self.model.of(id, "running"):
             # so that most jobs end without being cancelled
             return
         self.run(self.conn.execute("UPDATE import_jobs SET cancel_requested_at = now() WHERE id = %(id)s", {"id": id}))
-        self.jobs[id].is_cancelled = True
+        self.model.jobs[id].is_cancelled = True
 
     @rule(place=places)
     def end(self, place: int) -> None:
         """A worker tries to finish the job after each chunk; it may do so too early, twice or never."""
-        self.end_job(pick(list(self.jobs), place))
+        self.end_job(pick(list(self.model.jobs), place))
 
     @rule()
     def sweep(self) -> None:
         found = set(self.run(completion.unfinished(self.conn)))
         assert found == {
             id
-            for id, job in self.jobs.items()
-            if job.end is None and not self.of(id, "running") and (self.is_stopped(id) or not self.of(id, "pending"))
+            for id, job in self.model.jobs.items()
+            if job.end is None
+            and not self.model.of(id, "running")
+            and (self.model.is_stopped(id) or not self.model.of(id, "pending"))
         }
         for id in found:
             self.end_job(id)
 
     def end_job(self, id: UUID) -> None:
         ends = self.run(completion.finish(self.conn, id))
-        expected = self.expected_end(id)
+        expected = self.model.expected_end(id)
         assert [end.status for end in ends] == ([expected] if expected else [])
         if expected:
-            self.jobs[id].end = expected
+            self.model.jobs[id].end = expected
             self.saw(f"job {expected}")
-
-    def expected_end(self, id: UUID) -> str | None:
-        """Applies the error budget and cancels pending chunks, as the database does; the status if the job becomes final."""
-        job, pending, broken = self.jobs[id], self.of(id, "pending"), self.of(id, "failed")
-        if job.end or self.of(id, "running") or (pending and not self.is_stopped(id)):
-            return None
-        job.has_problem = job.has_problem or bool(broken and not pending)
-        for chunk in pending:
-            chunk.state = "cancelled"
-        if broken and not job.has_problem:
-            # the next call applies the budget, since the pending chunks have become final only in this one
-            return None
-        return "cancelled" if job.is_cancelled else "failed" if job.has_problem else "completed"
 
     # ── invariants ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -410,41 +287,46 @@ class Queue(RuleBasedStateMachine):
         """State and all three counters of every chunk."""
         stored = self.run(factories.rows(self.conn, "SELECT id, state, lease, attempt, crashes FROM chunks"))
         assert {id: numbers for id, *numbers in stored} == {
-            id: [chunk.state, chunk.lease, chunk.attempt, chunk.crashes] for id, chunk in self.chunks.items()
+            id: [chunk.state, chunk.lease, chunk.attempt, chunk.crashes] for id, chunk in self.model.chunks.items()
         }
 
     @invariant()
     def a_chunk_has_one_holder(self) -> None:
         """At most one worker has a valid claim to a chunk."""
-        held = Counter((chunk.job, chunk.seq) for hand in self.hands if hand.claim for chunk in self.valid(hand.claim))
+        held = Counter(
+            (chunk.job, chunk.seq)
+            for worker in self.model.workers
+            if worker.claim
+            for chunk in self.model.valid(worker.claim)
+        )
         assert not held or max(held.values()) == 1
 
     @invariant()
     def effects_are_those_of_done_chunks(self) -> None:
         """Each record of a done chunk is stored once, and no record of any other chunk."""
         stored = self.run(factories.rows(self.conn, "SELECT import_id, import_record FROM users"))
-        assert sorted(stored) == sorted((c.job, c.seq) for c in self.chunks.values() if c.state == "done")
+        assert sorted(stored) == sorted((c.job, c.seq) for c in self.model.chunks.values() if c.state == "done")
 
     @invariant()
     def counts_are_those_of_done_chunks(self) -> None:
         """Also where the counters of a chunk are in the row of another."""
         counted = self.run(factories.rows(self.conn, "SELECT job_id, sum(created) FROM chunks GROUP BY job_id"))
-        assert dict(counted) == {job: len(self.of(job, "done")) for job in self.jobs}
+        assert dict(counted) == {job: len(self.model.of(job, "done")) for job in self.model.jobs}
 
     def teardown(self) -> None:
         """All workers die. A single new one then finishes every job, and the counters balance."""
-        while self.holding():
+        while self.model.holding():
             self.die(0)
         # each pass finishes one chunk; the last ones finish the jobs, also those that need a second call
-        for _ in range(len(self.chunks) + 3):
+        for _ in range(len(self.model.chunks) + 3):
             self.time_passes(LONG)
             self.reclaim(0, 0)
-            if not self.holding():
+            if not self.model.holding():
                 self.claim(0, 1)
-            if self.holding():
+            if self.model.holding():
                 self.finish(0, is_answered=True)
             self.sweep()
-        for id, job in self.jobs.items():
+        for id, job in self.model.jobs.items():
             assert job.end == self.run(factories.ended(self.conn, id)).status
 
 
