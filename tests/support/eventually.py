@@ -4,14 +4,22 @@ import asyncio
 import inspect
 import os
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 import httpx
 import pytest
 
 # the timeout of all waits in tests; TEST_PATIENCE=4 multiplies it on a slow or busy machine
 PATIENCE_SECONDS = 30 * float(os.environ.get("TEST_PATIENCE", "1"))
+
+T = TypeVar("T")
+
+
+async def in_time(awaitable: Awaitable[T]) -> T:
+    """Waits for an awaitable that another process or connection completes. Fails with TimeoutError after PATIENCE_SECONDS."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        return await awaitable
 
 
 async def eventually(condition: Callable[[], Any], *, within: float | None = None) -> Any:

@@ -1,4 +1,4 @@
-"""A TCP proxy between the service and PostgreSQL that simulates failures of a network."""
+"""A TCP proxy in front of PostgreSQL or of the API that simulates failures of a network."""
 
 import asyncio
 import re
@@ -16,12 +16,38 @@ SESSION_NUMBER = re.compile(rb"(?<=K\x00\x00\x00\x0c).{4}", re.DOTALL)
 WRONG_NUMBER = b"\x7f\xff\xff\xff"
 
 
+class Budget:
+    """The number of bytes that all connections together may forward, in both directions; None means any number."""
+
+    def __init__(self, bytes_max: int | None) -> None:
+        self.remaining = bytes_max
+        # set when no more is forwarded
+        self.is_spent = asyncio.Event()
+
+    def take(self, data: bytes) -> bytes:
+        """The part of the data that is forwarded; the rest is discarded."""
+        if self.remaining is None:
+            return data
+        part = data[: self.remaining]
+        self.remaining -= len(part)
+        if not self.remaining:
+            self.is_spent.set()
+        return part
+
+
 class Link:
     """One connection through the proxy. Data for a side that is black-holed is read and discarded; both sides stay open."""
 
     def __init__(
-        self, client: StreamWriter, server: StreamWriter, *, gives_numbers: bool, answer_bytes_max: int | None
+        self,
+        client: StreamWriter,
+        server: StreamWriter,
+        *,
+        budget: Budget,
+        gives_numbers: bool,
+        answer_bytes_max: int | None,
     ) -> None:
+        self.budget = budget
         # the connection is reset when the server sends more bytes
         self.answer_bytes_max = answer_bytes_max
         self.client = client
@@ -43,6 +69,7 @@ class Link:
                 if self.answer_bytes_max < 0:
                     self.reset()
                     return
+            data = self.budget.take(data)
             if not self.is_deaf[writer]:
                 writer.write(data)
                 await writer.drain()
@@ -69,12 +96,14 @@ class Link:
 class FaultProxy:
     """Forwards every connection to the server, until a test calls one of the methods that fail."""
 
-    def __init__(self, database_url: str) -> None:
-        self.target = urlsplit(database_url)
+    def __init__(self, url: str) -> None:
+        self.target = urlsplit(url)
         self.links: set[Link] = set()
         # the number of connections so far
         self.carried = 0
         self.is_black_hole = False
+        # replaced by a test that stops the next connections after a number of bytes
+        self.budget = Budget(None)
         # for each of the next connections, the bytes of replies after which it is reset
         self.answer_bytes_max: list[int] = []
         # whether clients get a wrong pid of their session, as from a pooler
@@ -129,7 +158,9 @@ class FaultProxy:
             return
         server_reader, server = await asyncio.open_connection(self.target.hostname, self.target.port)
         answer_bytes_max = self.answer_bytes_max.pop(0) if self.answer_bytes_max else None
-        link = Link(client, server, gives_numbers=self.gives_numbers, answer_bytes_max=answer_bytes_max)
+        link = Link(
+            client, server, budget=self.budget, gives_numbers=self.gives_numbers, answer_bytes_max=answer_bytes_max
+        )
         self.links.add(link)
         self.carried += 1
         with suppress(ConnectionError):
@@ -140,9 +171,9 @@ class FaultProxy:
 
 
 @asynccontextmanager
-async def fault_proxy(database_url: str) -> AsyncIterator[FaultProxy]:
-    """A proxy on a port of its own, in front of the server of `database_url`."""
-    proxy = FaultProxy(database_url)
+async def fault_proxy(url: str) -> AsyncIterator[FaultProxy]:
+    """A proxy on a port of its own, in front of the server of `url`."""
+    proxy = FaultProxy(url)
     serving: set[asyncio.Task[None]] = set()
 
     def accept(reader: StreamReader, writer: StreamWriter) -> None:
