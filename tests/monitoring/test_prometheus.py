@@ -22,15 +22,15 @@ from tests.support.eventually import PATIENCE_SECONDS, eventually
 from tests.support.monitoring import DASHBOARDS, FOLDER, RULES, dashboard, promtool
 from tests.support.service import Service, unused_port
 
+KEY = "the-key-of-the-service"
+
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def running(server_url, tmp_path_factory):
     """A service and, if the program is installed, a Prometheus that scrapes it, after an import and both kinds of exports."""
     folder = tmp_path_factory.mktemp("service")
-    async with api_client.service(
-        server_url, folder, worker_pool_size=2, batch_size=100, api_keys="only-key"
-    ) as service:
-        headers = {"Authorization": "Bearer only-key"}
+    async with api_client.service(server_url, folder, worker_pool_size=2, batch_size=100, api_keys=KEY) as service:
+        headers = {"Authorization": f"Bearer {KEY}"}
         async with httpx.AsyncClient(base_url=service.url, headers=headers, timeout=PATIENCE_SECONDS) as client:
             prometheus = _Prometheus(folder, service) if programs.find("prometheus") else None
             try:
