@@ -75,6 +75,19 @@ def allow_silence(conn: AsyncConnection[TupleRow], seconds: float) -> None:
         conn.deadline_seconds = seconds + REPLY_SECONDS
 
 
+async def allow_long_statements(conn: AsyncConnection[TupleRow], seconds: int) -> None:
+    """For the rest of the transaction, lets statements, and the transaction, take `seconds`."""
+    await conn.execute(
+        """
+        SELECT set_config(name, %(milliseconds)s, true)
+        FROM pg_settings
+        WHERE name IN ('statement_timeout', 'transaction_timeout')
+        """,
+        {"milliseconds": str(seconds * 1000)},
+    )
+    allow_silence(conn, seconds)
+
+
 async def end_silent_copies(conn: AsyncConnection[TupleRow]) -> int:
     """Ends our sessions whose client has stopped in the middle of a COPY and holds its locks. Returns their number.
 

@@ -167,16 +167,7 @@ async def _child(conn: Connection, parent_id: UUID, *, dry_run: bool) -> UUID | 
 
 async def _copy_file(conn: Connection, child: UUID, parent: ParentImport) -> None:
     """Copies the parent's chunks, as pending ones, and their payloads. Raises `Gone` if some of them were removed."""
-    liveness.allow_silence(conn, COPY_SECONDS_MAX)
-    milliseconds = str(COPY_SECONDS_MAX * 1000)
-    await conn.execute(
-        """
-        SELECT set_config(name, %(milliseconds)s, true)
-        FROM pg_settings
-        WHERE name IN ('statement_timeout', 'transaction_timeout')
-        """,
-        {"milliseconds": milliseconds},
-    )
+    await liveness.allow_long_statements(conn, COPY_SECONDS_MAX)
     copied = await conn.execute(
         """
         INSERT INTO chunks (import_id, seq, first_record, records)

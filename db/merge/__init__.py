@@ -1,8 +1,8 @@
 """Stores the records of a chunk: one binary COPY while nothing conflicts, otherwise by sets through a staging table.
 
 The steps, each a module: `conflicts` (which records conflict), `staging` (the temporary table), `match` (the verdict of each
-record), `apply` (UPDATE, INSERT, or set aside), and for the records that collide within their import `duplicates` at its end.
-It may import db.imports, db.queue, db.copy and db.resources; only workers import it.
+record), `apply` (UPDATE, INSERT, or set aside). For the records that collide within their import: `duplicates`, at its end, with
+the table of `rivals`. It may import db.imports, db.queue, db.copy and db.resources; only workers import it.
 """
 
 import sys
