@@ -1,5 +1,7 @@
 """The uploads of the page New import, over a bad connection and to a service that refuses them."""
 
+import asyncio
+
 import httpx
 from playwright.async_api import Page, expect
 
@@ -84,11 +86,21 @@ async def test_a_full_queue_is_waited_for(service, browser, conn):
             await client.post(first["links"]["cancel"])
             await button(page, "Send it now").click()
             await expect(check).to_contain_text("no worker")
+            # the end of the job is known before the response to the request
+            is_shown = asyncio.Event()
+            await page.route("**/cancel", lambda route: answered_after(route, is_shown))
             await check.get_by_role("button", name="Cancel").click()
-            await at(page, "Store")
             await expect(check).to_contain_text("Cancelled")
+            is_shown.set()
+            await at(page, "Store")
             await expect(button(page, "Commit")).to_have_count(0)
     assert [job[1] for job in await imports(conn)] == ["cancelled", "cancelled"]
+
+
+async def answered_after(route, event: asyncio.Event) -> None:
+    response = await route.fetch()
+    await event.wait()
+    await route.fulfill(response=response)
 
 
 async def test_a_file_that_was_removed_since_it_was_chosen_is_not_sent_again(started, browser, conn, tmp_path):

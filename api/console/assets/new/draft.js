@@ -272,10 +272,13 @@ export class Draft {
   }
 
   async cancel(entry) {
-    if (entry.sending) entry.sending.cancel()
-    else await this.#act(entry, () => post(entry.job.links.cancel))
+    if (entry.sending) return entry.sending.cancel()
+    await this.#act(entry, () => post(entry.job.links.cancel))
     // it has ended meanwhile
     if (entry.problem?.status === 409) entry.problem = null
+    // the end of the job may be known before the response to the request
+    if (entry.check && isFinal(entry.check)) this.#leaveCheck()
+    return undefined
   }
 
   /** Uploads the file. Returns whether it was accepted; else `entry.problem` says why not, or the user has cancelled. */
@@ -306,8 +309,14 @@ export class Draft {
 
   async #followCheck(entry) {
     await this.#follow(entry)
-    if (this.step === CHECK && !this.isBusy) this.step = STORE
+    this.#leaveCheck()
     this.onchange(`The check of ${entry.file.name} is finished.`)
+  }
+
+  #leaveCheck() {
+    if (this.step !== CHECK || this.isBusy) return
+    this.step = STORE
+    this.onchange()
   }
 
   async #followStored(entry) {
