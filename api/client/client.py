@@ -1,36 +1,28 @@
 """The client: imports, exports and their jobs."""
 
-import hashlib
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self
 from uuid import uuid4
 
-import httpx
-
-from api.client import download, source, sse
+from api.client import download, following, source, upload
 from api.client.download import Compression
-from api.client.errors import BulkError, NotFound, ProblemError, WaitTimeout
+from api.client.errors import BulkError, NotFound, ProblemError
 from api.client.jobs import Event, Job, Kind
-from api.client.source import Form, Records, Source
-from api.client.transport import Transport, backoff
+from api.client.parameters import query
+from api.client.source import Records
+from api.client.transport import Transport
+from api.client.upload import Key
 
 API = "/api/v1"
 IMPORTS = f"{API}/imports"
 EXPORTS = f"{API}/exports"
 
 RETRY_SECONDS = 60.0
-# a connection without an event or a comment for this long counts as broken
-EVENT_SECONDS = 45.0
-EVENT_FAILURES_MAX = 2
-POLL_SECONDS_MIN = 0.05
-POLL_SECONDS_MAX = 1.0
 
 Progress = Callable[[int, int | None], None]
-Key = Literal["content", "random"]
 
 
 def _no_progress(_done: int, _total: int | None) -> None:
@@ -102,11 +94,11 @@ class Client:
         ...     first.id == again.id, again.is_replayed
         (True, True)
         """
-        query = {name: _text(value) for name, value in parameters.items() if value is not None}
-        if resource is not None:
-            query["resource"] = resource
+        params = query({**parameters, "resource": resource})
         with source.opened(data, name=name) as opened:
-            return self._post_file(opened, query, key, on_sent)
+            return upload.send(
+                self._transport, IMPORTS, opened, params, key=key, on_sent=lambda sent: on_sent(sent, opened.size)
+            )
 
     def repair(self, job: Job, file: Path, **parameters: Any) -> Job:
         """Imports corrected records of an import: the file that `refused_to(annotate=True)` wrote, edited.
@@ -116,25 +108,6 @@ class Client:
         """
         return self.import_file(file, repairs=job.id, format=job.data["format"], **parameters)
 
-    def _post_file(self, opened: Source, query: dict[str, str], key: Key | str, on_sent: Progress) -> Job:
-        form = Form(opened)
-        if key == "content":
-            key = self._content_key(opened, query)
-        elif key == "random":
-            key = uuid4().hex
-        data, headers = self._transport.json(
-            "POST",
-            IMPORTS,
-            params=query,
-            headers=form.headers | {"Idempotency-Key": key},
-            content=lambda: form.blocks(lambda sent: on_sent(sent, opened.size)),
-        )
-        return Job(data, is_replayed="idempotent-replayed" in headers)
-
-    def _content_key(self, opened: Source, query: dict[str, str]) -> str:
-        parts = [self.url, opened.name, opened.sha256, sorted(query.items())]
-        return "content-" + hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
     def errors(self, import_id: str, *, code: str | None = None, field: str | None = None) -> Iterator[dict[str, Any]]:
         """The errors of an import, in the order of the file, a page at a time.
 
@@ -143,15 +116,9 @@ class Client:
         ...     [(error["line"], error["field"], error["code"]) for error in client.errors(job.id)]
         [(3, 'email', 'invalid_format'), (3, 'role', 'invalid_enum')]
         """
-        query = {"limit": "1000"} | {
-            name: value for name, value in (("code", code), ("field", field)) if value is not None
-        }
-        while True:
-            page, _ = self._transport.json("GET", f"{IMPORTS}/{import_id}/errors", params=query)
+        params = query({"limit": 1000, "code": code, "field": field})
+        for page in self._transport.pages(f"{IMPORTS}/{import_id}/errors", params):
             yield from page["errors"]
-            if page["next_cursor"] is None:
-                return
-            query["cursor"] = page["next_cursor"]
 
     def errors_file(self, import_id: str, format: Literal["csv", "ndjson"], **filters: str) -> Iterator[bytes]:
         """All errors of an import as one file, in blocks. Raises `IncompleteDownload` if it is incomplete."""
@@ -164,20 +131,20 @@ class Client:
         the file is incomplete.
         """
         path = f"{IMPORTS}/{import_id}/failed-records"
-        return download.blocks(self._transport, path, _query({"annotate": annotate, "unrepaired": unrepaired}))
+        return download.blocks(self._transport, path, query({"annotate": annotate, "unrepaired": unrepaired}))
 
     def refused_to(
         self, import_id: str, target: str | Path, *, annotate: bool = False, unrepaired: bool = False
     ) -> None:
         """Writes the refused records to a file, which appears only when it is complete."""
         path = f"{IMPORTS}/{import_id}/failed-records"
-        params = _query({"annotate": annotate, "unrepaired": unrepaired})
+        params = query({"annotate": annotate, "unrepaired": unrepaired})
         download.stream_to(self._transport, path, params, Path(target), lambda _size: None)
 
     def refused_count(self, import_id: str, *, unrepaired: bool = False) -> int:
         """The number of refused records of an import; `unrepaired`: without those that repairs have."""
-        query = _query({"as": "cells", "limit": 1, "unrepaired": unrepaired})
-        return self._transport.json("GET", f"{IMPORTS}/{import_id}/failed-records", params=query)[0]["total"]
+        params = query({"as": "cells", "limit": 1, "unrepaired": unrepaired})
+        return self._transport.json("GET", f"{IMPORTS}/{import_id}/failed-records", params=params)[0]["total"]
 
     def retry(self, import_id: str) -> Job:
         """Imports the refused and unprocessed records of a final import again, as they were sent."""
@@ -206,7 +173,7 @@ class Client:
     def export(self, resource: str, *, compression: Compression = "none", **parameters: object) -> Iterator[bytes]:
         """A streamed export in blocks of bytes. Raises `IncompleteDownload` if it breaks."""
         path = f"{EXPORTS}/{resource}/stream"
-        return download.blocks(self._transport, path, _query(parameters), compression=compression)
+        return download.blocks(self._transport, path, query(parameters), compression=compression)
 
     def export_to(
         self,
@@ -222,7 +189,7 @@ class Client:
         download.stream_to(
             self._transport,
             path,
-            _query(parameters),
+            query(parameters),
             Path(target),
             lambda size: on_received(size, None),
             compression=compression,
@@ -230,10 +197,9 @@ class Client:
 
     def start_export(self, resource: str, *, filters: Mapping[str, Any] | None = None, **members: object) -> Job:
         """Creates a background export. `members` are those of `POST /exports`: `format`, `compression`, `fields`, `csv_safe`."""
-        order = {"resource": resource, **{name: value for name, value in members.items() if value is not None}}
-        if filters:
-            order["filters"] = dict(filters)
-        body = json.dumps(order, ensure_ascii=False).encode()
+        order = {"resource": resource, "filters": dict(filters) if filters else None, **members}
+        present = {name: value for name, value in order.items() if value is not None}
+        body = json.dumps(present, ensure_ascii=False).encode()
         data, headers = self._transport.json(
             "POST",
             EXPORTS,
@@ -244,7 +210,7 @@ class Client:
             },
             content=lambda: iter((body,)),
         )
-        return Job(data, is_replayed="idempotent-replayed" in headers)
+        return Job.from_response(data, headers)
 
     def download(self, export_id: str, target: str | Path, *, on_received: Progress = _no_progress) -> Job:
         """Downloads the file of a completed export, resumes it after a broken connection, and checks its digest."""
@@ -274,52 +240,20 @@ class Client:
 
     def jobs(self, kind: Kind = "import", **filters: object) -> Iterator[Job]:
         """Jobs, newest first, a page at a time. `filters` are those of the list, such as `status` and `resource`."""
-        query = {"limit": "100", **_query(filters)}
         path = IMPORTS if kind == "import" else EXPORTS
-        while True:
-            page, _ = self._transport.json("GET", path, params=query)
-            yield from (Job(data) for data in page[f"{kind}s"])
-            if page["next_cursor"] is None:
-                return
-            query["cursor"] = page["next_cursor"]
+        for page in self._transport.pages(path, {"limit": "100", **query(filters)}):
+            yield from map(Job, page[f"{kind}s"])
 
     def watch(self, job: Job | str) -> Iterator[Event]:
         """The job's server-sent events until it is final; the last one is `done`.
 
         Reconnects if the stream ends early. If that happens twice in a row without an event, polls the job instead.
         """
-        job = self.get(job) if isinstance(job, str) else job
-        failures = 0
-        while failures < EVENT_FAILURES_MAX:
-            try:
-                for event in self._events(job):
-                    failures = 0
-                    yield event
-                    if event.name == "done":
-                        return
-            except httpx.TransportError:
-                pass
-            failures += 1
-            time.sleep(backoff(failures))
-        while True:
-            job = self._as_it_is(job)
-            yield Event("done" if job.is_final else "progress", job)
-            if job.is_final:
-                return
-            time.sleep(POLL_SECONDS_MAX)
+        yield from following.watch(self._transport, self._job(job))
 
     def wait(self, job: Job | str, *, seconds: float | None = None) -> Job:
         """Waits until the job is final and returns it. Raises `WaitTimeout` after `seconds`."""
-        job = self.get(job) if isinstance(job, str) else job
-        deadline = None if seconds is None else time.monotonic() + seconds
-        pause = POLL_SECONDS_MIN
-        while not job.is_final:
-            if deadline is not None and time.monotonic() + pause > deadline:
-                raise WaitTimeout(job.id, seconds or 0)
-            time.sleep(pause)
-            pause = min(pause * 1.5, POLL_SECONDS_MAX)
-            job = self._as_it_is(job)
-        return job
+        return following.wait(self._transport, self._job(job), seconds=seconds)
 
     def cancel(self, job: Job | str) -> Job:
         """Cancels a job. Records that an import has stored remain."""
@@ -327,8 +261,7 @@ class Client:
 
     def delete(self, job: Job | str) -> None:
         """Deletes a final job, with its errors and its file. Imported records remain."""
-        job = self.get(job) if isinstance(job, str) else job
-        self._transport.json("DELETE", job.path)
+        self._transport.json("DELETE", self._job(job).path)
 
     # ── the service ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -353,31 +286,9 @@ class Client:
 
     # ── helpers ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _job(self, job: Job | str) -> Job:
+        return self.get(job) if isinstance(job, str) else job
+
     def _act(self, job: Job | str, action: str) -> Job:
-        job = self.get(job) if isinstance(job, str) else job
-        data, headers = self._transport.json("POST", f"{job.path}/{action}")
-        return Job(data, is_replayed="idempotent-replayed" in headers)
-
-    def _as_it_is(self, job: Job) -> Job:
-        return Job(self._transport.json("GET", job.path)[0])
-
-    def _events(self, job: Job) -> Iterator[Event]:
-        """The events of one connection."""
-        with self._transport.stream("GET", job.data["links"]["events"], read_seconds=EVENT_SECONDS) as response:
-            for message in sse.messages(response.iter_raw()):
-                yield Event(message.name, Job(message.data))
-
-
-def _query(parameters: Mapping[str, object]) -> dict[str, str]:
-    return {name: _text(value) for name, value in parameters.items() if value is not None}
-
-
-def _text(value: object) -> str:
-    """A parameter's value in the syntax of the API."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list | tuple):
-        return ",".join(map(_text, value))
-    if isinstance(value, dict):
-        return json.dumps(value)
-    return str(value)
+        data, headers = self._transport.json("POST", f"{self._job(job).path}/{action}")
+        return Job.from_response(data, headers)

@@ -1,7 +1,8 @@
 """The representation of a job in the API."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 FINAL = frozenset({"completed", "failed", "cancelled", "expired"})
 
@@ -17,6 +18,11 @@ class Job:
 
     data: dict[str, Any]
     is_replayed: bool = False
+
+    @classmethod
+    def from_response(cls, data: dict[str, Any], headers: Mapping[str, str]) -> Self:
+        """The job of the response to a request that creates or changes one."""
+        return cls(data, is_replayed="idempotent-replayed" in headers)
 
     @property
     def id(self) -> str:

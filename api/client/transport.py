@@ -57,6 +57,16 @@ class Transport:
         with self.stream(method, path, is_read_whole=True, **options) as response:
             return (response.json() if response.content else {}), response.headers
 
+    def pages(self, path: str, params: dict[str, str]) -> Iterator[dict[str, Any]]:
+        """The pages of a list."""
+        cursor: dict[str, str] = {}
+        while True:
+            page, _ = self.json("GET", path, params=params | cursor)
+            yield page
+            if page["next_cursor"] is None:
+                return
+            cursor = {"cursor": page["next_cursor"]}
+
     @contextmanager
     def stream(
         self,
