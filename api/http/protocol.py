@@ -1,15 +1,14 @@
 """HTTP/1.1 for uvicorn, with limits on what a client may send and on how long it may take.
 
 uvicorn's own protocol accepts a request head of any size, waits for it without a limit, and keeps a connection open as long as a
-byte arrives now and then. Here every wait for a client has a time limit and every buffer a size limit. A client that exceeds a
-limit gets a problem document as long as its response has not begun; otherwise its connection is closed.
+byte arrives now and then. Here every wait for a client has a time limit (`time_limits`) and every buffer a size limit. A client
+that exceeds a limit gets a problem document as long as its response has not begun; otherwise its connection is closed.
 
 Three differences from uvicorn in what HTTP means: an `Upgrade` is ignored, and the request is processed with its body; HTTP/1.0
 clients get responses that end with the connection instead of chunks; trailers are dropped.
 """
 
 import asyncio
-import time
 from typing import Any, cast
 from uuid import uuid4
 
@@ -22,6 +21,7 @@ from uvicorn.server import ServerState
 from api.http import connection, refusals
 from api.http.http_1_0 import close_delimited
 from api.http.problems import Problem
+from api.http.time_limits import TimeLimits
 from db.settings import Settings
 from monitoring import throttle
 
@@ -29,8 +29,6 @@ log = structlog.get_logger(__name__)
 
 # requests that wait behind the one that is being answered
 PIPELINED_MAX = 16
-# how long a refused client may go on sending: closing at once would reset the connection before it reads the response
-LINGER_SECONDS = 2
 # after the listener has closed: how long a new connection has for its request to arrive, and an idle one
 FIRST_REQUEST_SECONDS = 1.0
 NEXT_REQUEST_SECONDS = 0.1
@@ -57,23 +55,14 @@ class BoundedHttp(HttpToolsProtocol):
         # bytes fed to the parser since the last complete head or piece of a body, which it may be buffering
         self._unparsed_bytes = 0
         self._has_progressed = False
-        self._in_head = False
+        self.in_head = False
         self._in_body = False
         # the parser stops behind a head with `Upgrade`, which it reports as a whole message
         self._is_upgrade = False
-        # of the body, since the last check of its rate; and whether reading was paused by us since then
-        self._body_bytes = 0
-        self._was_paused = False
-        # of the response, at the last check whether the client reads
-        self._unwritten_bytes = 0
         self._is_refused = False
         self._is_for_probes = False
         self._running: RequestResponseCycle | None = None
-        # when the wait for a request began, on the clock of `time.monotonic`: the loop's own has whole milliseconds only
-        self._waits_since = 0.0
-        self._head_timer: asyncio.TimerHandle | None = None
-        self._body_timer: asyncio.TimerHandle | None = None
-        self._write_timer: asyncio.TimerHandle | None = None
+        self.limits = TimeLimits(self)
 
     # ── the connection ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -85,11 +74,11 @@ class BoundedHttp(HttpToolsProtocol):
         if excess > 0 and not self._evict_oldest():
             self._is_for_probes = True
             if excess > PROBE_CONNECTIONS:
-                self._refuse(refusals.too_many(self.settings.connections_max))
+                self.refuse(refusals.too_many(self.settings.connections_max))
                 # not `_linger`: a lingering connection still counts
                 transport.close()
                 return
-        self._expect_head()
+        self.limits.expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_timers()
@@ -110,11 +99,11 @@ class BoundedHttp(HttpToolsProtocol):
             self._feed(data)
         except httptools.HttpParserError as error:
             raised = error.__context__
-            self._refuse(raised if isinstance(raised, Problem) else refusals.NOT_HTTP)
+            self.refuse(raised if isinstance(raised, Problem) else refusals.NOT_HTTP)
         else:
             self._unparsed_bytes = 0 if self._has_progressed else self._unparsed_bytes + len(data)
             if self._unparsed_bytes > self.settings.head_max_bytes:
-                self._refuse(refusals.head_too_large(self.settings))
+                self.refuse(refusals.head_too_large(self.settings))
 
     def _feed(self, data: bytes) -> None:
         """Parses `data`. Behind a head with `Upgrade` the parser stops: it gets that head again without it, then the rest."""
@@ -145,7 +134,7 @@ class BoundedHttp(HttpToolsProtocol):
         """Called when the listener has closed: ends the connection behind its request, also one that is only arriving."""
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.keep_alive = False
-        elif not self._in_head:
+        elif not self.in_head:
             # what the client has sent already is read before that, and answered
             self._unset_keepalive_if_required()
             self.timeout_keep_alive_task = self.loop.call_later(
@@ -154,23 +143,23 @@ class BoundedHttp(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._expect_reading()
+        self.limits.expect_reading()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._write_timer = _cancelled(self._write_timer)
+        self.limits.response_read()
 
     # ── the parser ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._unset_keepalive_if_required()
-        self._in_head = True
-        if self._head_timer is None:
-            self._expect_head()
+        self.in_head = True
+        if not self.limits.is_head_expected:
+            self.limits.expect_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._in_head:
+        if not self.in_head:
             # a trailer: the request was started with the headers before its body
             return
         super().on_header(name, value)
@@ -196,71 +185,29 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_headers_complete()
         self.cycle.keep_alive &= not self._is_for_probes
         self.cycle.transport = cast("asyncio.Transport", _ResponseTransport(self, self.cycle))
-        self._in_head, self._in_body, self._has_progressed = False, True, True
-        self._head_timer = _cancelled(self._head_timer)
-        self._expect_body()
+        self.in_head, self._in_body, self._has_progressed = False, True, True
+        self.limits.head_complete()
 
     def on_body(self, body: bytes) -> None:
         super().on_body(body)
         self._has_progressed = True
-        self._body_bytes += len(body)
-        self._was_paused |= self.flow.read_paused
+        self.limits.body_received(len(body))
 
     def on_message_complete(self) -> None:
         if self._is_upgrade:
             return
         super().on_message_complete()
         self._in_body, self._has_progressed = False, True
-        self._body_timer = _cancelled(self._body_timer)
+        self.limits.body_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self.limits.is_head_expected:
+            self.limits.expect_request()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
         super()._start_asgi_task(cycle, close_delimited(cycle, app) if cycle.scope["http_version"] == "1.0" else app)
-
-    # ── time limits ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if self._head_timer is None:
-            self._waits_since = time.monotonic()
-
-    def _expect_head(self) -> None:
-        self._waits_since = time.monotonic()
-        self._head_timer = self.loop.call_later(self.settings.head_seconds, self._head_is_late)
-
-    def _head_is_late(self) -> None:
-        if self._in_head:
-            self._refuse(
-                refusals.too_late(f"The head of the request was not complete after {self.settings.head_seconds:g} s.")
-            )
-        else:
-            # no byte was received: close without a 408
-            self.transport.close()
-
-    def _expect_body(self) -> None:
-        self._body_bytes, self._was_paused = 0, False
-        self._body_timer = _cancelled(self._body_timer)
-        self._body_timer = self.loop.call_later(self.settings.stall_seconds, self._check_body)
-
-    def _check_body(self) -> None:
-        """Enforces the minimum rate of a body, except while the API itself does not read it or waits for another request."""
-        seconds, rate = self.settings.stall_seconds, self.settings.body_rate_min
-        is_exempt = self._was_paused or self.flow.read_paused or self.cycle.waiting_for_100_continue
-        if is_exempt or self._body_bytes >= seconds * rate:
-            self._expect_body()
-        elif self._in_body:
-            self._refuse(refusals.too_late(f"The body arrived at less than {rate} bytes a second for {seconds:g} s."))
-
-    def _expect_reading(self) -> None:
-        self._unwritten_bytes = self.transport.get_write_buffer_size()
-        self._write_timer = self.loop.call_later(self.settings.stall_seconds, self._check_reading)
-
-    def _check_reading(self) -> None:
-        """A client may read slowly, but not stop."""
-        if self.transport.get_write_buffer_size() < self._unwritten_bytes:
-            self._expect_reading()
-        else:
-            self._abort("client does not read")
 
     # ── too many connections ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -269,7 +216,7 @@ class BoundedHttp(HttpToolsProtocol):
         waiting = [one for one in cast("set[BoundedHttp]", self.connections) if one is not self and one._is_waiting]
         if not waiting:
             return False
-        oldest = min(waiting, key=lambda one: one._waits_since)
+        oldest = min(waiting, key=lambda one: one.limits.waits_since)
         throttle.warning(log, "connection closed for a new one", connections_max=self.settings.connections_max)
         oldest._is_refused = True
         oldest._cancel_timers()
@@ -279,20 +226,20 @@ class BoundedHttp(HttpToolsProtocol):
     @property
     def _is_waiting(self) -> bool:
         is_answering = self._running is not None and not self._running.response_complete
-        has_timer = self._head_timer is not None or self.timeout_keep_alive_task is not None
+        has_timer = self.limits.is_head_expected or self.timeout_keep_alive_task is not None
         return has_timer and not is_answering and not self._is_refused
 
     # ── ending ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _refuse(self, problem: Problem) -> None:
+    def refuse(self, problem: Problem) -> None:
         """Sends the problem document and ignores everything that follows."""
         if self._is_refused or self.transport.is_closing():
             return
         self._is_refused = True
         current = self._running if self._running and not self._running.response_complete else None
-        if current and (current.response_started or current is not self.cycle or self._in_head):
+        if current and (current.response_started or current is not self.cycle or self.in_head):
             # written now, the problem would become part of another response
-            self._abort(problem.detail)
+            self.abort(problem.detail)
             return
         if self._in_body and self.cycle.response_complete:
             # the rest of a request that has its response: a second one would be taken for that of the next request
@@ -320,20 +267,18 @@ class BoundedHttp(HttpToolsProtocol):
     def _linger(self) -> None:
         """Sends the end of the response, then reads and discards for a while so that a reset does not overtake it."""
         self._is_refused = True
-        self._cancel_timers()
+        self._unset_keepalive_if_required()
         self.flow.resume_reading()
         self.transport.write_eof()
-        self._write_timer = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
+        self.limits.linger()
 
-    def _abort(self, reason: str) -> None:
+    def abort(self, reason: str) -> None:
         log.info("connection aborted", reason=reason)
         connection.reset(self.transport)
 
     def _cancel_timers(self) -> None:
         self._unset_keepalive_if_required()
-        self._head_timer = _cancelled(self._head_timer)
-        self._body_timer = _cancelled(self._body_timer)
-        self._write_timer = _cancelled(self._write_timer)
+        self.limits.cancel()
 
 
 class _ResponseTransport:
@@ -347,8 +292,3 @@ class _ResponseTransport:
 
     def close(self) -> None:
         self._protocol.close(is_complete=self._cycle.response_complete)
-
-
-def _cancelled(timer: asyncio.TimerHandle | None) -> None:
-    if timer is not None:
-        timer.cancel()
