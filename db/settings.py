@@ -97,6 +97,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     json_body_max_bytes: Bytes = 8 * 1024 * 1024
     # of all JSON objects that one API process receives at the same time
     json_buffers_max_bytes: Bytes = 64 * 1024 * 1024
+    # of all chunks and records of uploads that one API process holds; beyond it chunks are stored before they are full
+    upload_buffers_max_bytes: Bytes = 32 * 1024 * 1024
     # maximum ratio of decompressed to compressed size, checked from 16 MiB on; gzip compresses text 3 to 50 times
     unpack_ratio_max: Count = 250
     # size of the request line and the headers, and number of headers

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from api.http.problems import Problem
+from api.http.problems import limit_reached
 from db.settings import Settings
 
 RETRY_SECONDS = 5
@@ -20,7 +20,7 @@ class StreamAdmission:
     def stream(self) -> Iterator[None]:
         """One more stream. Raises `Problem` 429 if the limit is reached."""
         if self._streams >= self.streams_max:
-            raise _full("streams_max", self.streams_max, "streams at once")
+            raise limit_reached("streams_max", self.streams_max, "streams at once", retry_seconds=RETRY_SECONDS)
         self._streams += 1
         try:
             yield
@@ -34,14 +34,6 @@ def check_jobs(settings: Settings, live: int) -> None:
     Concurrent requests do not see each other's jobs, so the limit may be exceeded by a few.
     """
     if live > settings.export_jobs_max:
-        raise _full("export_jobs_max", settings.export_jobs_max, "exports that are not final")
-
-
-def _full(limit: str, maximum: int, of_what: str) -> Problem:
-    return Problem(
-        "too-many-requests",
-        f"The limit {limit} is reached: {maximum} {of_what}. Try again in some seconds.",
-        headers={"Retry-After": str(RETRY_SECONDS)},
-        limit=limit,
-        maximum=maximum,
-    )
+        raise limit_reached(
+            "export_jobs_max", settings.export_jobs_max, "exports that are not final", retry_seconds=RETRY_SECONDS
+        )

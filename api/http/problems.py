@@ -199,6 +199,17 @@ def invalid_request(faults: Sequence[Fault]) -> Problem:
     return Problem("invalid-request", detail, errors=faults)
 
 
+def limit_reached(limit: str, maximum: int, of_what: str, *, retry_seconds: int) -> Problem:
+    """A problem `too-many-requests`: the setting `limit`, which is the `maximum`, is reached."""
+    return Problem(
+        "too-many-requests",
+        f"The limit {limit} is reached: {maximum} {of_what}. Repeat the request after Retry-After.",
+        headers={"Retry-After": str(retry_seconds)},
+        limit=limit,
+        maximum=maximum,
+    )
+
+
 def problem_responses(*slugs: Slug) -> dict[int, ResponseSpec]:
     """Documents the problem types that a handler can return, for its `responses=`."""
     titles: dict[int, list[str]] = {}

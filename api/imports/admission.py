@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager, contextmanager
 from litestar.di import NamedDependency
 from litestar.params import SkipValidation
 
-from api.http.problems import Problem
+from api.http.problems import Problem, limit_reached
+from api.imports.upload_buffers import UploadBuffers
 from db.imports.backlog import Backlog
 from db.settings import Settings
 
@@ -24,6 +25,9 @@ class Admission:
         self._stopping = stopping
         # held by an upload while it splits a costly block: see api.imports.fair_splitting
         self.splitting_turn = asyncio.Lock()
+        self.buffers = UploadBuffers(settings)
+        # half of the pool: other requests have connections while uploads store their chunks
+        self.storing = asyncio.Semaphore(max(1, settings.api_pool_size // 2))
         self._uploads = 0
         self._buffered = 0
 
@@ -33,7 +37,9 @@ class Admission:
         if self._stopping.is_set():
             raise Problem("unavailable", "The process is stopping and accepts no more uploads. Repeat the request.")
         if self._uploads >= self._settings.uploads_max:
-            raise _full("uploads_max", self._settings.uploads_max, "uploads at once", UPLOADS_RETRY_SECONDS)
+            raise limit_reached(
+                "uploads_max", self._settings.uploads_max, "uploads at once", retry_seconds=UPLOADS_RETRY_SECONDS
+            )
         self._uploads += 1
         try:
             yield
@@ -70,7 +76,12 @@ class Admission:
             nonlocal held
             maximum = self._settings.json_buffers_max_bytes
             if self._buffered + size > maximum:
-                raise _full("json_buffers_max_bytes", maximum, "bytes of JSON objects at once", UPLOADS_RETRY_SECONDS)
+                raise limit_reached(
+                    "json_buffers_max_bytes",
+                    maximum,
+                    "bytes of JSON objects at once",
+                    retry_seconds=UPLOADS_RETRY_SECONDS,
+                )
             self._buffered += size
             held += size
 
@@ -86,19 +97,13 @@ class Admission:
         """
         jobs_max, bytes_max = self._settings.queue_jobs_max, self._settings.queue_bytes_max
         if backlog.jobs > jobs_max:
-            raise _full("queue_jobs_max", jobs_max, "imports that are not final", QUEUE_RETRY_SECONDS)
+            raise limit_reached(
+                "queue_jobs_max", jobs_max, "imports that are not final", retry_seconds=QUEUE_RETRY_SECONDS
+            )
         if backlog.bytes >= bytes_max:
-            raise _full("queue_bytes_max", bytes_max, "bytes of imports that are not final", QUEUE_RETRY_SECONDS)
+            raise limit_reached(
+                "queue_bytes_max", bytes_max, "bytes of imports that are not final", retry_seconds=QUEUE_RETRY_SECONDS
+            )
 
 
 AdmissionHere = NamedDependency[SkipValidation[Admission]]
-
-
-def _full(limit: str, maximum: int, of_what: str, retry_seconds: int) -> Problem:
-    return Problem(
-        "too-many-requests",
-        f"The limit {limit} is reached: {maximum} {of_what}. Repeat the request after Retry-After.",
-        headers={"Retry-After": str(retry_seconds)},
-        limit=limit,
-        maximum=maximum,
-    )

@@ -5,6 +5,7 @@ Only the current block is held in memory, except for the form of a JSON object, 
 
 import asyncio
 import hashlib
+from codecs import BOM_UTF8
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from typing import Any, NamedTuple, TypeAlias
@@ -23,7 +24,7 @@ from api.http.parameters import PARAMETERS_MAX
 from api.http.problems import Problem, invalid
 from api.imports.admission import Admission
 from api.imports.columns import COLUMNS_MAX_BYTES
-from api.imports.decompression import Decompressor, too_large
+from api.imports.decompression import BLOCK_BYTES, Decompressor, too_large
 from db.formats import (
     COMPRESSION_BY_ENCODING,
     COMPRESSION_BY_EXTENSION,
@@ -170,7 +171,7 @@ class Body:
                         f"A JSON object with records may have {limit} bytes. Send more records as a file.",
                         limit_bytes=limit,
                     )
-            for event in _object(bytes(whole)):
+            for event in _object(whole):
                 yield event
 
     async def _multipart(self, boundary: str) -> AsyncGenerator[Event, None]:
@@ -261,9 +262,11 @@ def _value_max_bytes(name: str) -> int:
     return COLUMNS_MAX_BYTES if name == "columns" else PARAMETER_MAX_BYTES
 
 
-def _object(whole: bytes) -> Iterator[Event]:
+def _object(whole: bytearray) -> Iterator[Event]:
+    if whole.startswith(BOM_UTF8):
+        del whole[: len(BOM_UTF8)]
     try:
-        members = msgspec.json.decode(whole.removeprefix(b"\xef\xbb\xbf"), type=dict[str, msgspec.Raw])
+        members = msgspec.json.decode(whole, type=dict[str, msgspec.Raw])
         records = members.pop("records", None)
         if len(members) > PARAMETERS_MAX:
             raise Problem("invalid-request", f"There are more than {PARAMETERS_MAX} parameters.")
@@ -274,7 +277,10 @@ def _object(whole: bytes) -> Iterator[Event]:
         raise invalid("records", "is required: an array of records (or send the array itself)", "missing")
     yield from parameters
     yield File(None, "json")
-    yield bytes(records)
+    # parts of the object itself, which is not copied as a whole
+    content = memoryview(records)
+    for start in range(0, len(content), BLOCK_BYTES):
+        yield bytes(content[start : start + BLOCK_BYTES])
 
 
 def _recognised(media_type: str, name: str | None) -> tuple[Format | None, Compression]:

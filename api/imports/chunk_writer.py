@@ -1,6 +1,7 @@
 """Stores the chunks of one upload, some megabytes at a time, while the next ones arrive."""
 
 import asyncio
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 from uuid import UUID
@@ -19,13 +20,21 @@ class ChunkWriter:
     `add` and the end of the block raise `db.imports.uploads.Gone`.
     """
 
-    def __init__(self, pool: Pool, id: UUID) -> None:
+    def __init__(self, pool: Pool, id: UUID, storing: asyncio.Semaphore) -> None:
         self.chunk_count = 0
         self._pool = pool
         self._id = id
+        # held by each write
+        self._storing = storing
         self._collected: list[Chunk] = []
         self._collected_bytes = 0
         self._writing: asyncio.Task[None] | None = None
+        self._writing_bytes = 0
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the chunks that are not stored yet."""
+        return self._collected_bytes + self._writing_bytes
 
     async def __aenter__(self) -> Self:
         return self
@@ -34,18 +43,22 @@ class ChunkWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if error is None:
-            await self._flush()
-            await self._wait()
+            await self.drain()
         elif self._writing is not None:
             self._writing.cancel()
             await asyncio.gather(self._writing, return_exceptions=True)
 
-    async def add(self, chunks: list[Chunk]) -> None:
+    async def add(self, chunks: Sequence[Chunk]) -> None:
         self.chunk_count += len(chunks)
         self._collected += chunks
         self._collected_bytes += sum(len(chunk.data) for chunk in chunks)
         if self._collected_bytes >= FLUSH_BYTES:
             await self._flush()
+
+    async def drain(self) -> None:
+        """Stores all chunks that were added."""
+        await self._flush()
+        await self._wait()
 
     async def _flush(self) -> None:
         """Starts to store the collected chunks when the previous write has ended: chunks are stored in order."""
@@ -53,6 +66,7 @@ class ChunkWriter:
         if self._collected:
             first_seq = self.chunk_count - len(self._collected) + 1
             self._writing = asyncio.create_task(self._append(self._collected, first_seq))
+            self._writing_bytes = self._collected_bytes
         self._collected = []
         self._collected_bytes = 0
 
@@ -60,7 +74,8 @@ class ChunkWriter:
         if self._writing is not None:
             await self._writing
             self._writing = None
+            self._writing_bytes = 0
 
     async def _append(self, chunks: list[Chunk], first_seq: int) -> None:
-        async with self._pool.connection() as conn, conn.transaction():
+        async with self._storing, self._pool.connection() as conn, conn.transaction():
             await uploads.append(conn, self._id, chunks, first_seq=first_seq)

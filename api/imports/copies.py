@@ -72,7 +72,10 @@ async def _store(parent: ParentImport, relation: Copy, id: UUID, context: CopyCo
     chunks = ChunkBuilder(batch_size=settings.batch_size, max_bytes=settings.chunk_max_bytes, separator=separator)
     sha256, size = hashlib.sha256(head), len(head)
     which = "remaining" if relation == "retry" else "all"
-    async with ChunkWriter(pool, id) as writer, aclosing(read_chunks(pool, parent, which)) as found:
+    async with (
+        ChunkWriter(pool, id, context.admission.storing) as writer,
+        aclosing(read_chunks(pool, parent, which)) as found,
+    ):
         async for chunk in found:
             for _, line, raw in chunk.records(parent.format):
                 data = separator + raw if chunks.record_count else raw

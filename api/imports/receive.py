@@ -118,9 +118,12 @@ class UploadReceiver:
                     chunks += len(part)
                 return await self._earlier(self._specify(early, splitter, chunks)), True
             async with self._active.held(id):
-                async with ChunkWriter(self._pool, id) as writer:
+                async with (
+                    ChunkWriter(self._pool, id, self._admission.storing) as writer,
+                    self._admission.buffers.upload(splitter, writer) as upload,
+                ):
                     async for part in self._split(events, splitter):
-                        await writer.add(part)
+                        await upload.add(part)
                 spec = self._specify(early, splitter, writer.chunk_count)
                 try:
                     async with self._pool.connection() as conn, conn.transaction():

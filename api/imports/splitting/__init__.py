@@ -36,7 +36,7 @@ class FileSplitter:
 
     Records are the file's own bytes. In CSV and NDJSON, blank lines are left out but counted as lines, and each record ends
     with a newline, which is added to the last one if the file has none. A record longer than `record_max_bytes`, without its
-    newline, is truncated to `record_max_bytes + 1` bytes. At most one chunk and one record are held in memory.
+    newline, is truncated to `record_max_bytes + 1` bytes. At most one chunk and one record are held in memory: `held_bytes`.
     """
 
     def __init__(
@@ -90,6 +90,16 @@ class FileSplitter:
         """The names in the CSV header, without surrounding white space."""
         return self._records.columns if self._records else None
 
+    @property
+    def held_bytes(self) -> int:
+        """The bytes of the chunk that is being filled, and of the record that is being read."""
+        return self._chunks.open_bytes + (self._records.open_bytes if self._records else len(self._head))
+
+    def cut(self) -> list[Chunk]:
+        """Ends the chunk that is being filled, which is smaller than others then, and returns it."""
+        self._chunks.close()
+        return self._chunks.take()
+
     def feed(self, block: bytes) -> list[Chunk]:
         """The chunks that these bytes complete. Raises `Unreadable`."""
         self.bytes += len(block)
@@ -109,8 +119,7 @@ class FileSplitter:
             self._begin().feed(self._without_bom())
         if self._records is not None:
             self._records.finish()
-        self._chunks.close()
-        return self._chunks.take()
+        return self.cut()
 
     def _is_recognizable(self) -> bool:
         if len(self._head) < _BOM_BYTES_MAX:

@@ -41,6 +41,11 @@ class ChunkBuilder:
         # whether each of its records is one line, and these lines are consecutive
         self._is_plain = True
 
+    @property
+    def open_bytes(self) -> int:
+        """The bytes of the open chunk."""
+        return self._size
+
     def add(self, record: bytes, line: int) -> None:
         """Adds one record, which starts at the physical line `line`."""
         size = len(record) + (len(self.separator) if self._count else 0)

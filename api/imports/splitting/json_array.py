@@ -69,6 +69,11 @@ class JsonArraySplitter:
         self._element_line = 1
         self._open = bytearray()
 
+    @property
+    def open_bytes(self) -> int:
+        """The bytes of the element that is being read, and one for each of its open brackets."""
+        return len(self._element) + len(self._open)
+
     def feed(self, block: bytes) -> None:
         position = 0
         while position < len(block):

@@ -44,6 +44,11 @@ class LineSplitter:
         # a longer one is a record that is too large
         self._blanks = re.compile(rb"(?:[ \t\r]{0,%d}+\n)++" % record_max_bytes)
 
+    @property
+    def open_bytes(self) -> int:
+        """The bytes of the record that is being read."""
+        return len(self._pending)
+
     def feed(self, block: bytes) -> None:
         if self._skipping:
             block = self._skip(block)

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import httpx
 
@@ -172,6 +172,116 @@ async def _refused(api, content: bytes) -> httpx.Response | None:
 
 async def _taken(api, content: bytes) -> bool:
     return (await api.post(content, type="application/json")).status_code == 202
+
+
+BUFFERS = {"upload_buffers_max_bytes": 100_000, "record_max_bytes": 90_000}
+
+
+async def test_uploads_share_a_budget(server_url, tmp_path):
+    """Together uploads hold no more than UPLOAD_BUFFERS_MAX_BYTES: also a silent one stores its chunk before it is full."""
+    rows = long_row(200) * 250
+    async with (
+        api_client.service(server_url, tmp_path, run=["api"], **BUFFERS) as service,
+        api_client.connected(service) as api,
+        uploading(service.url) as silent,
+        AsyncExitStack() as stack,
+    ):
+        await silent.send(USERS_HEADER + rows)
+        await eventually(lambda: is_jobs(api, 1))
+        # the silent one holds its rows by the time that the other has begun
+        other = await stack.enter_async_context(uploading(service.url))
+        await eventually(lambda: is_jobs(api, 2))
+        sent = 0
+
+        async def both_have_stored() -> bool:
+            nonlocal sent
+            # the last record is completed by the next rows
+            await other.send((rows[-10:] if sent else USERS_HEADER) + rows[:-10])
+            sent += 250
+            return await stored_chunks_of(api, 2)
+
+        await eventually(both_have_stored)
+        await other.send(rows[-10:])
+        for upload, records in ((silent, 250), (other, sent)):
+            assert (await upload.finish())["total_records"] == records
+        assert await records_in_chunks(api) == sorted([250, sent])
+
+
+async def test_incomplete_records_beyond_the_budget(server_url, tmp_path):
+    """What cannot be stored yet is limited too: the upload with the larger part of it is answered 429."""
+    async with (
+        api_client.service(server_url, tmp_path, run=["api"], **BUFFERS) as service,
+        uploading(service.url) as small,
+        uploading(service.url) as large,
+    ):
+        await small.send(USERS_HEADER + b"a@example.org," + b"x" * 30_000)
+        await large.send(USERS_HEADER + b"b@example.org," + b"x" * 80_000)
+        answer = asyncio.create_task(large.answer())
+
+        async def is_answered() -> bool:
+            with suppress(ConnectionError):
+                await large.send(b"x")
+            return answer.done()
+
+        await eventually(is_answered)
+        status, headers, problem = answer.result()
+        assert (status, problem["limit"], headers["retry-after"]) == (429, "upload_buffers_max_bytes", "1")
+        await small.send(b",reader,true\n")
+        assert (await small.finish())["total_records"] == 1
+
+
+async def test_uploads_leave_connections_to_other_requests(server_url, tmp_path):
+    """At most half of the connections store chunks; the other uploads wait, and do not fail."""
+    async with (
+        api_client.service(server_url, tmp_path, run=["api"], api_pool_size=2, chunk_max_bytes=5_000_000) as service,
+        api_client.connected(service) as api,
+        AsyncExitStack() as stack,
+    ):
+        uploads = [await stack.enter_async_context(uploading(service.url)) for _ in range(4)]
+        await eventually(lambda: is_jobs(api, 4))
+        async with api.conn.transaction():
+            await api.conn.execute("LOCK TABLE import_payloads IN ACCESS EXCLUSIVE MODE")
+            for upload in uploads:
+                await upload.send(USERS_HEADER + long_row(10_000) * 500)
+            await eventually(lambda: is_storing(api))
+            for _ in range(3):
+                assert (await api.get()).status_code == 200
+        for upload in uploads:
+            assert (await upload.finish())["total_records"] == 500
+
+
+async def is_storing(api) -> bool:
+    """Whether a session waits for a lock on the table of the payloads."""
+    return await api.value("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'import_payloads'::regclass")
+
+
+def long_row(size: int) -> bytes:
+    """A valid line for `USERS_HEADER` with a name of `size` bytes."""
+    return b"user@example.org," + b"x" * size + b",reader,true\n"
+
+
+async def stored_chunks_of(api, count: int) -> bool:
+    """Whether this number of uploads have stored a chunk."""
+    return count == await api.value("SELECT count(DISTINCT job_id) FROM chunks")
+
+
+async def records_in_chunks(api) -> list[int]:
+    """The records of each import, counted by their chunks, which have no gap and no overlap."""
+    cursor = await api.conn.execute(
+        """
+        SELECT sum(records)::int
+        FROM (
+            SELECT job_id, records, first_record = coalesce(
+                lag(first_record + records) OVER (PARTITION BY job_id ORDER BY seq), 1
+            ) AS follows
+            FROM chunks
+        ) AS chunk
+        GROUP BY job_id
+        HAVING bool_and(follows)
+        ORDER BY 1
+        """
+    )
+    return [records for (records,) in await cursor.fetchall()]
 
 
 async def test_a_process_that_stops_takes_no_more_uploads(database_url):
