@@ -17,6 +17,7 @@ from db.connections import pool
 from db.embedded import EmbeddedError
 from tests.support import ROOT, api_client, pgbouncer, postgres, programs, workers
 from tests.support.api_client import Api
+from tests.support.eventually import PATIENCE_SECONDS
 from tests.support.pgbouncer import Bouncer
 from tests.support.service import Service, running_service
 
@@ -67,8 +68,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks tests by what they cost: see tests/README.md."""
+    """Marks tests by what they cost: see tests/README.md. Each has ten times the patience of one wait."""
     for item in items:
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(10 * PATIENCE_SECONDS))
         if item.path.is_relative_to(ROOT / "tests" / "system"):
             item.add_marker("system")
         if PROCESS_FIXTURES & set(getattr(item, "fixturenames", ())):

@@ -78,7 +78,7 @@ class Environment:
         """SIGKILL to the process and to all of its children at once."""
         with suppress(ProcessLookupError):
             os.killpg(self._process(module).pid, signal.SIGKILL)
-        self._process(module).popen.wait()
+        self._process(module).popen.wait(PATIENCE_SECONDS)
 
     def freeze(self, pid: int) -> None:
         os.kill(pid, signal.SIGSTOP)

@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from api.client import Client
 from tests.support import api_client
+from tests.support.eventually import in_time
 from tests.support.service import ROOT
 
 
@@ -53,7 +54,7 @@ class Bulk:
         process = await self.start(
             *words, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
         )
-        out, err = await process.communicate(stdin)
+        out, err = await in_time(process.communicate(stdin), waits=4)
         return Result(process.returncode, out.decode(), err.decode())
 
 

@@ -11,6 +11,7 @@ import pytest
 from api.client import zipapp
 from tests.client.conftest import Bulk
 from tests.support.api_client import USERS_HEADER, user_row
+from tests.support.eventually import in_time
 
 TWO = b"email,name,role,active\nada@example.org,Ada,admin,true\nfoo@bar,Bo,boss,true\n"
 
@@ -166,7 +167,7 @@ async def test_a_closed_pipe_ends_it_silently(bulk, api):
     process = await asyncio.create_subprocess_shell(
         command, env=bulk.environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
-    out, err = await process.communicate()
+    out, err = await in_time(process.communicate())
     assert (out.count(b"\n"), err) == (1, b"")
 
 
@@ -262,7 +263,7 @@ async def test_the_command_is_one_file(api, tmp_path, environment):
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
-    out, _ = await process.communicate(users(2))
+    out, _ = await in_time(process.communicate(users(2)))
     assert json.loads(out)["counts"]["created"] == 2
 
 

@@ -7,6 +7,7 @@ import pytest
 from tests.client import terminal
 from tests.client.conftest import Bulk
 from tests.support.api_client import USERS_HEADER, user_row
+from tests.support.eventually import in_time
 
 FAULTY = b"email,name,role,active\nada@example.org,Ada,admin,true\nfoo@bar,Bo,boss,true\n"
 ESCAPE = b"\x1b["
@@ -22,7 +23,7 @@ def faulty(tmp_path):
 async def run(bulk: Bulk, *words: str, **variables: str) -> tuple[int, bytes]:
     with terminal.opened() as (screen, slave):
         process = await terminal.start(bulk, slave, *words, **variables)
-        code = await process.wait()
+        code = await in_time(process.wait())
         return code, screen.read()
 
 
@@ -50,7 +51,7 @@ async def test_progress_is_drawn_and_erased(bulk, api, tmp_path):
             process = await terminal.start(bulk, slave, "import", str(path), "-r", "users")
             await screen.shows("import processing")
             await screen.shows("of 2,000 records")
-        assert await process.wait() == 0
+        assert await in_time(process.wait()) == 0
         assert b"created" in screen.read()
 
 
@@ -63,7 +64,7 @@ async def test_ctrl_c_leaves_the_job_running(service, environment):
         process = await terminal.start(bulk, slave, "watch")
         await screen.shows("import pending")
         screen.write(terminal.CTRL_C)
-        assert await process.wait() == 130
+        assert await in_time(process.wait()) == 130
         await screen.shows("bulk watch ")
     assert json.loads((await bulk("show", "--json")).out)["status"] == "pending"
 
@@ -78,7 +79,7 @@ async def test_ctrl_c_can_cancel(service, environment, tmp_path):
         process = await terminal.start(bulk, slave, "import", str(path), "-r", "users", "--cancel-on-interrupt")
         await screen.shows("import pending")
         screen.write(terminal.CTRL_C)
-        assert await process.wait() == 130
+        assert await in_time(process.wait()) == 130
     assert json.loads((await bulk("show", "--json")).out)["status"] == "cancelled"
 
 
@@ -89,5 +90,5 @@ async def test_delete_asks(bulk, faulty):
         process = await terminal.start(bulk, slave, "delete")
         await screen.shows("of 2 users? [y/N]")
         screen.write(b"n\n")
-        assert await process.wait() == 130
+        assert await in_time(process.wait()) == 130
     assert (await bulk("show")).code == 0

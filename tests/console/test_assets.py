@@ -9,6 +9,7 @@ import pytest
 
 from api.console import assets, vendor
 from db.resources.definition import Code
+from tests.support.eventually import in_time
 
 KEY = "a-key-for-the-console"
 SERVICE = {"run": ["api"], "api_keys": KEY}
@@ -99,6 +100,6 @@ async def test_the_service_gives_out_the_command(api, tmp_path):
     ran = await asyncio.create_subprocess_exec(
         sys.executable, "-I", str(file), "import", "--help", cwd=tmp_path, stdout=asyncio.subprocess.PIPE
     )
-    output, _ = await ran.communicate()
+    output, _ = await in_time(ran.communicate())
     assert ran.returncode == 0
     assert b"--mode" in output

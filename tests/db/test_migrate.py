@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from db import migrate
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE_SECONDS, eventually
 from tests.support.migrations import start_migrator
 
 SCHEMA = {
@@ -100,7 +100,7 @@ async def test_a_killed_migrator_blocks_nobody(empty_database_url, folder):
         sleeping = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
         await eventually(lambda: conn.execute(sleeping).fetchone())
         killed.kill()
-        killed.wait()
+        killed.wait(PATIENCE_SECONDS)
         assert conn.execute("SELECT count(*) FROM yoyo_lock").fetchone() == (1,)
     (folder / "0003.slow.sql").write_text("SELECT 1;\n")
     assert migrate.up(empty_database_url, folder=folder) == ["0003.slow"]

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tests.support import ROOT
+from tests.support.eventually import PATIENCE_SECONDS
 
 PROGRAM = """
 import structlog
@@ -31,7 +32,13 @@ except ZeroDivisionError:
 def output(**environment: str) -> list[str]:
     plain = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], cwd=ROOT, env=plain | environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", PROGRAM],
+        cwd=ROOT,
+        env=plain | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE_SECONDS,
     )
     return done.stdout.splitlines()
 

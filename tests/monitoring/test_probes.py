@@ -351,7 +351,7 @@ def test_a_bad_setting_stops_the_start(tmp_path):
     """One clear line on standard error, exit code 2."""
     environment = {"PATH": os.environ["PATH"], "HTTP_PORT": "eighty", "DATA_DIR": str(tmp_path)}
     process = Process("api", environment, tmp_path / "api.log")
-    assert process.popen.wait() == 2
+    assert process.popen.wait(PATIENCE_SECONDS) == 2
     assert process.output.splitlines() == ["api: HTTP_PORT: Expected `int`, got `str`"]
 
 

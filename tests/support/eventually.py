@@ -16,9 +16,12 @@ PATIENCE_SECONDS = 30 * float(os.environ.get("TEST_PATIENCE", "1"))
 T = TypeVar("T")
 
 
-async def in_time(awaitable: Awaitable[T]) -> T:
-    """Waits for an awaitable that another process or connection completes. Fails with TimeoutError after PATIENCE_SECONDS."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
+async def in_time(awaitable: Awaitable[T], *, waits: int = 1) -> T:
+    """Waits for an awaitable that another process or connection completes. Fails with TimeoutError after PATIENCE_SECONDS.
+
+    `waits` multiplies them, for a process that waits several times itself.
+    """
+    async with asyncio.timeout(waits * PATIENCE_SECONDS):
         return await awaitable
 
 

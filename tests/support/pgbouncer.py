@@ -17,7 +17,7 @@ from db import embedded
 from db.connections import pool
 from db.connections.pgbouncer import PgBouncerConnection
 from tests.support import ROOT, postgres, programs
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE_SECONDS, eventually
 from tests.support.service import unused_port
 
 
@@ -55,7 +55,7 @@ class Bouncer:
 
     def kill(self) -> None:
         self.popen.kill()
-        self.popen.wait()
+        self.popen.wait(PATIENCE_SECONDS)
 
     def _listens(self) -> bool:
         with socket.socket() as probe:

@@ -93,7 +93,7 @@ class Process:
             # the process is the leader of its group: this ends the children that it may have left
             with suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
-            self.popen.wait()
+            self.popen.wait(PATIENCE_SECONDS)
         return self.popen.returncode
 
 

@@ -14,7 +14,7 @@ import pytest
 from db import audit, migrate
 from tests.support import ROOT, postgres_outage
 from tests.support.api_client import PATH, USERS_HEADER, user_row
-from tests.support.eventually import broken_off, eventually
+from tests.support.eventually import broken_off, eventually, in_time
 from tests.support.factories import user
 from tests.support.postgres_outage import Server, finished, is_ready, running
 from tests.support.service import Process
@@ -75,9 +75,9 @@ async def test_a_start_in_the_wrong_order(empty_server, tmp_path):
             stderr=asyncio.subprocess.PIPE,
         )
         assert migrating.stderr is not None
-        assert (await migrating.stderr.readline()).startswith(b"waiting for the database: ")
+        assert (await in_time(migrating.stderr.readline())).startswith(b"waiting for the database: ")
         empty_server.start()
-        assert await migrating.wait() == 0
+        assert await in_time(migrating.wait()) == 0
 
         async def accepted() -> httpx.Response | None:
             posted = await client.post(PATH, content=FILE, **UPLOAD)

@@ -1,6 +1,7 @@
 """The PostgreSQL that runs when DATABASE_URL is unset."""
 
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from db import embedded, migrate
 from tests.support import ROOT, postgres
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE_SECONDS, eventually
 
 
 @pytest.fixture
@@ -41,6 +42,12 @@ def command(data_path: Path, *words: str) -> subprocess.Popen:
         text=True,
         start_new_session=True,
     )
+
+
+def is_ready(run: subprocess.Popen) -> bool:
+    """Waits until the command has written the line `ready`."""
+    readable, _, _ = select.select([run.stdout], [], [], PATIENCE_SECONDS)
+    return bool(readable) and run.stdout.readline() == "ready\n"
 
 
 def query(url: str, sql: str):
@@ -91,6 +98,7 @@ def test_another_user_cannot_connect(data_path):
         capture_output=True,
         text=True,
         check=False,
+        timeout=PATIENCE_SECONDS,
     )
     assert "PermissionError" in done.stderr
     assert query(url, "SELECT 1") == [(1,)]
@@ -197,7 +205,7 @@ def test_run_gives_the_command_a_database(data_path):
     """The command gets DATABASE_URL, its exit code is returned, and afterwards the server is stopped."""
     script = "import os, psycopg, sys; sys.exit(psycopg.connect(os.environ['DATABASE_URL']).execute('SELECT 7').fetchone()[0])"
     run = command(data_path, "run", "--", sys.executable, "-c", script)
-    _, errors = run.communicate()
+    _, errors = run.communicate(timeout=PATIENCE_SECONDS)
     assert (run.returncode, errors) == (7, "")
     with pytest.raises(embedded.NotRunning):
         embedded.url(data_path)
@@ -207,7 +215,7 @@ def test_run_leaves_a_server_that_it_did_not_start(data_path):
     """A second command can run at the same time; its end does not stop the server of the first."""
     url = start(data_path)
     run = command(data_path, "run", "--", "true")
-    run.communicate()
+    run.communicate(timeout=PATIENCE_SECONDS)
     assert run.returncode == 0
     assert query(url, "SELECT 1") == [(1,)]
 
@@ -230,9 +238,9 @@ while True:
     signal.pause()
 """
     run = command(data_path, "run", "--", sys.executable, "-c", script)
-    assert run.stdout.readline() == "ready\n"
+    assert is_ready(run)
     (os.killpg if whole_group else os.kill)(run.pid, signum)
-    output, _ = run.communicate()
+    output, _ = run.communicate(timeout=PATIENCE_SECONDS)
     told = "SIGINT" if signum == signal.SIGINT else "SIGTERM"
     assert (output, run.returncode) == (f"{told} has a database\n", 0)
     with pytest.raises(embedded.NotRunning):
@@ -250,9 +258,9 @@ print("ready", flush=True)
 print(child.wait())
 """
     run = command(data_path, "run", "--", sys.executable, "-c", script)
-    assert run.stdout.readline() == "ready\n"
+    assert is_ready(run)
     os.killpg(run.pid, signal.SIGHUP)
-    output, _ = run.communicate()
+    output, _ = run.communicate(timeout=PATIENCE_SECONDS)
     assert (output, run.returncode) == (f"{-signal.SIGTERM}\n", 0)
 
 
@@ -262,11 +270,11 @@ async def test_a_killed_wrapper_leaves_nothing_running(data_path):
     run = command(
         data_path, "run", "--", sys.executable, "-c", "import signal; print('ready', flush=True); signal.pause()"
     )
-    assert run.stdout.readline() == "ready\n"
+    assert is_ready(run)
     assert embedded.url(data_path)
     run.kill()
     # the pipe ends when the command, who holds its other end, has ended
-    run.communicate()
+    run.communicate(timeout=PATIENCE_SECONDS)
 
     def gone() -> bool:
         try:
@@ -283,6 +291,8 @@ def test_with_a_database_url_the_command_just_runs(data_path, server_url):
     environment = os.environ | {"DATABASE_URL": server_url, "DATA_DIR": str(data_path)}
     script = "import os, sys; sys.stdout.write(os.environ['DATABASE_URL'])"
     words = [sys.executable, "-m", "db.embedded", "run", "--", sys.executable, "-c", script]
-    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True, timeout=PATIENCE_SECONDS
+    )
     assert done.stdout == server_url
     assert list(data_path.iterdir()) == []

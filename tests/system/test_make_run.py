@@ -69,7 +69,7 @@ def run() -> Iterator[Run]:
             )
         yield Run(process, f"http://127.0.0.1:{port}", folder / "data", folder / "log")
         process.terminate()
-        process.wait()
+        process.wait(PATIENCE_SECONDS)
 
 
 def children(pid: int) -> list[int]:

@@ -51,6 +51,7 @@ def cluster() -> Iterator[Pair]:
         subprocess.run(
             [*identity.prefix, bin_dir / "pg_basebackup", "-D", data, "-d", primary, "-R", "--checkpoint=fast"],
             check=True,
+            timeout=PATIENCE_SECONDS,
             **identity.popen,
         )
         standby = embedded.start(second, options=OPTIONS, bin_dir=bin_dir)

@@ -162,7 +162,7 @@ async def test_a_crash_leaves_a_migration_whole_or_not_at_all(conn, database_url
         noting = "SELECT pid FROM pg_locks WHERE relation = '_yoyo_migration'::regclass AND NOT granted"
         await eventually(lambda: rows(conn, noting))
         migrator.kill()
-        migrator.wait()
+        migrator.wait(PATIENCE_SECONDS)
     assert await asyncio.to_thread(migrate.up, database_url, folder=folder) == ["9001.future"]
 
 

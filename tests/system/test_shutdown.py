@@ -248,7 +248,7 @@ async def test_who_has_lost_the_supervisor_stops(service, supervisor):
     started = await service(worker_pool_size=2, supervisor_pid=supervisor.pid)
     await eventually(lambda: len(started.workers.children()) == 2)
     supervisor.kill()
-    supervisor.wait()
+    supervisor.wait(PATIENCE_SECONDS)
     assert [await stopped(started.api), await stopped(started.workers)] == [0, 0]
     for process in (started.api, started.workers):
         assert "supervisor is gone, stopping" in process.output

@@ -10,6 +10,7 @@ import pytest
 from db import settings
 from db.settings import Settings, SettingsError
 from tests.support import ROOT
+from tests.support.eventually import PATIENCE_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,12 @@ def test_every_program_refuses_a_bad_setting(module):
     """Each exits with an error and one line on stderr that names the variable, without a traceback."""
     words = {"db.migrate": ["up"], "db.embedded": ["url"]}.get(module, [])
     done = subprocess.run(
-        [sys.executable, "-m", module, *words], cwd=ROOT, env={"BATCH_SIZE": "many"}, capture_output=True, text=True
+        [sys.executable, "-m", module, *words],
+        cwd=ROOT,
+        env={"BATCH_SIZE": "many"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
     )
     assert done.returncode != 0
     assert len(done.stderr.splitlines()) == 1

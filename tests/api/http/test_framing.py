@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.support.api_client import PATH, USERS_HEADER, Api, user_object, user_row
-from tests.support.eventually import eventually
+from tests.support.eventually import eventually, in_time
 
 RECORDS = 50
 CSV = USERS_HEADER + b"".join(user_row(n) for n in range(RECORDS))
@@ -37,7 +37,7 @@ async def exchange(api: Api, *pieces: bytes) -> list[Answer]:
         for piece in pieces:
             writer.write(piece)
             await writer.drain()
-        return answers_in(await reader.read(-1))
+        return answers_in(await in_time(reader.read(-1)))
     finally:
         writer.transport.abort()
 
@@ -175,11 +175,11 @@ async def test_http_1_0_and_a_stream_that_breaks(api):
     url = httpx.URL(api.service.url)
     reader, writer = await asyncio.open_connection(url.host, url.port, limit=1024)
     writer.write(b"GET " + STREAM + b" HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")
-    await reader.readuntil(b"\r\n\r\n")
+    await in_time(reader.readuntil(b"\r\n\r\n"))
     ended = await eventually(lambda: end_copies(api))
     assert ended
     with pytest.raises(ConnectionResetError):
-        while await reader.read(65536):
+        while await in_time(reader.read(65536)):
             pass
     writer.transport.abort()
 
@@ -248,7 +248,7 @@ async def test_an_upload_that_breaks_off(api, headers):
     await eventually(lambda: api.value("SELECT count(*) FROM import_jobs WHERE status = 'uploading'"))
     writer.write_eof()
     writer.close()
-    assert b"HTTP/1.1 20" not in await reader.read(-1)
+    assert b"HTTP/1.1 20" not in await in_time(reader.read(-1))
     await eventually(api.has_nothing)
 
 
@@ -280,9 +280,9 @@ async def test_head_wherever_there_is_get(api):
         url = httpx.URL(api.service.url)
         reader, writer = await asyncio.open_connection(url.host, url.port)
         writer.write(sent)
-        answered = Answer((await reader.readuntil(b"\r\n\r\n")).removesuffix(b"\r\n\r\n"), b"")
+        answered = Answer((await in_time(reader.readuntil(b"\r\n\r\n"))).removesuffix(b"\r\n\r\n"), b"")
         writer.write(LIVE)
-        (live,) = answers_in(await reader.read(-1))
+        (live,) = answers_in(await in_time(reader.read(-1)))
         writer.close()
         assert answered.status == got.status_code, path
         assert live.status == 200, path

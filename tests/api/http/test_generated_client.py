@@ -36,6 +36,7 @@ def generate(document: bytes, folder: Path) -> Path:
         cwd=folder,
         capture_output=True,
         text=True,
+        timeout=4 * PATIENCE_SECONDS,
     )
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
@@ -49,6 +50,7 @@ def check_types(folder: Path) -> None:
         cwd=folder,
         capture_output=True,
         text=True,
+        timeout=4 * PATIENCE_SECONDS,
     )
     assert done.returncode == 0, done.stdout
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support import api_client
 from tests.support.api_client import PATH, USERS_HEADER, Api
-from tests.support.eventually import PATIENCE_SECONDS, eventually
+from tests.support.eventually import PATIENCE_SECONDS, eventually, in_time
 from tests.support.service import Service
 
 # long enough that a whole request on a busy machine is in time
@@ -114,7 +114,7 @@ async def test_a_second_head(shared):
     """The time limit applies to the next request on a connection too, and blank lines do not extend it."""
     async with connection(shared) as client:
         client.send(LIVE)
-        await client.reader.readuntil(b"\r\n\r\n")
+        await in_time(client.reader.readuntil(b"\r\n\r\n"))
         sending = asyncio.create_task(client.send_slowly(b"\r\n" * 1000))
         assert b"HTTP/1.1" not in await client.to_the_end()
         await sending
@@ -131,7 +131,7 @@ async def test_half_open_heads_shut_nobody_out(shared):
     heads = []
     try:
         for number in range(5 * CONNECTIONS_MAX):
-            heads.append(socket.create_connection(("127.0.0.1", port)))
+            heads.append(socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS))
             heads[-1].sendall((b"", b"GET /live HTTP/1.1\r\nHost: te")[number % 2])
             if number % 5 == 0:
                 async with connection(shared) as client:
@@ -148,7 +148,7 @@ async def test_idle_connections_make_room_too(shared):
         for _ in range(CONNECTIONS_MAX + 5):
             client = await stack.enter_async_context(connection(shared))
             client.send(LIVE)
-            assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+            assert (await in_time(client.reader.readuntil(b"\r\n\r\n"))).startswith(b"HTTP/1.1 200")
 
 
 async def test_the_connection_that_has_waited_longest_makes_room(service):
@@ -168,8 +168,8 @@ async def test_the_connection_that_has_waited_longest_makes_room(service):
 async def ask(client: Client) -> None:
     """One request for /live, whose whole response is read."""
     client.send(LIVE)
-    assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
-    await client.reader.readexactly(len(b'{"status":"live"}'))
+    assert (await in_time(client.reader.readuntil(b"\r\n\r\n"))).startswith(b"HTTP/1.1 200")
+    await in_time(client.reader.readexactly(len(b'{"status":"live"}')))
 
 
 async def test_probes_get_through_when_all_connections_are_busy(shared, api, events):
@@ -179,7 +179,7 @@ async def test_probes_get_through_when_all_connections_are_busy(shared, api, eve
         for _ in range(CONNECTIONS_MAX):
             client = await stack.enter_async_context(connection(shared))
             client.send(events)
-            if not (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200"):
+            if not (await in_time(client.reader.readuntil(b"\r\n\r\n"))).startswith(b"HTTP/1.1 200"):
                 break
         async with connection(shared) as probe:
             probe.send(LIVE)
@@ -244,7 +244,7 @@ async def test_nonsense_behind_an_early_answer(shared):
     """A request that was answered before its body came has no second answer, whatever is wrong with the body."""
     async with connection(shared) as client:
         client.send(b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
-        assert (await client.reader.readuntil(b'"}')).startswith(b"HTTP/1.1 404")
+        assert (await in_time(client.reader.readuntil(b'"}'))).startswith(b"HTTP/1.1 404")
         client.send(b"nonsense\r\n")
         assert await client.to_the_end() == b""
 
@@ -267,7 +267,7 @@ async def test_a_stream_that_nobody_reads(shared, api, many_users, behind):
     aborted = await aborted_streams(api)
     async with connection(shared) as client:
         client.send(STREAM + behind)
-        assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        assert (await in_time(client.reader.readuntil(b"\r\n\r\n"))).startswith(b"HTTP/1.1 200")
         client.writer.transport.pause_reading()
         await eventually(lambda: not_streaming(api))
         await eventually(lambda: alone(api))
@@ -293,7 +293,7 @@ async def test_a_stream_that_is_read_slowly(shared, server_url, tmp_path):
             client.send(STREAM)
             began = time.monotonic()
             while time.monotonic() - began < 4 * stall_seconds:
-                assert await client.reader.read(SLOW_READ_BYTES)
+                assert await in_time(client.reader.read(SLOW_READ_BYTES))
                 await asyncio.sleep(SLOW_PAUSE_SECONDS)
             assert await streaming(api)
 
@@ -310,7 +310,7 @@ async def test_who_leaves_behind_another_request(shared, api, events):
     """If a client disconnects while an earlier pipelined request is being answered, that one ends too, without an error."""
     async with connection(shared) as client:
         client.send(events + LIVE)
-        await client.reader.readuntil(b"\r\n\r\n")
+        await in_time(client.reader.readuntil(b"\r\n\r\n"))
         await eventually(lambda: are_in_progress(api, 2))
     await eventually(lambda: alone(api))
     assert "Exception in ASGI" not in shared.api.output

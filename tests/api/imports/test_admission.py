@@ -10,7 +10,7 @@ from api import app
 from db.settings import Settings
 from tests.support import api_client
 from tests.support.api_client import PATH, USERS_HEADER, user_row
-from tests.support.eventually import eventually
+from tests.support.eventually import eventually, in_time
 
 JOBS_MAX = 6
 BYTES_MAX = 800
@@ -35,9 +35,9 @@ class Slow:
 
     async def answer(self) -> tuple[int, dict[str, str], dict]:
         """Status, headers and body of the answer."""
-        head = (await self.reader.readuntil(b"\r\n\r\n")).decode().splitlines()
+        head = (await in_time(self.reader.readuntil(b"\r\n\r\n"))).decode().splitlines()
         headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
-        body = await self.reader.readexactly(int(headers["content-length"]))
+        body = await in_time(self.reader.readexactly(int(headers["content-length"])))
         return int(head[0].split()[1]), headers, json.loads(body)
 
     async def finish(self) -> dict:

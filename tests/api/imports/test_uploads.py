@@ -14,7 +14,7 @@ from psycopg.sql import SQL, Identifier, Literal
 
 from tests.support import api_client
 from tests.support.api_client import USERS_HEADER, Api, user_row
-from tests.support.eventually import eventually
+from tests.support.eventually import eventually, in_time
 from tests.support.service import Service
 
 # more than the API holds back before it stores, so that chunks lie in the database in mid-upload
@@ -144,7 +144,7 @@ async def test_an_api_process_that_is_told_to_stop(service):
         await client.send(HALF)
         await eventually(lambda: stored_chunks(api))
         started.api.send(signal.SIGTERM)
-        head, _, problem = (await client.reader.read()).partition(b"\r\n\r\n")
+        head, _, problem = (await in_time(client.reader.read())).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 503 ")
         assert b"\r\nretry-after: " in head
         assert json.loads(problem)["type"] == "/problems/unavailable"

@@ -7,6 +7,7 @@ import pytest
 
 from db import audit
 from tests.support import ROOT
+from tests.support.eventually import PATIENCE_SECONDS
 from tests.support.factories import article, claim, perform, queued, run, stored_user, user, users
 
 FAULTY = [user(1), user(2, role="boss", email="?"), user(1), user(3), user(4)]
@@ -110,6 +111,7 @@ async def test_the_command(conn, database_url):
             env={"DATABASE_URL": database_url},
             capture_output=True,
             text=True,
+            timeout=PATIENCE_SECONDS,
         )
 
     ids = []
