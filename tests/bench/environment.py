@@ -120,7 +120,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
         """A new folder at each call."""
         return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))
 
-    def tell(self, line: str) -> None:
+    def log(self, line: str) -> None:
         self.console.print(f"  {line}", style="dim")
 
 

@@ -41,7 +41,7 @@ async def _measure(
         ours.append(env.size.records / await _export(client, format))
         if round % 2 == 1:
             yardstick.append(env.size.records / _copy(database_url, statement, file))
-        env.tell(f"export of {format}, round {round + 1}: {number(ours[-1])}/s, COPY {number(yardstick[-1])}/s")
+        env.log(f"export of {format}, round {round + 1}: {number(ours[-1])}/s, COPY {number(yardstick[-1])}/s")
     return Figure(
         name=f"background export of users as {format}",
         unit="records/s",

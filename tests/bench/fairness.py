@@ -28,9 +28,9 @@ async def run(env: Environment) -> list[Figure]:
         alone_ms = [await _import(api, file) for file in alone]
         beside_ms = await _beside(api, large, beside)
         assert await audit.violations(api.conn, strict=True) == []
-    env.tell(f"{RECORDS:,} records: {len(alone_ms)} imports alone, {len(beside_ms)} beside a large one")
+    env.log(f"{RECORDS:,} records: {len(alone_ms)} imports alone, {len(beside_ms)} beside a large one")
     if len(beside_ms) < 2:
-        env.tell("skipped: the large import ended too soon")
+        env.log("skipped: the large import ended too soon")
         return []
     ours, yardstick = (quantiles(samples, n=100, method="inclusive") for samples in (beside_ms, alone_ms))
     return [

@@ -27,7 +27,7 @@ ROUNDS = 1
 
 async def run(env: Environment) -> list[Figure]:
     if shutil.which("pgloader") is None:
-        env.tell("skipped: pgloader is not installed")
+        env.log("skipped: pgloader is not installed")
         return []
     records = env.size.pgloader_records
     clean = files.users(env, records)

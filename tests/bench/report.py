@@ -135,5 +135,5 @@ def _judged(figure: Figure) -> str:
     if figure.target is None:
         return ""
     unit = f" {figure.unit}" if figure.target.of == "samples" else ""
-    verdict = "[green]met[/]" if figure.is_met else "[red]missed[/]"
-    return f"{figure.target.sign} {figure.target.bound:g}{unit} {verdict}"
+    outcome = "[green]met[/]" if figure.is_met else "[red]missed[/]"
+    return f"{figure.target.sign} {figure.target.bound:g}{unit} {outcome}"

@@ -28,7 +28,7 @@ async def run(env: Environment) -> list[Figure]:
         assert await audit.violations(api.conn, strict=True) == []
         with psycopg.connect(api.service.environment["DATABASE_URL"], autocommit=True) as conn:
             inserts = [_insert(conn, n) for n in range(env.size.singles)]
-    env.tell(f"one record: {len(imports)} imports, one after the other")
+    env.log(f"one record: {len(imports)} imports, one after the other")
     ours, yardstick = (quantiles(samples, n=100, method="inclusive") for samples in (imports, inserts))
     return [
         Figure(

@@ -169,7 +169,7 @@ async def _measure(opened: Environment) -> dict[str, dict[str, Spent]]:
             for title, posted in ((f"{resource}, clean", as_posted), (f"{resource}, dirty", dirty[resource])):
                 await timed_import.emptied(api, resource)
                 found[title] = await _work_through(api, posted)
-                opened.tell(f"{title} ({posted.format}): {_total(found[title]).wall:.1f} µs a record")
+                opened.log(f"{title} ({posted.format}): {_total(found[title]).wall:.1f} µs a record")
             await timed_import.emptied(api, resource)
             seconds = timed_import.copied(api, file)
             found[f"{resource}, clean"][r"psql \copy"] = Spent(1e6 * seconds / file.records)

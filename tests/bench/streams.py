@@ -50,7 +50,7 @@ async def _measure(env: Environment, service: Service, database_url: str, format
         ours.append(env.size.records / await _stream(service, format))
         if round % 2 == 1:
             yardstick.append(env.size.records / _copy(database_url, statement))
-        env.tell(f"stream of {format}, round {round + 1}: {number(ours[-1])}/s, COPY {number(yardstick[-1])}/s")
+        env.log(f"stream of {format}, round {round + 1}: {number(ours[-1])}/s, COPY {number(yardstick[-1])}/s")
     return Figure(
         name=f"stream of users as {format}",
         unit="records/s",
@@ -83,7 +83,7 @@ def _copy(database_url: str, statement: str) -> float:
 
 
 def _enlarge(env: Environment, database_url: str) -> None:
-    env.tell(f"{LARGER * env.size.records:,} records")
+    env.log(f"{LARGER * env.size.records:,} records")
     with psycopg.connect(database_url, autocommit=True) as conn:
         conn.execute(
             """
@@ -112,7 +112,7 @@ async def _first_bytes(env: Environment, service: Service, format: Format) -> Fi
 async def _slow_client(env: Environment, service: Service) -> list[Figure]:
     """The growth of the API's memory while a client reads 1 MB a second."""
     if not memory.IS_KNOWN or service.api is None:
-        env.tell("slow client skipped: it needs /proc")
+        env.log("slow client skipped: it needs /proc")
         return []
     before = memory.now_mb(service.api.pid)
     memory.forget_peak(service.api.pid)
@@ -127,7 +127,7 @@ async def _slow_client(env: Environment, service: Service) -> list[Figure]:
         await asyncio.sleep(max(0.0, taken / SLOW_BYTES_A_SECOND - seconds))
     most = memory.peak_mb(service.api.pid)
     connection.writer.close()
-    env.tell(f"slow client: {taken / 1e6:.0f} MB in {seconds:.0f} s, resident {before:.0f} → {most:.0f} MB")
+    env.log(f"slow client: {taken / 1e6:.0f} MB in {seconds:.0f} s, resident {before:.0f} → {most:.0f} MB")
     return [
         Figure(
             name=f"memory the API adds for a stream of {number(LARGER * env.size.records)} users at 1 MB/s",

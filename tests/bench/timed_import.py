@@ -135,5 +135,5 @@ async def rounds(
         for name in names[first:] + names[:first]:
             samples[name].append(await contenders[name]())
         told = ", ".join(f"{name} {number(taken[-1])}" for name, taken in samples.items())
-        env.tell(f"{title}, round {round + 1}, {unit}: {told}")
+        env.log(f"{title}, round {round + 1}, {unit}: {told}")
     return samples

@@ -94,7 +94,7 @@ async def run(env: Environment) -> list[Figure]:
                 peaks.setdefault(name, []).append((case.name, peak))
             workers = api.service.workers
             pids = workers.children() if workers else []
-            env.tell(
+            env.log(
                 f"{case.name}: {took}; the API {_shown(peaks, 'the API')} MB, a worker {_shown(peaks, 'a worker')} MB, "
                 f"now {max(map(memory.now_mb, pids), default=0):.0f} MB{ended}"
             )

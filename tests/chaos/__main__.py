@@ -40,8 +40,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seed", default="1", help="the same seed makes the same files and draws the same lots")
     names = {str(number): one for number, one in enumerate(SCENARIOS, 1)}
-    told = ", ".join(f"{number} {one.name}" for number, one in names.items())
-    parser.add_argument("--only", nargs="*", choices=[*names, "matrix"], metavar="N", help=f"{told}; matrix")
+    choices = ", ".join(f"{number} {one.name}" for number, one in names.items())
+    parser.add_argument("--only", nargs="*", choices=[*names, "matrix"], metavar="N", help=f"{choices}; matrix")
     arguments = parser.parse_args()
     only = [*names, "matrix"] if arguments.only is None else arguments.only
     console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
@@ -62,7 +62,7 @@ async def _run(console: Console, chosen: Sequence[Scenario], *, seed: str, with_
     rows: list[matrix.Row] = []
     settings: dict[str, Any] = {"worker_pool_size": WORKERS}
 
-    def tell(line: str) -> None:
+    def log(line: str) -> None:
         console.print(f"  {line}", style="dim", markup=False)
 
     with postgres.open_folder() as folder, server.running(folder, options=POSTGRES) as database:
@@ -75,19 +75,19 @@ async def _run(console: Console, chosen: Sequence[Scenario], *, seed: str, with_
             console.print(scenario.name, style="bold")
             place = folder / f"scenario-{number}"
             results.append(
-                await scenarios.perform(scenario, database, place, size=SIZE, seed=seed, tell=tell, **settings)
+                await scenarios.perform(scenario, database, place, size=SIZE, seed=seed, log=log, **settings)
             )
-            report.tell(console, results[-1])
+            report.show(console, results[-1])
         if with_matrix:
             console.print("completion rates", style="bold")
-            rows = await matrix.run(database, folder, seed=seed, tell=tell, **settings)
+            rows = await matrix.run(database, folder, seed=seed, log=log, **settings)
     if samples := [sample for result in results for sample in result.samples]:
         console.print(report.recoveries(samples))
     if rows:
         console.print(report.matrix(rows))
     seconds = round(time.monotonic() - began)
     report.write(RESULTS, head | {"seconds": seconds}, results, rows)
-    wrong = [line for told in (*results, *rows) for line in told.wrong]
+    wrong = [line for result in (*results, *rows) for line in result.wrong]
     console.print(f"{seconds} s, seed {seed}; {len(wrong)} things are wrong; all samples are in {RESULTS}")
     return not wrong
 

@@ -27,7 +27,7 @@ async def found(env: Environment, load: Load, *, broken: Collection[str] = ()) -
     return [
         *load.wrong,
         *await _unknown(env, load),
-        *await _books(env, load),
+        *await _counters(env, load),
         *await _effects(env, load),
         *await _failed(env, broken),
         *await _files(env),
@@ -47,14 +47,14 @@ async def _unfinished(env: Environment) -> list[str]:
         WHERE finished_at IS NULL
         """
     )
-    return ["{kind} {id} is {status} for ever: {waiting_for}".format_map(row) for row in rows[:SHOWN_MAX]]
+    return ["{kind} {id} is still {status}: {waiting_for}".format_map(row) for row in rows[:SHOWN_MAX]]
 
 
 async def _unknown(env: Environment, load: Load) -> list[str]:
     """Each idempotency key has created one job, and an incomplete upload none."""
     rows = await env.rows("SELECT id::text FROM import_jobs")
     stored = {row["id"] for row in rows}
-    lost, strange = load.jobs - stored, stored - load.jobs
+    lost, unexpected = load.jobs - stored, stored - load.jobs
     orphans = await env.value(
         """
         SELECT (SELECT count(*) FROM import_payloads WHERE import_id NOT IN (SELECT id FROM import_jobs))
@@ -62,20 +62,20 @@ async def _unknown(env: Environment, load: Load) -> list[str]:
         """
     )
     return [
-        *[f"import {id} was taken in and is gone" for id in sorted(lost)[:SHOWN_MAX]],
-        *[f"import {id} was made, and no client knows of it" for id in sorted(strange)[:SHOWN_MAX]],
+        *[f"import {id} was accepted and does not exist" for id in sorted(lost)[:SHOWN_MAX]],
+        *[f"import {id} exists, but no client has created it" for id in sorted(unexpected)[:SHOWN_MAX]],
         *([f"{orphans} chunks and payloads belong to no import"] if orphans else []),
     ]
 
 
-async def _books(env: Environment, load: Load) -> list[str]:
+async def _counters(env: Environment, load: Load) -> list[str]:
     """Each stored record of an import that no later import has overwritten has its row."""
     async with _auditor(env) as conn:
         violations = await audit.violations(conn)
         for id in sorted(load.jobs - load.overwritten):
             violations += await audit.violations(conn, import_id=UUID(id), strict=True)
     return [
-        f"the books of {one.import_id}, {one.fact}: {one.counted}, should be {one.book}"
+        f"the counters of {one.import_id}, {one.fact}: {one.counted}, should be {one.book}"
         for one in violations[:SHOWN_MAX]
     ]
 
@@ -141,16 +141,16 @@ async def _files(env: Environment) -> list[str]:
     rows = await env.rows(
         "SELECT file_name, file_bytes, file_sha256 FROM export_jobs WHERE status = 'completed'",
     )
-    complaints = [
-        f"the file {row['file_name']} is not whole"
+    problems = [
+        f"the file {row['file_name']} is not complete"
         for row in rows
         if not _is_whole(env.exports / row["file_name"], row["file_bytes"], row["file_sha256"])
     ]
     try:
         await eventually(lambda: not list(env.exports.glob(".*.part")), within=IDLE_SECONDS)
     except AssertionError:
-        complaints.append("a file that was begun was not removed")
-    return complaints[:SHOWN_MAX]
+        problems.append("a partial file was not removed")
+    return problems[:SHOWN_MAX]
 
 
 def _is_whole(path: Path, size: int, sha256: bytes) -> bool:

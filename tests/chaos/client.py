@@ -16,7 +16,7 @@ from tests.support.api_client import PATH
 PATIENCE_SECONDS = 120
 RETRY_SECONDS = 0.4
 POLL_SECONDS = 0.2
-PUT_OFF = {"/problems/idempotency-in-progress", "/problems/export-not-ready"}
+TEMPORARY = {"/problems/idempotency-in-progress", "/problems/export-not-ready"}
 
 # bytes, or a function that returns them for each attempt
 Content = bytes | Callable[[], AsyncIterator[bytes]] | None
@@ -27,27 +27,27 @@ class Unexpected(Exception):
 
 
 class Client:
-    """`answers` counts the responses by status; `no answer` stands for connections that were refused or broke."""
+    """`answers` counts the responses by status; `no response` stands for connections that were refused or broke."""
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         self.http = http
         self.answers: Counter[str] = Counter()
 
     async def ask(self, method: str, path: str, *, content: Content = None, **options: Any) -> httpx.Response:
-        """Repeats a request while the service puts it off. Raises `Unexpected` for an internal error or a timeout."""
+        """Repeats a request while the error is temporary. Raises `Unexpected` for an internal error or a timeout."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
             try:
                 body = content() if callable(content) else content
                 response = await self.http.request(method, path, content=body, **options)
             except httpx.TransportError:
-                self.answers["no answer"] += 1
+                self.answers["no response"] += 1
             else:
                 self.answers[str(response.status_code)] += 1
-                if not _is_put_off(response):
+                if not _is_temporary(response):
                     return response
             await asyncio.sleep(RETRY_SECONDS * random.uniform(0.5, 1.5))
-        raise Unexpected(f"{method} {path} found no answer in {PATIENCE_SECONDS} s")
+        raise Unexpected(f"{method} {path} got no response within {PATIENCE_SECONDS} s")
 
     async def post(self, content: Content, *, type: str, key: str, params: Mapping[str, str]) -> dict[str, Any]:
         """The job of an upload, which is repeated until it is accepted."""
@@ -57,12 +57,12 @@ class Client:
             raise Unexpected(f"an upload was answered {posted.status_code}: {posted.text}")
         return posted.json()
 
-    async def order(self, *, key: str, **body: Any) -> dict[str, Any]:
+    async def export(self, *, key: str, **body: Any) -> dict[str, Any]:
         """The job of a background export."""
-        ordered = await self.ask("POST", "/api/v1/exports", json=body, headers={"Idempotency-Key": key})
-        if ordered.status_code not in (200, 202):
-            raise Unexpected(f"an order was answered {ordered.status_code}: {ordered.text}")
-        return ordered.json()
+        posted = await self.ask("POST", "/api/v1/exports", json=body, headers={"Idempotency-Key": key})
+        if posted.status_code not in (200, 202):
+            raise Unexpected(f"the request for an export was answered {posted.status_code}: {posted.text}")
+        return posted.json()
 
     async def final(self, job: dict[str, Any], *, seconds: float = PATIENCE_SECONDS) -> dict[str, Any]:
         """The job when it is final. Raises `Unexpected` when it is not within `seconds`."""
@@ -78,9 +78,9 @@ class Client:
         return job
 
 
-def _is_put_off(response: httpx.Response) -> bool:
+def _is_temporary(response: httpx.Response) -> bool:
     """Whether the request is to be repeated. Raises `Unexpected` if Retry-After is missing, or for an internal error."""
-    if response.status_code in (429, 503) or (response.status_code == 409 and response.json()["type"] in PUT_OFF):
+    if response.status_code in (429, 503) or (response.status_code == 409 and response.json()["type"] in TEMPORARY):
         if "retry-after" not in response.headers:
             raise Unexpected(f"{response.status_code} without Retry-After: {response.text}")
         return True

@@ -17,21 +17,21 @@ FILL_SECONDS = 0.04
 CONNECTIONS_MAX = 1000
 
 
-async def happen(env: Environment, load: Load) -> list[str]:
+async def run(env: Environment, load: Load) -> list[str]:
     """Occupies the free connections, terminates sessions of the service to occupy their slots too, and disconnects after a while.
 
     Meanwhile requests succeed or get 503, which the clients repeat; afterwards the workers that lost their connections reconnect.
     """
     async with env.connected(), AsyncExitStack() as held:
         taken = await _fill(env, held)
-        env.disturbances["connection limit reached"] += 1
+        env.fault_counts["connection limit reached"] += 1
         for _ in range(KILLS):
             await faults.kill(env)
             # a slot that becomes free is occupied before the worker's successor connects
             for _ in range(FILLS):
                 taken += await _fill(env, held)
                 await asyncio.sleep(FILL_SECONDS)
-        env.tell(f"{taken} idle connections were all that the server had left")
+        env.log(f"{taken} idle connections occupy all slots of the server")
     return []
 
 

@@ -12,33 +12,33 @@ REASONS = ("No space left on device", "File too large")
 WAIT_SECONDS = 30
 
 
-async def happen(env: Environment, load: Load) -> list[str]:
+async def run(env: Environment, load: Load) -> list[str]:
     """The id of the export that has failed, in a list."""
 
     def pids() -> list[int]:
         return [env.workers.pid, *env.workers.children()]
 
     with disk.full(env.exports, pids) as make_room:
-        env.disturbances["disk full"] += 1
-        failed = await env.client.final(await _order(env, "too large"))
+        env.fault_counts["disk full"] += 1
+        failed = await env.client.final(await _export(env, "too large"))
         if failed["status"] != "failed" or not any(reason in failed["problem"]["detail"] for reason in REASONS):
             raise Unexpected(f"an export to a full disk is {failed['status']}: {failed['problem']}")
-        env.tell(f"to a full disk: {failed['problem']['detail']}")
-        patient = await _order(env, "patient")
-        await _until_refused(env, patient["id"])
+        env.log(f"to a full disk: {failed['problem']['detail']}")
+        second = await _export(env, "second")
+        await _until_refused(env, second["id"])
         make_room()
-        patient = await env.client.final(patient)
-        if patient["status"] != "completed":
-            raise Unexpected(f"an export is {patient['status']} though there was room: {patient['problem']}")
-        load.wrong += await load.references.check_download(patient)
-        load.wrong += await _leftovers(env, patient["id"])
+        second = await env.client.final(second)
+        if second["status"] != "completed":
+            raise Unexpected(f"an export is {second['status']} though there was room: {second['problem']}")
+        load.wrong += await load.references.check_download(second)
+        load.wrong += await _leftovers(env, second["id"])
         # the folder disappears with the disk
-        await env.client.ask("DELETE", patient["links"]["self"])
+        await env.client.ask("DELETE", second["links"]["self"])
     return [failed["id"]]
 
 
-async def _order(env: Environment, key: str) -> dict:
-    return await env.client.order(key=key, resource="articles", format="ndjson")
+async def _export(env: Environment, key: str) -> dict:
+    return await env.client.export(key=key, resource="articles", format="ndjson")
 
 
 async def _until_refused(env: Environment, id: str) -> None:

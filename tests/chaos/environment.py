@@ -26,25 +26,25 @@ from tests.support.service import Process, Service
 # longer than any outage of PostgreSQL here
 PATIENCE_SECONDS = 60
 REQUEST_SECONDS = 30
-COMPLAINTS_MAX = 20
-COMPLAINT_CHARACTERS_MAX = 1000
+LOG_LINES_MAX = 20
+LOG_LINE_CHARACTERS_MAX = 1000
 
 
 class Environment:
-    """What the faults and the load share. `disturbances` counts the faults by name."""
+    """What the faults and the load share. `fault_counts` counts the faults by name."""
 
     def __init__(
-        self, server: Server, service: Service, client: Client, *, seed: str, tell: Callable[[str], None]
+        self, server: Server, service: Service, client: Client, *, seed: str, log: Callable[[str], None]
     ) -> None:
         self.server = server
         self.service = service
         self.client = client
         self.seed = seed
-        self.tell = tell
-        self.random = Random(f"{seed} disturbances")
+        self.log = log
+        self.random = Random(f"{seed} faults")
         self.database_url = service.environment["DATABASE_URL"]
         self.exports = service.folder / "exports"
-        self.disturbances: Counter[str] = Counter()
+        self.fault_counts: Counter[str] = Counter()
         self.recoveries = Recoveries()
         self._processes = {"api": service.api, "workers": service.workers}
         self._frozen: set[int] = set()
@@ -89,14 +89,14 @@ class Environment:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
 
-    def complaints(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """The last log lines of the processes above the level info."""
-        lines = [line for module in ("api", "workers") for line in self._said(module)]
-        return [line[:COMPLAINT_CHARACTERS_MAX] for line in lines if '"level": "info"' not in line]
+        lines = [line for module in ("api", "workers") for line in self._last_lines(module)]
+        return [line[:LOG_LINE_CHARACTERS_MAX] for line in lines if '"level": "info"' not in line]
 
-    def _said(self, module: str) -> list[str]:
+    def _last_lines(self, module: str) -> list[str]:
         log = self.service.folder / f"{module}.log"
-        return log.read_text(errors="replace").splitlines()[-COMPLAINTS_MAX:] if log.exists() else []
+        return log.read_text(errors="replace").splitlines()[-LOG_LINES_MAX:] if log.exists() else []
 
     async def stop(self) -> None:
         """Stops the processes started here. Their children are stopped by the service itself."""
@@ -158,7 +158,7 @@ class Environment:
 
 @asynccontextmanager
 async def opened(
-    server: Server, folder: Path, *, seed: str, tell: Callable[[str], None], **settings: Any
+    server: Server, folder: Path, *, seed: str, log: Callable[[str], None], **settings: Any
 ) -> AsyncIterator[Environment]:
     """Creates `folder`. `settings` are those of the service, and `run`, which names the processes to start."""
     await asyncio.to_thread(folder.mkdir)
@@ -166,7 +166,7 @@ async def opened(
         api_client.service(server.url, folder, **settings) as service,
         httpx.AsyncClient(base_url=service.url, timeout=REQUEST_SECONDS) as http,
     ):
-        env = Environment(server, service, Client(http), seed=seed, tell=tell)
+        env = Environment(server, service, Client(http), seed=seed, log=log)
         try:
             if service.workers:
                 await eventually(lambda: env.workers.children())

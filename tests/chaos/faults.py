@@ -13,7 +13,7 @@ from psycopg.rows import DictRow
 from tests.chaos.environment import Environment
 from tests.support.eventually import eventually
 
-Disturbance: TypeAlias = Callable[[Environment], Awaitable[None]]
+Fault: TypeAlias = Callable[[Environment], Awaitable[None]]
 
 # longer than the server tolerates an idle session that holds a lock
 FROZEN_SECONDS = 12.0
@@ -22,12 +22,12 @@ LOOK_SECONDS = 0.05
 
 async def kill(env: Environment) -> None:
     """SIGKILL to a worker during a chunk."""
-    await _hit(env, "KILL", signal.SIGKILL)
+    await _signal_worker(env, "KILL", signal.SIGKILL)
 
 
 async def terminate(env: Environment) -> None:
     """SIGTERM to a worker: it finishes its chunk or gives it back, and the pool replaces it."""
-    await _hit(env, "TERM", signal.SIGTERM)
+    await _signal_worker(env, "TERM", signal.SIGTERM)
 
 
 async def freeze(env: Environment) -> None:
@@ -37,8 +37,8 @@ async def freeze(env: Environment) -> None:
     """
     if len(env.awake) < len(env.workers.children()):
         return
-    pid = await _victim(env)
-    env.disturbances["STOP, CONT"] += 1
+    pid = await _busy_worker(env)
+    env.fault_counts["STOP, CONT"] += 1
     at = time.time()
     env.freeze(pid)
     asyncio.get_running_loop().call_later(FROZEN_SECONDS, env.thaw, pid)
@@ -64,7 +64,7 @@ async def end_session(env: Environment) -> None:
         """,
         lot=str(env.random.random()),
     )
-    env.disturbances["pg_terminate_backend"] += len(rows)
+    env.fault_counts["pg_terminate_backend"] += len(rows)
     env.recoveries.chunks("pg_terminate_backend", at, [row for row in rows if row["id"] is not None])
 
 
@@ -75,7 +75,7 @@ async def restart_postgres(env: Environment) -> None:
 
 async def away(env: Environment, *, seconds: float, name: str = "PostgreSQL away") -> None:
     """Stops PostgreSQL for `seconds`. Recovery is timed from the moment when the server accepts connections again."""
-    env.disturbances[name] += 1
+    env.fault_counts[name] += 1
     died_at = time.time()
     await env.server.away(seconds)
     at = time.time()
@@ -89,7 +89,7 @@ async def away(env: Environment, *, seconds: float, name: str = "PostgreSQL away
 
 async def kill_pool(env: Environment, *, away_seconds: float) -> None:
     """SIGKILL to the whole pool at once, which is restarted after a while; recovery is timed from the restart."""
-    env.disturbances["KILL of the pool"] += 1
+    env.fault_counts["KILL of the pool"] += 1
     env.kill("workers")
     held = await env.rows("SELECT id, lease FROM chunks WHERE state = 'running'")
     await asyncio.sleep(away_seconds)
@@ -99,12 +99,12 @@ async def kill_pool(env: Environment, *, away_seconds: float) -> None:
 
 async def kill_api(env: Environment) -> None:
     """SIGKILL to the API during its requests, and a new one in its place."""
-    env.disturbances["KILL of the API"] += 1
+    env.fault_counts["KILL of the API"] += 1
     env.kill("api")
     env.start("api")
 
 
-async def series(env: Environment, choices: list[Disturbance], *, seconds: float, pause_seconds: float) -> None:
+async def series(env: Environment, choices: list[Fault], *, seconds: float, pause_seconds: float) -> None:
     """Runs `choices` in turn until the time is over, each while chunks are running."""
     ends_at = time.monotonic() + seconds
     while time.monotonic() < ends_at:
@@ -112,16 +112,16 @@ async def series(env: Environment, choices: list[Disturbance], *, seconds: float
         await asyncio.sleep(pause_seconds * env.random.uniform(0.7, 1.3))
 
 
-async def _hit(env: Environment, what: str, signum: signal.Signals) -> None:
-    pid = await _victim(env)
-    env.disturbances[what] += 1
+async def _signal_worker(env: Environment, what: str, signum: signal.Signals) -> None:
+    pid = await _busy_worker(env)
+    env.fault_counts[what] += 1
     at = time.time()
     with suppress(ProcessLookupError):
         os.kill(pid, signum)
     env.recoveries.chunks(what, at, await _held(env, pid))
 
 
-async def _victim(env: Environment) -> int:
+async def _busy_worker(env: Environment) -> int:
     """A worker that has a running chunk, if there is one within half a second; else any. Frozen workers are excluded."""
     for _ in range(10):
         rows = await env.rows("SELECT split_part(worker, ':', 2)::integer AS pid FROM chunks WHERE state = 'running'")

@@ -42,13 +42,13 @@ def faulty(records: int, seed: int) -> File:
     return File("faulty", "users", made.data, records, _counts(made))
 
 
-def twins(records: int, seed: int) -> File:
+def duplicates(records: int, seed: int) -> File:
     """Every tenth record is repeated at the end of the file, in another chunk."""
     again = records // 11
     made = _users(records - again, seed)
     lines = made.data.splitlines(keepends=True)[1:]
     data = made.data + b"".join(lines[:: len(lines) // again][:again])
-    return File("twins", "users", data, records, {"created": records - again, "failed": again})
+    return File("duplicates", "users", data, records, {"created": records - again, "failed": again})
 
 
 def upsert(records: int, seed: int) -> File:

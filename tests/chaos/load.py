@@ -17,7 +17,7 @@ from tests.chaos.export_checks import References
 from tests.chaos.files import File, World
 from tests.support import make_data
 
-KINDS = {"clean": files.clean, "faulty": files.faulty, "twins": files.twins, "upsert": files.upsert}
+KINDS = {"clean": files.clean, "faulty": files.faulty, "duplicates": files.duplicates, "upsert": files.upsert}
 AUTHORS = 500
 SETTLE_SECONDS = 150
 # more than a lane can do in any run
@@ -51,11 +51,11 @@ class Load:
     async def prepare(self) -> None:
         """Users and articles that do not change afterwards, and the bytes that every export of the articles must have."""
         users = make_data.users(AUTHORS, seed=0)
-        await self.take_in(File("users", "users", users.data, AUTHORS, {"created": AUTHORS}), key="users")
+        await self.import_file(File("users", "users", users.data, AUTHORS, {"created": AUTHORS}), key="users")
         articles = make_data.articles(self.size.articles, authors=users.ids, seed=0)
         expected = {"created": articles.records}
         file = File("articles", "articles", articles.data, articles.records, expected, type=files.NDJSON)
-        await self.take_in(file, key="articles")
+        await self.import_file(file, key="articles")
         self.world = World(users.ids, articles.ids)
         self.references = await References.take(self.env)
 
@@ -71,16 +71,16 @@ class Load:
             self._stopping.set()
             done, late = await asyncio.wait(tasks, timeout=SETTLE_SECONDS)
             self.wrong += [f"a client ended with {error!r}" for task in done if (error := task.exception())]
-            self.wrong += [f"a client is not done {SETTLE_SECONDS} s after the last disturbance"] * len(late)
+            self.wrong += [f"a client is not done {SETTLE_SECONDS} s after the last fault"] * len(late)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def take_in(self, file: File, *, key: str, after: str | None = None) -> dict[str, Any]:
+    async def import_file(self, file: File, *, key: str, after: str | None = None) -> dict[str, Any]:
         """Imports a file, after its base, until the job is final; returns the job."""
         if file.base is not None:
-            base = await self.take_in(file.base, key=f"{key} base")
+            base = await self.import_file(file.base, key=f"{key} base")
             self.overwritten.add(base["id"])
             after = base["id"]
         job = await self.env.client.final(await self.post(file, key=key, after=after))
@@ -125,11 +125,11 @@ class Load:
         else:
             make, arguments = KINDS[kind], (self.size.records, seed)
         # in a thread, because generating a file takes a while and the other lanes must continue
-        await self.take_in(await asyncio.to_thread(make, *arguments), key=key)
+        await self.import_file(await asyncio.to_thread(make, *arguments), key=key)
 
     async def _export(self, random: Random, key: str) -> None:
         format = random.choice(self.references.formats)
-        job = await self.env.client.order(key=key, resource="articles", format=format)
+        job = await self.env.client.export(key=key, resource="articles", format=format)
         job = await self.env.client.final(job)
         if job["status"] != "completed":
             raise Unexpected(f"the export is {job['status']}: {job['problem']}")
@@ -139,10 +139,10 @@ class Load:
     async def _stream(self, random: Random, key: str) -> None:
         del key
         try:
-            complaint = await self.references.check_stream(random.choice(self.references.formats))
+            problem_lines = await self.references.check_stream(random.choice(self.references.formats))
         except httpx.TransportError:
             # the stream broke, which a client detects
-            self.done["streams broken"] += 1
+            self.done["broken streams"] += 1
         else:
-            self.wrong += complaint
-            self.done["streams whole"] += 1
+            self.wrong += problem_lines
+            self.done["complete streams"] += 1

@@ -46,50 +46,50 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     done: int
     rate: float
-    disturbances: dict[str, int]
+    fault_counts: dict[str, int]
     others: dict[str, float | None]
     wrong: list[str]
 
 
-async def run(server: Server, folder: Path, *, seed: str, tell: Callable[[str], None], **settings: Any) -> list[Row]:
+async def run(server: Server, folder: Path, *, seed: str, log: Callable[[str], None], **settings: Any) -> list[Row]:
     """A run without faults, then one for each kind of fault."""
     load = await asyncio.to_thread(lambda: [files.clean(RECORDS, number) for number in range(FILES)])
     rows: list[Row] = []
-    for number, (name, happening) in enumerate(HAPPENINGS.items()):
+    for number, (name, fault) in enumerate(FAULTS.items()):
         async with AsyncExitStack() as held:
             if name == IDLE:
                 await held.enter_async_context(connections_exhausted.idle(server.url, IDLE_CONNECTIONS))
             place = folder / f"row-{number}"
             env = await held.enter_async_context(
-                environment.opened(server, place, seed=f"{seed} {name}", tell=tell, **settings)
+                environment.opened(server, place, seed=f"{seed} {name}", log=log, **settings)
             )
-            done, wrong = await _perform(env, happening, load)
+            done, wrong = await _perform(env, fault, load)
         rows.append(
             Row(
                 name=name,
                 done=done,
                 rate=done / (rows[0].done if rows else done),
-                disturbances=dict(env.disturbances),
+                fault_counts=dict(env.fault_counts),
                 others={other: OTHERS.get(name, {}).get(other) for other in NAMES},
                 wrong=wrong,
             )
         )
-        tell(f"{name}: {done:,} of {FILES * RECORDS:,} records within {WINDOW_SECONDS:.0f} s")
+        log(f"{name}: {done:,} of {FILES * RECORDS:,} records within {WINDOW_SECONDS:.0f} s")
     return rows
 
 
-async def _perform(env: Environment, happening: faults.Disturbance, load: list[File]) -> tuple[int, list[str]]:
+async def _perform(env: Environment, fault: faults.Fault, load: list[File]) -> tuple[int, list[str]]:
     """The records that were done within the window, and the failed checks when all were done."""
     audited = Load(env, Size(records=0, articles=0, lanes=0))
     began = time.time()
 
     async def post(number: int, file: File) -> None:
         await asyncio.sleep(number * FILE_SECONDS)
-        await audited.take_in(file, key=str(number))
+        await audited.import_file(file, key=str(number))
 
     tasks = [asyncio.create_task(post(number, file)) for number, file in enumerate(load)]
     try:
-        await happening(env)
+        await fault(env)
         ends = await asyncio.gather(*tasks, return_exceptions=True)
     finally:
         for task in tasks:
@@ -109,25 +109,25 @@ async def _perform(env: Environment, happening: faults.Disturbance, load: list[F
 # ── the faults ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def _nothing(env: Environment) -> None:
+async def _no_fault(env: Environment) -> None:
     del env
 
 
-async def _once(env: Environment, *, happening: faults.Disturbance) -> None:
+async def _once(env: Environment, *, fault: faults.Fault) -> None:
     await asyncio.sleep(EARLY_SECONDS)
-    await happening(env)
+    await fault(env)
 
 
-async def _on_and_on(env: Environment, *, happening: faults.Disturbance, pause_seconds: float) -> None:
-    await faults.series(env, [happening], seconds=WINDOW_SECONDS, pause_seconds=pause_seconds)
+async def _repeatedly(env: Environment, *, fault: faults.Fault, pause_seconds: float) -> None:
+    await faults.series(env, [fault], seconds=WINDOW_SECONDS, pause_seconds=pause_seconds)
 
 
 IDLE = f"{IDLE_CONNECTIONS} idle connections"
-HAPPENINGS: dict[str, faults.Disturbance] = {
-    "undisturbed": _nothing,
-    "PostgreSQL restart": partial(_once, happening=faults.restart_postgres),
-    "terminated backends": partial(_on_and_on, happening=faults.end_session, pause_seconds=SESSION_PAUSE_SECONDS),
-    IDLE: _nothing,
-    "SIGKILL with restart": partial(_once, happening=partial(faults.kill_pool, away_seconds=POOL_AWAY_SECONDS)),
-    "repeated SIGKILL": partial(_on_and_on, happening=faults.kill, pause_seconds=KILL_PAUSE_SECONDS),
+FAULTS: dict[str, faults.Fault] = {
+    "no fault": _no_fault,
+    "PostgreSQL restart": partial(_once, fault=faults.restart_postgres),
+    "terminated backends": partial(_repeatedly, fault=faults.end_session, pause_seconds=SESSION_PAUSE_SECONDS),
+    IDLE: _no_fault,
+    "SIGKILL with restart": partial(_once, fault=partial(faults.kill_pool, away_seconds=POOL_AWAY_SECONDS)),
+    "repeated SIGKILL": partial(_repeatedly, fault=faults.kill, pause_seconds=KILL_PAUSE_SECONDS),
 }

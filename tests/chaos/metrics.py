@@ -89,15 +89,15 @@ def page(figures: Sequence[Figure]) -> Table:
     for figure in figures:
         if not (figure.start or figure.warm or figure.end):
             continue
-        verdict = "[green]flat[/]" if figure.is_flat else "[red]grows[/]"
+        outcome = "[green]flat[/]" if figure.is_flat else "[red]grows[/]"
         cells = (figure.start, figure.warm, figure.end, figure.slope)
-        shown.add_row(figure.name, *(f"{cell:,.1f}" for cell in cells), verdict)
+        shown.add_row(figure.name, *(f"{cell:,.1f}" for cell in cells), outcome)
     return shown
 
 
 def write(path: Path, head: dict[str, Any], figures: Sequence[Figure], samples: Sequence[Sample]) -> None:
-    told = head | {"figures": list(figures), "samples": list(samples)}
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(told), indent=2) + b"\n")
+    document = head | {"figures": list(figures), "samples": list(samples)}
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
 
 
 def _figure(name: str, points: list[tuple[float, float]], warm: int) -> Figure:

@@ -16,10 +16,10 @@ SECONDS_MAX = 150
 LOOK_SECONDS = 0.05
 
 
-async def happen(env: Environment, load: Load) -> list[str]:
+async def run(env: Environment, load: Load) -> list[str]:
     """Posts a file with a poisoned record, whose chunk is the only one that may fail; returns the id of its job, in a list."""
     async with await env.connect() as conn:
-        # a worker that reaches the record waits for the lock, which shows its pid
+        # a worker that reaches the record waits for the lock, which makes its pid known
         await conn.execute("SELECT pg_advisory_lock(1)")
         await conn.execute(
             """
@@ -38,7 +38,7 @@ async def happen(env: Environment, load: Load) -> list[str]:
         )
         file = files.poisoned(load.size.records, 2**20, name=NAME)
         job = await load.post(file, key="poisoned")
-        watching = asyncio.create_task(_kill_who_comes(env))
+        watching = asyncio.create_task(_kill_workers_at_the_record(env))
         try:
             job = await env.client.final(job, seconds=SECONDS_MAX)
         finally:
@@ -53,11 +53,11 @@ async def happen(env: Environment, load: Load) -> list[str]:
         raise Unexpected(f"the poisoned import is {job['status']}: {problem}")
     if (counts["created"], counts["unprocessed"]) != (file.records - chunk["records"], chunk["records"]):
         raise Unexpected(f"the poisoned import has {counts}, and its poisoned chunk {chunk['records']} records")
-    env.tell(f"the poisoned chunk was given up after {chunk['crashes']} dead workers: {problem['detail']}")
+    env.log(f"the poisoned chunk failed after {chunk['crashes']} dead workers: {problem['detail']}")
     return [job["id"]]
 
 
-async def _kill_who_comes(env: Environment) -> None:
+async def _kill_workers_at_the_record(env: Environment) -> None:
     deadline = time.monotonic() + SECONDS_MAX
     while time.monotonic() < deadline:
         rows = await env.rows(
@@ -68,7 +68,7 @@ async def _kill_who_comes(env: Environment) -> None:
             """
         )
         for pid in {row["pid"] for row in rows} & set(env.workers.children()):
-            env.disturbances["KILL over the poisoned chunk"] += 1
+            env.fault_counts["KILL over the poisoned chunk"] += 1
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         await asyncio.sleep(LOOK_SECONDS)

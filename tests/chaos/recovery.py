@@ -75,7 +75,7 @@ class Recoveries:
         )
         rows = await cursor.fetchall()
         chunks = {row["id"]: row for row in rows if row["state"] == "done"}
-        last = {hit.chunk: hit for hit in self.hits if hit.chunk in chunks and _has_struck(hit, chunks[hit.chunk])}
+        last = {hit.chunk: hit for hit in self.hits if hit.chunk in chunks and _had_effect(hit, chunks[hit.chunk])}
         samples = [_sample(hit, chunks[hit.chunk]) for hit in last.values()]
         ends = sorted(row["finished_at"] for row in chunks.values())
         for hit in self.hits:
@@ -84,7 +84,7 @@ class Recoveries:
         return samples
 
 
-def _has_struck(hit: Hit, chunk: DictRow) -> bool:
+def _had_effect(hit: Hit, chunk: DictRow) -> bool:
     """Whether the hit had an effect. If the worker had just committed, the lease is unchanged and the chunk is done at once."""
     return chunk["lease"] > hit.lease or chunk["finished_at"] > hit.at + COMMIT_SECONDS
 

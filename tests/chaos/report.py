@@ -16,13 +16,13 @@ from tests.chaos.recovery import Sample
 from tests.chaos.scenarios import Result
 
 
-def tell(console: Console, result: Result) -> None:
+def show(console: Console, result: Result) -> None:
     """One scenario."""
-    verdict = "[red]wrong[/]" if result.wrong else "[green]all right[/]"
-    console.print(f"  {verdict} after {result.seconds:.0f} s: {result.imports} imports, {result.records:,} records")
+    outcome = "[red]wrong[/]" if result.wrong else "[green]correct[/]"
+    console.print(f"  {outcome} after {result.seconds:.0f} s: {result.imports} imports, {result.records:,} records")
     console.print(f"  done: {_counted(result.work)}", style="dim")
-    console.print(f"  disturbances: {_counted(result.disturbances)}", style="dim")
-    console.print(f"  answers: {_counted(result.answers)}", style="dim")
+    console.print(f"  faults: {_counted(result.fault_counts)}", style="dim")
+    console.print(f"  responses: {_counted(result.answers)}", style="dim")
     for line in result.wrong:
         console.print(f"  {line}", style="red", markup=False)
 
@@ -47,8 +47,8 @@ def write(path: Path, head: dict[str, Any], results: Iterable[Result], rows: Ite
     """Writes all samples and the figures of the tables."""
     results = list(results)
     samples = [sample for result in results for sample in result.samples]
-    told = head | {"scenarios": results, "recovery": recovery.spreads(samples), "matrix": list(rows)}
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(told), indent=2) + b"\n")
+    document = head | {"scenarios": results, "recovery": recovery.spreads(samples), "matrix": list(rows)}
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
 
 
 def _table(*columns: str) -> Table:

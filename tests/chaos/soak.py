@@ -55,7 +55,7 @@ class Repeated(Load):
         make = files.faulty if seed % 2 else files.clean
         file = await asyncio.to_thread(make, self.size.records, seed)
         data = file.data.replace(b",reader,", b",author,") if int(number) % 2 else file.data
-        await self.take_in(dataclasses.replace(file, mode="upsert", data=data), key=key)
+        await self.import_file(dataclasses.replace(file, mode="upsert", data=data), key=key)
 
 
 def main() -> None:
@@ -76,7 +76,7 @@ async def _run(console: Console, seconds: float) -> bool:
     with postgres.open_folder() as folder, server.running(folder, options={}) as database:
         machine = environment.machine(database.url) | {"workers": SETTINGS["worker_pool_size"]}
         async with chaos_environment.opened(
-            database, folder / "soak", seed="soak", tell=console.print, **SETTINGS
+            database, folder / "soak", seed="soak", log=console.print, **SETTINGS
         ) as opened:
             load = Repeated(opened, SIZE)
             await load.prepare()
@@ -86,7 +86,7 @@ async def _run(console: Console, seconds: float) -> bool:
     console.print(metrics.page(found))
     console.print(
         f"{seconds / 60:.0f} minutes: {len(load.jobs)} imports, {load.records:,} records, "
-        f"{load.done['background exports']} background exports, {load.done['streams whole']} streams"
+        f"{load.done['background exports']} background exports, {load.done['complete streams']} streams"
     )
     for line in load.wrong:
         console.print(line, style="red", markup=False)

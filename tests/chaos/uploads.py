@@ -19,19 +19,19 @@ BLOCKS = 20
 BLOCK_SECONDS = 0.05
 
 
-async def happen(env: Environment, load: Load) -> list[str]:
+async def run(env: Environment, load: Load) -> list[str]:
     """Slow uploads, one after the other on several lanes, while the API is killed several times."""
     over = asyncio.Event()
     lanes = [asyncio.create_task(_lane(load, number, over)) for number in range(SLOW)]
-    forsaken = asyncio.create_task(_forsake(env, files.clean(load.size.records, 2**21)))
+    abandoned = asyncio.create_task(_abandon(env, files.clean(load.size.records, 2**21)))
     try:
         for _ in range(KILLS):
             await asyncio.sleep(PAUSE_SECONDS * env.random.uniform(0.7, 1.3))
             await faults.kill_api(env)
         over.set()
-        await asyncio.gather(*lanes, forsaken)
+        await asyncio.gather(*lanes, abandoned)
     finally:
-        for task in (*lanes, forsaken):
+        for task in (*lanes, abandoned):
             task.cancel()
     return []
 
@@ -45,7 +45,7 @@ async def _lane(load: Load, lane: int, over: asyncio.Event) -> None:
         load.check(await load.env.client.final(job), file)
 
 
-async def _forsake(env: Environment, file: File) -> None:
+async def _abandon(env: Environment, file: File) -> None:
     """An upload that does not end; the API is killed during it, and it is not repeated."""
 
     async def body() -> AsyncIterator[bytes]:

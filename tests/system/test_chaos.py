@@ -7,7 +7,7 @@ from tests.chaos.load import Size
 from tests.chaos.scenarios import Scenario
 from tests.support import postgres
 
-# small files and chunks, and a short grace: the disturbances are the same, what is hit is done again sooner
+# small files and chunks, and a short grace: the faults are the same, and the recovery is faster
 SIZE = Size(records=2_000, articles=2_000, lanes=2)
 SETTINGS = {"worker_pool_size": 3, "batch_size": 100, "claim_grace_seconds": 1, "poll_seconds": 0.2}
 
@@ -19,13 +19,13 @@ def own_server():
         yield folder, started
 
 
-async def test_it_survives_everything(own_server):
+async def test_no_record_is_lost_or_stored_twice(own_server):
     """Each record counts once, each job becomes final, and each export is complete."""
     folder, started = own_server
-    scenario = Scenario(name="storm", happening=scenarios.each_twice, recovery_is_bounded=False)
-    result = await scenarios.perform(scenario, started, folder / "storm", size=SIZE, seed="1", tell=print, **SETTINGS)
+    scenario = Scenario(name="storm", action=scenarios.each_twice, recovery_is_bounded=False)
+    result = await scenarios.perform(scenario, started, folder / "storm", size=SIZE, seed="1", log=print, **SETTINGS)
     assert result.wrong == []
-    assert {"KILL", "TERM", "pg_terminate_backend", "PostgreSQL restarts"} <= set(result.disturbances)
+    assert {"KILL", "TERM", "pg_terminate_backend", "PostgreSQL restarts"} <= set(result.fault_counts)
     assert result.samples
     assert result.work["background exports"]
-    assert result.work["streams whole"]
+    assert result.work["complete streams"]
