@@ -198,7 +198,7 @@ async def test_jobs_and_delete(bulk, two):
         (["status", "--profile", "home"], "bulk profile list"),
     ],
 )
-async def test_wrong_use_is_one_sentence(bulk, words, says):
+async def test_wrong_usage_is_one_sentence(bulk, words, says):
     """Exit code 2, no traceback, and a suggestion."""
     result = await bulk(*words, stdin=b"x")
     assert result.code == 2, result

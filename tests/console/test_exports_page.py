@@ -78,7 +78,7 @@ async def test_a_selection_is_streamed_and_written(started, browser):
         await expect(page.get_by_role("heading", name="No exports yet")).to_be_visible()
 
 
-async def test_a_filter_that_is_refused_is_told_at_its_field(started, browser):
+async def test_a_refused_filter_is_reported_at_its_field(started, browser):
     async with opened(browser, started.url, "/ui/exports/new?resource=users") as page:
         await enter(page)
         await page.get_by_label("id", exact=True).first.fill("half-an-id")

@@ -10,7 +10,7 @@ from tests.support.factories import rows
 from tests.support.new_import import DROP, HEADER, SOUND, at, button, drop, emails, finished, imports, step
 
 
-async def test_a_file_in_another_encoding_is_told_at_once(started, browser, conn):
+async def test_a_file_in_another_encoding_is_reported_at_once(started, browser, conn):
     """UTF-16 and Windows-1252 are named before anything is sent; converted in the browser, both are stored.
 
     A compressed file is known by its content, whatever its name is.

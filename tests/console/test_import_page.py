@@ -251,8 +251,8 @@ async def test_a_failed_import_is_retried(service, conn, browser):
         ).to_be_visible()
 
 
-async def test_what_became_of_refused_records(service, conn, browser):
-    """The page says how many of them later imports have taken, and how many are left, and leads to each."""
+async def test_progress_of_repairs(service, conn, browser):
+    """The page shows how many refused records later imports have taken and how many remain, and links to each import."""
     started = await service(**STEPWISE)
     rows = [user_row(1), b"user2@example.org,Two,boss,true\n", b"user3@example.org,Three,king,true\n"]
     id = await post(started.url, USERS_HEADER + b"".join(rows))
@@ -355,8 +355,8 @@ async def test_names_and_values_are_text(service, conn, browser):
         await expect(page.locator("main .value")).to_have_css("color", "rgba(0, 0, 0, 0)")
 
 
-async def test_an_import_that_is_gone(service, browser):
-    """The page says that there is no such import, and leads to the list."""
+async def test_a_deleted_import(service, browser):
+    """The page reports that there is no such import, and links to the list."""
     started = await service(run=["api"])
     async with opened(browser, started.url, "/ui/imports/0192f0c1-0000-7000-8000-000000000000") as page:
         await expect(page.get_by_role("heading", name="No such import")).to_be_visible()

@@ -36,7 +36,7 @@ async def test_a_key_is_asked_for_kept_and_forgotten(service, browser):
         await expect(key).to_be_visible()
 
 
-async def test_a_key_is_not_kept_when_that_is_not_wanted(service, browser):
+async def test_a_key_is_not_kept_unless_requested(service, browser):
     started = await service(run=["api"], api_keys=KEYS)
     async with opened(browser, started.url, "/ui/exports") as page:
         await page.get_by_label("Keep it").uncheck()

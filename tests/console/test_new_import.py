@@ -115,7 +115,7 @@ async def tab_to(target: Locator) -> None:
     raise AssertionError(f"{target} cannot be reached with Tab")
 
 
-async def test_a_refused_parameter_is_told_beside_its_field(started, browser, conn):
+async def test_a_refused_parameter_is_reported_at_its_field(started, browser, conn):
     """A 400 puts its message and the focus at the field, and keeps all that was entered; corrected, the check runs."""
     async with opened(browser, started.url, "/ui/new") as page:
         await drop(page, kunden_csv=FILE)

@@ -92,8 +92,8 @@ async def test_a_migrator_waits_for_the_other(empty_database_url, folder):
     assert await second == ["0001.things", "0002.index"]
 
 
-async def test_a_killed_migrator_blocks_nobody(empty_database_url, folder):
-    """yoyo's own lock is left behind by a kill -9; the next migrator takes no notice of it."""
+async def test_a_killed_migrator_blocks_no_other(empty_database_url, folder):
+    """After a kill -9 yoyo's own lock remains; the next migrator ignores it."""
     (folder / "0003.slow.sql").write_text("SELECT pg_sleep(60);\n")
     killed = start_migrator(empty_database_url, folder)
     with psycopg.connect(empty_database_url, autocommit=True) as conn:
@@ -116,7 +116,7 @@ def test_a_migration_that_fails_changes_nothing(empty_database_url, folder):
         assert conn.execute("SELECT to_regclass('half'), to_regclass('things')::text").fetchone() == (None, "things")
 
 
-def test_a_database_that_is_away_is_one_clear_line(monkeypatch):
+def test_an_unreachable_database_is_one_clear_line(monkeypatch):
     """After a bounded wait the error says where the connection failed and why."""
     monkeypatch.setattr(migrate, "CONNECT_SECONDS", 0)
     with pytest.raises(migrate.MigrateError, match=r'^no connection to the database.*"127\.0\.0\.1", port 1 failed'):

@@ -110,7 +110,7 @@ async def test_why_an_import_waits_or_was_stopped(conn):
     assert await waiting_for(conn, third) == "it was cancelled"
 
 
-async def test_how_far_an_import_is(conn):
+async def test_progress_of_an_import(conn):
     """Numbers of a running import are the sums of its chunks, those of a final one its own."""
     await stored_user(conn, 1)
     id = await queued(conn, users(4), sizes=[1, 3])
@@ -141,8 +141,8 @@ async def test_which_worker_holds_what_since_when(conn, other, database_url):
         assert (dead["worker"], dead["has_session"]) == ("host:1:2", False)
 
 
-async def test_how_far_an_export_is(conn, database_url):
-    """What the worker tells on the way is seen, and why an export does not begin."""
+async def test_progress_of_an_export(conn, database_url):
+    """The view shows the progress that the worker reports, and why an export does not begin."""
     order = jobs.ExportRequest(
         resource="users",
         format="csv",
@@ -198,8 +198,8 @@ async def test_documented_queries_answer(conn, query):
     assert await (await conn.execute(query)).fetchall()
 
 
-def test_people_are_told_of_every_view():
-    """Each view stands in db/README.md."""
+def test_every_view_is_documented():
+    """Each view is described in db/README.md."""
     migration = (ROOT / "db/migrations/0006.views.sql").read_text()
     views = re.findall(r"CREATE VIEW (\w+)", migration)
     assert views

@@ -34,8 +34,8 @@ async def run_bash(*arguments: str, folder: Path, **variables: str) -> str:
 
 
 @pytest.mark.parametrize("script", ["imports", "exports", "errors"])
-async def test_a_script(service, tmp_path, script):
-    """Each script ends well against a service with API keys."""
+async def test_the_scripts_succeed(service, tmp_path, script):
+    """Each script succeeds against a service with API keys."""
     url = (await service(worker_pool_size=2, poll_seconds=0.2, api_keys=KEY)).url
     output = await run_bash(str(HERE / f"{script}.sh"), folder=tmp_path, HOST=url, API_KEY=KEY)
     assert output.endswith(f"{script}: all as expected\n")

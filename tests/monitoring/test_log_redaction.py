@@ -57,8 +57,8 @@ async def use(service) -> None:
         assert not [word for word in PEOPLE[:3] if word in tables]
 
 
-async def test_no_log_tells_on_anybody(service):
-    """With every line of every library let through, none has a key, a password, or a word of a record, or was forged."""
+async def test_no_personal_data_is_logged(service):
+    """At the level of debug, no line of any library has a key, a password or a value of a record, or is forged."""
     await use(service)
     password = urlsplit(service.environment["DATABASE_URL"]).password
     for process in (service.api, service.workers):

@@ -181,8 +181,8 @@ async def test_a_folder_of_exports_that_exists_is_made_private(tmp_path, before,
     assert stat.S_IMODE(folder.stat().st_mode) == after
 
 
-async def test_a_sane_request_id_is_kept(service):
-    """The caller's id stands in the answer, errors included, and in the log."""
+async def test_a_valid_request_id_is_kept(service):
+    """The client's id is in the response, also of an error, and in the log."""
     started = await service(run=["api"])
     response = await get(f"{started.url}/nowhere", X_Request_Id="caller.id_1-2")
     assert response.headers["x-request-id"] == response.json()["request_id"] == "caller.id_1-2"
@@ -190,8 +190,8 @@ async def test_a_sane_request_id_is_kept(service):
     await eventually(lambda: any(line.get("request_id") == "caller.id_1-2" for line in started.api.log_lines()))
 
 
-async def test_an_insane_request_id_is_replaced(service):
-    """What is not a plain short word is replaced by an id of ours."""
+async def test_an_invalid_request_id_is_replaced(service):
+    """An id that is long or has special characters is replaced by a generated one."""
     url = (await service(run=["api"])).url
     for insane in ("two words", "a" * 129, '{"a":1}', "ö"):
         async with httpx.AsyncClient(timeout=PATIENCE_SECONDS) as client:
@@ -199,7 +199,7 @@ async def test_an_insane_request_id_is_replaced(service):
         assert re.fullmatch("[0-9a-f]{32}", response.headers["x-request-id"])
 
 
-async def test_the_log_tells_the_route_and_nothing_personal(service):
+async def test_the_log_has_the_route_and_nothing_personal(service):
     """The access line has the route's template, no query; probes have none."""
     started = await service(run=["api"])
     await get(f"{started.url}/schema/openapi.json?email=somebody@example.org")
@@ -211,8 +211,8 @@ async def test_the_log_tells_the_route_and_nothing_personal(service):
     assert "somebody" not in started.api.output
 
 
-async def test_keys_open_the_door(service):
-    """With API_KEYS set one of them is needed, in either header, on addresses that do not exist too; probes need none."""
+async def test_a_valid_key_is_accepted(service):
+    """With API_KEYS one of them is required in either header, also for unknown routes; probes need none."""
     url = (await service(run=["api"], api_keys="first-key-of-two-keys, second-key-of-two-keys")).url
     for right in (
         {"Authorization": "Bearer first-key-of-two-keys"},
@@ -338,7 +338,7 @@ async def test_worker_sessions_are_those_of_this_database(conn, database_url):
         assert await health.worker_sessions(conn) == 1
 
 
-async def test_a_stop_that_was_asked_for_is_no_failure(service):
+async def test_a_requested_stop_is_no_failure(service):
     """SIGTERM ends the API with 0, and so does Ctrl-C."""
     for signum in (signal.SIGTERM, signal.SIGINT):
         started = await service(run=["api"])

@@ -16,7 +16,7 @@ from db.imports.payload import Chunk
 from db.queue import Claim
 from db.settings import Settings
 from tests.support.eventually import eventually
-from workers import imports as work
+from workers import imports
 
 SETTINGS = Settings()
 # so that the size in bytes does not limit a claim
@@ -112,9 +112,11 @@ async def claim(conn: Connection, *, worker: str = "me", chunks_max: int = 1) ->
     return claimed
 
 
-async def perform(conn: Connection, claimed: Claim, *, memory: work.ConflictMemory | None = None) -> work.Done | None:
+async def perform(
+    conn: Connection, claimed: Claim, *, memory: imports.ConflictMemory | None = None
+) -> imports.Done | None:
     """Processes a claim as a worker does, without retries."""
-    return await work.perform(conn, claimed, settings=SETTINGS, memory=memory or work.ConflictMemory())
+    return await imports.perform(conn, claimed, settings=SETTINGS, memory=memory or imports.ConflictMemory())
 
 
 async def run(conn: Connection, id: UUID, *, order: Sequence[int] | None = None, chunks_max: int = 1) -> jobs.Import:

@@ -142,7 +142,7 @@ def assert_it_is_told_once(process: Process, *, voices: int) -> None:
     assert "Traceback" not in process.output
 
 
-async def test_what_was_under_way(server, tmp_path):
+async def test_work_in_progress(server, tmp_path):
     """A stream is cut off, an upload is refused, `Prefer: wait` returns the current job, events continue, and imports finish."""
     prepare(server)
     async with running(tmp_path, server.url, upload_grace_seconds=1, upkeep_seconds=0.2) as (service, client):

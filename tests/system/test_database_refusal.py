@@ -83,8 +83,8 @@ async def is_refused(client: httpx.AsyncClient) -> bool:
 
 
 @pytest.mark.parametrize("refusal", REFUSALS)
-async def test_the_server_lets_nobody_in(server, tmp_path, refusal):
-    """The reason is logged; no process has to be restarted."""
+async def test_a_server_that_refuses_connections(server, tmp_path, refusal):
+    """The reason is logged. The service continues without a restart when connections are accepted again."""
     refuse, relent, reason = REFUSALS[refusal]
     async with running(tmp_path, url(server)) as (service, client):
         await eventually(lambda: is_ready(client))

@@ -194,7 +194,7 @@ def test_a_crash_does_not_stop_the_next_start(data_path, pid_is_taken):
         assert conn.execute("SELECT n FROM kept").fetchall() == [(1,)]
 
 
-def test_an_unfinished_data_folder_is_made_anew(data_path):
+def test_an_incomplete_data_folder_is_recreated(data_path):
     """After a killed initdb the next start creates a complete data folder."""
     (data_path / "postgres.new").mkdir(mode=0o700)
     (data_path / "postgres.new" / "PG_VERSION").write_text("18\n")

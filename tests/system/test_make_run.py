@@ -92,7 +92,7 @@ def command(pid: int) -> str:
     return ""
 
 
-async def test_what_is_killed_comes_back_or_takes_the_rest_along(run):
+async def test_a_killed_process_is_restarted_or_ends_the_others(run):
     """A killed PostgreSQL is restarted at the same address; after a kill of honcho, API and workers stop."""
     await eventually(run.is_ready)
     url, killed = embedded.url(run.data_path), run.postmaster

@@ -9,7 +9,7 @@ from tests.support.exports import MANY, many_articles
 ROUNDS = 3
 
 
-async def test_a_small_import_among_bad_neighbours(service, conn):
+async def test_a_small_import_beside_hostile_clients(service, conn):
     """Beside slow streams, half requests, uploads of brackets and a queue of exports, imports end and probes answer."""
     await many_articles(conn, MANY)
     # the half heads stay open as long as the test runs

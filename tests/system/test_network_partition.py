@@ -84,7 +84,7 @@ async def session(conn, name: str) -> int | None:
     return found[0][0] if found else None
 
 
-async def test_a_worker_cut_off_in_mid_chunk(conn, database_url, proxy, at_point):
+async def test_a_worker_that_loses_its_connection_during_a_chunk(conn, database_url, proxy, at_point):
     """The chunk is taken over within 15 s, no record is stored twice, and the worker continues when the network is back."""
     at_point("mid_merge", proxy.black_hole)
     id = await queued(conn, users(20), sizes=[5] * 4)
@@ -104,7 +104,7 @@ async def is_taken_over(conn, id: UUID) -> bool:
     return (await chunk(conn, id, 1))["lease"] > 1
 
 
-async def test_a_worker_that_waits_for_work_is_cut_off(conn, proxy):
+async def test_an_idle_worker_that_loses_its_connection(conn, proxy):
     """A worker that waits for notifications detects the half-open connection, and waits on a new one when the network is back."""
     async with working(proxy.url, "far") as worker:
         before = await eventually(lambda: session(conn, "far"))
@@ -133,7 +133,7 @@ async def is_waiting(conn, name: str, *, but: int) -> bool:
     return bool(found)
 
 
-async def test_the_api_is_cut_off(conn, proxy, tmp_path):
+async def test_an_api_that_loses_its_connections(conn, proxy, tmp_path):
     """Requests are answered 503 within seconds, also those under way; and 200 again when the network is back."""
     async with (
         running_service(tmp_path, proxy.url, run=["api"], **LIMITS) as service,

@@ -94,7 +94,7 @@ async def test_a_service_that_cannot_work_says_so(through, tmp_path, conn, datab
         assert job["counts"]["created"] == 1
 
 
-async def test_a_stopped_worker_loses_its_chunk_behind_it_too(through, tmp_path, conn, database_url, hold):
+async def test_a_suspended_worker_behind_pgbouncer_loses_its_chunk(through, tmp_path, conn, database_url, hold):
     """The limits of each transaction end that of a worker that is silent, and another takes its chunk over."""
     async with service(through, tmp_path, database_url, run=["workers"]) as running:
         async with hold(HELD):
@@ -110,7 +110,7 @@ async def test_a_stopped_worker_loses_its_chunk_behind_it_too(through, tmp_path,
         await eventually(lambda: "database is reachable again" in running.workers.output)
 
 
-async def test_a_restart_of_it_costs_nothing(through, tmp_path, conn, database_url, hold):
+async def test_a_restart_of_pgbouncer_has_no_effect(through, tmp_path, conn, database_url, hold):
     """After a kill of the pooler during a chunk, the workers reconnect when it is back, and every record is stored once."""
     async with service(through, tmp_path, database_url, run=["workers"]) as running:
         await eventually(lambda: len(running.workers.children()) == 2)

@@ -79,8 +79,8 @@ async def test_imports_go_on_while_the_schema_grows(service, conn, database_url,
 HAS_BEGUN = "SELECT id FROM chunks WHERE job_id = %(id)s AND state <> 'pending' LIMIT 1"
 
 
-async def test_the_old_names_go_on_working(conn):
-    """What a process of the version before writes under an old name is seen under the new one, and the other way round."""
+async def test_the_old_names_still_work(conn):
+    """A value that a process of the previous version writes under an old name is read under the new one, and vice versa."""
     id = await queued(conn, users(3), sizes=[1] * 3)
     old = "UPDATE chunks SET accident = %s, not_before = %s, counted_with = %s WHERE seq = 1"
     new = "UPDATE chunks SET last_error = %s, retry_at = %s, counted_in_seq = %s WHERE seq = 2"
@@ -100,8 +100,8 @@ async def test_the_old_names_go_on_working(conn):
     ]
 
 
-async def test_the_old_name_of_export_progress_goes_on_working(conn):
-    """The statement by which an export's worker of the version before reports its progress."""
+async def test_the_old_name_of_export_progress_still_works(conn):
+    """The statement with which a worker of the previous version reports the progress of an export still works."""
     request = jobs.ExportRequest(
         resource="users",
         format="csv",
@@ -123,7 +123,7 @@ async def test_the_old_name_of_export_progress_goes_on_working(conn):
     assert await rows(conn, "SELECT lease, records FROM export_progress_reports") == [(1, 2)]
 
 
-async def test_a_migration_that_must_wait_stops_nobody(service, conn, other, database_url, folder, hasty, capfd):
+async def test_a_migration_that_waits_does_not_block_others(service, conn, other, database_url, folder, hasty, capfd):
     """While a migration waits for the lock of a long transaction, an import runs to its end; then the migration is applied."""
     write(folder, {"9001.future": FUTURE["9001.future"]})
     await service(run=["workers"], worker_pool_size=2, poll_seconds=0.2)
@@ -140,7 +140,7 @@ async def test_a_migration_that_must_wait_stops_nobody(service, conn, other, dat
     assert capfd.readouterr().err.count("9001.future: waiting for a lock") == 1
 
 
-async def test_a_lock_that_is_never_free_is_given_up(other, database_url, folder, hasty, monkeypatch):
+async def test_a_lock_that_is_never_released_ends_the_wait(other, database_url, folder, hasty, monkeypatch):
     """After its tries the migration fails, names the transaction that blocks it, and has changed nothing."""
     monkeypatch.setattr(migrate, "TRIES_MAX", 2)
     write(folder, {"9001.future": "CREATE TABLE first (id int); ALTER TABLE users ADD nickname text;"})
@@ -153,7 +153,7 @@ async def test_a_lock_that_is_never_free_is_given_up(other, database_url, folder
     assert migrate.pending(database_url, folder=folder) == ["9001.future"]
 
 
-async def test_a_crash_leaves_a_migration_whole_or_not_at_all(conn, database_url, folder):
+async def test_a_migration_is_atomic_in_a_crash(conn, database_url, folder):
     """A migrator that is killed before its entry in yoyo's table has changed nothing, and the next one succeeds."""
     write(folder, {"9001.future": FUTURE["9001.future"]})
     async with await psycopg.AsyncConnection.connect(database_url) as holder:

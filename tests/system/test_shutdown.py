@@ -225,7 +225,7 @@ async def trickle() -> AsyncIterator[bytes]:
     await asyncio.Event().wait()
 
 
-async def test_a_hang_up_is_an_order_to_stop(service):
+async def test_sighup_stops_the_service(service):
     """SIGHUP stops API and workers in good order."""
     started = await service(worker_pool_size=2)
     await eventually(lambda: len(started.workers.children()) == 2)
@@ -243,7 +243,7 @@ def supervisor() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-async def test_who_has_lost_the_supervisor_stops(service, supervisor):
+async def test_processes_stop_when_the_supervisor_ends(service, supervisor):
     """When the process SUPERVISOR_PID is killed, API and workers stop in good order."""
     started = await service(worker_pool_size=2, supervisor_pid=supervisor.pid)
     await eventually(lambda: len(started.workers.children()) == 2)

@@ -24,7 +24,7 @@ def unpack(compression, data: bytes, *, size: int | None = None) -> bytes:
 
 @pytest.mark.parametrize("compression", PACK)
 @pytest.mark.parametrize("size", [1, 7, 1000, None])
-def test_however_it_arrives(compression, size):
+def test_blocks_of_any_size(compression, size):
     """The decompressed bytes do not depend on the blocks of the input."""
     assert unpack(compression, PACK[compression](TEXT), size=size) == TEXT
 

@@ -73,7 +73,7 @@ def test_the_server_of_uvicorn(name):
         assert used in source, f"{used} is gone from uvicorn.Server: see api/http/server.py"
 
 
-def test_the_parser_goes_on_behind_an_upgrade():
+def test_the_parser_continues_after_an_upgrade():
     """The parser stops behind the head, returns the offset, and accepts the next message."""
     events = []
 

@@ -76,7 +76,7 @@ def price(kind: str, point: Point) -> tuple[str, int, int]:
 
 
 @pytest.mark.parametrize("kind", ["exit", "raise", "stop", "drop"])
-async def test_a_worker_comes_to_grief(kind, new_database, tmp_path):
+async def test_a_worker_fails_at_a_failpoint(kind, new_database, tmp_path):
     """Wherever a worker crashes, fails, is suspended or disconnected, the import has the same result as without the fault."""
     few = asyncio.Semaphore(CASES_AT_ONCE)
 
@@ -89,7 +89,7 @@ async def test_a_worker_comes_to_grief(kind, new_database, tmp_path):
             group.create_task(one(place))
 
 
-async def test_a_commit_whose_answer_is_lost(new_database, tmp_path):
+async def test_a_commit_whose_reply_is_lost(new_database, tmp_path):
     """A worker that gets no reply to its COMMIT does not repeat the work."""
     url = new_database()
     async with fault_proxy(url) as proxy:

@@ -88,7 +88,7 @@ async def test_term_ends_the_pool_in_good_order(service, conn, hold):
     assert (row["state"], row["attempt"], row["crashes"]) == ("done", 1, 0)
 
 
-async def test_what_is_not_finished_in_time_is_given_back(service, conn, hold):
+async def test_chunks_that_are_not_finished_in_time_are_given_back(service, conn, hold):
     """After half of STOP_SECONDS a chunk is given back without counting an attempt."""
     id = await queued(conn, [user(1, name=HELD)])
     async with hold(HELD):
@@ -139,7 +139,7 @@ async def both_are_connected(conn) -> bool:
     return is_enough
 
 
-async def test_lost_connections_cost_nothing(service, conn, hold):
+async def test_lost_connections_have_no_effect(service, conn, hold):
     """If the server terminates all sessions, the workers reconnect, and every record is stored once."""
     id = await queued(conn, [user(1, name=HELD), *users(39, first=2)], sizes=[4] * 10)
     async with hold(HELD):
@@ -157,7 +157,7 @@ async def test_lost_connections_cost_nothing(service, conn, hold):
     assert "database is reachable again" in processes.output
 
 
-async def test_a_worker_that_was_stopped_has_lost_its_chunk(service, conn, hold):
+async def test_a_suspended_worker_has_lost_its_chunk(service, conn, hold):
     """The server terminates the session of a suspended worker; another one takes over its chunk, and it reconnects later."""
     processes = await started(service, workers=2)
     workers = set(processes.children())
@@ -175,7 +175,7 @@ async def test_a_worker_that_was_stopped_has_lost_its_chunk(service, conn, hold)
     assert set(processes.children()) == workers
 
 
-async def test_a_session_ended_by_its_limits_costs_no_worker(conn, database_url, hold, monkeypatch):
+async def test_a_session_ended_by_its_limits_does_not_end_the_worker(conn, database_url, hold, monkeypatch):
     """If transaction_timeout ends its session, the worker reconnects and gives the chunk back."""
     if conn.info.server_version < 170000:
         pytest.skip("this server does not limit transactions")

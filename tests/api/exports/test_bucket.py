@@ -19,8 +19,7 @@ from db.jobs import JobFilter
 from db.settings import Settings
 from tests.support.eventually import PATIENCE_SECONDS, eventually
 from tests.support.exports import EXPORTS, SEVERAL, STREAM, completed, create, many_articles, resume, stall, write
-from workers import exports as work
-from workers import maintenance
+from workers import exports, maintenance
 from workers.worker import Worker
 
 KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "aws_region": "us-east-1"}
@@ -77,8 +76,8 @@ async def test_a_client_is_sent_to_the_bucket(service, conn, bucket):
     await many_articles(conn, 2 * PART_BYTES // 20_000 + 100)
     url = (await service(worker_pool_size=1, **bucket.settings)).url
     async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
-        ordered = await client.post(EXPORTS, json={"resource": "articles", "format": "csv"})
-        job = await completed(client, ordered.headers["location"])
+        accepted = await client.post(EXPORTS, json={"resource": "articles", "format": "csv"})
+        job = await completed(client, accepted.headers["location"])
         stream = await client.get(STREAM.format("articles"), params={"format": "csv"})
         sent = await client.get(job["download_url"])
         assert (sent.status_code, sent.content) == (307, b"")
@@ -132,7 +131,7 @@ async def test_a_lost_claim_leaves_nothing(conn, other, bucket):
     id = await create(conn)
     claim = await queue.claim(conn, worker="first")
     assert claim is not None
-    first = asyncio.create_task(work.perform(conn, claim, settings=settings(bucket)))
+    first = asyncio.create_task(exports.perform(conn, claim, settings=settings(bucket)))
     await eventually(bucket.uploads)
     await other.execute("SELECT pg_terminate_backend(%(pid)s)", {"pid": conn.info.backend_pid})
     with pytest.raises(psycopg.OperationalError):
@@ -142,7 +141,7 @@ async def test_a_lost_claim_leaves_nothing(conn, other, bucket):
     await resume(other)
     again = await queue.reclaim(other, worker="second", grace_seconds=0, attempts_max=12, crashes_max=4)
     assert again is not None
-    done = await work.perform(other, again, settings=settings(bucket))
+    done = await exports.perform(other, again, settings=settings(bucket))
     assert done is not None
     assert done.records == SEVERAL
     assert (bucket.names(), bucket.uploads()) == ([f"some/exports/articles-{id}-2.ndjson"], [])
@@ -165,7 +164,7 @@ async def test_a_cancelled_export_leaves_nothing(service, conn, bucket):
     assert (bucket.names(), bucket.uploads()) == ([], [])
 
 
-async def test_a_worker_that_is_told_to_stop(conn, other, bucket):
+async def test_a_worker_that_stops_during_an_export(conn, other, bucket):
     """A worker that is stopped gives its export back and aborts its upload."""
     await many_articles(conn, SEVERAL)
     await stall(other)
@@ -190,8 +189,8 @@ async def test_nothing_to_export(conn, bucket):
     assert bucket.client.head_object(Bucket=bucket.name, Key=bucket.names()[0])["ContentLength"] == 0
 
 
-async def test_what_is_over_is_removed(service, conn, bucket):
-    """By DELETE, and when its time is over."""
+async def test_files_of_deleted_and_expired_exports_are_removed(service, conn, bucket):
+    """The file of an export is removed from the bucket by DELETE, and after its retention time."""
     started = await service(run=["api"], **bucket.settings)
     deleted, expired = [await write(conn, settings(bucket)) for _ in range(2)]
     async with httpx.AsyncClient(base_url=started.url, timeout=PATIENCE_SECONDS) as client:
@@ -226,8 +225,8 @@ async def _never_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
     writer.close()
 
 
-async def test_a_bucket_that_is_not_there(conn, bucket):
-    """The worker gives the export back with the reason, and is free for other work."""
+async def test_a_missing_bucket(conn, bucket):
+    """If the bucket does not exist the worker gives the export back with the reason, and can do other work."""
     await many_articles(conn, 1)
     await create(conn)
     nowhere = Settings(export_dir="s3://another-bucket/x")

@@ -190,7 +190,7 @@ def test_long_lists_are_refused_in_one_message():
     assert len(refused.value.parameters) <= FILTERS_MAX + 1
 
 
-def test_any_text_is_but_a_value(database_url):
+def test_hostile_texts_are_values(database_url):
     """A filter's value with quotes, backslashes or placeholders selects exactly this text."""
     text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 

@@ -54,7 +54,7 @@ async def test_streams_leave_the_connections_of_the_api_alone(service, conn):
         await eventually(is_free)
 
 
-async def test_a_stream_that_fails_to_start_gives_its_place_back(service, conn):
+async def test_a_stream_that_fails_to_start_is_not_counted(service, conn):
     """A request that is answered with a problem does not count as a stream afterwards."""
     await conn.execute("ALTER TABLE comments RENAME COLUMN body TO text")
     url = (await service(run=["api"], streams_max=1)).url
@@ -104,7 +104,7 @@ async def test_exports_leave_a_worker_to_imports(service, conn):
             await completed(client, order.headers["location"])
 
 
-async def test_a_worker_without_exports_takes_none_over(conn):
+async def test_a_worker_without_exports_reclaims_none(conn):
     """Neither a new export nor one whose worker died is claimed by a worker that is reserved for imports."""
     id = await create(conn)
     assert await queue.claim(conn, worker="reserved", takes_exports=False) is None

@@ -227,7 +227,7 @@ async def test_a_body_without_a_length(api, version):
     assert await api.has_nothing()
 
 
-async def test_announced_and_not_sent(api):
+async def test_an_empty_chunked_body(api):
     """An empty chunked body is refused; an empty file must have Content-Length: 0."""
     (refused,) = await exchange(api, head(b"Transfer-Encoding: chunked", b"Connection: close") + b"0\r\n\r\n")
     assert (refused.status, json.loads(refused.body)["errors"][0]["field"]) == (400, "Transfer-Encoding")
@@ -263,8 +263,8 @@ VARYING = {
 }
 
 
-async def test_head_wherever_there_is_get(api):
-    """HEAD has the status and the headers of GET and no body, and the connection goes on."""
+async def test_head_for_every_get(api):
+    """HEAD has the status and the headers of GET and no body, and the connection can be used again."""
     posted = await api.post(CSV, type="text/csv", params={"resource": "users"})
     ordered = await api.client.post("/api/v1/exports", json={"resource": "users"})
     ids = {"imports": posted.json()["id"], "exports": ordered.json()["id"]}

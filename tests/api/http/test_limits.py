@@ -95,7 +95,7 @@ def problem(answer: bytes) -> dict:
 @pytest.mark.parametrize(
     "head", [b"GET /api/v1/im", b"GET / HTTP/1.1\r\nHost: lo", b"GET / HTTP/1.1\r\nHost: localhost\r\n"]
 )
-async def test_half_a_head(shared, head):
+async def test_an_incomplete_head(shared, head):
     """An incomplete head is answered 408, and the connection is closed."""
     async with connection(shared) as client:
         client.send(head)
@@ -125,7 +125,7 @@ async def test_a_second_head(shared):
         assert b" 408 " in answer
 
 
-async def test_half_open_heads_shut_nobody_out(shared):
+async def test_incomplete_heads_do_not_keep_others_out(shared):
     """If all connections are without a complete request, a new one replaces the oldest of them and is served."""
     port = httpx.URL(shared.url).port
     heads = []
@@ -240,8 +240,8 @@ async def test_the_rest_of_a_refused_body(shared):
         await sending
 
 
-async def test_nonsense_behind_an_early_answer(shared):
-    """A request that was answered before its body came has no second answer, whatever is wrong with the body."""
+async def test_invalid_bytes_after_an_early_response(shared):
+    """A request that was answered before its body was received gets no second response, also if the body is invalid."""
     async with connection(shared) as client:
         client.send(b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
         assert (await in_time(client.reader.readuntil(b'"}'))).startswith(b"HTTP/1.1 404")
@@ -262,7 +262,7 @@ async def many_users(api) -> None:
 
 
 @pytest.mark.parametrize("behind", [b"", LIVE], ids=["alone", "pipelined"])
-async def test_a_stream_that_nobody_reads(shared, api, many_users, behind):
+async def test_a_stream_that_is_not_read(shared, api, many_users, behind):
     """If a client neither reads nor disconnects, the stream's transaction and request are ended."""
     aborted = await aborted_streams(api)
     async with connection(shared) as client:
@@ -306,7 +306,7 @@ async def events(api) -> AsyncIterator[bytes]:
     await api.conn.execute("DELETE FROM import_jobs")
 
 
-async def test_who_leaves_behind_another_request(shared, api, events):
+async def test_a_client_that_disconnects_after_a_pipelined_request(shared, api, events):
     """If a client disconnects while an earlier pipelined request is being answered, that one ends too, without an error."""
     async with connection(shared) as client:
         client.send(events + LIVE)
@@ -324,7 +324,7 @@ async def test_requests_in_a_row(shared, api, events):
     await eventually(lambda: alone(api))
 
 
-async def test_who_first_sends_and_then_reads(shared):
+async def test_a_client_that_reads_after_it_has_sent(shared):
     """A client that was refused early, but sends its whole body before it reads, still receives the response."""
     async with connection(shared) as client:
         client.writer.transport.pause_reading()

@@ -162,8 +162,8 @@ def test_the_document_stands_alone(running, path):
     assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
 
 
-def test_every_operation_tells_its_problems(running, schema):
-    """A status from 400 on is a problem document, but for the probes, whose bodies say why; nothing else is one."""
+def test_every_operation_documents_its_problems(running, schema):
+    """Each response from 400 on is a problem document, except those of the probes; no other response is one."""
     for operation in operations(schema):
         responses = operation.definition.raw["responses"]
         assert "500" in responses
@@ -178,7 +178,7 @@ def test_every_operation_tells_its_problems(running, schema):
             assert response["headers"]["X-Request-Id"]["required"]
 
 
-async def test_what_keys_protect_is_told(service):
+async def test_the_document_describes_what_needs_a_key(service):
     """With API keys set, the document describes how to send one and which operations need none, as the service requires."""
     started = await service(run=["api"], api_keys="open-sesame-open-sesame")
     async with httpx.AsyncClient(base_url=started.url, timeout=PATIENCE_SECONDS) as client:

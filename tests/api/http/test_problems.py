@@ -142,8 +142,8 @@ async def test_errors_of_the_framework_are_problems(client, method, path, status
     assert_problem(await client.request(method, path), status, slug)
 
 
-async def test_a_wrong_method_is_told_the_right_ones(client):
-    """405 names the methods that the address knows."""
+async def test_a_wrong_method_is_answered_with_the_allowed_ones(client):
+    """405 names the allowed methods."""
     response = await client.delete("/t/problem")
     assert set(response.headers["allow"].split(", ")) == {"GET", "HEAD", "OPTIONS"}
 
@@ -165,7 +165,7 @@ async def test_an_unexpected_error_is_logged_and_not_shown(client):
     assert str(line["exc_info"]) == "the secret of the house"
 
 
-async def test_a_database_that_is_away_is_503(client):
+async def test_an_unreachable_database_is_503(client):
     """The response has Retry-After, and does not contain the address of the database."""
     response = await client.get("/t/database")
     assert_problem(response, 503, "unavailable")
@@ -186,7 +186,7 @@ async def test_every_wrong_parameter_is_named(client):
     }
 
 
-async def test_a_wrong_choice_is_told_the_choices(client):
+async def test_a_wrong_choice_is_answered_with_the_choices(client):
     """The message for an enum lists its values."""
     response = await client.get("/t/parameters?resource=user")
     errors = assert_problem(response, 400, "invalid-request")["errors"]
@@ -201,7 +201,7 @@ async def test_parameters_that_exclude_each_other_are_400(client):
     assert "exclude each other" in error["message"]
 
 
-async def test_sound_parameters_become_a_struct(client):
+async def test_valid_parameters_become_a_struct(client):
     """Text from a query has the struct's types, and defaults are filled in."""
     response = await client.get("/t/parameters?resource=users&limit=5")
     assert response.json() == {"resource": "users", "limit": 5, "dry_run": False}

@@ -114,7 +114,7 @@ async def test_a_full_queue_of_bytes(api):
     assert (await post(api)).status_code == 202
 
 
-async def test_a_full_queue_has_the_jobs_that_it_has(api):
+async def test_a_full_queue_returns_the_job_of_a_repeated_request(api):
     """A repeated request returns its job even if the queue is full, because it adds nothing."""
     key = {"Idempotency-Key": "k"}
     first = await post(api, **key)

@@ -209,7 +209,7 @@ async def api(shared):
 
 
 @pytest.mark.parametrize(("format", "what", "record", "errors"), RECORDS, ids=named)
-async def test_a_bad_record_costs_itself_alone(api, format, what, record, errors):
+async def test_a_bad_record_does_not_affect_others(api, format, what, record, errors):
     """An invalid record is refused with all of its errors and its line; the other records are stored."""
     line, file = {
         "csv": (3, csv(user_row(1), record + b"\n", user_row(2))),
@@ -220,7 +220,7 @@ async def test_a_bad_record_costs_itself_alone(api, format, what, record, errors
 
 
 @pytest.mark.parametrize(("format", "what", "file", "users", "errors"), FILES, ids=named)
-async def test_an_odd_file_is_read_to_its_end(api, format, what, file, users, errors):
+async def test_a_file_of_unusual_records_is_read_to_its_end(api, format, what, file, users, errors):
     """Line numbers are those of the file, and only invalid records are refused."""
     await check(api, format, file, users, errors)
 

@@ -65,8 +65,8 @@ def told(errors: list[dict]) -> list[tuple]:
 
 
 @pytest.mark.parametrize("form", ["query", "multipart", "behind the file"])
-async def test_a_csv_under_its_own_names(api, form):
-    """Columns are fields by their names in the header, whatever these are; one that is mapped to null is ignored."""
+async def test_a_csv_with_mapped_columns(api, form):
+    """Columns become fields by their names in the header; one that is mapped to null is ignored."""
     file = (CSV_HEADER + "".join(map(csv_row, range(5)))).encode()
     given = {"resource": "users", "csv_delimiter": ";"}
     columns = json.dumps(CSV_FIELDS)
@@ -85,8 +85,8 @@ async def test_a_csv_under_its_own_names(api, form):
 
 
 @pytest.mark.parametrize("form", ["ndjson", "array", "object"])
-async def test_json_under_its_own_names(api, form):
-    """Keys are fields by their names in the file; what is mapped to null is ignored with all that is in it."""
+async def test_json_with_mapped_members(api, form):
+    """Keys become fields by their names in the file; one that is mapped to null is ignored with its value."""
     records = [json_object(n) for n in range(5)]
     if form == "ndjson":
         answer = await post_lines(api, lines(*records))
@@ -140,8 +140,8 @@ async def test_a_key_under_two_names_is_refused(api):
     assert job["counts"]["created"] == 2
 
 
-async def test_flawed_lines_among_renamed_ones(api):
-    """What is no object or no JSON is refused with the code that it has without `columns`."""
+async def test_faulty_lines_with_mapped_names(api):
+    """A line that is no object or no JSON is refused with the same code as without `columns`."""
     file = lines(json_object(0)) + b'[1]\n{"x": \n{"notes": "\xff"}\n' + lines(json_object(4, **{"active?": "yes"}))
     job = await api.finished(await post_lines(api, file))
     assert told(job["errors"]) == [

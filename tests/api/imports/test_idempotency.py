@@ -43,7 +43,7 @@ class Held:
         yield self.rest
 
 
-async def test_a_repetition_answers_with_the_job(api):
+async def test_a_repeated_request_returns_the_job(api):
     """A repeated request returns 200 and the current state of the job."""
     first = await post(api)
     assert "idempotent-replayed" not in first.headers
@@ -84,7 +84,7 @@ async def test_an_object_may_be_repeated(api):
     assert is_replay(await api.post(body, type="application/json"), job)
 
 
-async def test_a_key_for_something_else(api):
+async def test_a_key_of_another_request(api):
     """The same key with other bytes or parameters is 422, and the first job does not change."""
     job = await api.finished(await post(api))
     for answer in (
@@ -146,7 +146,7 @@ async def test_a_failed_upload_frees_its_key(api):
 
 
 @pytest.mark.parametrize("key", ["", '""', "k" * 256, '"' + "k" * 256 + '"'])
-async def test_keys_that_are_none(api, key):
+async def test_invalid_keys(api, key):
     """A key must have 1 to 255 characters."""
     answer = await post(api, key=key)
     assert is_problem(answer, 400, "invalid-request")

@@ -146,7 +146,7 @@ async def test_what_an_import_waits_for(service, conn, hold):
             assert await waiting_for(id) is None
 
 
-async def test_behind_a_pooler_nothing_is_said_about_workers(service, conn):
+async def test_behind_a_pooler_no_reason_about_workers_is_given(service, conn):
     """Their sessions cannot be counted there, so the sentence would be wrong."""
     url = (await service(run=["api"], database_pooler="transaction")).url
     id = await queued(conn, users(1))

@@ -32,8 +32,8 @@ async def work_off(conn, id: UUID) -> jobs.Import:
 
 
 @pytest.mark.parametrize("mode", ["insert", "skip", "upsert", "update"])
-async def test_a_dry_run_tells_what_the_real_run_does(conn, mode):
-    """Same counters and same errors, duplicates across chunks and crosswise ones included, and not a row stored."""
+async def test_a_dry_run_has_the_result_of_the_real_run(conn, mode):
+    """The counters and errors are the same, also for duplicates across chunks, and no row is stored."""
     for seed in range(12):
         random = Random(seed)
         await conn.execute("TRUNCATE users, import_jobs CASCADE")
@@ -79,7 +79,7 @@ async def test_a_spent_budget_ends_the_import(conn):
     assert job.problem["type"] == "/problems/error-budget-exceeded"
 
 
-async def test_a_budget_that_is_just_enough(conn):
+async def test_errors_up_to_the_limit_are_allowed(conn):
     """max_errors is how many records may be refused."""
     job = await work_off(conn, await queued(conn, [*users(2), bad(3), bad(4)], sizes=[1] * 4, max_errors=2))
     assert (job.status, job.outcome, job.failed) == ("completed", "partial", 2)
@@ -91,8 +91,8 @@ async def test_duplicates_spend_the_budget_too(conn):
     assert (job.status, job.created, job.failed) == ("failed", 1, 2)
 
 
-async def test_a_share_counts_from_a_thousand_records_on(conn):
-    """One bad record at the start is a great share of few records, and stops nothing; the share of all decides at the end."""
+async def test_an_error_rate_is_applied_after_a_thousand_records(conn):
+    """A bad record among the first ones is a high rate, but does not stop the import; the rate of all is checked at the end."""
     fine = await work_off(conn, await queued(conn, [bad(0), *users(99)], sizes=[1, 99], max_error_rate=0.02))
     assert fine.status == "completed"
     broken = [bad(n) for n in range(1000, 1500)]
@@ -127,8 +127,8 @@ async def test_an_import_waits_for_another(conn):
     assert (await claim(conn)).job_id == second
 
 
-async def test_who_waits_for_a_failure_fails(conn):
-    """When the other import does not complete, so do all that wait for it, one behind the other."""
+async def test_an_import_that_waits_for_a_failed_one_fails(conn):
+    """If an import does not complete, all that wait for it fail, directly or through another."""
     first = await queued(conn, [bad(1), user(2)], sizes=[1, 1], max_errors=0)
     second = await queued(conn, users(1, first=3), after_id=first)
     third = await queued(conn, users(1, first=4), after_id=second)

@@ -82,7 +82,7 @@ async def test_progress_then_done(api, worker):
     assert len({event["id"] for event in seen}) == len(seen)
 
 
-async def test_a_client_that_comes_back(api, worker):
+async def test_a_client_that_reconnects(api, worker):
     """A client that reconnects gets the current state; after `done` it gets 204."""
     id = (await post(api)).json()["id"]
     async with events(api, id) as stream:
@@ -120,7 +120,7 @@ def is_over(api, request_id: str) -> bool:
     return any(line.get("request_id") == request_id for line in api.service.api.logged("request"))
 
 
-async def test_a_follower_that_leaves_costs_nothing(api):
+async def test_a_stream_ends_when_its_client_disconnects(api):
     """A stream ends when its client disconnects, although the import continues."""
     id = (await post(api)).json()["id"]
     async with events(api, id, **{"X-Request-Id": "follower"}) as stream:
@@ -149,8 +149,8 @@ PREFERENCES = [
 
 
 @pytest.mark.parametrize(("prefer", "applied"), PREFERENCES)
-async def test_how_long_clients_wait(api, prefer, applied):
-    """The answer comes after as many seconds as were asked for; what is no number of seconds is passed over."""
+async def test_the_seconds_of_a_wait(api, prefer, applied):
+    """The response comes after the requested number of seconds; an invalid number is ignored."""
     started = asyncio.get_running_loop().time()
     answer = await post(api, Prefer=prefer)
     assert answer.status_code == 202, answer.text
@@ -159,7 +159,7 @@ async def test_how_long_clients_wait(api, prefer, applied):
     assert asyncio.get_running_loop().time() - started >= int(applied or 0)
 
 
-async def test_the_answer_comes_with_the_end(api, worker):
+async def test_wait_is_answered_when_the_job_is_final(api, worker):
     """A job that becomes final during the wait is returned immediately with 200; the wait is at most 30 s."""
     waiting = asyncio.create_task(post(api, Prefer="wait=3600", **{"Idempotency-Key": "k"}))
 
@@ -180,8 +180,8 @@ async def test_the_answer_comes_with_the_end(api, worker):
     assert (again.headers["preference-applied"], again.headers["idempotent-replayed"]) == ("wait=20", "true")
 
 
-async def test_an_empty_file_needs_no_waiting(api):
-    """It is final when it is taken in: 202 as ever, but 200 when the end was asked for."""
+async def test_an_empty_file_is_final_at_once(api):
+    """An empty file is final when it is accepted: 202, or 200 with `Prefer: wait`."""
     for headers, status in (({}, 202), ({"Prefer": "wait=5"}, 200)):
         answer = await api.post(b"", type="text/csv", params={"resource": "users"}, headers=headers)
         assert (answer.status_code, answer.json()["status"]) == (status, "completed")

@@ -70,8 +70,8 @@ async def post_again(api: Api) -> None:
     assert (await api.finished(posted))["outcome"] == "success"
 
 
-async def test_a_client_that_leaves(service):
-    """Its job and its chunks go with it at once, however it leaves, and its key is free again."""
+async def test_a_client_that_disconnects(service):
+    """Its job and chunks are removed at once, after FIN as after RST, and its key can be used again."""
     # without workers there is no sweep: the API itself has removed the upload
     started = await service(run=["api"])
     async with api_client.connected(started) as api:
@@ -136,7 +136,7 @@ async def refusing(server_url: str, name: str) -> AsyncIterator[None]:
             await conn.execute(switch.format(Identifier(name), Literal(True)))
 
 
-async def test_an_api_process_that_is_told_to_stop(service):
+async def test_an_api_process_that_stops_during_an_upload(service):
     """A slow upload has some time after the stop, then the response is 503 and the upload is removed."""
     started = await service(run=["api"], stop_seconds=8)
     client = Client(started, multipart=False)
@@ -154,7 +154,7 @@ async def test_an_api_process_that_is_told_to_stop(service):
 
 
 async def test_a_slow_upload(api):
-    """Silence for longer than the grace is not death: it is not swept, holds no transaction, and makes its job in the end."""
+    """An upload that pauses for longer than the grace is not removed, holds no transaction, and creates its job in the end."""
     rest = asyncio.Event()
 
     async def trickle() -> AsyncIterator[bytes]:

@@ -73,7 +73,7 @@ async def test_a_wait_for_notifications_has_no_deadline(proxy):
         await conn.execute("SELECT 1")
 
 
-async def test_a_copy_that_waits_in_vain_is_ended(conn, database_url, monkeypatch):
+async def test_a_copy_without_progress_is_ended(conn, database_url, monkeypatch):
     """Maintenance ends a COPY whose client has stopped, which no limit of the server does, and the chunk's row is unlocked."""
     monkeypatch.setattr(liveness, "WORKER_COPY_SECONDS", 0.2)
     async with (

@@ -117,7 +117,7 @@ async def test_a_read_only_database_is_not_migrated(empty_database_url):
         await asyncio.to_thread(migrate.up, empty_database_url)
 
 
-async def test_without_a_url_the_reason_is_one_sentence():
+async def test_without_a_url_the_error_is_one_sentence():
     """The service does not look for the embedded server."""
     with pytest.raises(SettingsError, match="DATABASE_URL: is not set"):
         await pool.connect(Settings(), name="lost")

@@ -78,7 +78,7 @@ DAMAGE = [
 
 
 @pytest.mark.parametrize(("damage", "told"), DAMAGE, ids=lambda value: value if isinstance(value, str) else "")
-async def test_damage_is_told(conn, damage, told):
+async def test_damage_is_reported(conn, damage, told):
     """Each fact is checked: a manipulated number is reported, and nothing else is."""
     other = await queued(conn, users(2, first=20))
     await run(conn, other)
@@ -92,7 +92,7 @@ async def test_damage_is_told(conn, damage, told):
     assert await audit.violations(conn, import_id=other) == []
 
 
-async def test_rows_that_others_have_touched_since(conn):
+async def test_rows_that_were_changed_since(conn):
     """A row that was deleted or changed by another import later is a violation only in strict mode."""
     id = await queued(conn, users(3))
     await run(conn, id)

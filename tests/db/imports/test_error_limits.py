@@ -6,7 +6,7 @@ import pytest
 from db import queue
 from db.imports import completion, errors, records
 from tests.support.factories import SETTINGS, article, chunk, ended, queued, rows, stored_user, user, users
-from workers import imports as work
+from workers import imports
 from workers.imports import ConflictMemory
 
 FEW = msgspec.structs.replace(SETTINGS, import_errors_max=5)
@@ -16,7 +16,7 @@ async def run(conn, id, *, chunks_max: int = 1, settings=FEW):
     """Processes all chunks of an import, and its settle chunk."""
     memory = ConflictMemory()
     while claimed := await queue.claim(conn, worker="me", chunks_max=chunks_max, bytes_max=1 << 20):
-        await work.perform(conn, claimed, settings=settings, memory=memory)
+        await imports.perform(conn, claimed, settings=settings, memory=memory)
         await completion.finish(conn, id)
     return await ended(conn, id)
 
@@ -68,7 +68,7 @@ async def test_a_summary_lists_the_most_frequent_kinds(conn):
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
-async def test_a_row_too_large_for_an_index_is_refused_alone(conn, dry_run):
+async def test_only_the_row_too_large_for_an_index_is_refused(conn, dry_run):
     """An index entry has a maximum size, which PostgreSQL reports as a limit of the program, not of the data."""
     author = await stored_user(conn)
     await conn.execute("CREATE INDEX ON articles (body text_ops)")
@@ -98,7 +98,7 @@ async def test_a_chunk_that_keeps_failing_is_stored_record_by_record(conn):
     for _ in range(3):
         claimed = await queue.claim(conn, worker="me")
         with pytest.raises(Exception, match="out of luck"):
-            await work.perform(conn, claimed, settings=SETTINGS, memory=ConflictMemory())
+            await imports.perform(conn, claimed, settings=SETTINGS, memory=ConflictMemory())
         await queue.give_back(conn, claimed, error="out of luck", delay_seconds=0, attempts_max=12)
     job = await run(conn, id, settings=SETTINGS)
     assert (job.created, job.failed) == (2, 2)

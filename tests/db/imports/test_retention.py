@@ -82,7 +82,7 @@ async def test_rows_in_other_partitions_stay(conn):
     assert (await left(conn, young))[0] == 2
 
 
-async def test_what_is_not_final_never_goes(conn):
+async def test_jobs_that_are_not_final_are_never_removed(conn):
     """Pending, processing and uploading imports are kept, however old they are."""
     await queued(conn, users(2), sizes=[1, 1])
     working = await queued(conn, users(2, first=3), sizes=[1, 1])
@@ -112,7 +112,7 @@ async def test_an_import_that_is_waited_for_is_kept(conn):
     assert await jobs.get(conn, then) is not None
 
 
-async def test_a_large_import_goes_bit_by_bit(conn):
+async def test_a_large_import_is_deleted_in_steps(conn):
     """No statement deletes more than a few rows; the job is deleted last, and the audit skips it meanwhile."""
     chunks = retention.ROWS["import_payloads"] + 1
     id = await queued(conn, [user(n, role="?") for n in range(chunks)], sizes=[1] * chunks)

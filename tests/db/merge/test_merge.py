@@ -52,7 +52,7 @@ async def finish(conn, id):
 
 
 @pytest.mark.parametrize("expected", EXPECTED)
-async def test_sound_records_are_stored_as_sent(conn, expected):
+async def test_valid_records_are_stored_as_sent(conn, expected):
     """With and without staging every field is stored, and fields that were not sent are filled in."""
     author, first = await stored_user(conn), uuid4()
     texts = {"title": 'a "b", \\N ü\n☃', "tags": ["x", 'y,"', ""]}
@@ -120,7 +120,7 @@ async def test_a_stored_row_refuses_by_id_and_by_key(conn):
     assert told == [("USER1@example.COM", "USER1@example.COM")]
 
 
-async def test_an_earlier_import_is_outside(conn):
+async def test_rows_of_an_earlier_import_are_stored_rows(conn):
     """A repeated import of the same file is refused completely, and the stored rows do not change."""
     await run(conn, await queued(conn, users(3)))
     again = await run(conn, await queued(conn, [user(n, name="again") for n in (1, 2, 3)], sizes=[2, 1]))
@@ -144,7 +144,7 @@ async def test_articles_have_slugs_and_comments_only_ids(conn):
 
 
 @pytest.mark.parametrize("undone", [False, True])
-async def test_an_outsider_comes_first_at_the_last_moment(conn, other, undone):
+async def test_a_concurrent_row_of_another_client_is_a_conflict(conn, other, undone):
     """The merge waits for a concurrent row with the same key: if it is committed the record is refused, otherwise stored."""
     id = await queued(conn, users(2))
     claimed = await claim(conn)
@@ -161,7 +161,7 @@ async def test_an_outsider_comes_first_at_the_last_moment(conn, other, undone):
 
 
 @pytest.mark.parametrize("expected", EXPECTED)
-async def test_each_missing_parent_is_told(conn, expected):
+async def test_each_missing_parent_is_reported(conn, expected):
     """A record with missing parents gets an error for each field; the other records are stored."""
     author = await stored_user(conn)
     about, nobody = await stored_article(conn, author), uuid4()
@@ -182,7 +182,7 @@ async def test_each_missing_parent_is_told(conn, expected):
     assert told == [(str(nobody), "no article has this id")]
 
 
-async def test_a_refused_record_is_told_of_its_parents_too(conn):
+async def test_missing_parents_of_a_refused_record_are_reported_too(conn):
     """A record with other errors also gets errors for its missing parents, but not for stored ones."""
     author, nobody = await stored_user(conn), uuid4()
     about = await stored_article(conn, author)
@@ -195,7 +195,7 @@ async def test_a_refused_record_is_told_of_its_parents_too(conn):
     ]
 
 
-async def test_a_missing_parent_and_a_taken_key_are_both_told(conn):
+async def test_a_missing_parent_and_a_taken_key_are_both_reported(conn):
     """A record gets both the error of its missing parent and that of its taken key."""
     author = await stored_user(conn)
     await stored_article(conn, author, 1)
@@ -206,7 +206,7 @@ async def test_a_missing_parent_and_a_taken_key_are_both_told(conn):
 
 @pytest.mark.parametrize("expected", EXPECTED)
 @pytest.mark.parametrize("undone", [False, True])
-async def test_a_parent_that_vanishes_meanwhile_is_missing(conn, other, expected, undone):
+async def test_a_parent_that_is_deleted_meanwhile_is_missing(conn, other, expected, undone):
     """The merge waits for a concurrent deletion of the parent; then the record is refused or stored, and no chunk fails."""
     author = await stored_user(conn)
     id = await queued(conn, [article(author)], resource="articles")
@@ -221,7 +221,7 @@ async def test_a_parent_that_vanishes_meanwhile_is_missing(conn, other, expected
     assert await errors(conn, id) == ([] if undone else [(1, "author_id", "foreign_key_not_found")])
 
 
-async def test_a_parent_cannot_vanish_between_check_and_insert(conn, other):
+async def test_a_parent_cannot_be_deleted_between_check_and_insert(conn, other):
     """Parents cannot be deleted between the look-up and the end of the merge."""
     author = await stored_user(conn)
     await stored_article(conn, author, 1)
@@ -241,7 +241,7 @@ async def test_a_parent_cannot_vanish_between_check_and_insert(conn, other):
 
 @pytest.mark.parametrize("expected", EXPECTED)
 @pytest.mark.parametrize("undone", [False, True])
-async def test_two_chunks_meet_over_one_address(conn, other, expected, undone):
+async def test_two_chunks_with_the_same_email(conn, other, expected, undone):
     """The second waits for the first: it defers its record if the first is committed, and stores it if it is rolled back."""
     id = await queued(conn, [user(1), user(2), user(1, name="later"), user(3)], sizes=[2, 2])
     one, two = await claim(conn), await claim(conn)

@@ -51,14 +51,14 @@ class Plans:
     """Plans of the statements of one connection."""
 
     def __init__(self, conn: pool.Connection) -> None:
-        self._told: list[str] = []
-        conn.add_notice_handler(lambda notice: self._told.append(notice.message_primary or ""))
+        self._notices: list[str] = []
+        conn.add_notice_handler(lambda notice: self._notices.append(notice.message_primary or ""))
 
     async def of(self, call: Awaitable[Any]) -> list[Plan]:
         """The plans of the statements that `call` sends. Fails if there is none."""
-        self._told.clear()
+        self._notices.clear()
         await call
-        plans = [_plan(json.loads(told[told.index("{") :])) for told in self._told if "plan:" in told]
+        plans = [_plan(json.loads(notice[notice.index("{") :])) for notice in self._notices if "plan:" in notice]
         assert plans
         return plans
 
@@ -215,7 +215,7 @@ async def work_on(conn: pool.Connection, claim: Claim) -> None:
 # ── the tests ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_million_done_chunks_cost_nothing(history):
+async def test_a_million_done_chunks_have_no_effect(history):
     """Every step of the queue reads a few pages, by indexes that contain only live chunks, also with generic plans."""
     plans = Plans(history)
     id = await live_job(history, chunks=LIVE_CHUNKS)
@@ -271,7 +271,7 @@ async def test_the_end_of_a_job_costs_its_own_chunks(history):
         assert status == "completed"
 
 
-async def test_an_old_transaction_costs_claims_only(history, history_url):
+async def test_an_old_transaction_slows_claims_only(history, history_url):
     """While it is open every finished chunk leaves an entry in both partial indexes, which claim and reclaim skip.
 
     They read up to a fifth of a page for each. Statements on one chunk, or that check for a pending one, read no more pages.
@@ -291,7 +291,7 @@ async def test_an_old_transaction_costs_claims_only(history, history_url):
         assert not claimed[0].read_whole & {"chunks", "import_jobs"}
 
 
-async def test_once_it_has_ended_a_claim_is_cheap_again(history, history_url):
+async def test_a_claim_is_cheap_after_the_transaction_has_ended(history, history_url):
     """Scans mark the dead entries that they pass, so no vacuum is needed.
 
     Not always the first scan: while other transactions start and end, the horizon of dead rows is only approximate.
