@@ -12,11 +12,11 @@ import db.jobs
 from db import queue
 from db.connections import pool
 from db.exports import claimed as claimed_export
-from db.exports import jobs
 from db.imports import completion
 from db.settings import Settings
 from tests.support import ROOT
 from tests.support.eventually import eventually
+from tests.support.exports import create
 from tests.support.factories import claim, perform, queued, run, stored_user, user, users
 
 README = ROOT / "db" / "README.md"
@@ -143,17 +143,7 @@ async def test_which_worker_holds_what_since_when(conn, other, database_url):
 
 async def test_progress_of_an_export(conn, database_url):
     """The view shows the progress that the worker reports, and why an export does not begin."""
-    order = jobs.ExportRequest(
-        resource="users",
-        format="csv",
-        compression="none",
-        idempotency_token=None,
-        digest=b"",
-        request_id=None,
-        created_by=None,
-    )
-    id = await jobs.create(conn, order)
-    assert id is not None
+    id = await create(conn, "users")
     assert (await row(conn, EXPORT, id))["waiting_for"] == "no worker is connected"
     async with worker(database_url, "host:1:1"):
         assert (await row(conn, EXPORT, id))["waiting_for"] == "it waits for its turn; 1 workers are connected"

@@ -1,6 +1,6 @@
 """Imports over HTTP, for tests: a service with a database of its own, requests of a client, and checks of its counters."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import psycopg
 from psycopg.rows import TupleRow
+from psycopg.sql import SQL, Literal
 
 from db import audit, migrate
 from db.imports.jobs import FINAL
@@ -113,6 +114,32 @@ async def connected(service: Service, *, timeout: float = PATIENCE_SECONDS) -> A
         await conn.execute("DELETE FROM import_jobs")
         await conn.execute("TRUNCATE users CASCADE")
         yield api
+
+
+@asynccontextmanager
+async def stopped_at_users(api: Api, pattern: str) -> AsyncIterator[Callable[[], Awaitable[int]]]:
+    """Until the end of the block, sessions that store a user whose e-mail is LIKE `pattern` wait.
+
+    Yields a function that counts these sessions.
+    """
+    lock = 4711
+    await api.conn.execute(
+        SQL(
+            """
+            CREATE FUNCTION wait_for_test() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN PERFORM pg_advisory_xact_lock_shared({lock}); RETURN new; END $$;
+            CREATE TRIGGER wait_for_test BEFORE INSERT ON users FOR EACH ROW WHEN (new.email LIKE {pattern})
+            EXECUTE FUNCTION wait_for_test();
+            SELECT pg_advisory_lock({lock});
+            """
+        ).format(lock=Literal(lock), pattern=Literal(pattern))
+    )
+    try:
+        yield lambda: api.value("SELECT count(*) FROM pg_locks WHERE objid = %s AND NOT granted", lock)
+    finally:
+        await api.conn.execute("SELECT pg_advisory_unlock(%s)", (lock,))
+        await eventually(api.is_idle)
+        await api.conn.execute("DROP TRIGGER wait_for_test ON users; DROP FUNCTION wait_for_test()")
 
 
 async def post_users(api: Api, content: Any, *, type: str = "text/csv", **options: Any) -> httpx.Response:

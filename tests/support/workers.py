@@ -1,5 +1,7 @@
 """Worker pools for tests, and chunks in which their workers stop until the test continues."""
 
+import os
+import signal
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
@@ -76,6 +78,18 @@ async def ended(conn, id: UUID) -> jobs.Import:
 
     await eventually(is_final)
     return await factories.ended(conn, id)
+
+
+async def ended_without_its_worker(conn, hold) -> jobs.Import:
+    """Waits until an import is final whose worker is suspended inside its only chunk. Then the worker continues."""
+    async with hold(HELD):
+        id = await factories.queued(conn, [factories.user(1, name=HELD)])
+        suspended = await stuck(conn, id, 1)
+        os.kill(suspended, signal.SIGSTOP)
+    try:
+        return await ended(conn, id)
+    finally:
+        os.kill(suspended, signal.SIGCONT)
 
 
 async def started(service, *, workers: int, **settings) -> Process:

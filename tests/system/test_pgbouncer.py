@@ -1,7 +1,5 @@
 """The whole service behind PgBouncer in transaction mode."""
 
-import os
-import signal
 from contextlib import asynccontextmanager
 
 import httpx
@@ -15,7 +13,7 @@ from tests.support.eventually import PATIENCE_SECONDS, eventually
 from tests.support.factories import chunk, queued, user, users
 from tests.support.postgres_outage import is_ready
 from tests.support.service import running_service
-from tests.support.workers import HELD, ended, stuck
+from tests.support.workers import HELD, ended, ended_without_its_worker, stuck
 
 pytestmark = pytest.mark.needs("pgbouncer")
 
@@ -97,16 +95,9 @@ async def test_a_service_that_cannot_work_says_so(through, tmp_path, conn, datab
 async def test_a_suspended_worker_behind_pgbouncer_loses_its_chunk(through, tmp_path, conn, database_url, hold):
     """The limits of each transaction end that of a worker that is silent, and another takes its chunk over."""
     async with service(through, tmp_path, database_url, run=["workers"]) as running:
-        async with hold(HELD):
-            id = await queued(conn, [user(1, name=HELD)])
-            sleeper = await stuck(conn, id, 1)
-            os.kill(sleeper, signal.SIGSTOP)
-        try:
-            job = await ended(conn, id)
-        finally:
-            os.kill(sleeper, signal.SIGCONT)
+        job = await ended_without_its_worker(conn, hold)
         assert (job.status, job.created) == ("completed", 1)
-        assert (await chunk(conn, id))["crashes"] == 1
+        assert (await chunk(conn, job.id))["crashes"] == 1
         await eventually(lambda: "database is reachable again" in running.workers.output)
 
 

@@ -10,10 +10,10 @@ import psycopg
 import pytest
 
 from db import migrate
-from db.exports import jobs
 from tests.support import api_client
 from tests.support.api_client import USERS_HEADER, user_row
 from tests.support.eventually import PATIENCE_SECONDS, eventually
+from tests.support.exports import create
 from tests.support.factories import queued, rows, users
 from tests.support.migrations import start_migrator
 from tests.support.service import running_service
@@ -102,16 +102,7 @@ async def test_the_old_names_still_work(conn):
 
 async def test_the_old_name_of_export_progress_still_works(conn):
     """The statement with which a worker of the previous version reports the progress of an export still works."""
-    request = jobs.ExportRequest(
-        resource="users",
-        format="csv",
-        compression="none",
-        idempotency_token=None,
-        digest=b"",
-        request_id=None,
-        created_by=None,
-    )
-    export = await jobs.create(conn, request)
+    export = await create(conn, "users")
     statement = """
         INSERT INTO export_tallies AS tally (export_id, lease, total_records, records)
         VALUES (%(id)s, 1, 10, %(records)s)

@@ -25,7 +25,6 @@ from tests.support.parsing import (
     read_json,
     rows,
 )
-from workers.parsing import parse
 
 USERS, ARTICLES, COMMENTS = RESOURCES["users"], RESOURCES["articles"], RESOURCES["comments"]
 
@@ -244,16 +243,7 @@ def test_the_errors_of_one_record_are_limited():
     """Unknown fields beyond the limit become one error that counts them."""
     fields = {f"f{n}": n for n in range(500)}
     line = json.dumps({"email": "a@b.org", "name": "A", "role": "none", "active": True} | fields).encode()
-    parsed = parse(
-        RESOURCES["users"],
-        Chunk(1, 1, 1, line),
-        format="ndjson",
-        columns=None,
-        delimiter=",",
-        ignore_unknown=False,
-        record_max_bytes=1 << 20,
-        record_errors_max=100,
-    )
+    parsed = read_json(USERS, line, record_errors_max=100)
     assert [error.code for error in parsed.errors] == ["invalid_enum", *["unknown_field"] * 99, "too_many_errors"]
     assert parsed.errors[-1].message == "and 401 more unknown fields"
 
@@ -266,13 +256,5 @@ def test_tags_have_limits(tags, code):
     line = json.dumps(
         {"slug": "a", "title": "A", "body": "b", "author_id": str(UUID(int=1)), "status": "draft", "tags": tags}
     ).encode()
-    parsed = parse(
-        RESOURCES["articles"],
-        Chunk(1, 1, 1, line),
-        format="ndjson",
-        columns=None,
-        delimiter=",",
-        ignore_unknown=False,
-        record_max_bytes=1 << 20,
-    )
+    parsed = read_json(ARTICLES, line, record_max_bytes=1 << 20)
     assert [error.code for error in parsed.errors] == ([code] if code else [])

@@ -15,7 +15,7 @@ from tests.support import api_client
 from tests.support.api_client import USERS_HEADER, user_row
 from tests.support.eventually import eventually
 from tests.support.factories import chunk, claim, perform, queued, user, users
-from tests.support.workers import HELD, ended, is_running, started, stuck
+from tests.support.workers import HELD, ended, ended_without_its_worker, is_running, started, stuck
 from workers.worker import Worker
 
 # longer than any test lasts
@@ -161,17 +161,10 @@ async def test_a_suspended_worker_has_lost_its_chunk(service, conn, hold):
     """The server terminates the session of a suspended worker; another one takes over its chunk, and it reconnects later."""
     processes = await started(service, workers=2)
     workers = set(processes.children())
-    async with hold(HELD):
-        id = await queued(conn, [user(1, name=HELD)])
-        sleeper = await stuck(conn, id, 1)
-        os.kill(sleeper, signal.SIGSTOP)
-    try:
-        job = await ended(conn, id)
-    finally:
-        os.kill(sleeper, signal.SIGCONT)
+    job = await ended_without_its_worker(conn, hold)
     assert (job.status, job.created) == ("completed", 1)
     await eventually(lambda: "database is reachable again" in processes.output)
-    assert (await chunk(conn, id))["crashes"] == 1
+    assert (await chunk(conn, job.id))["crashes"] == 1
     assert set(processes.children()) == workers
 
 

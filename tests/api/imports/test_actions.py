@@ -1,36 +1,14 @@
 """Actions on processed imports: cancel while chunks are stored, retry, commit."""
 
-from contextlib import asynccontextmanager
 from hashlib import sha256
 from uuid import uuid4
 
-from tests.support.api_client import PATH, USERS_HEADER, user_row
+from tests.support.api_client import PATH, USERS_HEADER, stopped_at_users, user_row
 from tests.support.eventually import eventually
 from tests.support.refused_files import EACH_FILE, RECORDS, imported, parameters, problem, records_of
 
 WORKERS = 2
-LOCK = 4711
 SERVICE = {"worker_pool_size": WORKERS, "batch_size": 3, "claim_chunks_max": 1}
-
-
-@asynccontextmanager
-async def stopped_at_users(api):
-    """Sessions that store a user with an e-mail like u0% wait until the end of the block. Yields a function that counts them."""
-    await api.conn.execute(
-        f"""
-        CREATE FUNCTION wait_for_test() RETURNS trigger LANGUAGE plpgsql AS
-        $$ BEGIN PERFORM pg_advisory_xact_lock_shared({LOCK}); RETURN new; END $$;
-        CREATE TRIGGER stopped_at_users BEFORE INSERT ON users FOR EACH ROW WHEN (new.email LIKE 'u0%')
-        EXECUTE FUNCTION wait_for_test();
-        SELECT pg_advisory_lock({LOCK});
-        """
-    )
-    try:
-        yield lambda: api.value("SELECT count(*) FROM pg_locks WHERE objid = %s AND NOT granted", LOCK)
-    finally:
-        await api.conn.execute(f"SELECT pg_advisory_unlock({LOCK})")
-        await eventually(api.is_idle)
-        await api.conn.execute("DROP TRIGGER stopped_at_users ON users; DROP FUNCTION wait_for_test()")
 
 
 @EACH_FILE
@@ -39,10 +17,10 @@ async def test_cancel_and_retry(api, file):
     each of the other records once."""
     early = [record.replace(b"u", b"u0", 1) for record in file.records]
     many = file._replace(records=[*early[:5], early[0], *early[6:], *file.records])
-    async with stopped_at_users(api) as waiters:
+    async with stopped_at_users(api, "u0%") as waiting:
 
         async def is_held_up() -> bool:
-            return await waiters() == WORKERS
+            return await waiting() == WORKERS
 
         posted = await api.post(many.content, type=file.type, params=parameters(file, mode="skip"))
         await eventually(is_held_up)

@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support import api_client
-from tests.support.api_client import PATH, USERS_HEADER, user_row
+from tests.support.api_client import PATH, USERS_HEADER, stopped_at_users, user_row
 from tests.support.eventually import eventually
 
 RECORD_MAX_BYTES = 200_000
@@ -233,17 +233,7 @@ async def test_while_the_import_runs_and_of_a_dry_run(api):
     rows = [b"u%d@example.org,U,boss,true\n" % n for n in range(6)]
     dry = await imported(api, USERS_HEADER + b"".join(rows), dry_run="true")
     assert len(await pages(api, dry)) == 6
-    lock = 4712
-    await api.conn.execute(
-        f"""
-        CREATE FUNCTION wait_for_test() RETURNS trigger LANGUAGE plpgsql AS
-        $$ BEGIN PERFORM pg_advisory_xact_lock_shared({lock}); RETURN new; END $$;
-        CREATE TRIGGER held_up BEFORE INSERT ON users FOR EACH ROW WHEN (new.email LIKE 'user9%')
-        EXECUTE FUNCTION wait_for_test();
-        SELECT pg_advisory_lock({lock});
-        """
-    )
-    try:
+    async with stopped_at_users(api, "user9%"):
         posted = await api.post(
             USERS_HEADER + b"".join(rows[:3]) + b"".join(user_row(90 + n) for n in range(3)),
             type="text/csv",
@@ -256,10 +246,6 @@ async def test_while_the_import_runs_and_of_a_dry_run(api):
 
         await eventually(are_known)
         assert len(await pages(api, posted.json())) == 3
-    finally:
-        await api.conn.execute(f"SELECT pg_advisory_unlock({lock})")
-        await eventually(api.is_idle)
-        await api.conn.execute("DROP TRIGGER held_up ON users; DROP FUNCTION wait_for_test()")
 
 
 async def test_what_was_removed_is_not_found(api):
