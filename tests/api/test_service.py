@@ -9,7 +9,7 @@ PATH = "/api/v1/service"
 
 
 async def test_the_service_describes_itself(service):
-    """Without workers an import waits, and the queue says so; the limits are the settings; the key has its role."""
+    """Without workers the queue shows that an import waits; the limits are the settings', the role is the key's."""
     started = await service(run=["api"], api_keys=f"{READER},{WRITER}", uploads_max=7)
     async with api_client.connected(started) as api:
         headers = {"X-API-Key": WRITER.rpartition(":")[2]}

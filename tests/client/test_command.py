@@ -183,7 +183,7 @@ async def test_jobs_and_delete(bulk, two):
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         (["expot"], "Did you mean 'export'"),
         (["import"], "bulk import --help"),
@@ -198,12 +198,12 @@ async def test_jobs_and_delete(bulk, two):
         (["status", "--profile", "home"], "bulk profile list"),
     ],
 )
-async def test_wrong_usage_is_one_sentence(bulk, words, says):
+async def test_wrong_usage_is_one_sentence(bulk, words, message):
     """Exit code 2, no traceback, and a suggestion."""
     result = await bulk(*words, stdin=b"x")
     assert result.code == 2, result
     assert result.out == ""
-    assert says in result.err
+    assert message in result.err
     assert result.err.startswith("bulk: ")
     assert len(result.err.splitlines()) <= 2
 

@@ -1,4 +1,4 @@
-"""The clients. Each uploads a file in the forms that it knows, and saves what a URL returns.
+"""The clients. Each uploads a file in the forms that it supports, and saves what a URL returns.
 
 A form is `length` (the file as the body, its length announced), `chunked` (the same without its length) or `form` (multipart).
 """
@@ -261,5 +261,5 @@ CLIENTS: dict[str, Client] = {
     "Chromium XMLHttpRequest": Chromium(XHR),
 }
 
-# fast, and installed wherever the suite runs
+# fast, and always installed
 IN_SUITE = ("curl --http1.0", "curl --http1.1", "curl --http2", "wget", "httpx", "requests", "urllib", "aiohttp")

@@ -58,7 +58,7 @@ async def download(service):
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", NAMES)
 async def test_a_client_uploads_and_reads_back(name, service, download, file, tmp_path):
-    """In every form that it knows the whole file arrives; a stream and a download are read to their end."""
+    """Each supported form of upload delivers the whole file, and streams and downloads are read to their end."""
     client = CLIENTS[name]
     for form in client.forms:
         answer = json.loads(await client.upload(form, f"{service.url}{PATH}?resource=users&dry_run=true", file))

@@ -13,7 +13,7 @@ from tests.support.new_import import DROP, HEADER, SOUND, at, button, drop, emai
 async def test_a_file_in_another_encoding_is_reported_at_once(started, browser, conn):
     """UTF-16 and Windows-1252 are named before anything is sent; converted in the browser, both are stored.
 
-    A compressed file is known by its content, whatever its name is.
+    A compressed file is recognised by its content, not by its name.
     """
     german = "E-Mail;Name;Rolle;aktiv\njuergen@example.org;Jürgen Groß;author;true\n".encode("cp1252")
     async with opened(browser, started.url, "/ui/new") as page:

@@ -53,7 +53,7 @@ async def enter(page: Page) -> None:
 
 
 async def test_a_faulty_import(service, conn, browser):
-    """The numbers add up, each cause says what to do and filters the errors, and the downloads are those of the API."""
+    """The numbers are consistent, each cause has a remedy and filters the errors, and the downloads are those of the API."""
     started = await service(api_keys=KEY, **STEPWISE)
     rows = [user_row(n) for n in range(20)]
     rows[4] = rows[5] = b"user4@example.org,Four,boss,true\n"
@@ -102,7 +102,7 @@ async def test_a_faulty_import(service, conn, browser):
 
 
 async def test_throughput_and_map_as_tables(service, conn, browser):
-    """Ten records were finished each second for 40 seconds: rates are over stretches of five, faults are where they are."""
+    """Ten records were finished each second for 40 seconds: rates are means over 5 s, and faulty lines are at their positions."""
     records = [user(n, role="king" if 200 <= n < 250 else "admin") for n in range(400)]
     id = await queued(conn, records, sizes=[10] * 40)
     await run(conn, id)
@@ -169,7 +169,7 @@ async def test_accessibility(service, conn, browser, theme):
 
 
 async def test_progress_and_cancel(service, conn, hold, browser):
-    """Numbers follow the workers without a reload; after a cancel what is stored stays and the rest is offered as a file."""
+    """Numbers follow the workers without a reload. After a cancel stored records remain, and the others can be downloaded."""
     started = await service(**STEPWISE)
     records = [*users(4), user(5, name=HELD), *users(3, first=6), user(9, name=HELD_TOO), *users(3, first=10)]
     async with AsyncExitStack() as held, AsyncExitStack() as held_too:
@@ -207,7 +207,7 @@ async def test_progress_and_cancel(service, conn, hold, browser):
 
 
 async def test_a_dry_run_is_committed(service, conn, browser):
-    """Nothing is stored until it is confirmed; then the page of the new import opens, and each leads to the other."""
+    """Nothing is stored until the commit. Then the page of the new import opens, and both pages link to each other."""
     started = await service(**STEPWISE)
     id = await post(started.url, USERS_HEADER + user_row(1) + user_row(2) + b"x,,z,q\n", dry_run="true")
     await ended(conn, id)
@@ -228,7 +228,7 @@ async def test_a_dry_run_is_committed(service, conn, browser):
 
 
 async def test_a_failed_import_is_retried(service, conn, browser):
-    """The problem is told with what to do; a retry opens the page of the new import, which names the first one."""
+    """The problem is shown with its remedy. A retry opens the page of the new import, which names the first one."""
     started = await service(**STEPWISE)
     records = [user(1), user(2, role="king"), *users(2, first=3)]
     first = await post(started.url, ndjson(records), name="users.ndjson", max_errors="0")
@@ -278,7 +278,7 @@ async def test_progress_of_repairs(service, conn, browser):
 
 
 async def test_a_worker_is_killed(service, conn, hold, browser):
-    """The page of an import whose worker dies goes on to its end, when another one has taken over."""
+    """When a worker dies and another takes over, the page shows the import up to its end."""
     started = await service(**{**STEPWISE, "worker_pool_size": 2})
     records = [*users(2), user(3, name=HELD), *users(3, first=4)]
     async with AsyncExitStack() as held:
@@ -294,7 +294,7 @@ async def test_a_worker_is_killed(service, conn, hold, browser):
 
 
 async def test_the_database_is_away(tmp_path, browser):
-    """The last known state stays with its time, and the page goes on by itself when the database is back."""
+    """The last known state and its time remain visible, and the page continues by itself when the database is back."""
     with postgres_outage.server() as server:
         migrate.up(server.url)
         async with postgres_outage.running(tmp_path, server.url, run=["api"]) as (started, _):

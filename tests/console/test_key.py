@@ -10,7 +10,7 @@ KEYS = f"ada:admin:{WRITER},view:read:{READER}"
 
 
 async def test_a_key_is_asked_for_kept_and_forgotten(service, browser):
-    """A wrong key is told at the field. The right one outlasts a reload, and is in no storage but that of the tab."""
+    """A wrong key is reported at the field. The right one is kept over a reload, in the storage of the tab only."""
     started = await service(run=["api"], api_keys=KEYS)
     async with opened(browser, started.url, "/ui/exports") as page:
         key = page.get_by_label("Key", exact=True)

@@ -117,7 +117,7 @@ async def test_files_of_repairs(api, browser):
         assert await call_module(page, "mend/repair.js", digits) == '[1.0,12345678901234567890,1e400,"1.0"]'
 
 
-# the text of a record, its format, what is said of it
+# the text of a record, its format, the expected message
 TEXTS = [
     ('a,"b,\n""c""",', "csv", None),
     ("a,b", "csv", "This has 2 cells, but the header has 3: a, b, c."),

@@ -171,7 +171,7 @@ async def test_back_keeps_everything_and_an_old_check_is_not_committed(started, 
 
 
 async def test_a_key_that_may_only_read_sends_nothing(service, browser):
-    """The page says so, and offers neither the check nor the import; a file dropped elsewhere is not taken."""
+    """The page explains it and offers neither check nor import; a file that is dropped on another page is ignored."""
     key = "a-key-that-may-only-read"
     started = await service(run=["api"], api_keys=f"view:read:{key},a-key-that-may-do-all")
     async with opened(browser, started.url, "/ui/resources") as page:

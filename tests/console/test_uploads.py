@@ -72,7 +72,7 @@ async def test_a_file_that_is_too_large_is_refused_once(service, browser, conn):
 
 
 async def test_a_full_queue_is_waited_for(service, browser, conn):
-    """A 429 is told, and the file is sent again until there is room. An import that waits says for what, and can be cancelled."""
+    """The page shows a 429 and sends the file again until there is room. It shows what an import waits for, and can cancel it."""
     started = await service(run=["api"], queue_jobs_max=1)
     async with httpx.AsyncClient(base_url=started.url) as client:
         first = (await client.post("/api/v1/imports", json={"resource": "users", "records": [{}]})).json()
@@ -104,7 +104,7 @@ async def answered_after(route, event: asyncio.Event) -> None:
 
 
 async def test_a_file_that_was_removed_since_it_was_chosen_is_not_sent_again(started, browser, conn, tmp_path):
-    """The browser cannot send it, which looks like a lost connection: the page tells the difference."""
+    """The browser cannot send it, which looks like a lost connection; the page distinguishes the two."""
     path = tmp_path / "kunden.csv"
     path.write_bytes(FILE)
     async with opened(browser, started.url, "/ui/new") as page:

@@ -149,9 +149,9 @@ async def test_progress_of_an_export(conn, database_url):
         assert (await row(conn, EXPORT, id))["waiting_for"] == "it waits for its turn; 1 workers are connected"
         claimed = await claim(conn, worker="host:1:1")
         await claimed_export.report_progress(conn, claimed, total_records=200, records=50)
-        told = await row(conn, EXPORT, id)
-        assert (told["waiting_for"], told["percent"], told["worker"]) == ("a worker writes it", 25, "host:1:1")
-        assert told["time_left"].total_seconds() > 0
+        found = await row(conn, EXPORT, id)
+        assert (found["waiting_for"], found["percent"], found["worker"]) == ("a worker writes it", 25, "host:1:1")
+        assert found["time_left"].total_seconds() > 0
     gone = await row(conn, EXPORT, id)
     assert gone["waiting_for"] == "the worker that wrote it is gone; another will begin it again"
 

@@ -46,7 +46,7 @@ def blocks(document: str) -> list[str]:
 
 
 async def test_the_tour_of_the_readme(service, tmp_path):
-    """The tour with `bulk` does what README.md says, pasted as it stands."""
+    """The tour with `bulk` does what README.md describes, copied from it unchanged."""
     url = (await service(worker_pool_size=2, poll_seconds=0.2)).url
     (tour,) = (block.replace("http://127.0.0.1:8080", url) for block in blocks("README.md") if "BULK_URL" in block)
     # the command of this environment, with its state in the folder
@@ -65,7 +65,7 @@ async def test_the_tour_of_the_readme(service, tmp_path):
 
 
 async def test_the_tour_of_the_reference(service, tmp_path):
-    """The tour with curl does what api/README.md says, pasted as it stands."""
+    """The tour with curl does what api/README.md describes, copied from it unchanged."""
     url = (await service(worker_pool_size=2, poll_seconds=0.2)).url
     (tour,) = (block.replace("http://127.0.0.1:8080", url) for block in blocks("api/README.md") if ":8080" in block)
     output = await run_bash("-e", "-c", tour, folder=tmp_path)

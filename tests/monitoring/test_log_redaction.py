@@ -64,7 +64,7 @@ async def test_no_personal_data_is_logged(service):
     for process in (service.api, service.workers):
         output = process.output
         assert output
-        told = [word for word in (KEY, password, *PEOPLE, "forged", "\x1b[31mred", "\x07") if word and word in output]
-        assert not told, [line for line in output.splitlines() if any(word in line for word in told)][:5]
+        found = [word for word in (KEY, password, *PEOPLE, "forged", "\x1b[31mred", "\x07") if word and word in output]
+        assert not found, [line for line in output.splitlines() if any(word in line for word in found)][:5]
         if service.environment["LOG_FORMAT"] == "json":
             assert process.log_lines()

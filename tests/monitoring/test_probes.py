@@ -16,7 +16,7 @@ from db import health
 from db.connections import pool
 from db.exports.storage.folder import Folder
 from db.settings import Settings
-from monitoring import metrics  # noqa: F401  defines what the registry tells
+from monitoring import metrics  # noqa: F401  registers the metrics
 from tests.support import postgres
 from tests.support.eventually import PATIENCE_SECONDS, eventually
 from tests.support.service import Process, running_service
@@ -247,7 +247,7 @@ async def test_metrics_can_be_public(service):
 
 
 async def test_every_metric_has_its_name(service):
-    """One scrape tells what was counted and what the database knows."""
+    """One scrape has the counters of all processes and the numbers of the database."""
     url = (await service(run=["api"])).url
     text = (await get(f"{url}/metrics")).text
     text = (await get(f"{url}/metrics")).text

@@ -110,8 +110,8 @@ async def test_an_outage(server, tmp_path):
         assert (await client.get("/metrics")).status_code == 200
         spent = {pid: (cpu_seconds(pid) - before[pid]) / (time.monotonic() - started) for pid in processes}
         assert max(spent.values()) < 0.25, spent
-        assert_it_is_told_once(service.api, voices=1)
-        assert_it_is_told_once(service.workers, voices=2)
+        assert_reported_once(service.api, voices=1)
+        assert_reported_once(service.workers, voices=2)
         server.start()
         await eventually(lambda: is_ready(client))
         assert (await finished(client, await client.post(PATH, content=FILE, **UPLOAD)))["status"] == "completed"
@@ -133,7 +133,7 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def assert_it_is_told_once(process: Process, *, voices: int) -> None:
+def assert_reported_once(process: Process, *, voices: int) -> None:
     """One log line for each reason: the server shuts down, then it is unreachable."""
     complaints = [line for line in process.log_lines() if line["level"] in ("warning", "error")]
     reasons = {(line["event"], line.get("error"), line.get("worker")) for line in complaints}

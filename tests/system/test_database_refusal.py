@@ -24,7 +24,7 @@ UPLOAD = {
     "headers": {"Content-Type": "text/csv"},
 }
 LEAVE = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'app'"
-# how the server refuses, how it is made good, and what the log says of it
+# how the server is made to refuse, how it accepts again, and the reason in the log
 REFUSALS = {
     "a wrong password": (
         ("ALTER ROLE app PASSWORD 'other'", LEAVE),
@@ -58,7 +58,7 @@ def url(server: Server) -> str:
     return database_url(f"postgresql://app:secret@{host}", "app")
 
 
-async def is_told(service: Service, client: httpx.AsyncClient, reason: str) -> None:
+async def is_reported(service: Service, client: httpx.AsyncClient, reason: str) -> None:
     """API and workers have logged the reason, in few lines, and the service is not ready."""
 
     async def is_unready() -> bool:
@@ -91,7 +91,7 @@ async def test_a_server_that_refuses_connections(server, tmp_path, refusal):
         workers = service.workers.children()
         server.execute(*refuse)
         try:
-            await is_told(service, client, reason)
+            await is_reported(service, client, reason)
         finally:
             server.execute(*relent)
         await eventually(lambda: is_ready(client))
@@ -106,7 +106,7 @@ async def test_a_server_that_takes_no_writes(server, tmp_path):
         server.execute("ALTER ROLE app SET default_transaction_read_only = on", LEAVE)
         try:
             await eventually(lambda: is_refused(client))
-            await is_told(service, client, "ReadOnlySqlTransaction")
+            await is_reported(service, client, "ReadOnlySqlTransaction")
             assert (await client.get(PATH)).status_code == 200
             answer = (await client.get("/ready")).json()
             assert answer["checks"]["database"] == {"status": "failed", "detail": "does not accept writes"}
@@ -123,7 +123,7 @@ async def test_a_server_that_is_starting(tmp_path):
         port = starting.sockets[0].getsockname()[1]
         async with running(tmp_path, f"postgresql://app@127.0.0.1:{port}/app") as (service, client):
             assert await is_refused(client)
-            await is_told(service, client, "the database system is starting up")
+            await is_reported(service, client, "the database system is starting up")
 
 
 async def _is_starting(reader: StreamReader, writer: StreamWriter) -> None:
@@ -140,7 +140,7 @@ async def _is_starting(reader: StreamReader, writer: StreamWriter) -> None:
 
 
 async def test_an_unexpected_error_does_not_end_a_worker(conn, database_url, monkeypatch):
-    """An error of a statement outside the work on a chunk, here of the claim: the worker connects again and goes on."""
+    """An error of a statement outside the work on a chunk, here of the claim: the worker reconnects and continues."""
     monkeypatch.setattr(worker, "BACKOFF_SECONDS_MAX", 0.1)
     await conn.execute(
         """

@@ -241,8 +241,8 @@ while True:
     assert is_ready(run)
     (os.killpg if whole_group else os.kill)(run.pid, signum)
     output, _ = run.communicate(timeout=PATIENCE_SECONDS)
-    told = "SIGINT" if signum == signal.SIGINT else "SIGTERM"
-    assert (output, run.returncode) == (f"{told} has a database\n", 0)
+    name = "SIGINT" if signum == signal.SIGINT else "SIGTERM"
+    assert (output, run.returncode) == (f"{name} has a database\n", 0)
     with pytest.raises(embedded.NotRunning):
         embedded.url(data_path)
 
@@ -264,7 +264,7 @@ print(child.wait())
     assert (output, run.returncode) == (f"{-signal.SIGTERM}\n", 0)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals a child when its parent dies")
 async def test_a_killed_wrapper_leaves_nothing_running(data_path):
     """After a kill -9 of the wrapper both its command and its server end."""
     run = command(

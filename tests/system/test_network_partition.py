@@ -46,7 +46,7 @@ def at_point() -> Iterator[Callable]:
 
 @asynccontextmanager
 async def working(url: str, name: str, **settings) -> AsyncIterator[Worker]:
-    """A worker in this process, which has to stop within seconds when it is told to."""
+    """A worker in this process, which has to stop within seconds at the end."""
     stopping = asyncio.Event()
     worker = Worker(
         Settings(database_url=url, **{"poll_seconds": 0.2, **LIMITS, **settings}), name=name, stopping=stopping

@@ -21,7 +21,7 @@ from tests.support.eventually import PATIENCE_SECONDS, broken_off, eventually
 from tests.support.exports import SEVERAL, STALLED, STREAM, many_articles, resume, stall
 from tests.support.service import running_service
 
-# the recovery waits for nobody; and nothing of the primary's own making gets in the way of a test
+# the recovery does not wait for queries, and the primary starts nothing by itself that would affect a test
 OPTIONS = postgres.FAST | {"max_standby_streaming_delay": "0", "hot_standby_feedback": "off", "autovacuum": "off"}
 
 AUTHOR = "INSERT INTO users (email, name, role, active) VALUES (%(email)s, 'A', 'author', true)"
@@ -123,13 +123,13 @@ async def replayed(primary: Connection, standby: Connection) -> None:
 
 
 async def cancelled(standby: Connection, kind: str) -> None:
-    """Waits until the standby tells that its recovery has cancelled one query, for that reason."""
+    """Waits until the standby reports that its recovery has cancelled one query for this reason."""
 
-    async def is_told():
+    async def is_reported():
         cursor = await standby.execute(
             """
-            SELECT to_jsonb(told) -> %(kind)s
-            FROM pg_stat_database_conflicts AS told
+            SELECT to_jsonb(conflicts) -> %(kind)s
+            FROM pg_stat_database_conflicts AS conflicts
             WHERE datname = current_database()
             """,
             {"kind": f"confl_{kind}"},
@@ -137,11 +137,11 @@ async def cancelled(standby: Connection, kind: str) -> None:
         [count] = await cursor.fetchone()
         return count >= 1
 
-    await eventually(is_told)
+    await eventually(is_reported)
 
 
 async def test_streams_are_read_from_the_standby(client, primary, standby):
-    """What the standby has not replayed yet is not exported, and X-Snapshot-At says so; jobs are on the primary."""
+    """Rows that the standby has not replayed yet are not exported, as X-Snapshot-At shows. Jobs are on the primary."""
     await primary.execute(AUTHOR, {"email": "before@example.com"})
     await replayed(primary, standby)
     await standby.execute("SELECT pg_wal_replay_pause()")

@@ -161,7 +161,7 @@ async def test_a_migration_is_atomic_in_a_crash(conn, database_url, folder):
 async def test_processes_that_start_too_early_wait(empty_database_url, tmp_path, applied):
     """On no schema, an old one, and one that lacks the newest migration only, workers claim nothing and the API is not ready.
 
-    Both say why. An upload is refused and stores nothing, so that a client that repeats it imports it once. Both go on by
+    Both report why. An upload is refused and stores nothing, so that a client that repeats it imports it once. Both continue by
     themselves when the migrations are applied.
     """
     names = sorted(path.stem for path in migrate.FOLDER.glob("*.sql") if not path.stem.endswith(".rollback"))

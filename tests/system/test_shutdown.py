@@ -38,7 +38,7 @@ def client_of(service: Service) -> httpx.AsyncClient:
 
 
 async def job(client: httpx.AsyncClient, **options) -> httpx.Response:
-    """An import that nobody works on."""
+    """An import that is not processed."""
     return await client.post(PATH, json={"resource": "users", "records": [user(1)]}, **options)
 
 

@@ -132,7 +132,7 @@ def new_case(kind: str, place: Place, url: str, folder: Path) -> Case:
 
 
 def settings(url: str) -> dict[str, Any]:
-    """The grace is longer than any case lasts: a case that needs it over says so itself, see `age`."""
+    """The grace is longer than any case. A case that needs its end moves the time, see `age`."""
     return {"database_url": url, "claim_grace_seconds": 600, "poll_seconds": 0.2, "upkeep_seconds": 0.5}
 
 

@@ -282,7 +282,7 @@ async def test_streams_by_http(service, conn):
         assert await wrong("users", "created_after=2026-01-01T00:00:00+02:00") == ["created_after"]
         assert await wrong("users", "role=x&active=y&fields=z&after=1") == ["role", "active", "fields", "after"]
         assert await wrong("users", "csv_safe=true") == ["csv_safe"]
-        # bytes that are not UTF-8 cannot be a value, but harm nobody
+        # bytes that are not UTF-8 cannot be a value, but have no other effect
         assert (await get("articles", "tag=%ff")).text == ""
 
 

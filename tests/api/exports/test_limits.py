@@ -119,7 +119,7 @@ async def test_a_worker_without_exports_reclaims_none(conn):
 
 
 def test_the_workers_that_exports_may_have():
-    """At least one, never all of several, and no more than the setting says."""
+    """Exports may have at least one worker, at most the number of the setting, and never all of several workers."""
     settings = [(1, None), (2, None), (10, None), (10, 3), (10, 10), (1, 5)]
     numbers = [Settings(worker_pool_size=size, export_workers_max=most).export_workers for size, most in settings]
     assert numbers == [1, 1, 9, 3, 9, 1]

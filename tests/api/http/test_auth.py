@@ -32,7 +32,7 @@ HOSTS = [
 ORIGINS = [
     ({}, False),
     ({"Sec-Fetch-Site": "same-origin", "Origin": "http://localhost:1"}, False),
-    # a proxy has changed Host: the browser knows better
+    # a proxy may change Host; Sec-Fetch-Site takes precedence over Origin
     ({"Sec-Fetch-Site": "same-origin", "Origin": "https://bulk.example"}, False),
     ({"Sec-Fetch-Site": "none"}, False),
     ({"Origin": "http://localhost:1"}, False),

@@ -67,7 +67,7 @@ async def complaint(service: Service, case: Case) -> str | None:
         return f"an answer of {len(body)} bytes"
     if status == 401 and headers.get("www-authenticate") != "Bearer":
         return "no WWW-Authenticate"
-    return None if case.told in body.decode() else f"{case.told!r} is not told: {body[:500]!r}"
+    return None if case.word in body.decode() else f"{case.word!r} is missing: {body[:500]!r}"
 
 
 def resident_bytes(pid: int) -> int:

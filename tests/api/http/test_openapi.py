@@ -52,7 +52,7 @@ def headers_are_documented(ctx, response, case) -> None:
     assert not more, f"{response.status_code} has headers that are not documented: {more}"
 
 
-# Not among them: `positive_data_acceptance`, because no schema tells which bytes are a readable file or which text is a
+# Not among them: `positive_data_acceptance`, because no schema describes which bytes are a readable file or which text is a
 # cursor, and because 409 and 422 depend on the state of things; `use_after_free` and its like need sequences of requests.
 CHECKS = [
     not_a_server_error,

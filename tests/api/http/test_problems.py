@@ -194,7 +194,7 @@ async def test_a_wrong_choice_is_answered_with_the_choices(client):
 
 
 async def test_parameters_that_exclude_each_other_are_400(client):
-    """A rule over several parameters is told without naming one of them."""
+    """An error of a rule over several parameters names none of them."""
     response = await client.get("/t/parameters?resource=users&limit=1&dry_run=true")
     (error,) = assert_problem(response, 400, "invalid-request")["errors"]
     assert error["field"] is None

@@ -225,8 +225,8 @@ async def test_a_file_of_unusual_records_is_read_to_its_end(api, format, what, f
     await check(api, format, file, users, errors)
 
 
-@pytest.mark.parametrize(("kind", "what", "file", "says", "fields"), UNREADABLE, ids=named)
-async def test_a_file_that_cannot_be_read_is_refused_at_once(api, kind, what, file, says, fields):
+@pytest.mark.parametrize(("kind", "what", "file", "words", "fields"), UNREADABLE, ids=named)
+async def test_a_file_that_cannot_be_read_is_refused_at_once(api, kind, what, file, words, fields):
     """The response is 400 with the reason, and nothing of the file is stored."""
     headers = {"Content-Encoding": kind} if kind in ("gzip", "zstd") else {}
     answer = await api.post(file, type=TYPES.get(kind, TYPES["csv"]), params={"resource": "users"}, headers=headers)
@@ -234,7 +234,7 @@ async def test_a_file_that_cannot_be_read_is_refused_at_once(api, kind, what, fi
     assert answer.headers["content-type"] == "application/problem+json"
     problem = answer.json()
     assert problem["type"] == "/problems/invalid-request"
-    assert says in problem["detail"]
+    assert words in problem["detail"]
     assert [fault["field"] for fault in problem.get("errors", [])] == fields
     assert await api.has_nothing()
 

@@ -206,7 +206,7 @@ async def test_a_page_of_large_records_ends_early(api):
 async def test_records_beyond_the_limit_of_errors(limited):
     """Refused records whose errors are not stored are in the pages and say so; filters find only those whose errors are stored.
 
-    The annotated file says the same.
+    The annotated file has the same errors.
     """
     async with api_client.connected(limited) as api:
         rows = [b"u%d@example.org,U,%b,true\n" % (n, b"reader" if n % 5 == 0 else b"boss") for n in range(60)]

@@ -60,7 +60,7 @@ def expected(count: int) -> list[tuple[str, str, str, bool]]:
     return [(f"user{n}@example.org", f"User {n}", "reader", True) for n in range(count)]
 
 
-def told(errors: list[dict]) -> list[tuple]:
+def summary(errors: list[dict]) -> list[tuple]:
     return [(error["line"], error["field"], error["code"]) for error in errors]
 
 
@@ -124,7 +124,7 @@ async def test_unknown_names_are_those_of_the_file(api):
     assert job["counts"]["created"] == 1
 
     job = await api.finished(await post_lines(api, lines(json_object(1, Ort="Ulm"), json_object(2))))
-    assert told(job["errors"]) == [(1, "Ort", "unknown_field")]
+    assert summary(job["errors"]) == [(1, "Ort", "unknown_field")]
     answer = await post_lines(api, lines(json_object(1, Ort="Ulm")), unknown_fields="ignore")
     assert (await api.finished(answer))["counts"]["created"] == 1
 
@@ -135,7 +135,7 @@ async def test_a_key_under_two_names_is_refused(api):
     job = await api.finished(
         await post_lines(api, lines(both, json_object(1), json_object(2)), unknown_fields="ignore")
     )
-    assert told(job["errors"]) == [(1, None, "conflicting_fields")]
+    assert summary(job["errors"]) == [(1, None, "conflicting_fields")]
     assert "name" in job["errors"][0]["message"]
     assert job["counts"]["created"] == 2
 
@@ -144,7 +144,7 @@ async def test_faulty_lines_with_mapped_names(api):
     """A line that is no object or no JSON is refused with the same code as without `columns`."""
     file = lines(json_object(0)) + b'[1]\n{"x": \n{"notes": "\xff"}\n' + lines(json_object(4, **{"active?": "yes"}))
     job = await api.finished(await post_lines(api, file))
-    assert told(job["errors"]) == [
+    assert summary(job["errors"]) == [
         (2, None, "invalid_type"),
         (3, None, "invalid_json"),
         (4, None, "invalid_encoding"),
@@ -159,7 +159,7 @@ async def test_refused_rows_come_back_under_the_names_of_the_file(api, annotate)
     bad = csv_row(1, role="chief")
     file = CSV_HEADER + csv_row(0) + bad + csv_row(2)
     job = await api.finished(await post_csv(api, file))
-    assert told(job["errors"]) == [(3, "role", "invalid_enum")]
+    assert summary(job["errors"]) == [(3, "role", "invalid_enum")]
     refused = (await api.get(f"/{job['id']}/failed-records", params={"annotate": annotate})).content.decode()
     if annotate == "false":
         assert refused == CSV_HEADER + bad

@@ -157,7 +157,7 @@ def part(name: str | None, content: bytes, type: str = "application/octet-stream
     return {"files": {"file": (name, content, type)}}
 
 
-# (what tells the format, the format, the request)
+# (what determines the format, the format, the request)
 FORMS = [
     ("content type", "csv", {"content": USERS, "type": "text/csv; charset=utf-8", **QUERY}),
     ("content type", "ndjson", {"content": NDJSON, "type": "Application/JSONL", **QUERY}),

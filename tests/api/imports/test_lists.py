@@ -50,7 +50,7 @@ async def make_jobs(conn) -> None:
 
 
 async def test_filters_by_status_outcome_and_dry_run(client, conn):
-    """Each filter selects the jobs that it says; several together those that match all of them; links keep the filters."""
+    """Each filter selects its jobs, several together those that match all of them. Links keep the filters."""
     await make_jobs(conn)
     for query, names in (
         ({"status": "cancelled"}, ["cancelled"]),
@@ -108,7 +108,7 @@ async def test_filter_by_time(client, conn):
 
 
 async def test_counts(client, conn):
-    """By status and outcome under the other filters, whatever status, outcome and page are asked for; absent unless asked for."""
+    """Counts by status and outcome, under all filters except those of status, outcome and page; absent unless requested."""
     await make_jobs(conn)
     assert "counts" not in (await client.get(PATH)).json()
     status = {"pending": 2, "processing": 0, "completed": 3, "failed": 1, "cancelled": 1}

@@ -55,7 +55,7 @@ FILES: dict[str, tuple[str, bytes, bytes, bytes, bytes]] = {
 
 @pytest.mark.parametrize("file", FILES.values(), ids=list(FILES))
 async def test_errors_have_the_lines_of_the_first_file(api, file):
-    """Over two rounds and a retry, whatever the format: in errors, annotations and cells."""
+    """The lines are the same over two rounds and a retry, in errors, annotations and cells, for each format."""
     type, head, separator, tail, template = file
     records = [
         template.replace(b"#", b"%d" % n).replace(b"ROLE", b"boss" if n % 2 else b"reader") for n in range(RECORDS)

@@ -85,7 +85,7 @@ async def test_a_client_that_disconnects(service):
         posted = await api.post(USERS_HEADER, type="text/csv", params={"resource": "users"}, headers=KEY)
         assert posted.status_code == 202
 
-        # the log tells of leaving clients, by the status that is nobody's, and of no fault of ours; its lines follow the answers
+        # disconnects are logged as 499, and no error is; the lines are written after the responses
         def statuses() -> list[int]:
             return [line["status"] for line in started.api.log_lines() if line.get("method") == "POST"]
 
@@ -121,7 +121,7 @@ async def test_an_upload_that_breaks_off_while_the_database_is_away(service, ser
 
 @asynccontextmanager
 async def refusing(server_url: str, name: str) -> AsyncIterator[None]:
-    """A database that ends the API's sessions and takes no more of anybody's."""
+    """A database that ends the API's sessions and accepts no new ones."""
     switch = SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS {}")
     async with await psycopg.AsyncConnection.connect(server_url, autocommit=True) as conn:
         await conn.execute(switch.format(Identifier(name), Literal(False)))

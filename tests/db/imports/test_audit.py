@@ -50,7 +50,7 @@ async def test_live_imports_are_left_alone(conn):
     assert await audit.violations(conn, strict=True) == []
 
 
-# (what is done to the import, the facts that are told: what should be and what is)
+# (what is done to the import, the violations that are reported: what should be and what is)
 DAMAGE = [
     ("UPDATE import_jobs SET created = created + 1",
      {("created, by chunks", 4, 3), ("unprocessed records", -1, 0),
@@ -77,8 +77,8 @@ DAMAGE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("damage", "told"), DAMAGE, ids=lambda value: value if isinstance(value, str) else "")
-async def test_damage_is_reported(conn, damage, told):
+@pytest.mark.parametrize(("damage", "expected"), DAMAGE, ids=lambda value: value if isinstance(value, str) else "")
+async def test_damage_is_reported(conn, damage, expected):
     """Each fact is checked: a manipulated number is reported, and nothing else is."""
     other = await queued(conn, users(2, first=20))
     await run(conn, other)
@@ -88,7 +88,7 @@ async def test_damage_is_reported(conn, damage, told):
     await conn.execute("DELETE FROM import_jobs WHERE id = %(id)s", {"id": other})
     assert await audit.violations(conn, strict=True) == []
     await conn.execute(damage)
-    assert facts(await audit.violations(conn)) == told
+    assert facts(await audit.violations(conn)) == expected
     assert await audit.violations(conn, import_id=other) == []
 
 

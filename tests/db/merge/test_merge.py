@@ -116,8 +116,8 @@ async def test_a_stored_row_refuses_by_id_and_by_key(conn):
         (5, "id", "already_exists"),
         (5, "email", "already_exists"),
     ]
-    told = await rows(conn, "SELECT record_key, value FROM import_errors WHERE record = 3")
-    assert told == [("USER1@example.COM", "USER1@example.COM")]
+    found = await rows(conn, "SELECT record_key, value FROM import_errors WHERE record = 3")
+    assert found == [("USER1@example.COM", "USER1@example.COM")]
 
 
 async def test_rows_of_an_earlier_import_are_stored_rows(conn):
@@ -178,8 +178,8 @@ async def test_each_missing_parent_is_reported(conn, expected):
         (4, "article_id", "foreign_key_not_found"),
         (4, "user_id", "foreign_key_not_found"),
     ]
-    told = await rows(conn, "SELECT value, message FROM import_errors WHERE record = 2")
-    assert told == [(str(nobody), "no article has this id")]
+    found = await rows(conn, "SELECT value, message FROM import_errors WHERE record = 2")
+    assert found == [(str(nobody), "no article has this id")]
 
 
 async def test_missing_parents_of_a_refused_record_are_reported_too(conn):

@@ -120,10 +120,10 @@ async def test_a_row_of_another_import_is_stored_before_settling(conn):
 
 @pytest.mark.parametrize("order", [[0, 1], [1, 0]])
 async def test_an_error_names_the_id_that_was_sent(conn, order):
-    """Of a record without an id none is told, also when it was stored, and so had got one, before it lost."""
+    """An error has the id that was sent, or none, also if the record was stored with a generated id at first."""
     first = await queued(conn, [user(1), user(1, id=str(IDS[0]).upper())], sizes=[1, 1])
     await run(conn, first, order=order)
     second = await queued(conn, [user(2, id=str(IDS[1])), user(2)], sizes=[1, 1])
     await run(conn, second, order=order)
-    told = await rows(conn, "SELECT record, record_id FROM import_errors ORDER BY import_id")
-    assert told == [(2, str(IDS[0])), (2, None)]
+    found = await rows(conn, "SELECT record, record_id FROM import_errors ORDER BY import_id")
+    assert found == [(2, str(IDS[0])), (2, None)]

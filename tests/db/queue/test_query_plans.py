@@ -141,7 +141,7 @@ async def history(history_url: str) -> AsyncIterator[pool.Connection]:
         try:
             await conn.execute("LOAD 'auto_explain'")
         except (psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedFile) as error:
-            pytest.skip(f"plans are told by auto_explain, which only a superuser may load: {error}")
+            pytest.skip(f"plans are logged by auto_explain, which only a superuser may load: {error}")
         await pool.configure(conn)
         for name, setting in {**{f"auto_explain.{name}": EXPLAIN[name] for name in EXPLAIN}, "jit": "off"}.items():
             await conn.execute("SELECT set_config(%(name)s, %(setting)s, false)", {"name": name, "setting": setting})
@@ -219,17 +219,17 @@ async def test_a_million_done_chunks_have_no_effect(history):
     """Every step of the queue reads a few pages, by indexes that contain only live chunks, also with generic plans."""
     plans = Plans(history)
     id = await live_job(history, chunks=LIVE_CHUNKS)
-    told: list[Plan] = []
+    found: list[Plan] = []
     for _ in range(ROUNDS):
-        told += await plans.of(factories.claim(history, worker="dead", chunks_max=CLAIM_CHUNKS))
-        told += await plans.of(reclaim(history))
-        told += await plans.of(work_on(history, await factories.claim(history, chunks_max=CLAIM_CHUNKS)))
-        told += await plans.of(completion.finish(history, id))
-        told += await plans.of(completion.unfinished(history))
-        told += await plans.of(completion.stop_dependents(history))
-        told += await plans.of(uploads.sweep(history, grace_seconds=60))
-        told += await plans.of(backlog.measure(history))
-    for plan in told:
+        found += await plans.of(factories.claim(history, worker="dead", chunks_max=CLAIM_CHUNKS))
+        found += await plans.of(reclaim(history))
+        found += await plans.of(work_on(history, await factories.claim(history, chunks_max=CLAIM_CHUNKS)))
+        found += await plans.of(completion.finish(history, id))
+        found += await plans.of(completion.unfinished(history))
+        found += await plans.of(completion.stop_dependents(history))
+        found += await plans.of(uploads.sweep(history, grace_seconds=60))
+        found += await plans.of(backlog.measure(history))
+    for plan in found:
         assert not plan.read_whole & {"chunks", "import_jobs"}, plan
         assert plan.indexes.isdisjoint({"chunks_job_id_seq_key", "chunks_import"}), plan
         assert plan.buffers <= FEW_BUFFERS + 20 * CLAIM_CHUNKS, plan
@@ -261,9 +261,9 @@ async def test_the_end_of_a_job_costs_its_own_chunks(history):
         id = await live_job(history, chunks=100)
         await work_off(history, id, chunks=99)
         await work_on(history, await factories.claim(history))
-        told = await plans.of(completion.finish(history, id))
-        assert any(plan.query.lstrip().startswith("WITH done") for plan in told)
-        for plan in told:
+        found = await plans.of(completion.finish(history, id))
+        assert any(plan.query.lstrip().startswith("WITH done") for plan in found)
+        for plan in found:
             assert not plan.read_whole & {"chunks", "import_jobs"}, plan
             # a page for each version of each of the 100 chunks, since the server may not have removed any yet
             assert plan.buffers <= FEW_BUFFERS + 1000, plan

@@ -1,4 +1,4 @@
-"""Uploads whose form, array or header cannot be read, or would be larger than anybody needs."""
+"""Uploads whose form, array or header cannot be read or is too large."""
 
 from collections.abc import Iterable
 
@@ -27,7 +27,7 @@ def head(*lines: bytes) -> bytes:
 
 
 def endless_form(begin: bytes) -> Iterable[bytes]:
-    """A form that goes on and on with the same letter."""
+    """A form that is one letter, repeated."""
     return chunked(chunk(begin), Endless(chunk(b"a" * 10_000)), target=IMPORTS, type=MULTIPART)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import chain, repeat
 from typing import NamedTuple
 
-# what the service's only client knows; no line of a log may have it
+# the key of the service; no line of a log may have it
 KEY = b"k-5ecret-of-the-c1ient"
 IMPORTS = b"/api/v1/imports"
 USERS = IMPORTS + b"?resource=users"
@@ -15,20 +15,20 @@ BLOCK_BYTES = 64 * 1024
 class Case(NamedTuple):
     """`sent` goes out as it is, in pieces. `status` 0: there need be no answer, but the connection must end.
 
-    The answer's body must have the word `told`: a field or a limit. What is answered by the server before there is a request
+    The answer's body must have `word`: a field or a limit. What is answered by the server before there is a request
     has no address in it.
     """
 
     name: str
     sent: Iterable[bytes]
     status: int
-    told: str = ""
+    word: str = ""
 
 
 def request(
     line: bytes, *headers: bytes, body: bytes | None = None, key: bytes | None = KEY, close: bool = True
 ) -> list[bytes]:
-    """A whole request; with a `body` its length is told."""
+    """A complete request; with a `body`, it has Content-Length."""
     head = [line + b" HTTP/1.1", b"Host: localhost", *headers]
     if key is not None:
         head.append(b"X-API-Key: " + key)
@@ -76,7 +76,7 @@ def row(*parts: bytes | Endless) -> Row:
 def chunked(
     *pieces: bytes | Endless, headers: Sequence[bytes] = (), target: bytes = USERS, type: bytes = b"text/csv"
 ) -> Row:
-    """A body whose length is not told; `pieces` are its chunks, with all that belongs to them."""
+    """A chunked body; `pieces` are its chunks with their framing."""
     line = b"POST " + target
     return row(*request(line, b"Content-Type: " + type, b"Transfer-Encoding: chunked", *headers), *pieces)
 

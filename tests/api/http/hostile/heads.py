@@ -70,7 +70,7 @@ FRAMING = [
     Case("a chunk of a negative size", chunked(b"-1\r\nabc\r\n"), 400),
     Case("a chunk of 0x3 bytes", chunked(b"0x3\r\nabc\r\n"), 400),
     Case("a chunk of 2^64 bytes", chunked(b"10000000000000000\r\nabc\r\n"), 400),
-    Case("a chunk larger than it says", chunked(b"2\r\nabc\r\n0\r\n\r\n"), 400),
+    Case("a chunk larger than its size", chunked(b"2\r\nabc\r\n0\r\n\r\n"), 400),
     Case("a chunk that ends in LF", chunked(b"3\nabc\n0\n\n"), 400),
     Case("a chunk's extension without end", chunked(b"3;a=", Endless(b"a")), 431),
     Case("a trailer without end", chunked(b"0\r\nX: ", Endless(b"a")), 0),

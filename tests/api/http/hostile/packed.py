@@ -1,4 +1,4 @@
-"""Files that are small until somebody unpacks them."""
+"""Compressed files that are far larger when they are decompressed."""
 
 import gzip
 import zlib

@@ -61,8 +61,8 @@ ADDRESSES = [
 
 PARAMETERS = (
     [
-        Case(f"{query[:40]!r}", get(IMPORTS + b"?" + query), 400, told)
-        for query, told in (
+        Case(f"{query[:40]!r}", get(IMPORTS + b"?" + query), 400, word)
+        for query, word in (
             (b"limit=0", "limit"),
             (b"limit=-1", "limit"),
             (b"limit=101", "limit"),
@@ -102,8 +102,8 @@ PARAMETERS = (
         )
     ]
     + [
-        Case(f"{query[:40]!r} of a stream", get(STREAM + b"?" + query), 400, told)
-        for query, told in (
+        Case(f"{query[:40]!r} of a stream", get(STREAM + b"?" + query), 400, word)
+        for query, word in (
             (b"limit=0", "limit"),
             (b"limit=9223372036854775808", "limit"),
             (b"limit=" + b"9" * 400, "limit"),
@@ -131,8 +131,8 @@ PARAMETERS = (
         )
     ]
     + [
-        Case(f"{query[:40]!r} of an import", post(SOUND, target=IMPORTS + b"?" + query), 400, told)
-        for query, told in (
+        Case(f"{query[:40]!r} of an import", post(SOUND, target=IMPORTS + b"?" + query), 400, word)
+        for query, word in (
             (b"", "resource"),
             (b"resource=", "resource"),
             (b"resource=secrets", "resource"),
@@ -166,8 +166,8 @@ PARAMETERS = (
         Case("an Accept of nothing", get(STREAM, b"Accept: image/png"), 406),
         Case("an Accept-Encoding of nothing", get(STREAM, b"Accept-Encoding: identity;q=0, *;q=0"), 406),
         *(
-            Case(f"{position[:40]!r} as a cursor", get(page(position)), status, told)
-            for position, status, told in (
+            Case(f"{position[:40]!r} as a cursor", get(page(position)), status, word)
+            for position, status, word in (
                 # the import is looked for first
                 (b"[1,1]", 404, ""),
                 (b"[" * 40_000, 404, ""),
