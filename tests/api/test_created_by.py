@@ -48,7 +48,7 @@ async def names(client, path: str, what: str) -> list[str | None]:
 
 
 async def test_an_import_has_the_name_of_its_key(client):
-    """Null for a key without a name. A repeated request, with whatever key, changes nothing."""
+    """`created_by` is null for a key without a name. A repeated request with another API key does not change it."""
     first = await post_users(client, "ada", idempotency_token="token")  # noqa: S106
     again = await post_users(client, "bob", idempotency_token="token")  # noqa: S106
     assert (again["id"], again["created_by"]) == (first["id"], "ada")
@@ -72,7 +72,7 @@ async def test_a_child_has_the_name_of_the_key_that_asked_for_it(client):
 
 
 async def test_an_export_has_the_name_of_its_key(client):
-    """As an import: in the answer, in the job and in the list; it stays when the job is completed."""
+    """As for an import: in the response, the job and the list, also when the job is completed."""
     job = (await post(client, EXPORTS, "ada", json={"resource": "users"})).json()
     assert job["created_by"] == "ada"
     assert (await post(client, EXPORTS, "bare", json={"resource": "users"})).json()["created_by"] is None

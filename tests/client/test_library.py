@@ -166,7 +166,7 @@ async def test_events_end_with_done(api, client):
 
 
 async def test_a_problem_is_a_typed_exception(api, client):
-    """The class stands for the status, `errors` has the fields; the message names them."""
+    """There is a class for each status; `errors` has the fields, and the message names them."""
 
     def steps() -> None:
         with pytest.raises(InvalidRequest, match="mode: ") as raised:

@@ -46,7 +46,7 @@ async def test_every_page_has_the_same_shell_without_a_key(api):
 
 
 async def test_what_the_shell_refers_to_may_be_cached_for_good(api):
-    """Each file of the page exists under this edition, packed for who accepts it; another edition is 404."""
+    """Each file of the page exists under the current edition, compressed if accepted; another edition is 404."""
     for page in ("/", "/docs"):
         text = (await api.client.get(page)).text
         paths = re.findall(r'(?:src|href)="(/ui/assets/[^"]+)"', text)

@@ -10,7 +10,7 @@ from tests.support.new_import import FILE, MAPPED, at, button, drop, emails, fin
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 async def test_a_faulty_file_with_foreign_names_by_mouse(started, browser, conn, theme):
-    """Dropped on another page, mapped, checked without storing anything, committed: the sound rows are stored.
+    """The file is dropped on another page, mapped, checked without storing anything, and committed: the valid rows are stored.
 
     Every step is accessible, and keeps its summary when the next one is there.
     """
@@ -116,7 +116,7 @@ async def tab_to(target: Locator) -> None:
 
 
 async def test_a_refused_parameter_is_reported_at_its_field(started, browser, conn):
-    """A 400 puts its message and the focus at the field, and keeps all that was entered; corrected, the check runs."""
+    """After a 400 the message and the focus are at the field, and all entries remain. With a corrected value the check runs."""
     async with opened(browser, started.url, "/ui/new") as page:
         await drop(page, kunden_csv=FILE)
         await button(page, "Continue").click()
@@ -186,7 +186,7 @@ async def test_a_key_that_may_only_read_sends_nothing(service, browser):
 
 
 async def test_another_key_does_not_see_the_files_of_the_one_before(service, browser):
-    """A file that was chosen stays when the page is left, and goes when the key is forgotten."""
+    """A chosen file is kept when the page is left, and discarded when the key is forgotten."""
     keys = ["a-key-of-the-first-user", "a-key-of-the-other-user"]
     started = await service(run=["api"], api_keys=",".join(keys))
     async with opened(browser, started.url, "/ui/new") as page:

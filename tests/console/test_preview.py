@@ -44,7 +44,7 @@ def samples(preview: dict[str, Any]) -> list[list[str | None]]:
 
 
 async def test_delimiters(page):
-    """The delimiter is the one that gives equal rows, whatever else is in the cells."""
+    """The delimiter is the one with which all rows have the same number of cells."""
     for delimiter in (",", ";", "\t", "|"):
         text = f'name{delimiter}note\nAda{delimiter}"a, b; c"\nBo{delimiter}\n'
         preview = await read(page, text.encode())

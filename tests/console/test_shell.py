@@ -13,7 +13,7 @@ async def test_without_javascript_the_shell_says_so(service, browser):
 
 
 async def test_help_settings_and_shortcuts(service, browser):
-    """The help lists the shortcuts, which can be switched off; the theme is kept in this browser; the focus comes back."""
+    """The help lists the shortcuts, which can be switched off. The browser keeps the theme. Focus returns after a dialog."""
     started = await service(run=["api"])
     async with opened(browser, started.url, "/ui/exports", color_scheme="light") as page:
         await expect(page.get_by_role("heading", name="No exports yet")).to_be_visible()

@@ -44,7 +44,7 @@ def output(**environment: str) -> list[str]:
 
 
 def test_lines_are_short_and_aligned():
-    """Time, level and event stand in columns, the fields follow; without a terminal there are no colours."""
+    """Time, level and event are aligned in columns, followed by the fields; without a terminal there are no colours."""
     request, unreachable, failed, *traceback = output()
     assert request[8:] == " info    POST /api/v1/imports 202       duration_ms=12.3"
     assert unreachable[8:] == " warning database is unreachable        error=refused"

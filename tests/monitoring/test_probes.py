@@ -282,7 +282,7 @@ async def test_workers_are_counted_while_they_live(service):
 
 
 async def test_a_restart_begins_at_zero(service, tmp_path):
-    """The files of processes that are gone are not taken over, so that sums do not grow from one run to the next."""
+    """The files of processes of earlier runs are not counted."""
     data_dir = tmp_path / "same"
     first = await service(run=["api"], data_dir=data_dir)
     await get(f"{first.url}/nowhere")
@@ -293,7 +293,7 @@ async def test_a_restart_begins_at_zero(service, tmp_path):
 
 
 async def test_the_queue_numbers_are_the_tables(conn):
-    """Live jobs by kind and status, live chunks by state, and the age of the oldest chunk that waits; no final ones."""
+    """Live jobs by kind and status, live chunks by state, and the age of the oldest pending chunk."""
     await conn.execute(
         """
         INSERT INTO import_jobs (id, status, outcome, resource, format, file_bytes, file_sha256, total_records,
@@ -332,7 +332,7 @@ async def test_the_queue_numbers_are_the_tables(conn):
 
 
 async def test_worker_sessions_are_those_of_this_database(conn, database_url):
-    """A session counts by its name, whichever machine it comes from."""
+    """Sessions are counted by their names, from any machine."""
     assert await health.worker_sessions(conn) == 0
     async with await pool.connect(Settings(database_url=database_url), name="bulk worker 1"):
         assert await health.worker_sessions(conn) == 1
@@ -356,6 +356,6 @@ def test_a_bad_setting_stops_the_start(tmp_path):
 
 
 def test_every_metric_is_on_the_list():
-    """Those with labels too, which show no line before something has happened."""
+    """Also those with labels, which have no sample before their first event."""
     ours = {family.name for family in REGISTRY.collect() if not family.name.startswith(("python_", "process_"))}
     assert ours == {*DEFINED, "bulk_jobs"} - {name for name in DEFINED if name.startswith(("db_pool_", "bulk_api_"))}

@@ -142,7 +142,7 @@ def test_over_tcp_a_password_is_required(data_path):
 
 @pytest.mark.parametrize("has_crashed", [False, True])
 def test_a_data_folder_of_an_earlier_version_is_tightened(data_path, has_crashed):
-    """There the service's role is the superuser. It becomes an ordinary role that owns the database with all that is in it.
+    """The service's role was the superuser in an earlier version. It becomes an ordinary role that owns the database.
 
     So does it at the next start if the first one has crashed on the way.
     """

@@ -37,7 +37,7 @@ async def through(server_url):
 
 
 async def test_imports_exports_and_streams_pass_through(through, tmp_path, database_url):
-    """A file of many chunks comes in, and out again as a stream and as a background export; workers are not missed."""
+    """A file of many chunks is imported, streamed and exported in the background. No reason about missing workers is given."""
     file = USERS_HEADER + b"".join(map(user_row, range(2000)))
     async with (
         service(through, tmp_path, database_url, batch_size=50) as running,

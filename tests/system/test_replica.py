@@ -218,7 +218,7 @@ async def test_a_stream_that_is_cancelled_before_its_first_byte(client, primary,
 
 
 async def test_a_standby_that_is_away(pair, primary, tmp_path):
-    """Streams come from the primary meanwhile."""
+    """While the standby is unreachable, streams are read from the primary."""
     await primary.execute(AUTHOR, {"email": "a@example.com"})
     away = pair.standby.replace(str(conninfo_to_dict(pair.standby)["port"]), "1")
     async with (

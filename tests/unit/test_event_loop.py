@@ -8,7 +8,7 @@ from tests.support.eventually import eventually
 
 
 async def test_a_blocked_loop_is_measured():
-    """The length of a pause is kept, whatever happens after it."""
+    """The length of the longest pause is still known when the loop runs again."""
     meter = PauseMeter()
     running = asyncio.create_task(meter.run())
     await asyncio.sleep(0)

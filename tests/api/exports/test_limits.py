@@ -64,7 +64,7 @@ async def test_a_stream_that_fails_to_start_is_not_counted(service, conn):
 
 
 async def test_a_full_queue_of_exports(service, conn):
-    """Jobs that are not final count, final ones do not. A refused job leaves nothing, and its key is not used up."""
+    """Only jobs that are not final count. A refused job stores nothing, and its key can be used again."""
     url = (await service(run=["api"], export_jobs_max=2)).url
     order = {"resource": "users"}
     async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:

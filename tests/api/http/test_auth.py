@@ -167,7 +167,7 @@ async def test_a_ticket_expires(service):
 
 
 async def test_without_keys_a_ticket_is_the_plain_address(service):
-    """Nothing needs a key, so the address is returned as it is."""
+    """Nothing requires a key, so the address is returned unchanged."""
     url = (await service(run=["api"])).url
     async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
         answer = await client.post("/api/v1/tickets", json={"path": f"{EXPORTS}?limit=1"})

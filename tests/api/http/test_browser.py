@@ -81,7 +81,7 @@ async def test_a_page_of_another_origin_changes_nothing(service, conn, host):
 
 
 async def test_a_rebound_name_is_not_served(service, conn):
-    """A page whose own host name resolves to the service is of the same origin as it: its name is refused with 421."""
+    """A page whose host name is made to resolve to the service has the service's origin: its host name is refused with 421."""
     started = await service(run=["api"])
     port = started.url.rpartition(":")[2]
     async with launch(RESOLVER) as browser:

@@ -205,7 +205,7 @@ async def test_trailers_are_dropped(api):
     "option", [b"close", b"Close", b"keep-alive", b"TE, close", b"X-Custom, keep-alive", b"", b", ,close"]
 )
 async def test_connection_options(api, option):
-    """The body counts whatever the options are, and `close` alone ends the connection."""
+    """The body is read for any options of Connection, and only `close` ends the connection."""
     answers = await exchange(api, head(length(CSV), b"Connection: " + option) + CSV + LIVE)
     assert json.loads(answers[0].body)["total_records"] == RECORDS
     assert len(answers) == (1 if b"close" in option.lower() else 2)
@@ -303,7 +303,7 @@ async def test_head_for_every_get(api):
 
 
 async def test_no_cache_stores_a_response(api):
-    """Whatever has no validators is no-store, also problems and refusals of the server; no type is guessed."""
+    """Responses without validators are no-store, also problems and refusals of the server; browsers must not guess their type."""
     posted = await api.post(CSV, type="text/csv", params={"resource": "users"})
     job = await api.get(f"/{posted.json()['id']}")
     assert job.headers["cache-control"] == "private, no-cache"

@@ -157,7 +157,7 @@ def test_every_route_is_in_the_document(running, schema):
 
 @pytest.mark.parametrize("path", ["/schema", "/schema/", "/schema/elements", "/schema/openapi.yml"])
 def test_the_document_stands_alone(running, path):
-    """What else is asked for below /schema is answered with a problem, as everywhere, not with the framework's page."""
+    """Unknown routes below /schema are answered with a problem, as everywhere, not with the framework's page."""
     answer = httpx.get(running.url + path, timeout=PATIENCE_SECONDS)
     assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
 

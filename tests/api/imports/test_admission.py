@@ -312,7 +312,7 @@ async def sessions(api) -> tuple[int, int]:
 
 
 async def test_a_hundred_slow_uploads(server_url, tmp_path):
-    """A hundred slow uploads hold no transactions, and not a connection each; in the end all get their jobs."""
+    """A hundred slow uploads hold no transactions and share a few connections; each creates its job."""
     count, records = 100, 20
     async with (
         api_client.service(server_url, tmp_path, worker_pool_size=1, batch_size=5) as service,

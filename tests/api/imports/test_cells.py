@@ -49,7 +49,7 @@ async def imported(api, content: bytes, type: str = "text/csv", **params) -> dic
 
 
 async def test_cells_of_a_csv(api):
-    """Columns as in the header, cells as the workers read them: null for an empty cell, text for `""`, quotes taken off."""
+    """Columns are those of the header, cells as the workers read them: null if empty, text for `""`, without quotes."""
     header = b'\xef\xbb\xbfrole, "name" ,_line,email,active\r\n'.replace(b', "name" ,', b",name ,")
     rows = [
         b'boss,"Ada ""A"",\r\nB",7,a@example.org,true\r\n',
@@ -75,7 +75,7 @@ async def test_cells_of_a_csv(api):
 
 
 async def test_columns_have_the_names_of_the_file(api):
-    """Also where the import gave them the names of fields, and left some out."""
+    """Columns have the names of the file, also if the import maps them to fields or to null."""
     columns = json.dumps({"E-mail": "email", "Notes": None})
     header = USERS_HEADER.replace(b"email", b"E-mail,Notes")
     found = await page(api, await imported(api, header + b"a@example.org,n,A,boss,true\n", columns=columns))
@@ -204,7 +204,7 @@ async def test_a_page_of_large_records_ends_early(api):
 
 
 async def test_records_beyond_the_limit_of_errors(limited):
-    """Refused records whose errors are not stored are in the pages and say so; filters find only those whose errors are stored.
+    """Refused records whose errors are not stored are in the pages and marked; filters find only those with stored errors.
 
     The annotated file has the same errors.
     """
@@ -229,7 +229,7 @@ async def test_records_beyond_the_limit_of_errors(limited):
 
 
 async def test_while_the_import_runs_and_of_a_dry_run(api):
-    """A dry run has the same pages; of a running import they have what is known so far."""
+    """A dry run has the same pages; those of a running import have the records refused so far."""
     rows = [b"u%d@example.org,U,boss,true\n" % n for n in range(6)]
     dry = await imported(api, USERS_HEADER + b"".join(rows), dry_run="true")
     assert len(await pages(api, dry)) == 6
@@ -249,7 +249,7 @@ async def test_while_the_import_runs_and_of_a_dry_run(api):
 
 
 async def test_what_was_removed_is_not_found(api):
-    """Neither a part of the records nor an empty page stands for records that were removed."""
+    """After records were removed the response is 404, not a part of them or an empty page."""
     rows = [b"u%d@example.org,U,boss,true\n" % n for n in range(9)]
     job = await imported(api, USERS_HEADER + b"".join(rows))
     url = job["links"]["failed_records"]

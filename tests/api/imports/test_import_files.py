@@ -210,7 +210,7 @@ async def test_a_second_import_of_the_same_users_is_rejected(api):
 
 
 async def test_pages_of_errors(api):
-    """Walking by cursor or by link gives every error once, in the file's order; filters apply to pages and total."""
+    """Pages by cursor or by link have every error once, in the file's order. Filters apply to pages and total."""
     bad = b"".join(b"user%d,%s,reader,true\n" % (n, b"" if n % 3 else b"N") for n in range(50))
     job = await api.finished(await api.post(USERS_HEADER + bad, type="text/csv", **QUERY))
     errors = await api.errors(job["id"])

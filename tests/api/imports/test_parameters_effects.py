@@ -71,7 +71,7 @@ async def test_a_dry_run_misses_parents(conn):
 
 
 async def test_a_spent_budget_ends_the_import(conn):
-    """Beyond max_errors nothing further is begun; what was stored stays, and the rest counts as unprocessed."""
+    """Beyond max_errors no further chunk is begun. Stored records remain, and the others count as unprocessed."""
     records = [*users(2), bad(3), bad(4), *users(4, first=5)]
     job = await work_off(conn, await queued(conn, records, sizes=[2, 2, 2, 2], max_errors=1))
     assert (job.status, job.created, job.failed, job.total_records - job.processed) == ("failed", 2, 2, 4)
@@ -151,7 +151,7 @@ async def test_waiting_for_nothing_is_refused(conn):
 
 
 async def test_three_files_in_any_order_of_arrival(service, conn):
-    """Users, articles and comments posted at once: each waits for what it refers to."""
+    """Users, articles and comments that are posted at the same time wait for the files to which they refer."""
     running = await service(worker_pool_size=2, batch_size=2)
     async with api_client.connected(running) as api:
         ids = [UUID(int=n) for n in range(1, 5)]

@@ -97,7 +97,7 @@ async def test_records_in_another_order(api):
 
 
 async def test_elements_on_one_line(api):
-    """Of several refused elements on one line as many are taken as were refused, and no more."""
+    """Of several refused elements on one line a repair may have as many as were refused, and no more."""
     users = [{"email": f"u{n}@example.org", "name": "U", "role": "boss", "active": True} for n in range(3)]
     users[1]["role"] = "reader"
     job = await imported(api, json.dumps(users).encode(), "application/json")
@@ -112,7 +112,7 @@ async def test_elements_on_one_line(api):
 
 
 async def test_parameters_are_those_of_the_parent(api):
-    """They need not be sent, may be sent, and must not differ. Those that are not inherited are the request's own."""
+    """They may be sent but must not differ. Parameters that are not inherited are those of the request."""
     header = USERS_HEADER.replace(b"\n", b",more\n").replace(b",", b";").replace(b"email", b"E-mail")
     content = header + row(1).replace(b"\n", b",'x\n").replace(b",", b";").replace(b"User", b"'User")
     sent = {"mode": "upsert", "csv_delimiter": ";", "csv_safe": "true", "unknown_fields": "ignore"}
@@ -140,7 +140,7 @@ async def test_parameters_are_those_of_the_parent(api):
 
 
 async def test_an_import_that_is_not_final_cannot_be_repaired(server_url, tmp_path_factory):
-    """Not even its records that were refused already."""
+    """An import that is not final cannot be repaired, not even records that are refused already."""
     folder = tmp_path_factory.mktemp("idle")
     async with api_client.service(server_url, folder, run=["api"]) as service, api_client.connected(service) as api:
         job = (await api.post(rows(), type="text/csv", params={"resource": "users"})).json()
@@ -175,7 +175,7 @@ async def test_what_cannot_be_repaired(api):
     ],
 )
 async def test_each_record_names_a_refused_line(api, content, message):
-    """A record without a line, on a line that was not refused, or on one that is there twice: 400, and nothing is taken."""
+    """A record without a line, with a line that was not refused, or with a repeated line is 400, and no record is taken."""
     job = await imported(api, rows())
     assert message in problem(await posted(api, job, content), 400, "invalid-request")["detail"]
     assert (await again(api, job))["repaired"] is None
@@ -203,7 +203,7 @@ async def test_a_record_is_taken_once(api):
 
 @pytest.mark.parametrize("where", ["header", "behind the file"])
 async def test_a_repeated_request(api, where):
-    """With the same key it is the same repair, although its records are taken by then."""
+    """A repeated request with the same key returns the same repair, although its records are already taken."""
     job = await imported(api, rows())
 
     async def post() -> httpx.Response:
@@ -221,7 +221,7 @@ async def test_a_repeated_request(api, where):
 
 
 async def test_unrepaired_records(api):
-    """What no repair has, as a file and by cells."""
+    """Refused records that no repair has taken, as a file and as cells."""
     job = await imported(api, rows())
     await repaired(api, job, annotated(2, 6))
     table = csv.DictReader(io.StringIO((await refused(api, job, unrepaired="true")).decode()))

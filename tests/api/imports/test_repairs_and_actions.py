@@ -70,7 +70,7 @@ async def test_two_repairs_at_once(api, mode):
 
 
 async def test_a_repair_and_a_retry_at_once(api):
-    """Whichever comes second sees what the first has taken."""
+    """The second of the two sees which records the first has taken."""
     job = await imported(api, rows())
     answers = await at_once(
         api,
@@ -109,7 +109,7 @@ async def test_nothing_to_retry(api):
 
 
 async def test_a_dry_run_is_repaired_and_committed(api):
-    """The repair of a dry run is one; its commit stores what it has, the dry run's commit all else. Lines stay the same."""
+    """The repair of a dry run is a dry run. Its commit stores its records, the dry run's commit the others; lines are kept."""
     dry = await imported(api, rows(), dry_run="true")
     mends = annotated(2, 4, 6) + annotated(8, role="chief").partition(b"\n")[2]
     child = await repaired(api, dry, mends)
@@ -147,7 +147,7 @@ async def test_a_dry_run_of_a_repair(api):
 
 
 async def test_deletion_of_a_repair(api):
-    """Its parent has the records again that it refused; those that it stored stay taken."""
+    """Records that the deleted repair had refused can be repaired again; those that it had stored cannot."""
     job = await imported(api, rows())
     child = await repaired(api, job, annotated(2) + annotated(4, 6, 8, role="chief").partition(b"\n")[2])
     further = await repaired(api, child, annotated(8, role="chief"))
@@ -160,7 +160,7 @@ async def test_deletion_of_a_repair(api):
 
 
 async def test_deletion_of_the_first_import(api):
-    """Repairs stay, and can be repaired, with the same lines."""
+    """Its repairs remain, and can be repaired with the same lines."""
     job = await imported(api, rows())
     child = await repaired(api, job, annotated(2) + annotated(4, 6, role="chief").partition(b"\n")[2])
     assert (await api.client.delete(job["links"]["self"])).status_code == 204

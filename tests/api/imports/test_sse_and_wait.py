@@ -55,7 +55,7 @@ async def events(api, id: str, **headers: str):
 
 
 async def test_progress_then_done(api, worker):
-    """The state comes at once, then each change, then the final job with its errors, and the stream ends."""
+    """The stream sends the state at once, then each change, then the final job with its errors, and ends."""
     id = (await post(api)).json()["id"]
     async with events(api, id) as stream:
         first = await stream.next()
@@ -188,7 +188,7 @@ async def test_an_empty_file_is_final_at_once(api):
 
 
 async def test_a_waiting_client_that_leaves(api):
-    """Its request ends with it, and its import stays."""
+    """When a waiting client disconnects its request ends, and its import remains."""
     waiting = asyncio.create_task(post(api, Prefer="wait=30", **{"X-Request-Id": "waiting"}))
     await eventually(lambda: api.value("SELECT count(*) FROM import_jobs WHERE status = 'pending'"))
     # a request that is cancelled closes its connection
@@ -198,7 +198,7 @@ async def test_a_waiting_client_that_leaves(api):
 
 
 async def test_followers_of_a_process_that_stops(server_url, tmp_path):
-    """Streams end cleanly and waiting clients get their job as it is, so that the process can stop in time."""
+    """When the process stops, streams end cleanly and waiting clients get the current state of their job."""
     async with api_client.service(server_url, tmp_path, run=["api"]) as service, api_client.connected(service) as api:
         id = (await post(api)).json()["id"]
         async with events(api, id) as stream:

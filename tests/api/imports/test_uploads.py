@@ -94,7 +94,7 @@ async def test_a_client_that_disconnects(service):
 
 
 async def test_an_api_process_that_is_killed(api, service):
-    """What it leaves behind is swept by the workers, and the key is free again, at another API process too."""
+    """Workers remove the incomplete upload, and the key can be used again, also at another API process."""
     client = Client(api.service, multipart=False)
     await client.send(HALF)
     await eventually(lambda: stored_chunks(api))
@@ -107,7 +107,7 @@ async def test_an_api_process_that_is_killed(api, service):
 
 
 async def test_an_upload_that_breaks_off_while_the_database_is_away(service, server_url):
-    """When the database is reachable again the upload is removed and its key free, long before the sweep would come to it."""
+    """When the database is reachable again the upload is removed and its key can be used, long before maintenance would do it."""
     async with api_client.connected(await service(worker_pool_size=1)) as api:
         client = Client(api.service, multipart=False)
         await client.send(HALF)

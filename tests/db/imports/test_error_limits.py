@@ -112,7 +112,7 @@ async def test_a_chunk_that_keeps_failing_is_stored_record_by_record(conn):
 
 
 async def test_followers_are_counted_by_their_own_bytes(conn):
-    """A claim includes several small chunks, but only one large one, whatever the mean of the file."""
+    """A claim includes several small chunks, but only one large one; the mean size of the file does not matter."""
     records = [user(n, name="x" * (200 if n in (3, 4) else 1)) for n in range(1, 7)]
     id = await queued(conn, records, sizes=[1] * 6)
     limit = 3 * 90
