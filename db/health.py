@@ -94,7 +94,7 @@ async def _oldest_seconds(conn: Connection) -> float:
             UNION ALL
             SELECT id, created_at FROM export_jobs WHERE status IN ('pending', 'processing')
         ) AS waiting (job_id, since)
-        WHERE EXISTS (SELECT FROM chunks WHERE chunks.job_id = waiting.job_id AND chunks.state = 'pending')
+        WHERE EXISTS (SELECT 1 FROM chunks WHERE chunks.job_id = waiting.job_id AND chunks.state = 'pending')
         """
     )
     (seconds,) = await cursor.fetchone() or (0.0,)

@@ -33,7 +33,7 @@ _ALTER_OWNERS = """
     JOIN own_schema ON own_schema.oid = relnamespace
     WHERE relkind IN ('r', 'p', 'v', 'm', 'S')
         AND NOT EXISTS (
-            SELECT
+            SELECT 1
             FROM pg_depend
             WHERE classid = 'pg_class'::regclass AND objid = pg_class.oid AND deptype IN ('a', 'i') AND relkind = 'S'
         )

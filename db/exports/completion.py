@@ -61,7 +61,7 @@ async def unfinished(conn: Connection) -> list[UUID]:
         FROM export_jobs
         WHERE status IN ('pending', 'processing')
             AND EXISTS (
-                SELECT
+                SELECT 1
                 FROM chunks
                 WHERE job_id = export_jobs.id
                     AND (

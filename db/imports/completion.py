@@ -60,8 +60,8 @@ async def _queue_settle(conn: Connection, id: UUID) -> bool:
         FROM import_jobs
         WHERE id = %(id)s
             AND status = 'processing'
-            AND EXISTS (SELECT FROM import_deferred WHERE import_id = %(id)s)
-            AND NOT EXISTS (SELECT FROM chunks WHERE job_id = %(id)s AND state IN ('pending', 'running'))
+            AND EXISTS (SELECT 1 FROM import_deferred WHERE import_id = %(id)s)
+            AND NOT EXISTS (SELECT 1 FROM chunks WHERE job_id = %(id)s AND state IN ('pending', 'running'))
         ON CONFLICT (job_id, seq) DO NOTHING
         """,
         {"id": id},
@@ -91,7 +91,7 @@ async def _is_busy(conn: Connection, id: UUID) -> bool:
             ORDER BY seq DESC
             LIMIT 1
         ) IS NOT NULL
-        OR EXISTS (SELECT FROM chunks WHERE state = 'running' AND job_id = %(id)s)
+        OR EXISTS (SELECT 1 FROM chunks WHERE state = 'running' AND job_id = %(id)s)
         """,
         {"id": id},
     )
@@ -153,10 +153,10 @@ async def _write_end(conn: Connection, id: UUID) -> Finished | None:
         FROM done
         WHERE id = %(id)s
             AND status IN ('pending', 'processing')
-            AND NOT EXISTS (SELECT FROM chunks WHERE job_id = %(id)s AND state IN ('pending', 'running'))
-            AND (is_settled OR NOT EXISTS (SELECT FROM import_deferred WHERE import_id = %(id)s))
+            AND NOT EXISTS (SELECT 1 FROM chunks WHERE job_id = %(id)s AND state IN ('pending', 'running'))
+            AND (is_settled OR NOT EXISTS (SELECT 1 FROM import_deferred WHERE import_id = %(id)s))
             -- a chunk that has failed since apply_error_budget must set the problem first
-            AND (problem IS NOT NULL OR NOT EXISTS (SELECT FROM chunks WHERE job_id = %(id)s AND state = 'failed'))
+            AND (problem IS NOT NULL OR NOT EXISTS (SELECT 1 FROM chunks WHERE job_id = %(id)s AND state = 'failed'))
         RETURNING id, resource, status, outcome, request_id, total_records, import_jobs.created, import_jobs.failed,
             import_jobs.errors,
             extract(epoch FROM import_jobs.finished_at - coalesce(started_at, sealed_at))::float8 AS seconds
@@ -196,7 +196,7 @@ async def unfinished(conn: Connection) -> list[UUID]:
         SELECT id
         FROM import_jobs
         WHERE status IN ('pending', 'processing')
-            AND NOT EXISTS (SELECT FROM chunks WHERE job_id = import_jobs.id AND state = 'running')
+            AND NOT EXISTS (SELECT 1 FROM chunks WHERE job_id = import_jobs.id AND state = 'running')
             AND (
                 cancel_requested_at IS NOT NULL
                 OR problem IS NOT NULL

@@ -89,7 +89,7 @@ async def remove_excess(
                 AND record < (SELECT max(next_record) FROM slice)
                 AND (
                     %(chunks)s::bigint[] = '{}'
-                    OR EXISTS (SELECT FROM slice WHERE record >= first_record AND record < next_record)
+                    OR EXISTS (SELECT 1 FROM slice WHERE record >= first_record AND record < next_record)
                 )
             ORDER BY record, n
             OFFSET %(allowed)s
@@ -111,7 +111,7 @@ async def remove_excess(
             """
             SELECT record
             FROM unnest(%(records)s::bigint[]) AS removed (record)
-            WHERE NOT EXISTS (SELECT FROM import_errors WHERE import_id = %(id)s AND import_errors.record = removed.record)
+            WHERE NOT EXISTS (SELECT 1 FROM import_errors WHERE import_id = %(id)s AND import_errors.record = removed.record)
             """,
             {"id": import_id, "records": list(set(removed))},
         )

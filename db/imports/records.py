@@ -101,7 +101,7 @@ async def next_chunk(
                 ) AS requested
                 WHERE NOT %(unrepaired)s
                     OR NOT EXISTS (
-                        SELECT
+                        SELECT 1
                         FROM import_repairs
                         WHERE parent_id = %(id)s AND import_repairs.record = requested.record
                     )
@@ -118,15 +118,15 @@ async def next_chunk(
                 %(every)s
                 OR %(unprocessed)s AND state <> 'done'
                 OR %(unprocessed)s AND EXISTS (
-                    SELECT
+                    SELECT 1
                     FROM import_deferred
                     WHERE import_id = %(id)s AND record >= chunks.first_record AND record < next_record
                 )
                 OR %(failed)s AND EXISTS (
-                    SELECT FROM import_refused WHERE import_id = %(id)s AND first_record = chunks.first_record
+                    SELECT 1 FROM import_refused WHERE import_id = %(id)s AND first_record = chunks.first_record
                 )
                 OR %(failed)s AND EXISTS (
-                    SELECT
+                    SELECT 1
                     FROM import_errors
                     WHERE import_id = %(id)s AND record >= chunks.first_record AND record < next_record
                 )

@@ -53,7 +53,7 @@ async def next_chunk(
                         AND (%(code)s::text IS NULL OR code = %(code)s)
                         AND (%(field)s::text IS NULL OR field = %(field)s)
                         AND NOT (%(unrepaired)s AND EXISTS (
-                            SELECT
+                            SELECT 1
                             FROM import_repairs
                             WHERE parent_id = %(id)s AND import_repairs.record = import_errors.record
                         ))
@@ -124,7 +124,7 @@ async def next_chunk(
                         AND import_refused.first_record = chunk.first_record
                 ) AS refused
                 WHERE NOT (%(unrepaired)s AND EXISTS (
-                    SELECT
+                    SELECT 1
                     FROM import_repairs
                     WHERE parent_id = %(id)s AND import_repairs.record = refused.record
                 ))
@@ -165,7 +165,7 @@ async def count(conn: Connection, id: UUID, selection: Selection) -> int:
                     AND (%(field)s::text IS NULL OR field = %(field)s)
             ) AS matching
             WHERE NOT (%(unrepaired)s AND EXISTS (
-                SELECT
+                SELECT 1
                 FROM import_repairs
                 WHERE parent_id = %(id)s AND import_repairs.record = matching.record
             ))

@@ -116,13 +116,13 @@ _TAKE_ON = """
         SELECT import_id, record, line, row_number() OVER (PARTITION BY line ORDER BY import_id, record) AS nth
         FROM refused
         WHERE NOT EXISTS (
-                SELECT
+                SELECT 1
                 FROM import_repairs
                 WHERE parent_id = refused.import_id AND import_repairs.record = refused.record
             )
             -- all other records of an import are in its commit, or else in its retry
             AND NOT EXISTS (
-                SELECT
+                SELECT 1
                 FROM import_jobs AS child
                 WHERE child.parent_id = refused.import_id
                     AND child.status <> 'uploading'
@@ -172,24 +172,24 @@ async def release(conn: Connection, id: UUID) -> None:
         WHERE taken.import_id = %(id)s
             AND job.id = %(id)s
             AND NOT EXISTS (
-                SELECT
+                SELECT 1
                 FROM import_jobs AS child
                 WHERE parent_id = %(id)s AND status <> 'uploading' AND relation IS DISTINCT FROM 'repair'
             )
             AND NOT EXISTS (
-                SELECT FROM import_repairs AS further WHERE parent_id = %(id)s AND further.record = taken.import_record
+                SELECT 1 FROM import_repairs AS further WHERE parent_id = %(id)s AND further.record = taken.import_record
             )
             AND (
                 job.dry_run
-                OR EXISTS (SELECT FROM import_errors WHERE import_id = %(id)s AND record = taken.import_record)
-                OR EXISTS (SELECT FROM import_deferred WHERE import_id = %(id)s AND record = taken.import_record)
+                OR EXISTS (SELECT 1 FROM import_errors WHERE import_id = %(id)s AND record = taken.import_record)
+                OR EXISTS (SELECT 1 FROM import_deferred WHERE import_id = %(id)s AND record = taken.import_record)
                 OR EXISTS (
-                    SELECT
+                    SELECT 1
                     FROM import_refused
                     WHERE import_id = %(id)s AND records @> taken.import_record
                 )
                 OR EXISTS (
-                    SELECT
+                    SELECT 1
                     FROM chunks
                     WHERE import_id = %(id)s
                         AND kind = 'records'

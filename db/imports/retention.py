@@ -61,7 +61,7 @@ async def _expired(conn: Connection, retention_seconds: float) -> list[UUID]:
         SELECT id
         FROM import_jobs AS job
         WHERE finished_at < statement_timestamp() - %(retention)s * interval '1 second'
-            AND NOT EXISTS (SELECT FROM import_jobs WHERE after_id = job.id AND finished_at IS NULL)
+            AND NOT EXISTS (SELECT 1 FROM import_jobs WHERE after_id = job.id AND finished_at IS NULL)
         ORDER BY finished_at
         LIMIT %(limit)s
         """,
@@ -112,12 +112,12 @@ async def _delete_jobs(conn: Connection, jobs: list[UUID]) -> int:
             SELECT id
             FROM import_jobs AS job
             WHERE id = ANY (%(jobs)s)
-                AND NOT EXISTS (SELECT FROM import_errors WHERE import_id = job.id)
-                AND NOT EXISTS (SELECT FROM import_refused WHERE import_id = job.id)
-                AND NOT EXISTS (SELECT FROM import_deferred WHERE import_id = job.id)
-                AND NOT EXISTS (SELECT FROM import_payloads WHERE import_id = job.id)
-                AND NOT EXISTS (SELECT FROM chunks WHERE job_id = job.id)
-                AND NOT EXISTS (SELECT FROM import_repairs WHERE parent_id = job.id)
+                AND NOT EXISTS (SELECT 1 FROM import_errors WHERE import_id = job.id)
+                AND NOT EXISTS (SELECT 1 FROM import_refused WHERE import_id = job.id)
+                AND NOT EXISTS (SELECT 1 FROM import_deferred WHERE import_id = job.id)
+                AND NOT EXISTS (SELECT 1 FROM import_payloads WHERE import_id = job.id)
+                AND NOT EXISTS (SELECT 1 FROM chunks WHERE job_id = job.id)
+                AND NOT EXISTS (SELECT 1 FROM import_repairs WHERE parent_id = job.id)
             FOR UPDATE SKIP LOCKED
         )
         """,

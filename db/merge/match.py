@@ -40,7 +40,7 @@ async def _mark_orphans(conn: Connection, resource: Resource, import_id: UUID) -
                     UPDATE {staged} AS staged
                     SET is_orphan = true
                     WHERE staged.{field} IS NOT NULL
-                        AND NOT EXISTS (SELECT FROM parents WHERE parents.id = staged.{field})
+                        AND NOT EXISTS (SELECT 1 FROM parents WHERE parents.id = staged.{field})
                     RETURNING *
                 )
                 INSERT INTO import_errors (

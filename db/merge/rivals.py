@@ -225,7 +225,7 @@ async def drop(conn: Connection) -> None:
 def _is_referred_to(resource: Resource) -> sql.Composable:
     """The condition that a row of another table refers to `other`."""
     referrers = [
-        sql.SQL("EXISTS (SELECT FROM {} AS referrer WHERE referrer.{} = other.id)").format(
+        sql.SQL("EXISTS (SELECT 1 FROM {} AS referrer WHERE referrer.{} = other.id)").format(
             sql.Identifier(child.name), sql.Identifier(field)
         )
         for child in RESOURCES.values()

@@ -144,14 +144,14 @@ class Environment:
 
     async def has_pending(self) -> bool:
         """Whether there are pending chunks: without them a fault has no effect."""
-        return await self.value("SELECT EXISTS (SELECT FROM chunks WHERE state = 'pending' AND kind = 'records')")
+        return await self.value("SELECT EXISTS (SELECT 1 FROM chunks WHERE state = 'pending' AND kind = 'records')")
 
     async def is_idle(self) -> bool:
         """Whether all jobs are final, and nothing remains of uploads that were never completed."""
         return not await self.value(
             """
-            SELECT EXISTS (SELECT FROM import_jobs WHERE finished_at IS NULL)
-                OR EXISTS (SELECT FROM export_jobs WHERE finished_at IS NULL)
+            SELECT EXISTS (SELECT 1 FROM import_jobs WHERE finished_at IS NULL)
+                OR EXISTS (SELECT 1 FROM export_jobs WHERE finished_at IS NULL)
             """
         )
 
