@@ -1,5 +1,7 @@
 // Why records are refused and why imports fail, and what to do about it: the tables of api/README.md.
 
+import { number } from "./format.js"
+
 /**
  * The codes of record errors.
  * @type {Record<string, {label: string, remedy: string}>}
@@ -48,4 +50,9 @@ export const FAILURES = {
   "stopped-on-error": "Correct the refused record, then retry: the records that are left are tried again.",
   "after-not-completed": "Get the import that this one waited for to complete, then retry this one.",
   "chunk-failed": "The log of the workers has the reason. Retry: the records that are left are tried again.",
+}
+
+/** The sentence below a table of an import's causes that does not list all of them; null if it does. */
+export function listedCauses({ error_summary: listed, error_kinds: kinds }) {
+  return kinds > listed.length ? `The ${number(listed.length)} most frequent of ${number(kinds)} causes.` : null
 }

@@ -1,7 +1,7 @@
 // The errors of an import: grouped by cause with a remedy, and one page of them in the order of the file.
 
 import { html, nothing } from "./vendor/lit-html/lit-html.js"
-import { CAUSES } from "./causes.js"
+import { CAUSES, listedCauses } from "./causes.js"
 import { get } from "./client.js"
 import * as format from "./format.js"
 import { canMend } from "./job_actions.js"
@@ -69,6 +69,7 @@ export class ErrorList {
   /** The causes, each with its count, its first line and a remedy. */
   causes(job) {
     const { code, field } = this.filters
+    const note = listedCauses(job)
     return html`<section class="card flush" aria-labelledby="causes-heading">
       <header><h2 id="causes-heading">Errors by cause</h2></header>
       <table class="cards">
@@ -89,13 +90,7 @@ export class ErrorList {
           ${job.error_summary.map((cause) => this.#cause(job, cause, cause.code === code && (cause.field ?? null) === field))}
         </tbody>
       </table>
-      ${
-        job.error_kinds > job.error_summary.length
-          ? html`<p class="muted small foot">
-              The ${format.number(job.error_summary.length)} most frequent of ${format.number(job.error_kinds)} causes.
-            </p>`
-          : nothing
-      }
+      ${note ? html`<p class="muted small foot">${note}</p>` : nothing}
       ${
         job.errors_stored < job.error_count
           ? html`<p class="muted small foot">

@@ -2,14 +2,11 @@
 
 import { html, nothing } from "./vendor/lit-html/lit-html.js"
 import { repeat } from "./vendor/lit-html/directives/repeat.js"
-import { download, get, post, remove } from "./client.js"
+import { download, post, remove } from "./client.js"
 import * as format from "./format.js"
-import { Page } from "./page.js"
+import { JobListPage } from "./job_list.js"
 import { ask, command, empty, failure, icon, isFinal, loading, stale, state, time, toast } from "./parts.js"
 import { setQuery } from "./router.js"
-
-const PATH = "/api/v1/exports"
-const PAGE = 50
 
 const TABS = [
   ["", "All"],
@@ -21,11 +18,8 @@ const TABS = [
   ["expired", "Expired"],
 ]
 
-export default class ExportsPage extends Page {
-  /** The shown jobs, newest first; null until they are loaded. */
-  jobs = null
-  cursor = null
-  resources = []
+export default class ExportsPage extends JobListPage {
+  kind = "exports"
 
   get title() {
     return "Exports"
@@ -37,14 +31,12 @@ export default class ExportsPage extends Page {
 
   open() {
     this.poll(() => this.load())
-    this.attempt(async () => {
-      this.resources = (await get("/api/v1/resources", {}, this)).resources.map(({ name }) => name)
-    })
+    this.loadResources()
   }
 
   /** Loads the newest page. Older pages that are shown stay. Returns the seconds until the next load. */
   async load() {
-    const page = await get(PATH, { ...this.filters, limit: PAGE }, this)
+    const page = await this.loadPage()
     const fresh = new Set(page.exports.map(({ id }) => id))
     const last = page.exports.at(-1)
     const older = (this.jobs ?? []).filter(({ id, created_at: at }) => !fresh.has(id) && last && at < last.created_at)
@@ -59,14 +51,6 @@ export default class ExportsPage extends Page {
     this.jobs = null
     this.update()
     return this.attempt(() => this.load())
-  }
-
-  more() {
-    return this.attempt(async () => {
-      const page = await get(PATH, { ...this.filters, limit: PAGE, cursor: this.cursor }, this)
-      this.jobs.push(...page.exports)
-      this.cursor = page.next_cursor
-    })
   }
 
   render() {
@@ -123,7 +107,7 @@ export default class ExportsPage extends Page {
         "No exports yet",
         "A worker writes a file that can be downloaded; or take the records at once as a stream.",
         html`<p><a class="button primary" href="/ui/exports/new">${icon("plus")} New export</a></p>
-          ${command(`curl -o users.csv '${location.origin}${PATH}/users/stream?format=csv'`)}`,
+          ${command(`curl -o users.csv '${location.origin}${this.path}/users/stream?format=csv'`)}`,
       )}
     </div>`
   }
@@ -155,7 +139,7 @@ export default class ExportsPage extends Page {
           </tbody>
         </table>
       </div>
-      ${this.cursor ? html`<p class="row center-row"><button type="button" @click=${() => this.more()}>Show older exports</button></p>` : nothing}
+      ${this.moreButton()}
     `
   }
 

@@ -6,12 +6,10 @@ import { Selection } from "./bulk.js"
 import { get, Problem } from "./client.js"
 import * as format from "./format.js"
 import { row } from "./import_row.js"
-import { Page } from "./page.js"
+import { JobListPage } from "./job_list.js"
 import { command, empty, failure, icon, isFinal, loading, stale } from "./parts.js"
 import { setQuery } from "./router.js"
 
-const PATH = "/api/v1/imports"
-const PAGE = 50
 // running imports that are not among the newest are loaded one by one, at most this many at a time
 const RENEWED_MAX = 10
 
@@ -29,12 +27,9 @@ const TABS = [
 const WITHIN = { "1 hour": 3600, "24 hours": 86400, "7 days": 7 * 86400 }
 const NO_FILTERS = { name: "", resource: "", within: "", dry_run: "" }
 
-export default class ImportsPage extends Page {
-  /** The shown jobs, newest first; null until they are loaded. */
-  jobs = null
+export default class ImportsPage extends JobListPage {
+  kind = "imports"
   counts = null
-  cursor = null
-  resources = []
   /** Matching jobs that are not shown yet: they are shown after a click, so that the list does not move under the pointer. */
   newer = []
   selection = new Selection(this)
@@ -67,9 +62,7 @@ export default class ImportsPage extends Page {
 
   open() {
     this.reload()
-    this.attempt(async () => {
-      this.resources = (await get("/api/v1/resources", {}, this)).resources.map(({ name }) => name)
-    })
+    this.loadResources()
   }
 
   /** Shows the newest matching imports and keeps them up to date. The shown ones stay until they are loaded. */
@@ -81,7 +74,7 @@ export default class ImportsPage extends Page {
 
   /** Loads the newest page and merges it with the shown jobs. Returns the seconds until the next load. */
   async load(question = this.#question) {
-    const page = await get(PATH, { ...this.filters, limit: PAGE, counts: true }, this)
+    const page = await this.loadPage({ counts: true })
     if (question !== this.#question) return null
     this.counts = page.counts
     if (this.#answered === question && this.jobs.length) {
@@ -140,14 +133,6 @@ export default class ImportsPage extends Page {
     this.jobs = [...this.newer, ...this.jobs].sort((a, b) => (a.id < b.id ? 1 : -1))
     this.newer = []
     this.update()
-  }
-
-  more() {
-    return this.attempt(async () => {
-      const page = await get(PATH, { ...this.filters, limit: PAGE, cursor: this.cursor }, this)
-      this.jobs.push(...page.imports)
-      this.cursor = page.next_cursor
-    })
   }
 
   render() {
@@ -222,7 +207,7 @@ export default class ImportsPage extends Page {
   #list() {
     const bar = this.selection.isShown ? this.selection.render(this.counts ? this.tab.count(this.counts) : null) : nothing
     if (!this.jobs.length) {
-      return html`<div class="card flush">${bar} ${this.isFiltered || this.tab !== TABS[0] ? this.#noMatch() : noImports()}</div>`
+      return html`<div class="card flush">${bar} ${this.isFiltered || this.tab !== TABS[0] ? this.#noMatch() : this.#noImports()}</div>`
     }
     const areAllSelected = this.jobs.every((job) => this.selection.has(job))
     return html`
@@ -271,11 +256,7 @@ export default class ImportsPage extends Page {
           </tbody>
         </table>
       </div>
-      ${
-        this.cursor
-          ? html`<p class="row center-row"><button type="button" @click=${() => this.more()}>Show older imports</button></p>`
-          : nothing
-      }
+      ${this.moreButton()}
     `
   }
 
@@ -286,13 +267,13 @@ export default class ImportsPage extends Page {
       html`<button type="button" @click=${() => this.filter({ ...NO_FILTERS, status: "" })}>Show all imports</button>`,
     )
   }
-}
 
-function noImports() {
-  return empty(
-    "No imports yet",
-    "Drop a file anywhere on this page, choose one, or post it from a terminal.",
-    html`<p><a class="button primary" href="/ui/new">${icon("upload")} Choose a file</a></p>
-      ${command(`curl -F resource=users -F file=@users.csv ${location.origin}${PATH}`)}`,
-  )
+  #noImports() {
+    return empty(
+      "No imports yet",
+      "Drop a file anywhere on this page, choose one, or post it from a terminal.",
+      html`<p><a class="button primary" href="/ui/new">${icon("upload")} Choose a file</a></p>
+        ${command(`curl -F resource=users -F file=@users.csv ${location.origin}${this.path}`)}`,
+    )
+  }
 }

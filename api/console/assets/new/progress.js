@@ -1,6 +1,7 @@
 // The state of one import: its upload, its run, and its result.
 
 import { html, nothing } from "../vendor/lit-html/lit-html.js"
+import { listedCauses } from "../causes.js"
 import * as format from "../format.js"
 import { failure, fates, FATES, icon, isFinal, legend, state } from "../parts.js"
 
@@ -110,6 +111,7 @@ function would(name, label) {
 }
 
 function causes(job) {
+  const note = listedCauses(job)
   return html`<div class="cause-table">
     <h3>Errors by cause</h3>
     <table class="cards">
@@ -138,13 +140,7 @@ function causes(job) {
         )}
       </tbody>
     </table>
-    ${
-      job.error_kinds > job.error_summary.length
-        ? html`<p class="hint">
-            The ${format.number(job.error_summary.length)} most frequent of ${format.number(job.error_kinds)} causes.
-          </p>`
-        : nothing
-    }
+    ${note ? html`<p class="hint">${note}</p>` : nothing}
   </div>`
 }
 
