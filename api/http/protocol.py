@@ -120,7 +120,11 @@ class BoundedHttp(HttpToolsProtocol):
                     return
                 rest = rest[stop.args[0] :]
                 self._is_upgrade = False
-                self.parser.feed_data(self._head_without_upgrade())
+                head = self._head_without_upgrade()
+                # a new one, because behind a head with `Connection: close` the parser reads nothing more
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                self.parser.feed_data(head)
 
     def _head_without_upgrade(self) -> bytes:
         version = self.parser.get_http_version().encode()

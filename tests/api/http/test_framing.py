@@ -123,6 +123,14 @@ async def test_an_upgrade_is_ignored_and_the_body_counts(api, upgrade, body):
         assert json.loads(live.body) == {"status": "live"}
 
 
+@pytest.mark.parametrize("options", [b"Upgrade, close", b"Upgrade\r\nConnection: close"])
+async def test_an_upgrade_of_the_last_request(api, options):
+    """The body counts too if the client closes the connection behind it."""
+    upgrade = b"Connection: " + options + b"\r\nUpgrade: h2c"
+    (created,) = await exchange(api, head(length(CSV), upgrade) + CSV)
+    assert json.loads(created.body)["total_records"] == RECORDS
+
+
 async def test_upgrades_in_a_row(api):
     """Each of several requests on a connection may ask for an upgrade."""
     get = b"GET /live HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"

@@ -44,7 +44,16 @@ HEADS = [
 ]
 
 
+UPGRADE = (b"Connection: Upgrade", b"Upgrade: h2c")
+
 FRAMING = [
+    Case("an upgrade, whose body is read", post(b"not,a,user\n", *UPGRADE), 400, "not"),
+    Case(
+        "an upgrade of an order",
+        post(b"{}", *UPGRADE, target=b"/api/v1/exports", type=b"application/json"),
+        400,
+        "resource",
+    ),
     Case("two lengths that differ", post(b"abc", b"Content-Length: 4"), 400),
     Case("two lengths that agree", post(b"abc", b"Content-Length: 3"), 400),
     Case("a list of lengths", [BEGUN + b"Content-Length: 3, 3\r\n\r\nabc"], 400),
