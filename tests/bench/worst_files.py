@@ -28,6 +28,8 @@ class Case(NamedTuple):
     is_packed: bool = False
     unknown_fields: str = "error"
     megabytes: int = 48
+    resource: str = "users"
+    columns: dict[str, str | None] | None = None
 
 
 def _user(number: int, **fields: object) -> bytes:
@@ -50,6 +52,19 @@ def _repeated(line: bytes) -> Iterator[bytes]:
 
 NAMES = ["".join(letters) for letters in product(ascii_lowercase, repeat=2)][:1240]
 UNKNOWN = {f"column_{number}": "some value" for number in range(500)}
+MAPPED = {f"column_{number}": None for number in range(1000)}
+# each line has the annotations of a file of refused records that was sent back unchanged
+ANNOTATED = {
+    "_errors": [{"field": f"field_{number}", "code": "unknown_field", "message": "x" * 100} for number in range(100)]
+}
+ARTICLE = {
+    "slug": "a",
+    "title": "A",
+    "body": "b",
+    "author_id": "0190a7a1-0000-7000-8000-000000000000",
+    "status": "draft",
+    "tags": [f"tag {number} {'x' * 200}" for number in range(1000)],
+}
 DEEP = b'{"email":"a@example.org","x":' + b"[" * 400 + b"]" * 400 + b"}\n"
 WIDE = b",".join([b"email,name,role,active", *(f"c{number}".encode() for number in range(990))]) + b"\n"
 
@@ -79,6 +94,9 @@ CASES = (
     Case("nested lists", lambda: _repeated(DEEP)),
     Case("one long record in a hundred", lambda: _numbered(every=100, huge=1_000_000)),
     Case("long records first", _skewed),
+    Case("a mapping of 1,000 names", lambda: _numbered(**dict.fromkeys(MAPPED, 1)), columns=MAPPED),
+    Case("annotated records", lambda: _numbered(**ANNOTATED)),
+    Case("articles of 1,000 tags", lambda: _repeated(json.dumps(ARTICLE).encode() + b"\n"), resource="articles"),
     Case("the same key everywhere", lambda: _repeated(_user(1)), megabytes=16),
 )
 
@@ -113,7 +131,8 @@ async def _imported(api: Api, case: Case) -> str:
     """Imports the file; returns the outcome."""
     posted = await api.client.post(
         api_client.PATH,
-        params={"resource": "users", "format": case.format, "unknown_fields": case.unknown_fields},
+        params={"resource": case.resource, "format": case.format, "unknown_fields": case.unknown_fields}
+        | ({"columns": json.dumps(case.columns)} if case.columns else {}),
         content=_blocks(case),
         headers={"Content-Encoding": "gzip"} if case.is_packed else {},
     )

@@ -90,7 +90,7 @@ async def all_of(service: Service) -> list[str]:
 async def test_each_is_refused_and_nothing_stays(server_url, tmp_path, record_property):
     """Each is answered 4xx with a problem document that names the error. No job, memory or traceback remains."""
     settings = {"api_keys": KEY.decode() + ", 0ther-key-of-the-same", "log_level": "debug", "unpack_ratio_max": 20}
-    settings |= {"upload_max_bytes": 20_000_000, "keep_alive_seconds": 1}
+    settings |= {"upload_max_bytes": 20_000_000, "keep_alive_seconds": 1, "hosts": "localhost, test"}
     async with api_client.service(server_url, tmp_path, run=["api"], **settings) as service:
         assert service.api
         # once before, so that what is made once is there

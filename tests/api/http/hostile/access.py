@@ -1,8 +1,10 @@
 """Requests of those who have no key, or think that they have."""
 
-from tests.api.http.hostile.case import IMPORTS, KEY, USERS, Case, request
+from tests.api.http.hostile.case import IMPORTS, KEY, USERS, Case, get, post, request
 
 ASKED = b"GET " + IMPORTS
+EXPORTS = b"/api/v1/exports"
+CLOSE = b"\r\nConnection: close\r\n\r\n"
 
 
 def asked(*headers: bytes, line: bytes = ASKED) -> list[bytes]:
@@ -40,5 +42,15 @@ CASES = [
     Case("a public address in capitals", asked(line=b"GET /LIVE"), 401),
     Case("a public address and a NUL", asked(line=b"GET /live%00"), 401),
     Case("an upload without a key", request(b"POST " + USERS, b"Content-Type: text/csv", body=b"x" * 9, key=None), 401),
+    Case("a form of another origin", post(b"x", b"Origin: https://evil.example"), 403),
+    Case("a form of another site", post(b"x", b"Sec-Fetch-Site: cross-site"), 403),
+    Case("a form of a sandboxed page", post(b"x", b"Origin: null"), 403),
+    Case("a removal for another origin", request(b"DELETE " + IMPORTS + b"/0", b"Origin: http://evil.example:1"), 403),
+    Case("an export for another origin", post(b"{}", b"Sec-Fetch-Site: same-site", target=EXPORTS), 403),
+    *(
+        Case(f"the host {host!r}", [ASKED + b" HTTP/1.1\r\nHost: " + host + b"\r\nX-API-Key: " + KEY + CLOSE], 421)
+        for host in (b"evil.example", b"169.254.169.254", b"", b"localhost.evil.example", b"localhost@evil.example")
+    ),
+    Case("a second host", get(IMPORTS, b"Host: evil.example"), 421),
     Case("a removal without a key", asked(line=b"DELETE " + IMPORTS + b"/0"), 401),
 ]

@@ -33,6 +33,12 @@ ADDRESSES = [
         b"%zz",
         b"%",
         b"%D9%A0" * 32,
+        b"%0A" + NOBODY.replace(b"-", b"")[1:],
+        b"%20" + NOBODY,
+        b"%7B" + NOBODY + b"%7D",
+        b"urn:uuid:" + NOBODY,
+        NOBODY.replace(b"-", b""),
+        b"+" + NOBODY.replace(b"-", b"")[1:],
         b"%E2%80%AE" + NOBODY,
         b"%F0%9F%92%A9",
         b"..",
@@ -123,6 +129,8 @@ PARAMETERS = (
             (b"active=maybe", "active"),
             (b"created_after=yesterday", "created_after"),
             (b"created_after=2024-01-31T12:00:00", "created_after"),
+            (b"created_after=0001-01-01T00:00:00%2B23:59", "created_after"),
+            (b"created_before=9999-12-31T23:59:59-23:59", "created_before"),
             (b"created_after=9999-99-99T99:99:99Z", "created_after"),
             (b"created_before=infinity", "created_before"),
             (b"format=xml", "format"),
@@ -153,6 +161,12 @@ PARAMETERS = (
             (b"resource=users&dry_run=perhaps", "dry_run"),
             (b"resource=users&idempotency_token=", "idempotency_token"),
             (b"resource=users&idempotency_token=%00", "idempotency_token"),
+            (b"repairs=0", "repairs"),
+            (b"repairs=" + NOBODY, "repairs"),
+            (b"resource=users&columns=0", "columns"),
+            (b"resource=users&columns=" + b"[" * 4000, "columns"),
+            (b"resource=users&columns={%22a%22:%22password%22}", "columns"),
+            (b"resource=users&columns={%22%5Cu0000%22:null}", "columns"),
             (b"resource=users&idempotency_token=" + b"k" * 256, "idempotency_token"),
         )
     ]
@@ -164,6 +178,8 @@ PARAMETERS = (
         Case("a digest of other bytes", post(SOUND, b"Content-Digest: sha-256=:" + b"A" * 43 + b"=:"), 400, "digest"),
         Case("a digest that is not ASCII", post(SOUND, b"Content-Digest: sha-256=:\xff\xfe:"), 400, "Content-Digest"),
         Case("an Accept of nothing", get(STREAM, b"Accept: image/png"), 406),
+        Case("an Accept without CSV", get(STREAM, b"Accept: text/csv;q=0"), 406),
+        Case("an Accept without anything", get(STREAM, b"Accept: */*;q=0"), 406),
         Case("an Accept-Encoding of nothing", get(STREAM, b"Accept-Encoding: identity;q=0, *;q=0"), 406),
         *(
             Case(f"{position[:40]!r} as a cursor", get(page(position)), status, word)
@@ -179,6 +195,14 @@ PARAMETERS = (
 
 def order(body: bytes, *headers: bytes) -> list[bytes]:
     return post(body, *headers, target=EXPORTS, type=b"application/json")
+
+
+TICKETS = b"/api/v1/tickets"
+MEMBERS = b",".join(b'"k%d":1' % n for n in range(60_000))
+
+
+def ticket(body: bytes) -> list[bytes]:
+    return post(body, target=TICKETS, type=b"application/json")
 
 
 ORDERS = [
@@ -214,6 +238,20 @@ ORDERS = [
         400,
         "email",
     ),
+    Case(
+        "a filter of time before the first year",
+        order(b'{"resource": "users", "filters": {"created_after": "0001-01-01T00:00:00+23:59"}}'),
+        400,
+        "created_after",
+    ),
+    Case("60,000 unknown filters", order(b'{"resource":"users","filters":{' + MEMBERS + b"}}"), 400, "filters"),
+    Case("a compressed order", order(b'{"resource": "users"}', b"Content-Encoding: gzip"), 415, "gzip"),
+    Case(
+        "a compressed ticket", post(b"{}", b"Content-Encoding: br", target=TICKETS, type=b"application/json"), 415, "br"
+    ),
+    Case("a ticket for another host", ticket(b'{"path": "//evil.example/api/v1/imports"}'), 400, "path"),
+    Case("a ticket for a page", ticket(b'{"path": "/ui/imports"}'), 400, "path"),
+    Case("a ticket of 60,000 members", ticket(b"{" + MEMBERS + b"}"), 400, "parameters"),
     Case("a field twice", order(b'{"resource": "users", "fields": ["id", "id"]}'), 400, "fields"),
     Case("an unknown field", order(b'{"resource": "users", "fields": ["password"]}'), 400, "fields"),
     Case("100,000 fields", order(b'{"resource":"users","fields":[' + b'"x",' * 100_000 + b'"y"]}'), 400, "fields"),
