@@ -18,6 +18,7 @@ from tests.support.api_client import PATH, USERS_HEADER, user_row
 from tests.support.console import accessibility_faults, opened
 from tests.support.eventually import eventually
 from tests.support.factories import queued, run, user, users
+from tests.support.mending import call_module
 from tests.support.workers import HELD, ended, stuck
 
 KEY = "a-key-for-the-console"
@@ -147,6 +148,15 @@ async def test_throughput_and_map_as_tables(service, conn, browser):
         await expect(page.get_by_role("heading", name="Errors", exact=True)).to_be_focused()
         lines = page.get_by_role("table", name="Errors in the order of the file").locator("tbody .line-column")
         await expect(lines).to_have_text([str(line) for line in range(241, 251)])
+
+
+async def test_causes_that_are_not_listed(service, browser):
+    """A table that does not have all causes says how many there are; a complete one says nothing."""
+    url = (await service(run=["api"])).url
+    async with opened(browser, url, "/ui") as page:
+        sentence = "({ listedCauses }, kinds) => listedCauses({ error_summary: [{}, {}], error_kinds: kinds })"
+        assert await call_module(page, "causes.js", sentence, 1200) == "The 2 most frequent of 1,200 causes."
+        assert await call_module(page, "causes.js", sentence, 2) is None
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
