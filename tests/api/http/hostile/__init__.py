@@ -1,6 +1,6 @@
 """Everything bad that is tried on a live service, as data: by kind, what is sent, and what must be answered."""
 
-from tests.api.http.hostile import access, bodies, heads, packed, parameters
+from tests.api.http.hostile import access, bodies, compressed, heads, parameters
 from tests.api.http.hostile.case import KEY, Case
 
 __all__ = ["CASES", "KEY", "Case"]
@@ -11,9 +11,9 @@ CASES: dict[str, list[Case]] = {
     "framing": heads.FRAMING,
     "addresses": parameters.ADDRESSES,
     "parameters": parameters.PARAMETERS,
-    "orders": parameters.ORDERS,
+    "export requests": parameters.EXPORT_REQUESTS,
     "forms": bodies.FORMS,
     "JSON": bodies.JSON,
     "CSV": bodies.CSV,
-    "packed files": packed.CASES,
+    "compressed files": compressed.CASES,
 }

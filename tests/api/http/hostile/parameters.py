@@ -193,7 +193,7 @@ PARAMETERS = (
 )
 
 
-def order(body: bytes, *headers: bytes) -> list[bytes]:
+def export_request(body: bytes, *headers: bytes) -> list[bytes]:
     return post(body, *headers, target=EXPORTS, type=b"application/json")
 
 
@@ -205,56 +205,75 @@ def ticket(body: bytes) -> list[bytes]:
     return post(body, target=TICKETS, type=b"application/json")
 
 
-ORDERS = [
-    Case("nothing", order(b""), 400),
-    Case("no JSON", order(b"{"), 400),
-    Case("NUL", order(b"\0"), 400),
-    Case("not UTF-8", order(b'{"resource": "\xff"}'), 400),
-    Case("half a character", order(b'{"resource": "users", "idempotency_token": "\\ud800"}'), 400),
-    Case("an array", order(b"[]"), 400),
-    Case("an array in an array in an array", order(b"[" * 500_000), 400),
-    Case("an object in an object in an object", order(b'{"a":' * 100_000), 400),
+EXPORT_REQUESTS = [
+    Case("nothing", export_request(b""), 400),
+    Case("no JSON", export_request(b"{"), 400),
+    Case("NUL", export_request(b"\0"), 400),
+    Case("not UTF-8", export_request(b'{"resource": "\xff"}'), 400),
+    Case("half a character", export_request(b'{"resource": "users", "idempotency_token": "\\ud800"}'), 400),
+    Case("an array", export_request(b"[]"), 400),
+    Case("an array in an array in an array", export_request(b"[" * 500_000), 400),
+    Case("an object in an object in an object", export_request(b'{"a":' * 100_000), 400),
     Case(
-        "deep filters", order(b'{"resource": "users", "filters": ' + b'{"a":' * 900 + b"1" + b"}" * 901), 400, "filters"
+        "deep filters",
+        export_request(b'{"resource": "users", "filters": ' + b'{"a":' * 900 + b"1" + b"}" * 901),
+        400,
+        "filters",
     ),
-    Case("no resource", order(b"{}"), 400, "resource"),
-    Case("a number for a resource", order(b'{"resource": 1}'), 400, "resource"),
-    Case("a list of resources", order(b'{"resource": ["users"]}'), 400, "resource"),
-    Case("an unknown key", order(b'{"resource": "users", "admin": true}'), 400, "admin"),
+    Case("no resource", export_request(b"{}"), 400, "resource"),
+    Case("a number for a resource", export_request(b'{"resource": 1}'), 400, "resource"),
+    Case("a list of resources", export_request(b'{"resource": ["users"]}'), 400, "resource"),
+    Case("an unknown key", export_request(b'{"resource": "users", "admin": true}'), 400, "admin"),
     Case(
-        "50,000 unknown keys", order(b"{" + b",".join(b'"k%d":1' % n for n in range(50_000)) + b"}"), 400, "parameters"
+        "50,000 unknown keys",
+        export_request(b"{" + b",".join(b'"k%d":1' % n for n in range(50_000)) + b"}"),
+        400,
+        "parameters",
     ),
-    Case("a key of 900 kB", order(b'{"resource": "users", "' + b"k" * 900_000 + b'": 1}'), 400, "kkk"),
-    Case("a value of 900 kB", order(b'{"resource": "' + b"v" * 900_000 + b'"}'), 400, "resource"),
-    Case("a number of 900 kB", order(b'{"resource": ' + b"9" * 900_000 + b"}"), 400),
-    Case("an infinite number", order(b'{"resource": "users", "filters": {"id": 1e999}}'), 400),
-    Case("a filter of another resource", order(b'{"resource": "users", "filters": {"slug": "a"}}'), 400, "slug"),
-    Case("a filter with a NUL", order(b'{"resource": "users", "filters": {"email": "a\\u0000"}}'), 400, "email"),
-    Case("a filter that is an object", order(b'{"resource": "users", "filters": {"email": {}}}'), 400, "email"),
-    Case("a filter of lists", order(b'{"resource": "users", "filters": {"id": [[], {}]}}'), 400, "id"),
+    Case("a key of 900 kB", export_request(b'{"resource": "users", "' + b"k" * 900_000 + b'": 1}'), 400, "kkk"),
+    Case("a value of 900 kB", export_request(b'{"resource": "' + b"v" * 900_000 + b'"}'), 400, "resource"),
+    Case("a number of 900 kB", export_request(b'{"resource": ' + b"9" * 900_000 + b"}"), 400),
+    Case("an infinite number", export_request(b'{"resource": "users", "filters": {"id": 1e999}}'), 400),
+    Case(
+        "a filter of another resource", export_request(b'{"resource": "users", "filters": {"slug": "a"}}'), 400, "slug"
+    ),
+    Case(
+        "a filter with a NUL", export_request(b'{"resource": "users", "filters": {"email": "a\\u0000"}}'), 400, "email"
+    ),
+    Case(
+        "a filter that is an object", export_request(b'{"resource": "users", "filters": {"email": {}}}'), 400, "email"
+    ),
+    Case("a filter of lists", export_request(b'{"resource": "users", "filters": {"id": [[], {}]}}'), 400, "id"),
     Case(
         "100,000 values",
-        order(b'{"resource":"users","filters":{"email":[' + b'"a",' * 100_000 + b'"b"]}}'),
+        export_request(b'{"resource":"users","filters":{"email":[' + b'"a",' * 100_000 + b'"b"]}}'),
         400,
         "email",
     ),
     Case(
         "a filter of time before the first year",
-        order(b'{"resource": "users", "filters": {"created_after": "0001-01-01T00:00:00+23:59"}}'),
+        export_request(b'{"resource": "users", "filters": {"created_after": "0001-01-01T00:00:00+23:59"}}'),
         400,
         "created_after",
     ),
-    Case("60,000 unknown filters", order(b'{"resource":"users","filters":{' + MEMBERS + b"}}"), 400, "filters"),
-    Case("a compressed order", order(b'{"resource": "users"}', b"Content-Encoding: gzip"), 415, "gzip"),
+    Case(
+        "60,000 unknown filters", export_request(b'{"resource":"users","filters":{' + MEMBERS + b"}}"), 400, "filters"
+    ),
+    Case("a compressed order", export_request(b'{"resource": "users"}', b"Content-Encoding: gzip"), 415, "gzip"),
     Case(
         "a compressed ticket", post(b"{}", b"Content-Encoding: br", target=TICKETS, type=b"application/json"), 415, "br"
     ),
     Case("a ticket for another host", ticket(b'{"path": "//evil.example/api/v1/imports"}'), 400, "path"),
     Case("a ticket for a page", ticket(b'{"path": "/ui/imports"}'), 400, "path"),
     Case("a ticket of 60,000 members", ticket(b"{" + MEMBERS + b"}"), 400, "parameters"),
-    Case("a field twice", order(b'{"resource": "users", "fields": ["id", "id"]}'), 400, "fields"),
-    Case("an unknown field", order(b'{"resource": "users", "fields": ["password"]}'), 400, "fields"),
-    Case("100,000 fields", order(b'{"resource":"users","fields":[' + b'"x",' * 100_000 + b'"y"]}'), 400, "fields"),
-    Case("more than a megabyte", order(b'{"resource": "' + b"v" * 2_000_000 + b'"}'), 413),
+    Case("a field twice", export_request(b'{"resource": "users", "fields": ["id", "id"]}'), 400, "fields"),
+    Case("an unknown field", export_request(b'{"resource": "users", "fields": ["password"]}'), 400, "fields"),
+    Case(
+        "100,000 fields",
+        export_request(b'{"resource":"users","fields":[' + b'"x",' * 100_000 + b'"y"]}'),
+        400,
+        "fields",
+    ),
+    Case("more than a megabyte", export_request(b'{"resource": "' + b"v" * 2_000_000 + b'"}'), 413),
     Case("another type", post(b"a=b", target=EXPORTS, type=b"application/x-www-form-urlencoded"), 415),
 ]
