@@ -68,10 +68,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks tests by what they cost: see tests/README.md. Each has ten times the patience of one wait."""
+    """Marks tests by what they cost: see tests/README.md. Each has ten times the patience of a wait, a slow one thirty times."""
     for item in items:
         if item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(10 * PATIENCE_SECONDS))
+            waits = 30 if item.get_closest_marker("slow") else 10
+            item.add_marker(pytest.mark.timeout(waits * PATIENCE_SECONDS))
         if item.path.is_relative_to(ROOT / "tests" / "system"):
             item.add_marker("system")
         if PROCESS_FIXTURES & set(getattr(item, "fixturenames", ())):

@@ -5,6 +5,8 @@ import os
 import random
 import signal
 
+import pytest
+
 from tests.client.conftest import Bulk
 from tests.support.api_client import USERS_HEADER, user_row
 from tests.support.eventually import eventually, in_time
@@ -30,6 +32,7 @@ def kill_points(lots: random.Random) -> list[int]:
     return points
 
 
+@pytest.mark.slow
 async def test_killed_twenty_times(api, environment, tmp_path):
     """The command is killed at twenty points, then it completes: there is one job, and each record is stored once.
 
