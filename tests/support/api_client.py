@@ -148,6 +148,12 @@ async def post_users(api: Api, content: Any, *, type: str = "text/csv", **option
     return await api.post(content, type=type, params=params, **options)
 
 
+def problem(response: httpx.Response, status: int, slug: str) -> dict[str, Any]:
+    """Checks that the response is this problem, and returns it."""
+    assert (response.status_code, response.json()["type"]) == (status, f"/problems/{slug}"), response.text
+    return response.json()
+
+
 def user_row(n: int) -> bytes:
     """A valid line for `USERS_HEADER`."""
     return b"user%d@example.org,User %d,reader,true\n" % (n, n)

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import httpx
 import pytest
 
 from tests.support.api_client import USERS_HEADER
@@ -84,9 +83,3 @@ async def records_of(api, job: dict, which: str, **params) -> bytes:
     answer = await api.client.get(job["links"][f"{which}_records"], params=params)
     assert answer.status_code == 200, answer.text
     return answer.content
-
-
-async def problem(answer: httpx.Response, status: int, slug: str) -> dict:
-    assert answer.status_code == status, answer.text
-    assert answer.json()["type"] == f"/problems/{slug}"
-    return answer.json()

@@ -2,7 +2,7 @@
 
 import httpx
 
-from tests.support.api_client import USERS_HEADER
+from tests.support.api_client import USERS_HEADER, post_users
 
 RECORDS = 12
 
@@ -20,7 +20,7 @@ REFUSED_LINES = [*range(2, 2 + RECORDS, 2)]
 
 
 async def imported(api, content: bytes, type: str = "text/csv", **params) -> dict:
-    return await api.finished(await api.post(content, type=type, params={"resource": "users", **params}))
+    return await api.finished(await post_users(api, content, type=type, params=params))
 
 
 async def refused(api, job: dict, **params) -> bytes:
@@ -54,8 +54,3 @@ async def stored(api) -> list[str]:
 def annotated(*lines: int, role: str = "admin", email: str = "m{}@example.org") -> bytes:
     """A repair of these lines."""
     return b"_line," + USERS_HEADER + b"".join(b"%d," % n + row(n, role, email.format(n)) for n in lines)
-
-
-def problem(answer: httpx.Response, status: int, slug: str) -> dict:
-    assert (answer.status_code, answer.json()["type"]) == (status, f"/problems/{slug}"), answer.text
-    return answer.json()

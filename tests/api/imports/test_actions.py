@@ -3,9 +3,9 @@
 from hashlib import sha256
 from uuid import uuid4
 
-from tests.support.api_client import PATH, USERS_HEADER, stopped_at_users, user_row
+from tests.support.api_client import PATH, USERS_HEADER, problem, stopped_at_users, user_row
 from tests.support.eventually import eventually
-from tests.support.refused_files import EACH_FILE, RECORDS, imported, parameters, problem, records_of
+from tests.support.refused_files import EACH_FILE, RECORDS, imported, parameters, records_of
 
 WORKERS = 2
 SERVICE = {"worker_pool_size": WORKERS, "batch_size": 3, "claim_chunks_max": 1}
@@ -74,7 +74,7 @@ async def test_nothing_to_retry(api):
     """An import without failed or unprocessed records cannot be retried, and has no link to a retry."""
     job = await api.finished(await api.post(USERS_HEADER + user_row(1), type="text/csv", params={"resource": "users"}))
     assert "retry" not in job["links"]
-    await problem(await api.client.post(f"{PATH}/{job['id']}/retry"), 409, "nothing-to-retry")
+    problem(await api.client.post(f"{PATH}/{job['id']}/retry"), 409, "nothing-to-retry")
 
 
 @EACH_FILE
@@ -92,7 +92,7 @@ async def test_commit_of_a_dry_run(api, file):
     assert await api.value("SELECT max_errors FROM import_jobs WHERE id = %s", job["id"]) == 10
     repeated = await api.client.post(dry["links"]["commit"])
     assert (repeated.status_code, repeated.json()["id"]) == (200, job["id"])
-    await problem(await api.client.post(f"{PATH}/{job['id']}/commit"), 409, "not-committable")
+    problem(await api.client.post(f"{PATH}/{job['id']}/commit"), 409, "not-committable")
 
 
 async def test_commit_of_an_empty_dry_run(api):

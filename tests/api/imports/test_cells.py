@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support import api_client
-from tests.support.api_client import PATH, USERS_HEADER, stopped_at_users, user_row
+from tests.support.api_client import PATH, USERS_HEADER, post_users, stopped_at_users, user_row
 from tests.support.eventually import eventually
 
 RECORD_MAX_BYTES = 200_000
@@ -45,7 +45,7 @@ async def pages(api, job: dict, **params) -> list[dict]:
 
 
 async def imported(api, content: bytes, type: str = "text/csv", **params) -> dict:
-    return await api.finished(await api.post(content, type=type, params={"resource": "users", **params}))
+    return await api.finished(await post_users(api, content, type=type, params=params))
 
 
 async def test_cells_of_a_csv(api):

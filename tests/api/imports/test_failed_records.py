@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.api_client import USERS_HEADER
+from tests.support.api_client import USERS_HEADER, problem
 from tests.support.eventually import broken_off
-from tests.support.refused_files import EACH_FILE, FILES, RECORDS, File, imported, problem, records_of
+from tests.support.refused_files import EACH_FILE, FILES, RECORDS, File, imported, records_of
 
 RECORD_MAX_BYTES = 2000
 SERVICE = {"worker_pool_size": 2, "batch_size": 3, "claim_chunks_max": 1, "record_max_bytes": RECORD_MAX_BYTES}
@@ -143,9 +143,9 @@ async def test_an_incomplete_file_does_not_look_complete(api):
         with broken_off():
             await api.client.get(job["links"]["failed_records"], params={"annotate": annotate})
     retries = await api.client.post(job["links"]["retry"])
-    await problem(retries, 404, "not-found")
+    problem(retries, 404, "not-found")
     assert await api.value("SELECT count(*) FROM import_jobs") == 1
     await api.conn.execute("DELETE FROM import_errors WHERE import_id = %s", (job["id"],))
-    await problem(await api.client.get(job["links"]["failed_records"]), 404, "not-found")
+    problem(await api.client.get(job["links"]["failed_records"]), 404, "not-found")
     for format in ("csv", "ndjson"):
-        await problem(await api.client.get(job["links"]["errors"], params={"format": format}), 404, "not-found")
+        problem(await api.client.get(job["links"]["errors"], params={"format": format}), 404, "not-found")

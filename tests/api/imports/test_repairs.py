@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.support import api_client
-from tests.support.api_client import PATH, USERS_HEADER, user_row
+from tests.support.api_client import PATH, USERS_HEADER, problem, user_row
 from tests.support.repairs import (
     RECORDS,
     again,
@@ -16,7 +16,6 @@ from tests.support.repairs import (
     imported,
     lines,
     posted,
-    problem,
     refused,
     repaired,
     row,

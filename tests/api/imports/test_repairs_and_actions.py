@@ -7,6 +7,7 @@ import httpx
 import psycopg
 import pytest
 
+from tests.support.api_client import problem
 from tests.support.eventually import eventually
 from tests.support.repairs import (
     RECORDS,
@@ -16,7 +17,6 @@ from tests.support.repairs import (
     imported,
     lines,
     posted,
-    problem,
     repaired,
     rows,
     stored,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.support.api_client import PATH, USERS_HEADER, user_row
-from tests.support.refused_files import EACH_FILE, FILES, RECORDS, parameters, problem, records_of
+from tests.support.api_client import PATH, USERS_HEADER, problem, user_row
+from tests.support.refused_files import EACH_FILE, FILES, RECORDS, parameters, records_of
 
 UNKNOWN_ID = "0192f0c1-0000-7000-8000-000000000000"
 SERVICE = {"run": ["api"], "batch_size": 3}
@@ -18,13 +18,13 @@ async def test_cancel_of_a_pending_import(api, file):
     assert not {"retry", "commit"} & {*job["links"]}
     assert await records_of(api, job, "unprocessed") == file.content
     assert await records_of(api, job, "failed") == file.of([])
-    await problem(await api.client.post(f"{PATH}/{job['id']}/retry"), 409, "not-final")
+    problem(await api.client.post(f"{PATH}/{job['id']}/retry"), 409, "not-final")
     answer = await api.client.post(job["links"]["cancel"])
     assert (answer.status_code, answer.json()["status"]) == (202, "cancelled")
     job = await api.finished(posted)
     assert job["counts"]["unprocessed"] == RECORDS
     assert await records_of(api, job, "unprocessed") == file.content
-    await problem(await api.client.post(f"{PATH}/{job['id']}/cancel"), 409, "already-final")
+    problem(await api.client.post(f"{PATH}/{job['id']}/cancel"), 409, "already-final")
     child = (await api.client.post(job["links"]["retry"])).json()
     assert child["file"] == job["file"]
     assert (child["status"], child["total_records"]) == ("pending", RECORDS)
@@ -49,12 +49,12 @@ async def test_delete(api):
     content = USERS_HEADER + user_row(1)
     job = (await api.post(content, type="text/csv", params=params, headers=headers)).json()
     address = job["links"]["self"]
-    await problem(await api.client.delete(address), 409, "not-final")
+    problem(await api.client.delete(address), 409, "not-final")
     await api.client.post(job["links"]["cancel"])
     child = (await api.client.post(f"{address}/retry")).json()
     answer = await api.client.delete(address)
     assert (answer.status_code, answer.content) == (204, b"")
-    await problem(await api.client.delete(address), 404, "not-found")
+    problem(await api.client.delete(address), 404, "not-found")
     assert (await api.client.get(child["links"]["self"])).json()["parent_id"] is None
     again = await api.post(content, type="text/csv", params=params, headers=headers)
     assert (again.status_code, again.json()["id"] != job["id"]) == (202, True)
@@ -104,10 +104,10 @@ async def test_names_of_files(api, name, wanted):
 async def test_bad_requests(api, method, path):
     """An unknown id is 404, an unknown parameter 400; neither has an effect."""
     for id in (UNKNOWN_ID, "x"):
-        await problem(await api.client.request(method, f"{PATH}/{id}{path}"), 404, "not-found")
+        problem(await api.client.request(method, f"{PATH}/{id}{path}"), 404, "not-found")
     job = (await api.post(USERS_HEADER + user_row(1), type="text/csv", params={"resource": "users"})).json()
     answer = await api.client.request(method, f"{PATH}/{job['id']}{path}", params={"colour": "red"})
-    assert [fault["field"] for fault in (await problem(answer, 400, "invalid-request"))["errors"]] == ["colour"]
+    assert [fault["field"] for fault in problem(answer, 400, "invalid-request")["errors"]] == ["colour"]
     assert (await api.client.get(job["links"]["self"])).json() == job
 
 
@@ -116,4 +116,4 @@ async def test_one_page_or_all_errors(api):
     job = (await api.post(USERS_HEADER + user_row(1), type="text/csv", params={"resource": "users"})).json()
     for query in ({"limit": "5"}, {"cursor": "WzEsMV0="}):
         answer = await api.client.get(job["links"]["errors"], params={"format": "csv", **query})
-        await problem(answer, 400, "invalid-request")
+        problem(answer, 400, "invalid-request")
