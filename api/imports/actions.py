@@ -63,7 +63,7 @@ class FailedRecordParameters(RecordParameters, kw_only=True):
 
 
 FILES = {"text/csv": BINARY, "application/x-ndjson": BINARY, "application/json": OBJECTS}
-PROBLEMS = problem_responses("invalid-request", "not-found", "unavailable")
+PROBLEMS = problem_responses("invalid-request", "not-found", "too-many-requests", "unavailable")
 
 
 @get(
@@ -74,7 +74,7 @@ PROBLEMS = problem_responses("invalid-request", "not-found", "unavailable")
     responses={200: ResponseSpec(RefusedPage, description="The records", generate_examples=False), **PROBLEMS},
 )
 async def get_failed_records(
-    request: AnyRequest, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere
+    request: AnyRequest, id: FromPath[str], db_pool: PoolHere, settings: SettingsHere, admission: AdmissionHere
 ) -> ASGIResponse:
     """In the format, bytes and order of the file, header included, to be corrected and imported again.
 
@@ -84,7 +84,7 @@ async def get_failed_records(
     job = await _parent(db_pool, id)
     if requested.as_ is None:
         which = "unrepaired" if requested.unrepaired else "failed"
-        return await records.download(db_pool, job, which, is_annotated=requested.annotate)
+        return await records.download(db_pool, admission, job, which, is_annotated=requested.annotate)
     try:
         async with db_pool.connection() as conn:
             page = await cells.page(
@@ -111,10 +111,13 @@ async def get_failed_records(
         **PROBLEMS,
     },
 )
-async def get_unprocessed_records(request: AnyRequest, id: FromPath[str], db_pool: PoolHere) -> ASGIResponse:
+async def get_unprocessed_records(
+    request: AnyRequest, id: FromPath[str], db_pool: PoolHere, admission: AdmissionHere
+) -> ASGIResponse:
     """In the format, bytes and order of the file, header included. While the import runs, the records still to be processed."""
     requested = parameters.query(request, RecordParameters)
-    return await records.download(db_pool, await _parent(db_pool, id), "unprocessed", is_annotated=requested.annotate)
+    parent = await _parent(db_pool, id)
+    return await records.download(db_pool, admission, parent, "unprocessed", is_annotated=requested.annotate)
 
 
 CHILD = {

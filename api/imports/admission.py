@@ -14,6 +14,7 @@ from db.settings import Settings
 
 # seconds of Retry-After: an upload ends soon, a full queue takes longer to drain
 UPLOADS_RETRY_SECONDS = 1
+DOWNLOADS_RETRY_SECONDS = 5
 QUEUE_RETRY_SECONDS = 10
 
 
@@ -29,6 +30,7 @@ class Admission:
         # half of the pool: other requests have connections while uploads store their chunks
         self.storing = asyncio.Semaphore(max(1, settings.api_pool_size // 2))
         self._uploads = 0
+        self._downloads = 0
         self._buffered = 0
 
     @contextmanager
@@ -45,6 +47,18 @@ class Admission:
             yield
         finally:
             self._uploads -= 1
+
+    @contextmanager
+    def download(self) -> Iterator[None]:
+        """Admits one more download of records, which holds a chunk while its client reads. Raises `Problem` 429."""
+        maximum = self._settings.streams_max
+        if self._downloads >= maximum:
+            raise limit_reached("streams_max", maximum, "downloads at once", retry_seconds=DOWNLOADS_RETRY_SECONDS)
+        self._downloads += 1
+        try:
+            yield
+        finally:
+            self._downloads -= 1
 
     @asynccontextmanager
     async def until_stopping(self) -> AsyncIterator[None]:

@@ -5,7 +5,7 @@ Each chunk is read by a statement of its own. No connection is held while the cl
 
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AbstractContextManager, AsyncExitStack, aclosing, nullcontext
 from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
@@ -14,6 +14,7 @@ from litestar.response.base import ASGIResponse
 from api.http.problems import Problem
 from api.http.streaming import BlockStream
 from api.imports import annotations
+from api.imports.admission import Admission
 from api.imports.splitting import FileSplitter, Unreadable
 from db.connections.pool import Pool
 from db.formats import MEDIA_TYPES
@@ -26,6 +27,7 @@ Which: TypeAlias = Literal["failed", "unprocessed", "unrepaired", "remaining", "
 
 BLOCK_BYTES = 128 * 1024
 
+_UNLIMITED: AbstractContextManager[None] = nullcontext()
 _ENDINGS = re.compile(r"(?:\.(?:csv|ndjson|jsonl|json|gz|zst|txt))+$", re.IGNORECASE)
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
@@ -79,19 +81,36 @@ async def read_chunks(pool: Pool, parent: ParentImport, which: Which) -> AsyncGe
         raise Gone
 
 
-async def download(pool: Pool, parent: ParentImport, which: Which, *, is_annotated: bool) -> ASGIResponse:
-    """Streams the file. Raises `Problem` 404 if the records were removed."""
+async def download(
+    pool: Pool, admission: Admission, parent: ParentImport, which: Which, *, is_annotated: bool
+) -> ASGIResponse:
+    """Streams the file. Raises `Problem` 404 if the records were removed, 429 if there are too many downloads."""
     what = "unprocessed" if which == "unprocessed" else "failed"
     name = download_name(parent.file_name, parent.resource, what, parent.format)
     try:
-        return await stream(_blocks(pool, parent, which, is_annotated=is_annotated), MEDIA_TYPES[parent.format], name)
+        return await stream(
+            _blocks(pool, parent, which, is_annotated=is_annotated),
+            MEDIA_TYPES[parent.format],
+            name,
+            admitted=admission.download(),
+        )
     except Gone:
         raise removed() from None
 
 
-async def stream(blocks: AsyncGenerator[bytes, None], media_type: str, name: str) -> ASGIResponse:
-    """A response with these blocks, to be saved as `name`. An error before the first block becomes a problem document."""
+async def stream(
+    blocks: AsyncGenerator[bytes, None],
+    media_type: str,
+    name: str,
+    *,
+    admitted: AbstractContextManager[None] = _UNLIMITED,
+) -> ASGIResponse:
+    """A response with these blocks, to be saved as `name`. An error before the first block becomes a problem document.
+
+    `admitted` is entered for as long as the response is sent.
+    """
     async with AsyncExitStack() as stack:
+        stack.enter_context(admitted)
         await stack.enter_async_context(aclosing(blocks))
         first = await anext(blocks, b"")
         return BlockStream(
@@ -130,11 +149,13 @@ async def _blocks(pool: Pool, parent: ParentImport, which: Which, *, is_annotate
         async for chunk in found:
             notes = await _notes(pool, parent, chunk) if is_annotated else None
             missing = [NOT_STORED] if which in ("failed", "unrepaired") else []
-            records = [
-                _record(raw, line, None if notes is None else notes.get(number, missing), csv=csv, parent=parent)
-                for number, line, raw in chunk.records(parent.format)
-            ]
-            data = before + separator.join(records)
+            # not kept as a list: a slow client holds what is here
+            data = before + separator.join(
+                [
+                    _record(raw, line, None if notes is None else notes.get(number, missing), csv=csv, parent=parent)
+                    for number, line, raw in chunk.records(parent.format)
+                ]
+            )
             for start in range(0, len(data), BLOCK_BYTES):
                 yield data[start : start + BLOCK_BYTES]
             before = separator

@@ -284,6 +284,30 @@ async def records_in_chunks(api) -> list[int]:
     return [records for (records,) in await cursor.fetchall()]
 
 
+async def test_downloads_of_records_at_once(server_url, tmp_path):
+    """Each holds a chunk while its client reads, so their number is limited; one that ends makes room for another."""
+    async with (
+        api_client.service(server_url, tmp_path, worker_pool_size=1, streams_max=2) as service,
+        api_client.connected(service) as api,
+    ):
+        refused_rows = b"no,%b,reader,true\n" % (b"x" * 10_000) * 1500
+        job = await api.finished(
+            await api.post(USERS_HEADER + refused_rows, type="text/csv", params={"resource": "users"})
+        )
+        path = f"{PATH}/{job['id']}/failed-records"
+        async with AsyncExitStack() as readers:
+            for _ in range(2):
+                response = await readers.enter_async_context(api.client.stream("GET", path))
+                assert response.status_code == 200
+            answer = await api.client.get(path)
+            assert (answer.status_code, answer.json()["limit"]) == (429, "streams_max")
+
+        async def is_sent() -> bool:
+            return (await api.client.get(path)).content == USERS_HEADER + refused_rows
+
+        await eventually(is_sent)
+
+
 async def test_a_process_that_stops_takes_no_more_uploads(database_url):
     """A process that is being stopped refuses new uploads immediately, while it finishes running ones."""
     application = app.create(Settings(database_url=database_url))
