@@ -149,3 +149,10 @@ async def test_an_incomplete_file_does_not_look_complete(api):
     problem(await api.client.get(job["links"]["failed_records"]), 404, "not-found")
     for format in ("csv", "ndjson"):
         problem(await api.client.get(job["links"]["errors"], params={"format": format}), 404, "not-found")
+
+
+async def test_a_byte_order_mark_and_the_last_line_end(api):
+    """The two differences between a file of which every record was refused and the file of its refused records."""
+    file = USERS_HEADER + b"no,Ann,reader,true"
+    job = await api.finished(await api.post(b"\xef\xbb\xbf" + file, type="text/csv", params={"resource": "users"}))
+    assert (await api.get(f"/{job['id']}/failed-records")).content == file + b"\n"
