@@ -26,7 +26,7 @@ LINE: dict[str, Any] = {
     "keepalives_count": 3,
 }
 
-# The first four: whatever the server, the database or the role has as its default, the service needs these. The others: a lock
+# The first five: whatever the server, the database or the role has as its default, the service needs these. The others: a lock
 # must not outlive its worker. Keepalives alone do not free the lock of a partitioned machine. tcp_user_timeout ends a connection
 # whose data is not acknowledged, client_connection_check_interval notices a client that has left during a statement,
 # idle_in_transaction_session_timeout ends the session of one that has stopped between two statements.
@@ -35,6 +35,8 @@ SESSION = {
     "DateStyle": "ISO, MDY",
     "standard_conforming_strings": "on",
     "default_transaction_isolation": "read committed",
+    # compiling a statement takes longer than executing it: the planner's estimates for small jobs exceed its thresholds
+    "jit": "off",
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "3",

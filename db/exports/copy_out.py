@@ -64,8 +64,6 @@ async def begin_long_read(conn: Connection, *, client_timeout_seconds: float) ->
         "TimeZone": "UTC",
         "statement_timeout": "0",
         "transaction_timeout": "0",
-        # JIT compilation delays the first record and saves little: most of the time goes into reading and writing rows
-        "jit": "off",
         "idle_in_transaction_session_timeout": timeout,
         # a reader that pauses lets its receive window close, which this limit treats as a dead connection
         "tcp_user_timeout": timeout,

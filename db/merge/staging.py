@@ -89,14 +89,12 @@ async def use_indexes(conn: Connection) -> None:
     A chunk is small and its table large, but the planner has no statistics of the temporary table, nor good ones of a table
     that has just begun to grow. It would read the whole table for each chunk, or compare each row with each, and keep that
     plan. So sequential scans, merge joins and nested loops are switched off, and no statement joins the table as a whole: it is
-    filtered by an ARRAY of keys, or looked up row by row (LATERAL, with a LIMIT). What cannot be done otherwise has a cost
-    until PostgreSQL 17 at which each statement would be compiled, so JIT is off as well.
+    filtered by an ARRAY of keys, or looked up row by row (LATERAL, with a LIMIT).
     """
     await conn.execute(
         """
         SELECT set_config('enable_seqscan', 'off', true),
             set_config('enable_mergejoin', 'off', true),
-            set_config('enable_nestloop', 'off', true),
-            set_config('jit', 'off', true)
+            set_config('enable_nestloop', 'off', true)
         """
     )

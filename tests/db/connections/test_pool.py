@@ -55,6 +55,7 @@ def unusual_url(empty_database_url) -> str:
             "TimeZone = 'Asia/Tokyo'",
             "default_transaction_isolation = 'serializable'",
             "standard_conforming_strings = off",
+            "jit = on",
             "client_encoding = 'LATIN1'",
         ):
             conn.execute(SQL("ALTER DATABASE {} SET ").format(name) + SQL(setting))
@@ -68,6 +69,7 @@ async def test_defaults_of_the_database_do_not_matter(unusual_url, monkeypatch):
     async with await pool.connect(Settings(database_url=unusual_url), name="pinned") as conn:
         [(moment, text)] = await rows(conn, "SELECT timestamptz '2024-02-01 00:00:00+00', %(text)s", text="żółw \\ '")
         assert (moment, text) == (datetime(2024, 2, 1, tzinfo=UTC), "żółw \\ '")
+        assert await rows(conn, "SHOW jit") == [("off",)]
         async with conn.transaction():
             assert await rows(conn, "SHOW transaction_isolation") == [("read committed",)]
 
