@@ -24,6 +24,8 @@ async def opened(browser: Browser, url: str, path: str = "/", **options: Any) ->
     context = await browser.new_context(base_url=url, **options)
     context.set_default_timeout(PATIENCE_SECONDS * 1000)
     page = await context.new_page()
+    # choosers are intercepted from the first listener on; one that opens a moment after that can still be missed
+    page.on("filechooser", lambda _: None)
     page.on("console", lambda message: _note(found, message.type, message.text))
     page.on("pageerror", lambda error: found.append(f"script error: {error}"))
     page.on("request", lambda request: _note_request(found, url, request.url))
