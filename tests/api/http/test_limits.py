@@ -293,9 +293,9 @@ async def test_a_stream_that_is_read_slowly(shared, server_url, tmp_path):
             client.send(STREAM)
             began = time.monotonic()
             while time.monotonic() - began < 4 * stall_seconds:
+                # nothing is left to read soon after the connection was ended
                 assert await in_time(client.reader.read(SLOW_READ_BYTES))
                 await asyncio.sleep(SLOW_PAUSE_SECONDS)
-            assert await streaming(api)
 
 
 @pytest.fixture
