@@ -14,13 +14,13 @@ from psycopg.sql import SQL, Identifier
 from db import embedded
 
 # data of tests must survive a crash of a process, but not of the machine
-FAST = {
-    **embedded.TCP,
+NOT_DURABLE = {
     "fsync": "off",
     "full_page_writes": "off",
     "shared_buffers": "64MB",
     "max_wal_size": "256MB",
 }
+FAST = {**embedded.TCP, **NOT_DURABLE}
 # a file system in memory; a test needs much less than this space
 MEMORY = Path("/dev/shm")  # noqa: S108
 ROOM_BYTES = 4 << 30
@@ -43,7 +43,11 @@ def server() -> Iterator[str]:
 
         try:
             # a container has 64 MB of shared memory by default, which parallel queries exceed
-            container = PostgresContainer(f"postgres:{tag or '18'}", driver=None).with_kwargs(shm_size="512m").start()
+            container = PostgresContainer(f"postgres:{tag or '18'}", driver=None).with_kwargs(shm_size="512m")
+            container.with_command(
+                ["postgres", *(part for pair in NOT_DURABLE.items() for part in ("-c", "=".join(pair)))]
+            )
+            container.start()
         except DockerException as error:
             raise embedded.EmbeddedError(f"TEST_POSTGRES={kind}: {error}") from error
         try:
