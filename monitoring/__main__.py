@@ -3,22 +3,19 @@
 import argparse
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from db import settings
 from db.settings import Settings, SettingsError
-from monitoring import multiprocess
+from monitoring import multiprocess, prometheus
 
 HERE = Path(__file__).parent
 COMPOSE = ("compose", "--file", str(HERE / "docker-compose.yml"))
 # the content of the file `running` if containers run; otherwise it has the identity of a process, or it does not exist
 CONTAINERS = "containers"
 DOCKER_SECONDS = 10
-PROMETHEUS_SECONDS = 15
 
 
 class Failed(Exception):
@@ -51,7 +48,12 @@ def start(config: Settings, folder: Path, port: int) -> str:
         if binary is None:
             no_binary = "there is no `prometheus` on PATH (Debian: apt install prometheus)"
             raise Failed(f"nothing was started: {fault}, and {no_binary}") from None
-        _start_prometheus(binary, folder, port)
+        identity = prometheus.start(binary, folder, port)
+        if identity is None:
+            raise Failed(
+                f"nothing was started: Prometheus does not start on port {port}, see {folder / prometheus.LOG}"
+            ) from None
+        (folder / "running").write_text(identity)
         return (
             f"Prometheus: http://127.0.0.1:{port}, with the alerts.\nGrafana is not started: it runs in a container, and {fault}."
             " Its dashboards are in monitoring/grafana/dashboards."
@@ -68,7 +70,7 @@ def stop(folder: Path) -> str:
     if running == CONTAINERS:
         _docker(folder, *COMPOSE, "down")
     else:
-        _stop_process(running)
+        prometheus.stop(running)
     (folder / "running").unlink()
     return "monitoring is stopped"
 
@@ -118,38 +120,6 @@ def _docker(folder: Path, *arguments: str, timeout: float | None = None) -> None
     except subprocess.CalledProcessError as error:
         reason = error.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {error.returncode}"]
         raise Failed(f"docker {' '.join(arguments)} failed ({reason[-1]})") from None
-
-
-def _start_prometheus(binary: str, folder: Path, port: int) -> None:
-    command = [
-        binary,
-        f"--config.file={folder / 'config' / 'prometheus.yml'}",
-        f"--storage.tsdb.path={folder / 'tsdb'}",
-        f"--web.listen-address=127.0.0.1:{port}",
-    ]
-    log = folder / "prometheus.log"
-    with log.open("wb") as output:
-        # a new session, because the process shall not end with this terminal
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-        )
-    identity = multiprocess.identity_of(process.pid)
-    (folder / "running").write_text(identity)
-    deadline = time.monotonic() + PROMETHEUS_SECONDS
-    while "Server is ready to receive web requests" not in log.read_text(errors="replace"):
-        if process.poll() is not None or time.monotonic() > deadline:
-            _stop_process(identity)
-            raise Failed(f"nothing was started: Prometheus does not start on port {port}, see {log}")
-        time.sleep(0.1)
-
-
-def _stop_process(identity: str) -> None:
-    pid = int(identity.partition("-")[0])
-    for signum in (signal.SIGTERM, signal.SIGKILL):
-        deadline = time.monotonic() + PROMETHEUS_SECONDS
-        while multiprocess.is_alive(identity) and time.monotonic() < deadline:
-            os.kill(pid, signum)
-            time.sleep(0.05)
 
 
 if __name__ == "__main__":
