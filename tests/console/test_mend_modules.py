@@ -77,6 +77,49 @@ async def test_rules(api, browser):
         assert await call_module(page, "mend/rules.js", apply, [drop, "x", bad]) == ["x", "  Ada", False, True]
 
 
+# refused, unprocessed, what the repairs and the retry accepted, states of the loaded records, of edited ones that are not loaded,
+# the numbers: refused, taken, edited, left out, untouched
+NUMBERS = [
+    (3, 0, [], [None, "edited", "out"], [], [3, 0, 1, 1, 1]),
+    (5, 0, [1, 1], [None], ["edited", "edited"], [5, 2, 2, 0, 1]),
+    # the edit of a taken record
+    (2, 0, [1], ["edited"], ["edited"], [2, 1, 1, 0, 0]),
+    (2, 0, [2], [], ["edited", "out"], [2, 2, 0, 0, 0]),
+    # a repair was deleted after the family was read: its record is refused again
+    (2, 0, [1], ["edited", "edited"], [], [2, 0, 2, 0, 0]),
+    (2, 0, [9], ["edited"], ["edited"], [2, 1, 1, 0, 0]),
+    # records that nothing has refused when the import was read
+    (1, 0, [], ["edited", None], ["out"], [2, 0, 1, 0, 1]),
+    # the retry has stored unprocessed records too
+    (2, 100, ["retry", 100], [None], [], [102, 100, 0, 0, 2]),
+]
+
+
+async def test_numbers(api, browser):
+    """No number is negative, in whatever order the page has learned of its records and of the imports that have taken them."""
+    async with opened(browser, api.service.url, "/ui/none") as page:
+        for refused, unprocessed, accepted, loaded, unseen, wanted in NUMBERS:
+            numbers = await call_module(
+                page,
+                "mend/numbers.js",
+                """({ numbers }, [refused, unprocessed, accepted, loaded, unseen]) => {
+                    const relation = accepted[0] === "retry" ? accepted.shift() : "repair"
+                    const { edited, out, taken, untouched, refused: all } = numbers({
+                        job: { id: "first", counts: { failed: refused, unprocessed } },
+                        repairs: accepted.map((created) => (
+                            { relation, parent_id: "first", counts: { created, updated: 0, unchanged: 0, skipped: 0 } }
+                        )),
+                        known: new Map(loaded.map((state, n) => [n, { state }])),
+                        unseen: () => unseen.map((state) => ({ state })),
+                        edits: { stateOf: ({ state }) => state },
+                    })
+                    return [all, taken, edited, out, untouched]
+                }""",
+                [refused, unprocessed, accepted, loaded, unseen],
+            )
+            assert numbers == wanted, (refused, unprocessed, accepted, loaded, unseen)
+
+
 # the format, records by (line, cells or raw), the file that a repair sends
 FILES = [
     (

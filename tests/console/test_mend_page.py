@@ -1,11 +1,12 @@
 """The mending page in a browser: refused records are corrected by hand and by rules, sent as repairs, and stored in the end."""
 
+import asyncio
 import re
 
 import pytest
 from playwright.async_api import Dialog, Locator, expect
 
-from tests.support.console import accessibility_faults, opened
+from tests.support.console import accessibility_faults, answered_after, opened
 from tests.support.mending import HEADER, add_rule, cell, expect_numbers, family, imported, send, stored
 
 pytestmark = pytest.mark.needs("chromium")
@@ -154,6 +155,24 @@ async def test_by_keyboard_alone(api, browser):
         ("b@example.org", "B", "reader", False),
         ("c@example.org", "C", "reader", True),
     ]
+
+
+async def test_the_last_choice_is_shown(api, browser):
+    """The response for a cause that was chosen before arrives after that for the present one."""
+    job = await imported(api, HEADER + b"a@example,A,reader,true\nb@example.org,B,boss,true\n", "staff.csv")
+    is_shown = asyncio.Event()
+    async with opened(browser, api.service.url, f"/ui/imports/{job['id']}/mend") as page:
+        await expect(cell(page, "email", 2)).to_be_visible()
+        first = "**/failed-records?*field=role*"
+        await page.route(first, lambda route: answered_after(route, is_shown))
+        async with page.expect_request(first):
+            await page.get_by_role("link", name="role Not an allowed value").click()
+        await page.get_by_role("link", name=re.compile("^email ")).click()
+        await expect(cell(page, "email", 3)).to_have_count(0)
+        is_shown.set()
+        await page.unroute_all(behavior="wait")
+        await expect(cell(page, "email", 2)).to_be_visible()
+        await expect(cell(page, "email", 3)).to_have_count(0)
 
 
 async def test_unsent_edits_survive_a_reload(api, browser):

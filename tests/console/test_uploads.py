@@ -5,7 +5,7 @@ import asyncio
 import httpx
 from playwright.async_api import Page, expect
 
-from tests.support.console import accessibility_faults, opened
+from tests.support.console import accessibility_faults, answered_after, opened
 from tests.support.eventually import eventually
 from tests.support.factories import rows
 from tests.support.fault_proxy import fault_proxy
@@ -95,12 +95,6 @@ async def test_a_full_queue_is_waited_for(service, browser, conn):
             await at(page, "Store")
             await expect(button(page, "Commit")).to_have_count(0)
     assert [job[1] for job in await imports(conn)] == ["cancelled", "cancelled"]
-
-
-async def answered_after(route, event: asyncio.Event) -> None:
-    response = await route.fetch()
-    await event.wait()
-    await route.fulfill(response=response)
 
 
 async def test_a_file_that_was_removed_since_it_was_chosen_is_not_sent_again(started, browser, conn, tmp_path):

@@ -1,12 +1,13 @@
 """The console in a browser: every page of a test is watched for script errors, policy reports and requests to other hosts."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser, Page
+from playwright.async_api import Browser, Page, Route
 
 from tests.support.eventually import PATIENCE_SECONDS
 
@@ -35,6 +36,13 @@ async def opened(browser: Browser, url: str, path: str = "/", **options: Any) ->
     finally:
         await context.close()
     assert found == [], found
+
+
+async def answered_after(route: Route, event: asyncio.Event) -> None:
+    """For `page.route`: the service answers at once, but the page gets the response only after the event."""
+    response = await route.fetch()
+    await event.wait()
+    await route.fulfill(response=response)
 
 
 def _note(found: list[str], kind: str, text: str) -> None:

@@ -26,6 +26,8 @@ export class Problem extends Error {
     this.type = (body.type ?? "").replace("/problems/", "")
     this.title = body.title ?? ""
     this.errors = body.errors ?? []
+    /** The lines of the file that the problem is about. */
+    this.lines = body.lines ?? []
     this.requestId = body.request_id ?? null
     /** Seconds to wait before the request is repeated, or null. */
     this.retryAfter = retryAfter

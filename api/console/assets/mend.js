@@ -1,12 +1,13 @@
 // Corrects the refused records of an import, in a grid and by rules for whole columns, and sends them as a repair.
 
-import { html, nothing, svg } from "./vendor/lit-html/lit-html.js"
+import { html, nothing } from "./vendor/lit-html/lit-html.js"
 import { get } from "./client.js"
 import { causes } from "./mend/causes.js"
 import { Edits } from "./mend/edits.js"
 import * as format from "./format.js"
 import { Grid } from "./mend/grid.js"
 import { KEYS } from "./mend/grid_keys.js"
+import { bar, numbers } from "./mend/numbers.js"
 import { Page } from "./page.js"
 import { empty, failure, icon, isFinal, loading, toast } from "./parts.js"
 import * as repair from "./mend/repair.js"
@@ -15,21 +16,30 @@ import { RuleList } from "./mend/rule_list.js"
 import { Sending } from "./mend/sending.js"
 
 const ROWS = 100
+const FIRST = [{ source: 0, cursor: null }]
 
 export default class MendPage extends Page {
   /** The import whose records were refused, and all imports derived from it, oldest first: `repair.familyOf`. */
   job = null
   family = []
   fields = []
-  /** The shown records, and all loaded ones by key. `isWhole`: all refused records are loaded. */
+  /**
+   * The shown records, and all loaded ones by key. `isWhole`: all refused records are loaded; `isPartial`: they are too many for
+   * that. Neither is true while they are being loaded.
+   */
   rows = []
   known = new Map()
   isWhole = false
+  isPartial = false
   isLoading = true
   /** The number of records that match the filter, and the positions of the shown ones and of the next ones. */
   total = 0
-  #places = [{ source: 0, cursor: null }]
+  #places = FIRST
   #next = null
+  // a reload aborts an earlier one with all that it still loads, and a turn of the page; a turn aborts an earlier turn
+  #loading = new AbortController()
+  #turning = new AbortController()
+  #reloaded = null
   edits = new Edits(this.params.id)
   grid = new Grid(this)
   ruleList = new RuleList(this)
@@ -51,12 +61,8 @@ export default class MendPage extends Page {
     return this.family.slice(1).map(({ job }) => job)
   }
 
-  /** The imports whose refused records are shown: the last repair first, since its records were edited last. */
   get sources() {
-    return this.family
-      .filter(({ job, isContinued }) => job.counts.failed && !isContinued)
-      .map(({ job }) => job)
-      .reverse()
+    return sourcesOf(this.family)
   }
 
   open() {
@@ -75,28 +81,37 @@ export default class MendPage extends Page {
 
   /** Reloads the import and its repairs, the shown records, and, if there are few, all others. */
   async reload() {
-    await this.attempt(async () => {
-      const job = await get(`${repair.PATH}/${this.params.id}`, {}, this)
-      this.fields = (await get(`/api/v1/resources/${job.resource}`, {}, this)).fields
-      this.family = await repair.familyOf(job, this)
-      this.job = job
-      this.isWhole = false
-      this.known = new Map()
-      await this.#show([{ source: 0, cursor: null }])
-      this.isLoading = false
+    this.#turning.abort()
+    this.#loading.abort()
+    this.#loading = new AbortController()
+    const signal = AbortSignal.any([this.signal, this.#loading.signal])
+    const reloaded = this.attempt(async () => {
+      const job = await get(`${repair.PATH}/${this.params.id}`, {}, { signal })
+      const { fields } = await get(`/api/v1/resources/${job.resource}`, {}, { signal })
+      const family = await repair.familyOf(job, { signal })
+      const page = await this.#read(FIRST, { family, fields, signal })
+      // all at once: records that were read before the family may be taken by one of its imports
+      Object.assign(this, { job, fields, family, known: new Map(), isWhole: false, isPartial: false, isLoading: false })
+      this.#show(page)
+      return true
     })
-    if (!this.problem && !this.signal.aborted) await this.#loadAll()
+    this.#reloaded = reloaded
+    const isLoaded = await reloaded
+    if (this.#reloaded === reloaded) this.#reloaded = null
+    if (isLoaded) await this.#loadAll(signal)
   }
 
   /** Loads all refused records, up to what can be edited by hand, so that numbers are exact and rules need no further request. */
-  async #loadAll() {
-    if (this.counts.refused - this.counts.taken > repair.LIMITS.records) return
-    let size = 0
+  async #loadAll(signal) {
     await this.attempt(async () => {
-      for await (const records of repair.allRefused(this.sources, this.fields, this)) {
+      let size = 0
+      this.isPartial = this.counts.refused - this.counts.taken > repair.LIMITS.records
+      if (this.isPartial) return
+      for await (const records of repair.allRefused(this.sources, this.fields, { signal })) {
         this.#know(records)
         size += JSON.stringify(records).length
-        if (size > repair.LIMITS.bytes) return
+        this.isPartial = size > repair.LIMITS.bytes
+        if (this.isPartial) return
       }
       this.isWhole = true
       // records that another tab has sent meanwhile
@@ -108,35 +123,46 @@ export default class MendPage extends Page {
     for (const record of records) if (!this.known.has(record.key)) this.known.set(record.key, record)
   }
 
-  /** Shows the records from the last of these positions on. */
-  async #show(places) {
+  /** The records from the last of these positions on, their number if it is the first position, and the position behind them. */
+  async #read(places, { family, fields, signal }) {
     const rows = []
     const { code, field } = this
+    const sources = sourcesOf(family)
     let { source, cursor } = places.at(-1)
     let total = 0
-    for (; source < this.sources.length && rows.length < ROWS; source += cursor ? 0 : 1) {
-      const query = { code, field, cursor, limit: ROWS - rows.length, signal: this.signal }
-      const page = await repair.refusedPage(this.sources[source], this.fields, query)
+    for (; source < sources.length && rows.length < ROWS; source += cursor ? 0 : 1) {
+      const query = { code, field, cursor, limit: ROWS - rows.length, signal }
+      const page = await repair.refusedPage(sources[source], fields, query)
       if (cursor === null) total += page.total
       rows.push(...page.records)
       cursor = page.cursor
     }
-    if (places.length === 1) {
-      for (const job of this.sources.slice(source + (cursor ? 1 : 0)))
-        total += (await repair.refusedPage(job, this.fields, { code, field, limit: 1, signal: this.signal })).total
-      this.total = total
-    }
+    if (places.length === 1)
+      for (const job of sources.slice(source + (cursor ? 1 : 0)))
+        total += (await repair.refusedPage(job, fields, { code, field, limit: 1, signal })).total
+    return { places, rows, total, next: source < sources.length ? { source, cursor } : null }
+  }
+
+  #show({ places, rows, total, next }) {
+    if (places.length === 1) this.total = total
     // memory of the page does not grow with the import
     if (!this.isWhole && this.known.size > repair.LIMITS.records) this.known.clear()
     this.#know(rows)
     this.rows = rows.map(({ key }) => this.known.get(key))
     this.#places = places
-    this.#next = source < this.sources.length ? { source, cursor } : null
+    this.#next = next
   }
 
   turn(places) {
+    this.#turning.abort()
+    this.#turning = new AbortController()
+    const signal = AbortSignal.any([this.signal, this.#turning.signal])
     return this.attempt(async () => {
-      await this.#show(places)
+      // a turn during a reload waits for it
+      const isReloaded = await this.#reloaded
+      signal.throwIfAborted()
+      // and positions from before it are not valid any more
+      this.#show(await this.#read(isReloaded ? FIRST : places, { family: this.family, fields: this.fields, signal }))
       document.querySelector(".mend-grid-scroll")?.scrollTo(0, 0)
     })
   }
@@ -144,30 +170,25 @@ export default class MendPage extends Page {
   filter(code, field) {
     setQuery({ code, field })
     this.query = new URLSearchParams(location.search)
-    return this.turn([{ source: 0, cursor: null }])
+    return this.turn(FIRST)
   }
 
-  /** The numbers of the bar; they add up to `refused`. */
   get counts() {
-    if (!this.job) return { refused: 0, taken: 0, edited: 0, out: 0, untouched: 0 }
-    const refused = this.job.counts.failed
-    const taken = this.repairs.reduce(
-      (sum, { counts }) => sum + counts.created + counts.updated + counts.unchanged + counts.skipped,
-      0,
-    )
-    let edited = 0
-    let out = 0
-    for (const record of this.loaded()) {
-      const state = this.edits.stateOf(record)
-      if (state === "edited") edited += 1
-      else if (state === "out") out += 1
-    }
-    return { refused, taken, edited, out, untouched: refused - taken - edited - out }
+    return numbers(this)
   }
 
-  /** All records whose cells are known: the loaded ones, and those with edits from before a reload. */
+  /** The loaded records, and the edited ones of `unseen`. */
   *loaded() {
     yield* this.known.values()
+    yield* this.unseen()
+  }
+
+  /**
+   * Records with edits from before a reload that are not loaded, if not all can be. If all can be, none: a record that is not
+   * loaded then is taken, and its edits do not count.
+   */
+  *unseen() {
+    if (!this.isPartial) return
     for (const [key, { record }] of this.edits.hand) if (!this.known.has(key)) yield record
   }
 
@@ -315,28 +336,9 @@ export default class MendPage extends Page {
   }
 }
 
-const PARTS = [
-  ["taken", "taken", "created"],
-  ["edited", "edited", "updated"],
-  ["out", "left out", "skipped"],
-  ["untouched", "untouched", "refused"],
-]
-
-/** The numbers of refused, accepted, edited and untouched records, as a bar and as text. */
-function bar(counts) {
-  let x = 0
-  const parts = PARTS.filter(([name]) => counts[name] > 0).map(([name, , css]) => {
-    const width = Math.max((1000 * counts[name]) / counts.refused, 3)
-    const part = svg`<rect class="fate ${css}" x=${x} y="0" width=${width} height="10"></rect>`
-    x += width
-    return part
-  })
-  return html`<svg class="fates tall" viewBox="0 0 1000 10" preserveAspectRatio="none" aria-hidden="true">${parts}</svg>
-    <ul class="legend">
-      <li><b>${format.number(counts.refused)}</b> refused</li>
-      ${PARTS.filter(([name]) => name !== "out" || counts.out).map(
-        ([name, label, css]) =>
-          html`<li><span class="swatch ${css}" aria-hidden="true"></span><b>${format.number(counts[name])}</b> ${label}</li>`,
-      )}
-    </ul>`
-}
+/** The imports whose refused records are shown: the last repair first, since its records were edited last. */
+const sourcesOf = (family) =>
+  family
+    .filter(({ job, isContinued }) => job.counts.failed && !isContinued)
+    .map(({ job }) => job)
+    .reverse()

@@ -165,9 +165,9 @@ export class Edits {
     this.save()
   }
 
-  /** Removes the edits of records that are not refused any more, since another tab has sent them. */
+  /** Removes the edits of records that are not refused any more, since another tab has sent them: not `isKept(key, record)`. */
   keep(isKept) {
-    const keys = [...this.hand.keys()].filter((key) => !isKept(key))
+    const keys = [...this.hand].filter(([key, { record }]) => !isKept(key, record)).map(([key]) => key)
     if (!keys.length) return
     for (const key of keys) this.#forget(key)
     this.#undo = this.#undo.filter(({ key }) => !keys.includes(key))

@@ -128,9 +128,14 @@ export class Sending {
       <p><button type="button" @click=${() => this.#reload()}>${icon("retry")} Load what is still refused</button></p>`
   }
 
-  #reload() {
+  async #reload() {
+    const { page } = this
+    const { lines } = this.problem
     this.problem = null
-    return this.page.reload()
+    await page.reload()
+    // if not all refused records can be loaded, only the problem says which are taken
+    page.edits.keep((key, { line }) => page.known.has(key) || !lines.includes(line))
+    page.update()
   }
 
   #tooLarge() {
@@ -169,7 +174,7 @@ export class Sending {
         <strong>${counts.out ? "All other records are stored." : "All records are stored."}</strong>
         <p>
           ${format.count(counts.taken, "record")} of ${format.number(counts.refused)} were
-          mended${counts.out ? `, ${format.number(counts.out)} left out` : ""}.
+          taken${counts.out ? `, ${format.number(counts.out)} left out` : ""}.
         </p>
         <p><a class="button" href=${`/ui/imports/${job.id}`}>Go to the import</a></p>
       </div>
