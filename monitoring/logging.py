@@ -51,7 +51,13 @@ def setup(settings: Settings, *, process: Literal["api", "worker"]) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(settings.log_level.upper())
+    logging.getLogger("psycopg").addFilter(_is_first_error)
     logging.getLogger("psycopg.pool").addFilter(_pool_filter)
+
+
+def _is_first_error(record: logging.LogRecord) -> bool:
+    """Drops the lines about errors in the cleanup after another error, which is raised and logged where it is handled."""
+    return not str(record.msg).startswith("error ignored ")
 
 
 def _pool_filter(record: logging.LogRecord) -> bool:

@@ -10,6 +10,7 @@ from tests.support import ROOT
 from tests.support.eventually import PATIENCE_SECONDS
 
 PROGRAM = """
+from logging import getLogger
 import structlog
 from db.settings import Settings
 from monitoring import logging
@@ -17,6 +18,8 @@ from monitoring import logging
 logging.setup(Settings(log_format="console"), process="api")
 log = structlog.get_logger("api.test")
 log.info("request", method="POST", route="/api/v1/imports", status=202, duration_ms=12.3, body=None)
+# psycopg's line when a pipeline ends after its connection was lost, which is logged where it is handled
+getLogger("psycopg").warning("error ignored terminating %r: %s", "pipeline", "the connection is lost")
 log.warning("database is unreachable", error="refused")
 
 def descend(depth):
