@@ -5,21 +5,37 @@ Of these uvicorn has none: it limits only the time between two requests.
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import Protocol
+
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from api.http import refusals
-
-if TYPE_CHECKING:
-    from api.http.protocol import BoundedHttp
+from api.http.problems import Problem
+from db.settings import Settings
 
 # how long a refused client may go on sending: closing at once would reset the connection before it reads the response
 LINGER_SECONDS = 2
 
 
+class Connection(Protocol):
+    """What the limits need of a connection: its state, and the two ways to end it."""
+
+    settings: Settings
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+    flow: FlowControl
+    cycle: RequestResponseCycle
+    in_head: bool
+
+    def refuse(self, problem: Problem) -> None: ...
+    def abort(self, reason: str) -> None: ...
+
+
 class TimeLimits:
     """The timers of one connection."""
 
-    def __init__(self, connection: "BoundedHttp") -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._settings = connection.settings
         self._call_later = connection.loop.call_later
