@@ -39,7 +39,7 @@ def start(config: Settings, folder: Path, port: int) -> str:
     """Starts both, or only Prometheus on `port`. Returns the message for the user. Raises `Failed`."""
     if _running(folder):
         raise Failed("monitoring is started already: `make monitoring-stop` stops it")
-    configure(config, folder / "config")
+    prometheus.configure(config, folder / "config")
     try:
         _docker(folder, "info", timeout=DOCKER_SECONDS)
         _docker(folder, *COMPOSE, "up", "--detach")
@@ -73,23 +73,6 @@ def stop(folder: Path) -> str:
         prometheus.stop(running)
     (folder / "running").unlink()
     return "monitoring is stopped"
-
-
-def configure(config: Settings, folder: Path) -> Path:
-    """Writes the configuration of Prometheus to `folder`, with the API's port and, if /metrics requires one, an API key."""
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(HERE / "alerts.yml", folder / "alerts.yml")
-    text = (HERE / "prometheus.yml").read_text().replace("127.0.0.1:8080", f"127.0.0.1:{config.http_port}")
-    key = folder / "api_key"
-    key.unlink(missing_ok=True)
-    if config.keys and not config.metrics_public:
-        key.touch(mode=0o600)
-        key.write_text(config.keys[0].key)
-        # a relative name, because the folder has another path in the container
-        authorization = "    authorization: {credentials_file: api_key}\n"
-        text = text.replace("    static_configs:", f"{authorization}    static_configs:")
-    (folder / "prometheus.yml").write_text(text)
-    return folder
 
 
 def _running(folder: Path) -> str:

@@ -1,15 +1,35 @@
-"""Prometheus as a process of this machine, which goes on when the terminal is closed."""
+"""Prometheus: its configuration for this service, and its process, which goes on when the terminal is closed."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
 from pathlib import Path
 
+from db.settings import Settings
 from monitoring import multiprocess
 
+HERE = Path(__file__).parent
 LOG = "prometheus.log"
 TIMEOUT_SECONDS = 15
+
+
+def configure(config: Settings, folder: Path) -> Path:
+    """Writes the configuration of Prometheus to `folder`, with the API's port and, if /metrics requires one, an API key."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(HERE / "alerts.yml", folder / "alerts.yml")
+    text = (HERE / "prometheus.yml").read_text().replace("127.0.0.1:8080", f"127.0.0.1:{config.http_port}")
+    key = folder / "api_key"
+    key.unlink(missing_ok=True)
+    if config.keys and not config.metrics_public:
+        key.touch(mode=0o600)
+        key.write_text(config.keys[0].key)
+        # a relative name, because the folder has another path in the container
+        authorization = "    authorization: {credentials_file: api_key}\n"
+        text = text.replace("    static_configs:", f"{authorization}    static_configs:")
+    (folder / "prometheus.yml").write_text(text)
+    return folder
 
 
 def start(binary: str, folder: Path, port: int) -> str | None:

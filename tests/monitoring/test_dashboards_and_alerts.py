@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from db.settings import Settings
-from monitoring.__main__ import configure
+from monitoring.prometheus import configure
 from tests.support.monitoring import DASHBOARDS, FOLDER, RULES, dashboard, promtool
 
 RULE_TESTS = yaml.safe_load((FOLDER / "alerts.test.yml").read_text())["tests"]

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from db import embedded
 from db.settings import Settings
 from monitoring import metrics  # noqa: F401  registers the metrics
-from monitoring.__main__ import configure
+from monitoring.prometheus import configure
 from tests.support import api_client, programs
 from tests.support.api_client import USERS_HEADER, user_row
 from tests.support.eventually import PATIENCE_SECONDS, eventually
