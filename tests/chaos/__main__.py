@@ -69,7 +69,7 @@ async def _run(console: Console, chosen: Sequence[Scenario], *, seed: str, with_
         head = {
             "seed": seed,
             "started_at": started_at,
-            "machine": environment.machine(database.url) | {"workers": WORKERS},
+            "machine": environment.machine(database.url, workers=WORKERS),
         }
         for number, scenario in enumerate(chosen):
             console.print(scenario.name, style="bold")

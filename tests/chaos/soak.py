@@ -74,7 +74,7 @@ def main() -> None:
 async def _run(console: Console, seconds: float) -> bool:
     """Whether nothing has grown and no result was wrong."""
     with postgres.open_folder() as folder, server.running(folder, options={}) as database:
-        machine = environment.machine(database.url) | {"workers": SETTINGS["worker_pool_size"]}
+        machine = environment.machine(database.url, workers=SETTINGS["worker_pool_size"])
         async with chaos_environment.opened(
             database, folder / "soak", seed="soak", log=console.print, **SETTINGS
         ) as opened:
