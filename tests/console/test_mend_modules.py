@@ -120,6 +120,23 @@ async def test_numbers(api, browser):
             assert numbers == wanted, (refused, unprocessed, accepted, loaded, unseen)
 
 
+async def test_the_order_of_causes(api, browser):
+    """Causes with the same number of records stay in the order of the import's summary when all records are loaded."""
+    async with opened(browser, api.service.url, "/ui/none") as page:
+        orders = await call_module(
+            page,
+            "mend/causes.js",
+            """({ counted }) => {
+                const fields = ["email", "role", "email", "role", "name"]
+                const known = new Map(fields.map((field, n) => [n, { errors: [{ code: "c", field }] }]))
+                const error_summary = ["role", "email", "name"].map((field) => ({ code: "c", field, count: 1 }))
+                const order = (isWhole) => counted({ isWhole, known, job: { error_summary } }).map(({ field }) => field)
+                return [order(false), order(true)]
+            }""",
+        )
+    assert orders == [["role", "email", "name"]] * 2
+
+
 # the format, records by (line, cells or raw), the file that a repair sends
 FILES = [
     (

@@ -1,5 +1,6 @@
 // The causes of refusal on the mending page: the number of records of each, the one that the grid shows, and the finished ones.
 
+import { repeat } from "../vendor/lit-html/directives/repeat.js"
 import { html, nothing } from "../vendor/lit-html/lit-html.js"
 import { CAUSES } from "../causes.js"
 import * as format from "../format.js"
@@ -12,23 +13,30 @@ export function causes(page) {
     <h2 id="causes-heading">Causes</h2>
     <ul>
       ${cause(page, { code: null, field: null, count: page.isWhole ? page.known.size : null })}
-      ${counted(page).map((each) => cause(page, each))}
+      ${repeat(counted(page), keyOf, (each) => cause(page, each))}
     </ul>
   </nav>`
 }
 
-/** The causes, the most frequent first: of the loaded records if these are all; else as the import counted. */
+const keyOf = ({ code, field }) => JSON.stringify([code, field])
+
+/**
+ * The causes, the most frequent first: of the loaded records if these are all; else as the import counted. Those of the same
+ * number have the same order in both, so that none moves while it is clicked.
+ */
 export function counted(page) {
   if (!page.isWhole) return page.job.error_summary
   const counts = new Map()
   for (const { errors } of page.known.values()) {
-    const kinds = new Map(errors.map(({ code, field }) => [JSON.stringify([code, field]), { code, field }]))
+    const kinds = new Map(errors.map(({ code, field }) => [keyOf({ code, field }), { code, field }]))
     for (const [name, kind] of kinds) {
       const before = counts.get(name) ?? { ...kind, count: 0 }
       counts.set(name, { ...before, count: before.count + 1 })
     }
   }
-  return [...counts.values()].sort((one, other) => other.count - one.count)
+  const places = new Map(page.job.error_summary.map((kind, place) => [keyOf(kind), place]))
+  const place = (kind) => places.get(keyOf(kind)) ?? places.size
+  return [...counts.values()].sort((one, other) => other.count - one.count || place(one) - place(other))
 }
 
 function cause(page, { code, field, count }) {
