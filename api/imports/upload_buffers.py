@@ -44,7 +44,7 @@ class UploadBuffers:
             await upload.finish()
         finally:
             self._uploads.discard(upload)
-            upload.cancel()
+            await upload.cancel()
 
     def is_only(self, upload: "BufferedUpload") -> bool:
         """Whether there is no other upload."""
@@ -100,9 +100,11 @@ class BufferedUpload:
             relieving, self._relieving = self._relieving, None
             await relieving
 
-    def cancel(self) -> None:
+    async def cancel(self) -> None:
+        """Ends what `relieve` has begun, after an error of the upload, which is raised instead of any other."""
         if self._relieving is not None:
             self._relieving.cancel()
+            await asyncio.gather(self._relieving, return_exceptions=True)
 
     async def _relieve(self) -> None:
         async with self._lock:

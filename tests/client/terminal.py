@@ -30,7 +30,7 @@ class Terminal:
             while block := os.read(self._master, 65536):
                 self.output += block
         except OSError:
-            # nothing more for now, or the command has closed the terminal
+            # there is no output to read yet, or the command has closed the terminal
             pass
         return self.output
 
