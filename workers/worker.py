@@ -4,31 +4,25 @@ import asyncio
 import gc
 import random
 import time
-from collections.abc import Coroutine
 from ctypes import c_double
-from typing import Any, TypeVar
 
 import structlog
 
 from db import health, queue
-from db.connections import pool
 from db.connections.pool import Connection
-from db.errors import DATABASE_ERROR, OUTDATED, RETRYABLE, UNAVAILABLE, sqlstate
+from db.errors import RETRYABLE, sqlstate
 from db.queue import Claim, failpoints
 from db.settings import Settings
 from monitoring import metrics
 from monitoring.outage import Outage, first_line
-from workers import completion, exports, imports, maintenance
+from workers import completion, exports, imports, maintenance, session
 
 log = structlog.get_logger()
-
-T = TypeVar("T")
 
 RETRIES_MAX = 3
 RETRY_SECONDS_MAX = 0.05
 # how often a busy worker looks for chunks of dead workers; an idle one does at each poll
 RECLAIM_SECONDS = 0.5
-BACKOFF_SECONDS_MAX = 5.0
 # the longest delay before a chunk that was given back is claimed again
 RETRY_DELAY_SECONDS_MAX = 60.0
 
@@ -63,20 +57,14 @@ class Worker:
 
     async def run(self) -> None:
         """Runs until stopped. While the database is unavailable, reconnects with growing delays."""
-        while not self.stopping.is_set():
-            try:
-                conn = await self._unless_stopping(pool.connect(self.settings, name=f"bulk worker {self.name}"))
-                if conn is None:
-                    return
-                async with conn:
-                    await self._serve(conn)
-            except (*UNAVAILABLE, *OUTDATED) as error:
-                self.outage.failed(error)
-                await self._unless_stopping(asyncio.sleep(_backoff(self.outage.failures)))
-            except DATABASE_ERROR as error:
-                # outside the work on a chunk, which is given back after an error: the worker goes on with a new connection
-                log.exception("unexpected database error", worker=self.name, sqlstate=sqlstate(error))
-                await self._unless_stopping(asyncio.sleep(BACKOFF_SECONDS_MAX))
+        await session.serve(
+            self.settings,
+            self._serve,
+            name=f"bulk worker {self.name}",
+            worker=self.name,
+            stopping=self.stopping,
+            outage=self.outage,
+        )
 
     async def _serve(self, conn: Connection) -> None:
         await health.require_supported(conn)
@@ -87,7 +75,8 @@ class Worker:
         while not self.stopping.is_set():
             await self._maintain_when_due(conn)
             if not await self.run_once(conn):
-                await self._unless_stopping(queue.wait(conn, self.settings.poll_seconds * random.uniform(0.8, 1.2)))  # noqa: S311
+                poll_seconds = self.settings.poll_seconds * random.uniform(0.8, 1.2)  # noqa: S311
+                await session.unless_stopping(self.stopping, queue.wait(conn, poll_seconds))
 
     async def run_once(self, conn: Connection) -> bool:
         """Processes at most one claim. Returns whether there was one. Chunks of dead workers are claimed first."""
@@ -232,17 +221,3 @@ class Worker:
         if now >= self._maintenance_at.value:
             self._maintenance_at.value = now + self.settings.upkeep_seconds * random.uniform(0.8, 1.2)  # noqa: S311  # spreads the pools' rounds
             await maintenance.run_once(conn, self.settings)
-
-    async def _unless_stopping(self, wait: Coroutine[Any, Any, T]) -> T | None:
-        task, stopping = asyncio.create_task(wait), asyncio.create_task(self.stopping.wait())
-        await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task})
-            return None
-        return task.result()
-
-
-def _backoff(failures: int) -> float:
-    return min(BACKOFF_SECONDS_MAX, 0.1 * 2**failures) * random.uniform(0.5, 1.0)  # noqa: S311

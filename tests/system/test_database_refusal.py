@@ -16,7 +16,7 @@ from tests.support.factories import queued, rows, users
 from tests.support.postgres import database_url
 from tests.support.postgres_outage import Server, finished, is_ready, running
 from tests.support.service import Process, Service
-from workers import worker
+from workers import session, worker
 
 UPLOAD = {
     "content": USERS_HEADER + user_row(1),
@@ -141,7 +141,7 @@ async def _is_starting(reader: StreamReader, writer: StreamWriter) -> None:
 
 async def test_an_unexpected_error_does_not_end_a_worker(conn, database_url, monkeypatch):
     """An error of a statement outside the work on a chunk, here of the claim: the worker reconnects and continues."""
-    monkeypatch.setattr(worker, "BACKOFF_SECONDS_MAX", 0.1)
+    monkeypatch.setattr(session, "BACKOFF_SECONDS_MAX", 0.1)
     await conn.execute(
         """
         CREATE SEQUENCE claims;
