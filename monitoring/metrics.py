@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
-from typing import get_args
+from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -56,7 +56,7 @@ record_errors = Counter("bulk_record_errors", "Errors of records.", ["resource",
 chunk_duration = Histogram(
     "bulk_chunk_duration_seconds", "Processing of one claim.", ["resource"], buckets=_CHUNK_SECONDS
 )
-chunks_reclaimed = Counter("bulk_chunks_reclaimed", "Chunks taken over from dead workers.")
+chunks_reclaimed = Counter("bulk_chunks_reclaimed", "Interrupted chunks that another worker took over.", ["cause"])
 claims_lost = Counter("bulk_claims_lost", "Claims that another worker had taken over when their worker used them.")
 chunk_retries = Counter("bulk_chunk_retries", "Retries of chunks.", ["reason"])
 workers = Gauge("bulk_workers", "Worker processes on this machine.", multiprocess_mode="livesum")
@@ -94,9 +94,9 @@ def job_finished(kind: str, resource: str, status: str, seconds: float) -> None:
     job_duration.labels(kind, resource).observe(seconds)
 
 
-def reclaimed(chunks: int = 1) -> None:
-    """Chunks of a dead worker were taken over."""
-    chunks_reclaimed.inc(chunks)
+def reclaimed(cause: Literal["worker", "server"]) -> None:
+    """A chunk was taken over because its worker died, or because PostgreSQL was restarted or replaced."""
+    chunks_reclaimed.labels(cause).inc()
 
 
 def claim_lost() -> None:
@@ -175,6 +175,8 @@ def _initialise_series() -> None:
     for resource in RESOURCES:
         records.labels("export", resource, "exported")
         chunk_duration.labels(resource)
+    for cause in ("worker", "server"):
+        chunks_reclaimed.labels(cause)
     for reason in ("error", *(error.__name__ for error in RETRYABLE)):
         chunk_retries.labels(reason)
     for result in ("created", "replayed", "in_progress", "reused"):

@@ -124,8 +124,15 @@ class Worker:
         if claim is None:
             self._reclaim_at = now + RECLAIM_SECONDS
         else:
-            metrics.reclaimed()
-            log.warning("chunk reclaimed", **self._log_fields(claim), crashes=claim.crashes, state=claim.state)
+            cause = "worker" if claim.is_crash else "server"
+            metrics.reclaimed(cause)
+            log.warning(
+                "chunk reclaimed",
+                **self._log_fields(claim),
+                cause=cause,
+                crashes=claim.crashes,
+                state=claim.state,
+            )
         return claim
 
     async def _work(self, conn: Connection, claim: Claim) -> imports.Done | None:

@@ -97,7 +97,8 @@ WITH live AS (
         lease = chunks.lease + 1,
         attempt = attempt + 1,
         worker = %(worker)s,
-        claimed_at = clock_timestamp()
+        claimed_at = clock_timestamp(),
+        server_since = primary_since()
     FROM next
     WHERE chunks.id = ANY (ARRAY(SELECT id FROM next UNION ALL SELECT id FROM following))
     RETURNING chunks.*
@@ -177,37 +178,46 @@ async def reclaim(
     """Takes over a chunk whose worker has died: claimed longer ago than the grace period, its row not locked.
 
     The grace period doubles from the third crash on. The chunk fails at once (`state` is failed) when this is its `crashes_max`th
-    crash, or when it was claimed `attempts_max` times already.
+    crash, or when it was claimed `attempts_max` times already. A claim that was made on another server is not a crash: its worker
+    has lost the connection, and the chunk is not the reason.
     """
     cursor = conn.cursor(row_factory=class_row(Claim))
     await cursor.execute(
         # a living worker holds the row's lock, and SKIP LOCKED skips its chunk
         """
         WITH orphan AS MATERIALIZED (
-            SELECT id, crashes + 1 >= %(crashes_max)s OR attempt >= %(attempts_max)s AS is_poison
+            SELECT id, is_crash, crashes + is_crash::int >= %(crashes_max)s AS is_poison, attempt >= %(attempts_max)s AS is_last
             FROM chunks
+            -- true for a claim by a worker of a version without server_since
+            CROSS JOIN LATERAL (SELECT (server_since = primary_since()) IS NOT FALSE AS is_crash) AS origin
             WHERE state = 'running'
                 AND (kind <> 'export' OR %(takes_exports)s)
                 AND claimed_at < statement_timestamp() - %(grace)s * interval '1 second' * power(2, greatest(0, crashes - 1))
             ORDER BY claimed_at
             LIMIT 1
-            FOR NO KEY UPDATE SKIP LOCKED
+            FOR NO KEY UPDATE OF chunks SKIP LOCKED
         )
         UPDATE chunks
-        SET state = CASE WHEN is_poison THEN 'failed' ELSE 'running' END,
-            finished_at = CASE WHEN is_poison THEN clock_timestamp() END,
-            last_error = CASE WHEN is_poison THEN format('%%s workers died over it', crashes + 1) ELSE last_error END,
+        SET state = CASE WHEN is_poison OR is_last THEN 'failed' ELSE 'running' END,
+            finished_at = CASE WHEN is_poison OR is_last THEN clock_timestamp() END,
+            last_error = CASE
+                WHEN is_poison THEN format('%%s workers died over it', crashes + is_crash::int)
+                WHEN is_last THEN format('attempt %%s was interrupted, and was the last', attempt)
+                ELSE last_error
+            END,
             lease = lease + 1,
-            crashes = crashes + 1,
-            attempt = attempt + CASE WHEN is_poison THEN 0 ELSE 1 END,
+            crashes = crashes + is_crash::int,
+            attempt = attempt + CASE WHEN is_poison OR is_last THEN 0 ELSE 1 END,
             worker = %(worker)s,
-            claimed_at = clock_timestamp()
+            claimed_at = clock_timestamp(),
+            server_since = primary_since()
         FROM orphan
         WHERE chunks.id = orphan.id
-        RETURNING chunks.id, kind, job_id, seq, lease, attempt, crashes, state, coalesce(
-            (SELECT request_id FROM import_jobs WHERE id = chunks.import_id),
-            (SELECT request_id FROM export_jobs WHERE id = chunks.export_id)
-        ) AS request_id
+        RETURNING chunks.id, kind, job_id, seq, lease, attempt, crashes, state, is_crash,
+            coalesce(
+                (SELECT request_id FROM import_jobs WHERE id = chunks.import_id),
+                (SELECT request_id FROM export_jobs WHERE id = chunks.export_id)
+            ) AS request_id
         """,
         {
             "worker": worker,

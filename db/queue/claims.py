@@ -29,6 +29,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     state: State
     # of the request that created the job, for the log
     request_id: str | None
+    # of a reclaim: whether the worker has died. Otherwise PostgreSQL was restarted or replaced since the claim
+    is_crash: bool = False
     # ids of the following chunks of the same import, claimed with the same lease, in order of seq
     followers: list[int] = []
 

@@ -1,8 +1,6 @@
 """Streaming exports from a hot standby, a real one: also when its recovery cancels them, before their first byte and after."""
 
 import asyncio
-import os
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,13 +11,13 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from db import embedded, migrate
+from db import migrate
 from db.connections.pool import Connection
-from db.embedded import binaries
 from tests.support import postgres
 from tests.support.eventually import PATIENCE_SECONDS, broken_off, eventually
 from tests.support.exports import SEVERAL, STALLED, STREAM, many_articles, resume, stall
 from tests.support.service import running_service
+from tests.support.standby import replayed, started
 
 # the recovery does not wait for queries, and the primary starts nothing by itself that would affect a test
 OPTIONS = postgres.FAST | {"max_standby_streaming_delay": "0", "hot_standby_feedback": "off", "autovacuum": "off"}
@@ -38,26 +36,8 @@ class Pair:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Pair]:
     """A server and its standby."""
-    with postgres.open_folder(in_memory=True) as first, postgres.open_folder(in_memory=True) as second:
-        bin_dir = postgres.bin_dir() or binaries.find()
-        primary = embedded.start(first, options=OPTIONS, bin_dir=bin_dir)
-        identity = binaries.identity(bin_dir, second)
-        data = second / "postgres"
-        data.mkdir(mode=0o700)
-        password = second / "postgres.password"
-        password.write_bytes((first / "postgres.password").read_bytes())
-        if user := identity.popen.get("user"):
-            os.chown(data, user, identity.popen["group"])
-        subprocess.run(
-            [*identity.prefix, bin_dir / "pg_basebackup", "-D", data, "-d", primary, "-R", "--checkpoint=fast"],
-            check=True,
-            timeout=PATIENCE_SECONDS,
-            **identity.popen,
-        )
-        standby = embedded.start(second, options=OPTIONS, bin_dir=bin_dir)
-        yield Pair(primary, standby)
-        embedded.stop(second)
-        embedded.stop(first)
+    with started(OPTIONS) as (primary, standby):
+        yield Pair(primary.url, standby.url)
 
 
 @pytest.fixture
@@ -107,19 +87,6 @@ async def client(pair: Pair, standby: Connection, tmp_path) -> AsyncIterator[htt
         ) as connected,
     ):
         yield connected
-
-
-async def replayed(primary: Connection, standby: Connection) -> None:
-    """Waits until the standby has all that the primary has now."""
-    [position] = await (await primary.execute("SELECT pg_current_wal_flush_lsn()")).fetchone() or ()
-
-    async def is_there():
-        cursor = await standby.execute(
-            "SELECT pg_last_wal_replay_lsn() >= %(position)s::pg_lsn", {"position": str(position)}
-        )
-        return await cursor.fetchone() == (True,)
-
-    await eventually(is_there)
 
 
 async def cancelled(standby: Connection, kind: str) -> None:

@@ -1,0 +1,2 @@
+ALTER TABLE chunks DROP server_since;
+DROP FUNCTION primary_since();
