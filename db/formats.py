@@ -3,7 +3,10 @@
 import re
 from typing import Literal
 
+# of records; an import's chunks have one of these
 Format = Literal["csv", "ndjson", "json"]
+# of the files that an import reads; the records of an XLSX file become CSV
+ImportFormat = Literal["csv", "ndjson", "json", "xlsx"]
 Compression = Literal["none", "gzip", "zstd"]
 
 # the media types of responses and stored files
@@ -16,6 +19,7 @@ COMPRESSED_MEDIA_TYPES: dict[Compression, str] = {"gzip": "application/gzip", "z
 EXTENSIONS: dict[Compression, str] = {"none": "", "gzip": ".gz", "zstd": ".zst"}
 
 # the media types and file extensions that are recognised in requests
+XLSX_MEDIA_TYPE = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 FORMAT_BY_MEDIA_TYPE: dict[str, Format] = {
     "application/x-ndjson": "ndjson",
     "application/ndjson": "ndjson",
@@ -24,7 +28,15 @@ FORMAT_BY_MEDIA_TYPE: dict[str, Format] = {
     "application/csv": "csv",
     "application/json": "json",
 }
-FORMAT_BY_EXTENSION: dict[str, Format] = {"csv": "csv", "ndjson": "ndjson", "jsonl": "ndjson", "json": "json"}
+IMPORT_FORMAT_BY_MEDIA_TYPE: dict[str, ImportFormat] = {**FORMAT_BY_MEDIA_TYPE, XLSX_MEDIA_TYPE: "xlsx"}
+IMPORT_FORMAT_BY_EXTENSION: dict[str, ImportFormat] = {
+    "csv": "csv",
+    "ndjson": "ndjson",
+    "jsonl": "ndjson",
+    "json": "json",
+    "xlsx": "xlsx",
+    "xlsm": "xlsx",
+}
 COMPRESSION_BY_MEDIA_TYPE: dict[str, Compression] = {
     "application/gzip": "gzip",
     "application/x-gzip": "gzip",
@@ -37,6 +49,10 @@ COMPRESSION_BY_ENCODING: dict[str, Compression] = {"zstd": "zstd", "gzip": "gzip
 # A spreadsheet reads a cell that begins with one of these as a formula (OWASP, "CSV Injection"), full-width forms and some white
 # space included. With csv_safe such a cell gets an apostrophe in front of it.
 FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
+# Begins a cell of a CSV that was a cell with an error in a spreadsheet, like #N/A. Every field refuses U+0000; see
+# api.imports.sheets.
+SHEET_ERROR = "\0#"
 
 # columns and members that annotate a refused record; an import ignores them
 ANNOTATIONS = ("_line", "_errors")

@@ -101,6 +101,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     upload_buffers_max_bytes: Bytes = 32 * 1024 * 1024
     # maximum ratio of decompressed to compressed size, checked from 16 MiB on; gzip compresses text 3 to 50 times
     unpack_ratio_max: Count = 250
+    # an XLSX file, which is read as a whole; the memory and the CPU time of the process that reads it; such processes at once
+    xlsx_max_bytes: Bytes = 64 * 1024 * 1024
+    xlsx_memory_bytes: Annotated[int, Meta(ge=128 * 1024 * 1024)] = 512 * 1024 * 1024
+    xlsx_seconds: Annotated[int, Meta(ge=1, le=86_400)] = 120
+    xlsx_processes_max: Annotated[int, Meta(ge=1, le=1000)] = 2
     # size of the request line and the headers, and number of headers
     head_max_bytes: Annotated[int, Meta(ge=1024, le=1024 * 1024)] = 64 * 1024
     headers_max: Annotated[int, Meta(ge=10, le=10_000)] = 100

@@ -29,6 +29,8 @@ class Admission:
         self.buffers = UploadBuffers(settings)
         # half of the pool: other requests have connections while uploads store their chunks
         self.storing = asyncio.Semaphore(max(1, settings.api_pool_size // 2))
+        # held by an upload while a process reads its XLSX file
+        self.reading_sheet = asyncio.Semaphore(settings.xlsx_processes_max)
         self._uploads = 0
         self._downloads = 0
         self._buffered = 0

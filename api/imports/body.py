@@ -29,10 +29,11 @@ from db.formats import (
     COMPRESSION_BY_ENCODING,
     COMPRESSION_BY_EXTENSION,
     COMPRESSION_BY_MEDIA_TYPE,
-    FORMAT_BY_EXTENSION,
-    FORMAT_BY_MEDIA_TYPE,
+    IMPORT_FORMAT_BY_EXTENSION,
+    IMPORT_FORMAT_BY_MEDIA_TYPE,
+    XLSX_MEDIA_TYPE,
     Compression,
-    Format,
+    ImportFormat,
 )
 from db.settings import Settings
 
@@ -55,7 +56,7 @@ class File(NamedTuple):
     """The start of the file; its blocks follow. `format` is None if neither media type nor name determine it."""
 
     name: str | None
-    format: Format | None
+    format: ImportFormat | None
 
 
 Event: TypeAlias = Parameter | File | bytes
@@ -121,16 +122,16 @@ class Body:
 
     async def _raw(self, media_type: str) -> AsyncGenerator[Event, None]:
         if (
-            media_type not in FORMAT_BY_MEDIA_TYPE
+            media_type not in IMPORT_FORMAT_BY_MEDIA_TYPE
             and media_type not in OPAQUE
             and "format" not in self._request.query_params
         ):
             raise Problem(
                 "unsupported-format",
-                f"Content-Type {media_type[:100]} is not supported. Send text/csv, application/x-ndjson, application/json or "
-                "multipart/form-data, or set the parameter format.",
+                f"Content-Type {media_type[:100]} is not supported. Send text/csv, application/x-ndjson, application/json, "
+                f"{XLSX_MEDIA_TYPE} or multipart/form-data, or set the parameter format.",
             )
-        yield File(None, FORMAT_BY_MEDIA_TYPE.get(media_type))
+        yield File(None, IMPORT_FORMAT_BY_MEDIA_TYPE.get(media_type))
         encoding = _content_encoding(self._request)
         compression = COMPRESSION_BY_MEDIA_TYPE.get(media_type, "none") if encoding == "none" else encoding
         async for block in self._decoded(compression):
@@ -283,13 +284,14 @@ def _object(whole: bytearray) -> Iterator[Event]:
         yield bytes(content[start : start + BLOCK_BYTES])
 
 
-def _recognised(media_type: str, name: str | None) -> tuple[Format | None, Compression]:
+def _recognised(media_type: str, name: str | None) -> tuple[ImportFormat | None, Compression]:
     """The format, if known, and the compression of a file: by its media type, else by the last two extensions of its name."""
     extensions = name.lower().split(".")[1:][-2:] if name else []
-    formats: list[Format] = [FORMAT_BY_EXTENSION[each] for each in reversed(extensions) if each in FORMAT_BY_EXTENSION]
+    known = IMPORT_FORMAT_BY_EXTENSION
+    formats: list[ImportFormat] = [known[each] for each in reversed(extensions) if each in known]
     last = extensions[-1] if extensions else ""
     compression = COMPRESSION_BY_MEDIA_TYPE.get(media_type) or COMPRESSION_BY_EXTENSION.get(last, "none")
-    return FORMAT_BY_MEDIA_TYPE.get(media_type) or next(iter(formats), None), compression
+    return IMPORT_FORMAT_BY_MEDIA_TYPE.get(media_type) or next(iter(formats), None), compression
 
 
 def _content_encoding(request: AnyRequest) -> Compression:

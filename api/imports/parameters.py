@@ -6,8 +6,8 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
-from api.http.parameters import IdempotencyToken
-from db.formats import Format
+from api.http.parameters import STORABLE, IdempotencyToken
+from db.formats import ImportFormat
 from db.imports.jobs import Mode
 from db.resources import ResourceName
 
@@ -24,7 +24,7 @@ class ImportParameters(msgspec.Struct, kw_only=True):
         ),
     ] = "insert"
     format: Annotated[
-        Format | None,
+        ImportFormat | None,
         Meta(description="Default: given by the content type, else by the file name, else by the first byte."),
     ] = None
     on_error: Annotated[
@@ -73,6 +73,10 @@ class ImportParameters(msgspec.Struct, kw_only=True):
             description="For a CSV that was exported with csv_safe=true: remove an apostrophe at the start of a cell."
         ),
     ] = False
+    sheet: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=255, pattern=STORABLE)] | None,
+        Meta(description="XLSX: the name of the sheet. Default: the first one that is not hidden."),
+    ] = None
     idempotency_token: Annotated[
         IdempotencyToken | None, Meta(description="The same as the header Idempotency-Key.")
     ] = None

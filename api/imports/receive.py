@@ -19,6 +19,7 @@ from api.imports.chunk_writer import ChunkWriter
 from api.imports.columns import check_fields, map_header
 from api.imports.fair_splitting import FairSplitter
 from api.imports.parameters import ImportParameters
+from api.imports.sheets.conversion import SheetConversion
 from api.imports.splitting import FileSplitter, Unreadable
 from api.imports.uploads import ActiveUploads
 from db.connections.pool import Pool
@@ -88,6 +89,8 @@ class UploadReceiver:
         self._file = File(None, None)
         # the import that this one repairs
         self._parent: ParentImport | None = None
+        # of an XLSX file
+        self._sheet: SheetConversion | None = None
 
     @property
     def token(self) -> str | None:
@@ -103,40 +106,50 @@ class UploadReceiver:
             if requested.repairs is not None:
                 self._parent = await repair.repaired_import(self._pool, requested.repairs)
             early = self._requested()
-            splitter = FileSplitter(
-                format=early.format or self._file.format,
-                delimiter=early.delimiter,
-                batch_size=self._settings.batch_size,
-                chunk_max_bytes=self._settings.chunk_max_bytes,
-                record_max_bytes=self._settings.record_max_bytes,
-                annotated=self._parent is not None,
-            )
-            id = await self._begin()
-            if id is None:
-                chunks = 0
+            if (early.format or self._file.format) != "xlsx":
+                return await self._receive(events, early)
+            self._sheet = SheetConversion(self._settings, self._admission.reading_sheet, self._requested)
+            async with aclosing(self._sheet.rows(events)) as rows:
+                return await self._receive(rows, early)
+
+    async def _receive(
+        self, events: AsyncIterator[Parameter | File | bytes], early: ImportParameters
+    ) -> tuple[UUID, bool]:
+        """Splits and stores the file, with the parameters that precede it, and seals the import."""
+        splitter = FileSplitter(
+            format=early.format or self._file.format,
+            delimiter=early.delimiter,
+            batch_size=self._settings.batch_size,
+            chunk_max_bytes=self._settings.chunk_max_bytes,
+            record_max_bytes=self._settings.record_max_bytes,
+            annotated=self._parent is not None,
+        )
+        id = await self._begin()
+        if id is None:
+            chunks = 0
+            async for part in self._split(events, splitter):
+                chunks += len(part)
+            return await self._earlier(self._specify(early, splitter, chunks)), True
+        async with self._active.held(id):
+            async with (
+                ChunkWriter(self._pool, id, self._admission.storing) as writer,
+                self._admission.buffers.upload(splitter, writer) as upload,
+            ):
                 async for part in self._split(events, splitter):
-                    chunks += len(part)
-                return await self._earlier(self._specify(early, splitter, chunks)), True
-            async with self._active.held(id):
-                async with (
-                    ChunkWriter(self._pool, id, self._admission.storing) as writer,
-                    self._admission.buffers.upload(splitter, writer) as upload,
-                ):
-                    async for part in self._split(events, splitter):
-                        await upload.add(part)
-                spec = self._specify(early, splitter, writer.chunk_count)
-                try:
-                    async with self._pool.connection() as conn, conn.transaction():
-                        if self._parent is None:
-                            await uploads.seal(conn, id, spec)
-                        else:
-                            await repairs.seal(conn, id, spec)
-                except uploads.TokenTaken:
-                    # the parameter followed the file, and another job has this key
-                    await self._active.discard(id)
-                else:
-                    return id, False
-            return await self._earlier(spec), True
+                    await upload.add(part)
+            spec = self._specify(early, splitter, writer.chunk_count)
+            try:
+                async with self._pool.connection() as conn, conn.transaction():
+                    if self._parent is None:
+                        await uploads.seal(conn, id, spec)
+                    else:
+                        await repairs.seal(conn, id, spec)
+            except uploads.TokenTaken:
+                # the parameter followed the file, and another job has this key
+                await self._active.discard(id)
+            else:
+                return id, False
+        return await self._earlier(spec), True
 
     async def _begin(self) -> UUID | None:
         """The id of a new upload; None when another job has its idempotency key. Raises `Problem` 429.
@@ -185,6 +198,9 @@ class UploadReceiver:
         for name in ("repairs", "format", "csv_delimiter"):
             if getattr(final, name) != getattr(early, name):
                 raise invalid(name, "must precede the file in the form", "too_late")
+        if final.sheet is not None and self._sheet is None:
+            raise invalid("sheet", "requires an XLSX file", "conflicting_values")
+        file = self._sheet or splitter
         resource, fields = RESOURCES[final.resource], final.columns or {}
         check_fields(fields, resource)
         csv_columns = None if splitter.columns is None else map_header(splitter.columns, fields)
@@ -209,6 +225,8 @@ class UploadReceiver:
         digested = settings | ({"columns": fields} if fields else {})
         if final.repairs is not None:
             digested["repairs"] = final.repairs
+        if self._sheet is not None:
+            digested |= {"format": "xlsx", "sheet": final.sheet}
         return ImportSpec(
             **settings,
             parent_id=final.repairs,
@@ -217,12 +235,12 @@ class UploadReceiver:
             csv_columns=csv_columns,
             columns=fields or None,
             file_name=self._file.name,
-            file_bytes=splitter.bytes,
-            file_sha256=splitter.sha256,
+            file_bytes=file.bytes,
+            file_sha256=file.sha256,
             total_records=splitter.record_count,
             total_chunks=chunk_count,
             idempotency_token=self.token,
-            digest=_digest(digested, splitter.sha256),
+            digest=_digest(digested, file.sha256),
             request_id=self._request_id,
             created_by=self._created_by,
         )

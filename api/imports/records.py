@@ -28,7 +28,7 @@ Which: TypeAlias = Literal["failed", "unprocessed", "unrepaired", "remaining", "
 BLOCK_BYTES = 128 * 1024
 
 _UNLIMITED: AbstractContextManager[None] = nullcontext()
-_ENDINGS = re.compile(r"(?:\.(?:csv|ndjson|jsonl|json|gz|zst|txt))+$", re.IGNORECASE)
+_ENDINGS = re.compile(r"(?:\.(?:csv|ndjson|jsonl|json|xlsx|xlsm|gz|zst|txt))+$", re.IGNORECASE)
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
 

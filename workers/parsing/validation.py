@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 
 import msgspec
 
-from db.formats import ANNOTATIONS
+from db.formats import ANNOTATIONS, SHEET_ERROR
 from db.resources import validation
 from db.resources.definition import Code, FieldError, Resource
 
@@ -77,6 +77,8 @@ def as_text(value: Any, *, characters_max: int = VALUE_CHARACTERS_MAX) -> str | 
             value = json.dumps(value, ensure_ascii=False)
         except RecursionError:
             value = "(deeply nested)"
+    if value.startswith(SHEET_ERROR):
+        value = value[1:]
     return value[:characters_max].replace("\0", "\ufffd")
 
 
@@ -131,6 +133,8 @@ def _convert(value: Any, kind: _Kind) -> Any:
     # a number out of the range of Python's decoder
     if isinstance(value, msgspec.Raw):
         raise _Invalid("invalid_type", "a number out of range")
+    if isinstance(value, str) and value.startswith(SHEET_ERROR):
+        raise _Invalid("invalid_type", f"the cell of the sheet has the error {value[1 : VALUE_CHARACTERS_MAX + 1]}")
     # before the pattern, whose message would not mention the NUL
     if isinstance(value, str) and (reason := unstorable(value)):
         raise _Invalid("invalid_format", reason)

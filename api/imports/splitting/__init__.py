@@ -5,15 +5,19 @@ It may import db.formats and db.imports.payload, but nothing that uses a databas
 
 import hashlib
 from collections.abc import Callable
+from typing import TypeAlias
 
 from api.imports.splitting.annotated import AnnotatedChunkBuilder, csv_line_reader, json_line
 from api.imports.splitting.chunk_builder import ChunkBuilder, Unreadable
 from api.imports.splitting.json_array import JsonArraySplitter
 from api.imports.splitting.lines import COLUMNS_MAX, CsvSplitter, LineSplitter
-from db.formats import Format
+from api.imports.splitting.sheet_rows import SheetRowSplitter
+from db.formats import Format, ImportFormat
 from db.imports.payload import Chunk
 
 __all__ = ["COLUMNS_MAX", "FileSplitter", "Unreadable", "sniff"]
+
+_Records: TypeAlias = LineSplitter | JsonArraySplitter | SheetRowSplitter
 
 _BOM = b"\xef\xbb\xbf"
 _OTHER_BOMS = {
@@ -23,6 +27,7 @@ _OTHER_BOMS = {
     b"\xfe\xff": "UTF-16",
 }
 _BOM_BYTES_MAX = 4
+_ZIP = b"PK\x03\x04"
 # how many leading blank bytes are skipped to find the first byte, which determines the format
 _BLANK_BYTES_MAX = 64 * 1024
 
@@ -30,9 +35,10 @@ _BLANK_BYTES_MAX = 64 * 1024
 class FileSplitter:
     """Splits one file, counts its records and computes its digest. It cannot be used after it has raised `Unreadable`.
 
-    Without `format`, the first byte that is not blank determines the format; `format` is set then. `delimiter` is one ASCII
-    character, used for CSV only. A chunk has at most `batch_size` records and `chunk_max_bytes` bytes; only a single record
-    may be larger. Where a chunk ends depends on the records, not on how the file is divided into blocks.
+    Without `format`, the first byte that is not blank determines the format; `format` is set then. With `xlsx` the blocks are the
+    output of `python -m api.imports.sheets`, and the format of the records is CSV. `delimiter` is one ASCII character, used for
+    CSV only. A chunk has at most `batch_size` records and `chunk_max_bytes` bytes; only a single record may be larger. Where a
+    chunk ends depends on the records, not on how the file is divided into blocks.
 
     Records are the file's own bytes. In CSV and NDJSON, blank lines are left out but counted as lines, and each record ends
     with a newline, which is added to the last one if the file has none. A record longer than `record_max_bytes`, without its
@@ -42,14 +48,15 @@ class FileSplitter:
     def __init__(
         self,
         *,
-        format: Format | None,
+        format: ImportFormat | None,
         batch_size: int,
         chunk_max_bytes: int,
         record_max_bytes: int,
         delimiter: str = ",",
         annotated: bool = False,
     ) -> None:
-        self.format: Format | None = format
+        self._has_sheet = format == "xlsx"
+        self.format: Format | None = "csv" if format == "xlsx" else format
         self.bytes = 0
         self._delimiter = delimiter
         self._record_max_bytes = record_max_bytes
@@ -63,7 +70,7 @@ class FileSplitter:
         self._sha256 = hashlib.sha256()
         # the first bytes, until the format is known and a byte order mark would be complete
         self._head = b""
-        self._records: LineSplitter | JsonArraySplitter | None = None
+        self._records: _Records | None = None
 
     @property
     def record_count(self) -> int:
@@ -126,12 +133,14 @@ class FileSplitter:
             return False
         return self.format is not None or sniff(self._head) is not None or len(self._head) >= _BLANK_BYTES_MAX
 
-    def _begin(self) -> "LineSplitter | JsonArraySplitter":
+    def _begin(self) -> _Records:
         self.format = self.format or sniff(self._head) or "csv"
         limit = self._record_max_bytes
         if self.format == "json":
             self._chunks.separator = b",\n"
             self._records = JsonArraySplitter(self._chunks, record_max_bytes=limit)
+        elif self._has_sheet:
+            self._records = SheetRowSplitter(self._chunks, record_max_bytes=limit, delimiter=self._delimiter)
         elif self.format == "ndjson":
             self._records = LineSplitter(self._chunks, record_max_bytes=limit)
         else:
@@ -151,6 +160,8 @@ class FileSplitter:
         for bom, encoding in _OTHER_BOMS.items():
             if head.startswith(bom):
                 raise Unreadable(f"not UTF-8: the file begins with the byte order mark of {encoding}", 1)
+        if head.startswith(_ZIP):
+            raise Unreadable("a zip archive; for an XLSX file set format=xlsx", 1)
         return head.removeprefix(_BOM)
 
 

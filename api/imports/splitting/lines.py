@@ -158,7 +158,11 @@ class CsvSplitter(LineSplitter):
         if self.header is not None or len(record) - 1 > self._max:
             super()._add(record)
             return
-        self.columns = self._read_header(record)
+        if not self._strict.fullmatch(record):
+            raise Unreadable(
+                "the CSV header has a quote that is not closed, or is in the middle of an unquoted cell", self._line
+            )
+        self.columns = read_header(record, self._delimiter, self._line)
         self.header = record
         self._line += record.count(b"\n")
 
@@ -209,27 +213,21 @@ class CsvSplitter(LineSplitter):
         self._quoted = bool(rest and rest[2])
         return not (rest and rest[1])
 
-    def _read_header(self, record: bytes) -> list[str]:
-        """The names of the columns. Raises `Unreadable`."""
-        if not self._strict.fullmatch(record):
-            raise Unreadable(
-                "the CSV header has a quote that is not closed, or is in the middle of an unquoted cell", self._line
-            )
-        try:
-            text = record.decode()
-            cells = next(csv.reader([text], delimiter=self._delimiter, strict=True))
-        except UnicodeDecodeError as error:
-            raise Unreadable(
-                f"not UTF-8: the CSV header has the byte 0x{record[error.start]:02X}", self._line
-            ) from None
-        except csv.Error as error:
-            raise Unreadable(f"the CSV header cannot be read: {error}", self._line) from None
-        columns = [cell.strip() for cell in cells]
-        if len(columns) > COLUMNS_MAX:
-            raise Unreadable(f"the CSV header has more than {COLUMNS_MAX} columns", self._line)
-        for number, column in enumerate(columns, start=1):
-            if not column:
-                raise Unreadable(f"column {number} of the CSV header has no name", self._line)
-            if column in columns[: number - 1]:
-                raise Unreadable(f"the CSV header has the column {column[:100]!r} twice", self._line)
-        return columns
+
+def read_header(record: bytes, delimiter: str, line: int, *, name: str = "CSV header") -> list[str]:
+    """The names of the columns in a header of well-formed cells. Raises `Unreadable`."""
+    try:
+        cells = next(csv.reader([record.decode()], delimiter=delimiter, strict=True))
+    except UnicodeDecodeError as error:
+        raise Unreadable(f"not UTF-8: the {name} has the byte 0x{record[error.start]:02X}", line) from None
+    except csv.Error as error:
+        raise Unreadable(f"the {name} cannot be read: {error}", line) from None
+    columns = [cell.strip() for cell in cells]
+    if len(columns) > COLUMNS_MAX:
+        raise Unreadable(f"the {name} has more than {COLUMNS_MAX} columns", line)
+    for number, column in enumerate(columns, start=1):
+        if not column:
+            raise Unreadable(f"column {number} of the {name} has no name", line)
+        if column in columns[: number - 1]:
+            raise Unreadable(f"the {name} has the column {column[:100]!r} twice", line)
+    return columns
