@@ -106,7 +106,8 @@ class Client:
         Resource, mode, `columns` and the like are those of the import. Errors have the lines of the first file, also if `job` is
         a repair. `parameters` are further parameters of `POST /imports`. Raises `Conflict` if a record was repaired before.
         """
-        return self.import_file(file, repairs=job.id, format=job.data["format"], **parameters)
+        format = None if file.suffix.lower() == ".xlsx" else job.data["format"]
+        return self.import_file(file, repairs=job.id, format=format, **parameters)
 
     def errors(self, import_id: str, *, code: str | None = None, field: str | None = None) -> Iterator[dict[str, Any]]:
         """The errors of an import, in the order of the file, a page at a time.

@@ -27,6 +27,7 @@ from api.imports.receive import receive
 from api.imports.timeline import get_import_timeline
 from api.imports.uploads import ActiveUploadsHere
 from api.imports.view import PATH, ImportView, get_or_404, summary, view
+from db.formats import XLSX_MEDIA_TYPE
 from db.imports import errors as record_errors
 from db.imports import jobs
 from db.imports.errors import Position
@@ -84,6 +85,7 @@ BODY = RequestBody(
         "multipart/form-data": OpenAPIMediaType(schema=object_schema(ImportParameters, more={"file": BINARY})),
         "text/csv": OpenAPIMediaType(schema=BINARY),
         "application/x-ndjson": OpenAPIMediaType(schema=BINARY),
+        XLSX_MEDIA_TYPE: OpenAPIMediaType(schema=BINARY),
         "application/octet-stream": OpenAPIMediaType(schema=BINARY),
         # or an array of records, like a file; client generators cannot handle a schema with both
         "application/json": OpenAPIMediaType(schema=object_schema(ImportParameters, more={"records": OBJECTS})),

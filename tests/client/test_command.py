@@ -12,6 +12,7 @@ from api.client import zipapp
 from tests.client.conftest import Bulk
 from tests.support.api_client import USERS_HEADER, user_row
 from tests.support.eventually import in_time
+from tests.support.xlsx import written
 
 TWO = b"email,name,role,active\nada@example.org,Ada,admin,true\nfoo@bar,Bo,boss,true\n"
 
@@ -111,6 +112,22 @@ async def test_files_of_an_import(bulk, two, tmp_path):
     assert result.code == 3
     assert b"foo@bar" in (tmp_path / "r").read_bytes()
     assert b"invalid_enum" in (tmp_path / "e").read_bytes()
+
+
+async def test_a_workbook(bulk, tmp_path):
+    """An .xlsx file is recognised by its name; refused records come as CSV, and their errors have the rows of the sheet."""
+    path = tmp_path / "users.xlsx"
+    header = ("email", "name", "role", "active")
+    path.write_bytes(
+        written(header, ("ada@example.org", "Ada", "admin", True), (), ("b@example.org", "Bo", "boss", True))
+    )
+    result = await bulk("import", str(path), "--sheet", "Sheet1", "--refused", str(tmp_path / "refused.csv"))
+    assert (result.code, "1   created" in result.out) == (3, True), result
+    header, row = (tmp_path / "refused.csv").read_text().splitlines()
+    assert (header, row[:2]) == ("_line,_errors,email,name,role,active", "4,")
+    assert json.loads((await bulk("errors", "--json")).out.splitlines()[0])["line"] == 4
+    other = await bulk("import", str(path), "--sheet", "Other")
+    assert (other.code != 0, "'Sheet1'" in other.err) == (True, True), other
 
 
 async def test_check_then_commit(bulk, two):

@@ -8,6 +8,7 @@ from playwright.async_api import expect
 from tests.support.console import accessibility_faults, opened
 from tests.support.factories import rows
 from tests.support.new_import import DROP, HEADER, SOUND, at, button, drop, emails, finished, imports, step
+from tests.support.xlsx import written
 
 
 async def test_a_file_in_another_encoding_is_reported_at_once(started, browser, conn):
@@ -17,13 +18,13 @@ async def test_a_file_in_another_encoding_is_reported_at_once(started, browser, 
     """
     german = "E-Mail;Name;Rolle;aktiv\njuergen@example.org;Jürgen Groß;author;true\n".encode("cp1252")
     async with opened(browser, started.url, "/ui/new") as page:
-        await drop(page, kunden_csv=(HEADER + SOUND).encode("utf-16"), german_csv=german, mappe_xlsx=b"PK\x03\x04\0\0")
+        await drop(page, kunden_csv=(HEADER + SOUND).encode("utf-16"), german_csv=german, mappe_zip=b"PK\x03\x04\0\0")
         await expect(page.locator("main").get_by_text("The file is UTF-16")).to_be_visible()
         await expect(page.locator("main").get_by_text("The file is not UTF-8")).to_be_visible()
-        await expect(page.locator("main").get_by_text("This is an Excel workbook or a ZIP archive")).to_be_visible()
+        await expect(page.locator("main").get_by_text("This is not an .xlsx file that can be read")).to_be_visible()
         await expect(button(page, "Continue")).to_be_disabled()
         assert await accessibility_faults(page) == []
-        await button(page, "Remove mappe.xlsx").click()
+        await button(page, "Remove mappe.zip").click()
         await drop(page, packed=gzip.compress((HEADER + "Zoë;zoe@example.org;admin;true;\n").encode()))
         await expect(page.locator("main").get_by_text("packed")).to_be_visible()
         await button(page, "Convert to UTF-8").first.click()
@@ -35,6 +36,21 @@ async def test_a_file_in_another_encoding_is_reported_at_once(started, browser, 
         await finished(page)
     assert len(await emails(conn)) == 12
     assert await rows(conn, "SELECT name FROM users WHERE email LIKE 'juergen%%'") == [("Jürgen Groß",)]
+
+
+async def test_a_workbook(started, browser, conn):
+    """The first sheet of an .xlsx file is imported; a file with a password is reported at once."""
+    sheet = written(("email", "name", "role", "active"), ("ada@example.org", "Ada", "admin", True))
+    async with opened(browser, started.url, "/ui/new") as page:
+        await drop(page, users_xlsx=sheet, secret_xlsx=b"\xd0\xcf\x11\xe0" + bytes(100))
+        await expect(page.locator("main").get_by_text("This is not an .xlsx file that can be read")).to_be_visible()
+        await button(page, "Remove secret.xlsx").click()
+        await expect(page.locator("main").get_by_text("Its first sheet is imported.")).to_be_visible()
+        await button(page, "Continue").click()
+        await button(page, "Continue").click()
+        await button(page, "Import without checking").click()
+        await finished(page)
+    assert await emails(conn) == ["ada@example.org"]
 
 
 USER = "00000000-0000-4000-8000-000000000001"

@@ -89,8 +89,10 @@ async def test_encodings(page):
     preview = await read(page, text.encode("cp1251"), encoding="windows-1251")
     assert (preview["encoding"], preview["fault"]["heading"], names(preview)[0]) == ("", "The file is not UTF-8", "Имя")
     assert (await read(page, text.encode() * 5000))["fault"] is None
-    for magic in (b"PK\x03\x04", b"\xd0\xcf\x11\xe0"):
-        assert "Excel" in (await read(page, magic + bytes(100), "book.xlsx"))["fault"]["heading"]
+    for name, magic in (("book.csv", b"PK\x03\x04"), ("book.xls", b"\xd0\xcf\x11\xe0"), ("book.xlsx", b"email,name")):
+        assert ".xlsx" in (await read(page, magic + bytes(100), name))["fault"]["heading"]
+    book = await read(page, b"PK\x03\x04" + bytes(100), "Book.XLSX")
+    assert (book["format"], book["columns"], book["fault"]) == ("xlsx", None, None)
     assert (await read(page, b"\x28\xb5\x2f\xfd", "a.ndjson.zst")) == {
         "format": "ndjson",
         "delimiter": ",",

@@ -45,7 +45,10 @@ ERRORS_SHOWN = 100
     metavar="ID|last",
     help="FILE has corrected records of that import, written by bulk refused --annotate.",
 )
-@click.option("--format", type=click.Choice(get_args(Format)), help="Default: by the file's name or first byte.")
+@click.option(
+    "--format", type=click.Choice([*get_args(Format), "xlsx"]), help="Default: by the file's name or first byte."
+)
+@click.option("--sheet", metavar="NAME", help="The sheet of an .xlsx file; default the first.")
 @click.option("--delimiter", metavar="C", help="Delimiter of a CSV file: , ; | or tab.")
 @click.option("--csv-safe", is_flag=True, help="The CSV was exported with csv_safe.")
 @click.option("--refused", "refused_to", type=click.Path(dir_okay=False), help="Write the refused records here.")
@@ -81,6 +84,7 @@ def import_(
         "format": options["format"],
         "csv_delimiter": options["delimiter"],
         "csv_safe": options["csv_safe"] or None,
+        "sheet": options["sheet"],
         "dry_run": is_check or None,
         "unknown_fields": "ignore" if options["ignore_unknown"] else None,
         "columns": columns.read(mapping, map_file),

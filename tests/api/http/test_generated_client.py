@@ -22,6 +22,7 @@ CONFIG = """
 content_type_overrides:
   text/csv: application/octet-stream
   application/x-ndjson: application/octet-stream
+  application/vnd.openxmlformats-officedocument.spreadsheetml.sheet: application/octet-stream
 post_hooks: []
 """
 

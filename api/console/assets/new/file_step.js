@@ -18,7 +18,7 @@ export function fileSummary({ entries }) {
 }
 
 function kind(preview) {
-  const name = { csv: "CSV", ndjson: "NDJSON", json: "JSON array" }[preview.format]
+  const name = { csv: "CSV", ndjson: "NDJSON", json: "JSON array", xlsx: "XLSX" }[preview.format]
   return preview.compression ? `${name}, ${preview.compression}` : name
 }
 
@@ -66,7 +66,7 @@ function dropZone(page) {
       ${isFirst ? "Choose files" : html`${icon("plus")} Add files`}
     </button>
     <input type="file" multiple hidden @change=${(event) => page.take([...event.target.files], event.target)} />
-    ${isFirst ? html`<span class="muted small">CSV, NDJSON or a JSON array in UTF-8; also as gzip or zstd</span>` : nothing}
+    ${isFirst ? html`<span class="muted small">CSV, NDJSON or a JSON array in UTF-8; also as gzip or zstd; XLSX</span>` : nothing}
   </div>`
 }
 
@@ -152,6 +152,7 @@ function fields(draft, entry, n, change) {
         ["csv", "CSV"],
         ["ndjson", "NDJSON"],
         ["json", "JSON array"],
+        ["xlsx", "XLSX"],
       ],
       preview.format,
       entry.fault("format") ?? entry.fault("file"),
@@ -189,6 +190,8 @@ export function select(id, label, options, value, fault, choose) {
 }
 
 function found({ preview }) {
+  if (preview.format === "xlsx")
+    return html`<p class="hint">Its first sheet is imported. The columns must have the names of the fields.</p>`
   if (preview.columns === null)
     return html`<p class="hint">The browser cannot look into zstd. The columns must have the names of the fields.</p>`
   if (!preview.columns.length) return html`<p class="hint">The file has no records in its beginning.</p>`

@@ -22,16 +22,16 @@ export const ENCODINGS = [
   ["euc-kr", "Korean (EUC-KR)"],
 ]
 
-const EXTENSIONS = { csv: "csv", tsv: "csv", ndjson: "ndjson", jsonl: "ndjson", json: "json" }
+const EXTENSIONS = { csv: "csv", tsv: "csv", ndjson: "ndjson", jsonl: "ndjson", json: "json", xlsx: "xlsx", xlsm: "xlsx" }
 
 const WORKBOOK = {
-  heading: "This is an Excel workbook or a ZIP archive",
-  text: "Open it, and save the sheet as “CSV UTF-8”; or unpack the archive.",
+  heading: "This is not an .xlsx file that can be read",
+  text: "Open it, and save it as .xlsx without a password, or the sheet as “CSV UTF-8”; or unpack the archive.",
 }
 
 /**
  * @typedef {object} Preview
- * @property {"csv" | "ndjson" | "json"} format
+ * @property {"csv" | "ndjson" | "json" | "xlsx"} format
  * @property {string} delimiter of a CSV file
  * @property {"gzip" | "zstd" | null} compression
  * @property {string} encoding "utf-8", "utf-16le", "utf-16be", or "" when it is none of them
@@ -63,7 +63,8 @@ export async function read(file, chosen = {}) {
     isWhole &&= unpacked.isWhole
     bytes = unpacked.bytes
   }
-  if (isWorkbook(bytes)) return { ...preview, fault: WORKBOOK }
+  if (preview.format === "xlsx" && isZip(bytes)) return preview
+  if (preview.format === "xlsx" || isZip(bytes) || isOle(bytes)) return { ...preview, fault: WORKBOOK }
   const { text, encoding } = decode(bytes, chosen.encoding)
   preview.encoding = encoding
   preview.fault = encodingFault(encoding)
@@ -95,8 +96,13 @@ function compressionOf(bytes) {
   return null
 }
 
-function isWorkbook(bytes) {
-  return startsWith(bytes, 0x50, 0x4b, 0x03, 0x04) || startsWith(bytes, 0xd0, 0xcf, 0x11, 0xe0)
+function isZip(bytes) {
+  return startsWith(bytes, 0x50, 0x4b, 0x03, 0x04)
+}
+
+/** An .xls file, or an .xlsx file with a password. */
+function isOle(bytes) {
+  return startsWith(bytes, 0xd0, 0xcf, 0x11, 0xe0)
 }
 
 /** The decompressed beginning of a gzip file, at most PREVIEW_BYTES. A truncated stream is no error. */
