@@ -17,7 +17,14 @@ SEARCHED = f"{os.environ.get('PATH', '')}:/usr/sbin"
 # programs with more than one name
 NAMES = {"chromium": ("chromium", "chromium-browser", "google-chrome")}
 # the Debian packages, where the name differs from that of the program
-PACKAGES = {"promtool": "prometheus", "java": "default-jdk-headless", "node": "nodejs", "go": "golang-go"}
+PACKAGES = {
+    "promtool": "prometheus",
+    "java": "default-jdk-headless",
+    "node": "nodejs",
+    "go": "golang-go",
+    "systemd-analyze": "systemd",
+    "docker": "docker.io",
+}
 REASON = re.compile(r"needs ([\w-]+)$")
 
 
