@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import msgspec
 from msgspec import Meta
+from uuid_utils import uuid7
 
 from db.resources.definition import FieldError, Resource, Time
 
@@ -39,11 +40,11 @@ ARTICLES = Resource(
     key_sql="{}.slug",
     references={"author_id": "users"},
     rules=rules,
-    new_id=uuid4,
-    new_id_sql="gen_random_uuid()",
+    new_id=uuid7,
+    new_id_sql="uuid_v7()",
     filtered_by=("id", "slug", "author_id", "tags", "status", "published_at"),
     descriptions={
-        "id": "Generated when absent.",
+        "id": "Generated when absent (UUID version 7).",
         "slug": "The natural key; lower-case words joined by hyphens.",
         "author_id": "The id of a user.",
         "tags": "In CSV a JSON array in one cell.",

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from typing import Annotated, Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import msgspec
 from msgspec import Meta
+from uuid_utils import uuid7
 
 from db.resources.definition import NOT_BLANK, FieldError, Resource, Time
 
@@ -34,12 +35,12 @@ COMMENTS = Resource(
     record=Comment,
     references={"article_id": "articles", "user_id": "users"},
     rules=rules,
-    new_id=lambda: f"cm_{uuid4()}",
-    new_id_sql="'cm_' || gen_random_uuid()",
+    new_id=lambda: f"cm_{uuid7()}",
+    new_id_sql="'cm_' || uuid_v7()",
     stamped=("created_at",),
     filtered_by=("id", "article_id", "user_id", "created_at"),
     descriptions={
-        "id": "A UUID, or cm_ and a UUID; generated when absent.",
+        "id": "A UUID, or cm_ and a UUID; generated when absent (cm_ and a UUID of version 7).",
         "article_id": "The id of an article.",
         "user_id": "The id of a user.",
         "body": f"At most {BODY_WORDS_MAX} words.",

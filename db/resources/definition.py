@@ -136,7 +136,8 @@ class Resource:
     references: dict[str, str] = field(default_factory=dict)
     # checks of several fields together; gets an object with the record's attributes, None where a field is missing or invalid
     rules: Callable[[Any], Iterator[FieldError]] | None = None
-    # a new id for a record without one, in Python and in SQL
+    # A new id for a record without one, in Python and in SQL: a UUID of version 7, so that the index entries of an import lie
+    # side by side. The first goes only to COPY, so it may be a UUID of `uuid_utils`, which costs less than a `uuid.UUID`.
     new_id: Callable[[], Any]
     new_id_sql: LiteralString
     # fields that are set to the time of the import when a new record has none

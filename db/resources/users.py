@@ -1,10 +1,11 @@
 """Users: `id`, `email` (unique without regard to case), `name`, `role`, `active`, times."""
 
 from typing import Annotated, Literal
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import msgspec
 from msgspec import Meta
+from uuid_utils import uuid7
 
 from db.resources.definition import Resource, Time
 
@@ -32,13 +33,13 @@ USERS = Resource(
     key="email",
     key_of=str.lower,
     key_sql="lower({}.email)",
-    new_id=uuid4,
-    new_id_sql="gen_random_uuid()",
+    new_id=uuid7,
+    new_id_sql="uuid_v7()",
     stamped=("created_at", "updated_at"),
     touched="updated_at",
     filtered_by=("id", "email", "role", "active", "created_at", "updated_at"),
     descriptions={
-        "id": "Generated when absent.",
+        "id": "Generated when absent (UUID version 7).",
         "email": "The natural key; unique without regard to case.",
         "created_at": "Default: the time of the import.",
         "updated_at": "Default: the time of the import, also when the row is updated.",

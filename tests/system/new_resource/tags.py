@@ -1,10 +1,11 @@
 """Tags: `name` is unique, the colour is one of three, and a tag may belong to an article."""
 
 from typing import Annotated, Literal
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import msgspec
 from msgspec import Meta
+from uuid_utils import uuid7
 
 from db.resources.definition import Resource
 
@@ -22,7 +23,7 @@ TAGS = Resource(
     key="name",
     key_sql="{}.name",
     references={"article_id": "articles"},
-    new_id=uuid4,
-    new_id_sql="gen_random_uuid()",
+    new_id=uuid7,
+    new_id_sql="uuid_v7()",
     filtered_by=("id", "name", "colour", "article_id"),
 )

@@ -1,5 +1,5 @@
 CREATE TABLE tags (
-    id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    id uuid PRIMARY KEY DEFAULT uuid_v7(),
     name text COLLATE "C" NOT NULL,
     colour text NOT NULL CHECK (colour IN ('red', 'green', 'blue')),
     article_id uuid REFERENCES articles,
