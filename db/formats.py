@@ -7,19 +7,23 @@ from typing import Literal
 Format = Literal["csv", "ndjson", "json"]
 # of the files that an import reads; the records of an XLSX file become CSV
 ImportFormat = Literal["csv", "ndjson", "json", "xlsx"]
+ExportFormat = Literal["csv", "ndjson", "json", "xlsx"]
 Compression = Literal["none", "gzip", "zstd"]
 
 # the media types of responses and stored files
-MEDIA_TYPES: dict[Format, str] = {
+XLSX_MEDIA_TYPE = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
+MEDIA_TYPES: dict[ExportFormat, str] = {
     "ndjson": "application/x-ndjson",
     "csv": "text/csv; charset=utf-8",
     "json": "application/json",
+    "xlsx": XLSX_MEDIA_TYPE,
 }
+# formats that are compressed already
+PACKED_FORMATS = ("xlsx",)
 COMPRESSED_MEDIA_TYPES: dict[Compression, str] = {"gzip": "application/gzip", "zstd": "application/zstd"}
 EXTENSIONS: dict[Compression, str] = {"none": "", "gzip": ".gz", "zstd": ".zst"}
 
 # the media types and file extensions that are recognised in requests
-XLSX_MEDIA_TYPE = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 FORMAT_BY_MEDIA_TYPE: dict[str, Format] = {
     "application/x-ndjson": "ndjson",
     "application/ndjson": "ndjson",
@@ -29,6 +33,7 @@ FORMAT_BY_MEDIA_TYPE: dict[str, Format] = {
     "application/json": "json",
 }
 IMPORT_FORMAT_BY_MEDIA_TYPE: dict[str, ImportFormat] = {**FORMAT_BY_MEDIA_TYPE, XLSX_MEDIA_TYPE: "xlsx"}
+EXPORT_FORMAT_BY_MEDIA_TYPE: dict[str, ExportFormat] = {**FORMAT_BY_MEDIA_TYPE, XLSX_MEDIA_TYPE: "xlsx"}
 IMPORT_FORMAT_BY_EXTENSION: dict[str, ImportFormat] = {
     "csv": "csv",
     "ndjson": "ndjson",

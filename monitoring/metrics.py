@@ -19,7 +19,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from db.errors import RETRYABLE
-from db.formats import Format
+from db.formats import ExportFormat
 from db.health import QueueNumbers, ServerNumbers
 from db.resources import RESOURCES
 from db.resources.definition import Code
@@ -167,7 +167,7 @@ def _initialise_series() -> None:
         records.labels("import", resource, result)
     for resource, code in product(RESOURCES, get_args(Code)):
         record_errors.labels(resource, code)
-    for resource, format in product(RESOURCES, get_args(Format)):
+    for resource, format in product(RESOURCES, get_args(ExportFormat)):
         export_bytes.labels(resource, format)
     for kind, resource, status in product(("import", "export"), RESOURCES, ("completed", "failed", "cancelled")):
         jobs.labels(kind, resource, status)

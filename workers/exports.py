@@ -14,7 +14,7 @@ from db.compression import compressor
 from db.connections import pool
 from db.connections.pool import Connection
 from db.errors import UNAVAILABLE
-from db.exports import claimed, copy_out, files, storage
+from db.exports import claimed, copy_out, files, output, storage
 from db.exports.claimed import ClaimedExport
 from db.exports.storage import File, Storage
 from db.formats import Compression
@@ -104,8 +104,13 @@ async def _write(conn: Connection, claim: Claim, settings: Settings) -> Done | N
 
 async def _copy(conn: Connection, file: File, export: ClaimedExport, progress: "_Progress") -> "_CompressedFile":
     compressed = _CompressedFile(file, export.compression)
-    blocks = copy_out.blocks(
-        conn, RESOURCES[export.resource], export.format, export.selection, csv_safe=export.csv_safe
+    blocks = output.blocks(
+        conn,
+        RESOURCES[export.resource],
+        export.format,
+        export.selection,
+        csv_safe=export.csv_safe,
+        bom=export.bom,
     )
     async with aclosing(blocks):
         async for block in blocks:

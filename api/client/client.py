@@ -197,7 +197,7 @@ class Client:
         )
 
     def start_export(self, resource: str, *, filters: Mapping[str, Any] | None = None, **members: object) -> Job:
-        """Creates a background export. `members` are those of `POST /exports`: `format`, `compression`, `fields`, `csv_safe`."""
+        """Creates a background export. `members` are those of `POST /exports`: `format`, `compression`, `fields`, …"""
         order = {"resource": resource, "filters": dict(filters) if filters else None, **members}
         present = {name: value for name, value in order.items() if value is not None}
         body = json.dumps(present, ensure_ascii=False).encode()

@@ -16,10 +16,10 @@ BLOCK_BYTES = 256 * 1024
 # a source that is not a file on disk is kept in memory up to this size, then in a temporary file
 SPOOL_BYTES = 1 << 20
 
-Format = Literal["csv", "ndjson", "json"]
+Format = Literal["csv", "ndjson", "json", "xlsx"]
 Records: TypeAlias = Iterable[Mapping[str, Any]]
 
-ENDINGS = {".csv": "csv", ".tsv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson", ".json": "json"}
+ENDINGS = {".csv": "csv", ".tsv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson", ".json": "json", ".xlsx": "xlsx"}
 PACKED = {".gz", ".zst"}
 
 

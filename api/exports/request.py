@@ -14,11 +14,11 @@ from api.http.auth import key_name
 from api.http.headers import AnyRequest, idempotency_key
 from api.http.operations import object_schema
 from api.http.parameters import IdempotencyToken
-from api.http.problems import Fault, invalid, invalid_request, request_id
+from api.http.problems import Fault, invalid_request, request_id
 from db.exports import filters as export_filters
 from db.exports.filters import InvalidSelection, Selection
 from db.exports.jobs import ExportRequest
-from db.formats import Compression, Format
+from db.formats import PACKED_FORMATS, Compression, ExportFormat
 from db.resources import RESOURCES, ResourceName
 from db.resources.definition import Resource
 
@@ -27,7 +27,7 @@ class ExportParameters(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The body of POST /exports. Defaults are not part of the digest, so that a new parameter does not change old digests."""
 
     resource: ResourceName
-    format: Format = "ndjson"
+    format: ExportFormat = "ndjson"
     compression: Compression = "none"
     filters: Annotated[
         dict[str, Any] | None,
@@ -37,6 +37,7 @@ class ExportParameters(msgspec.Struct, kw_only=True, omit_defaults=True):
     csv_safe: Annotated[
         bool, Meta(description="Escape CSV cells so that spreadsheets do not read them as formulas.")
     ] = False
+    bom: Annotated[bool, Meta(description="Only for csv: begin the file with a byte order mark, for Excel.")] = False
     idempotency_token: Annotated[
         IdempotencyToken | None, Meta(description="The same as the header Idempotency-Key.")
     ] = None
@@ -58,7 +59,7 @@ async def read(request: AnyRequest) -> ExportRequest:
         fields=requested.fields,
         filter_prefix="filters.",
     )
-    check_csv_safe(requested.format, csv_safe=requested.csv_safe)
+    check_format(requested.format, csv_safe=requested.csv_safe, bom=requested.bom, compression=requested.compression)
     token = parameters.check_token(idempotency_key(request), requested.idempotency_token)
     content = msgspec.structs.replace(requested, filters=requested.filters or None, idempotency_token=None)
     return ExportRequest(
@@ -68,6 +69,7 @@ async def read(request: AnyRequest) -> ExportRequest:
         filters=requested.filters or None,
         fields=requested.fields,
         csv_safe=requested.csv_safe,
+        bom=requested.bom,
         idempotency_token=token,
         digest=hashlib.sha256(msgspec.json.encode(content, order="deterministic")).digest(),
         request_id=request_id(request.scope),
@@ -100,7 +102,14 @@ def select(
         raise invalid_request(faults) from None
 
 
-def check_csv_safe(format: Format, *, csv_safe: bool) -> None:
-    """Raises `Problem` 400 if csv_safe is set for another format than CSV."""
-    if csv_safe and format != "csv":
-        raise invalid("csv_safe", f"requires the format csv, but the format is {format}", "conflicting_values")
+def check_format(format: ExportFormat, *, csv_safe: bool, bom: bool, compression: Compression = "none") -> None:
+    """Raises `Problem` 400 for an option of CSV with another format, and for the compression of a compressed format."""
+    faults = [
+        Fault(name, "conflicting_values", f"requires the format csv, but the format is {format}")
+        for name, is_set in (("csv_safe", csv_safe), ("bom", bom))
+        if is_set and format != "csv"
+    ]
+    if compression != "none" and format in PACKED_FORMATS:
+        faults.append(Fault("compression", "conflicting_values", f"must be none: {format} is compressed already"))
+    if faults:
+        raise invalid_request(faults)

@@ -20,7 +20,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from api.exports import replica
 from api.exports.admission import StreamAdmission
-from api.exports.request import check_csv_safe, select
+from api.exports.request import check_format, select
 from api.exports.view import RECORD_FILES
 from api.http import content_encoding, parameters
 from api.http.dependencies import SettingsHere
@@ -29,9 +29,9 @@ from api.http.operations import operation
 from api.http.problems import Problem, problem_responses
 from api.http.streaming import BlockStream
 from db.connections.pool import Connection, Pool
-from db.exports import copy_out, files
+from db.exports import copy_out, files, output
 from db.exports.filters import Filter, Test, filters
-from db.formats import FORMAT_BY_MEDIA_TYPE, MEDIA_TYPES, Format
+from db.formats import EXPORT_FORMAT_BY_MEDIA_TYPE, MEDIA_TYPES, PACKED_FORMATS, ExportFormat
 from db.resources import RESOURCES
 from monitoring import metrics
 
@@ -40,7 +40,7 @@ log = structlog.get_logger(__name__)
 
 class StreamParameters(msgspec.Struct, kw_only=True):
     format: Annotated[
-        Format | None, Meta(description="Default: the format from the header Accept; ndjson if it accepts any.")
+        ExportFormat | None, Meta(description="Default: the format from the header Accept; ndjson if it accepts any.")
     ] = None
     fields: Annotated[
         str | None,
@@ -62,6 +62,7 @@ class StreamParameters(msgspec.Struct, kw_only=True):
             "texts that begin with an apostrophe. An import with csv_safe=true removes it."
         ),
     ] = False
+    bom: Annotated[bool, Meta(description="Only for csv: begin with a byte order mark, for Excel.")] = False
 
 
 FILTERS: dict[Test, str] = {
@@ -118,9 +119,9 @@ async def stream_export(
         raise Problem("not-found", f"No such resource. The resources are {', '.join(RESOURCES)}.")
     known = filters(RESOURCES[resource])
     requested = parameters.query(request, _parameters(tuple(known.values())))
-    format = requested.format or content_encoding.acceptable(request, FORMAT_BY_MEDIA_TYPE)
-    compression = content_encoding.acceptable_encoding(request)
-    check_csv_safe(format, csv_safe=requested.csv_safe)
+    format = requested.format or content_encoding.acceptable(request, EXPORT_FORMAT_BY_MEDIA_TYPE)
+    compression = "none" if format in PACKED_FORMATS else content_encoding.acceptable_encoding(request)
+    check_format(format, csv_safe=requested.csv_safe, bom=requested.bom)
     selection = select(
         RESOURCES[resource],
         filters={name: getattr(requested, name) for name in known if getattr(requested, name) is not UNSET},
@@ -136,7 +137,11 @@ async def stream_export(
         # longer than the limit for the client, so that the stalled client is disconnected first
         snapshot_at = await copy_out.begin_long_read(conn, client_timeout_seconds=2 * settings.stall_seconds)
         blocks = await stack.enter_async_context(
-            aclosing(copy_out.blocks(conn, RESOURCES[resource], format, selection, csv_safe=requested.csv_safe))
+            aclosing(
+                output.blocks(
+                    conn, RESOURCES[resource], format, selection, csv_safe=requested.csv_safe, bom=requested.bom
+                )
+            )
         )
         # an error before the first block can still be reported as a problem document
         return snapshot_at, await anext(blocks, None), blocks
@@ -165,10 +170,10 @@ async def stream_export(
 class _StreamCount:
     """Counts the records of a stream, and on exit logs a stream that did not reach its end. Enforces the time limit."""
 
-    def __init__(self, resource: str, format: Format, *, seconds_max: float) -> None:
+    def __init__(self, resource: str, format: ExportFormat, *, seconds_max: float) -> None:
         self.deadline = time.monotonic() + seconds_max
         self.resource = resource
-        self.format: Format = format
+        self.format: ExportFormat = format
         self.records = 0
         # a stream that was not begun, as for HEAD, is not aborted
         self.is_complete = True

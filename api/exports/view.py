@@ -12,7 +12,7 @@ from api.http.operations import BINARY, OBJECTS
 from db.connections.pool import Pool
 from db.exports import files, jobs
 from db.exports.jobs import Export
-from db.formats import Compression
+from db.formats import XLSX_MEDIA_TYPE, Compression
 from db.settings import Settings
 
 PATH = "/api/v1/exports"
@@ -21,6 +21,7 @@ RECORD_FILES = {
     "application/x-ndjson": BINARY,
     "text/csv": BINARY,
     "application/json": OBJECTS,
+    XLSX_MEDIA_TYPE: BINARY,
 }
 
 
@@ -56,6 +57,7 @@ class ExportView(msgspec.Struct, frozen=True, kw_only=True):
     filters: dict[str, Any]
     fields: list[str] | None
     csv_safe: bool
+    bom: bool
     compression: Compression
     snapshot_at: datetime | None
     total_records: int | None
@@ -96,6 +98,7 @@ def summary(settings: Settings, job: Export) -> ExportView:
         filters=job.filters or {},
         fields=job.fields,
         csv_safe=job.csv_safe,
+        bom=job.bom,
         compression=job.compression,
         snapshot_at=job.snapshot_at,
         total_records=job.total_records,

@@ -10,7 +10,7 @@ from psycopg.rows import class_row
 from db import queue
 from db.connections.pool import Connection
 from db.exports.filters import Selection, select
-from db.formats import Compression, Format
+from db.formats import Compression, ExportFormat
 from db.resources import RESOURCES
 
 
@@ -18,11 +18,12 @@ class ClaimedExport(msgspec.Struct, frozen=True, kw_only=True):
     """The parameters of a claimed export."""
 
     resource: str
-    format: Format
+    format: ExportFormat
     compression: Compression
     filters: dict[str, Any] | None
     fields: list[str] | None
     csv_safe: bool
+    bom: bool
 
     @property
     def selection(self) -> Selection:
@@ -54,7 +55,7 @@ async def load_claimed(conn: Connection, claim: queue.Claim) -> ClaimedExport:
     cursor = conn.cursor(row_factory=class_row(ClaimedExport))
     await cursor.execute(
         """
-        SELECT resource, format, compression, filters, fields, csv_safe
+        SELECT resource, format, compression, filters, fields, csv_safe, bom
         FROM export_jobs
         WHERE id = %(id)s
         """,

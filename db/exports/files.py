@@ -5,28 +5,28 @@ from collections.abc import Iterable
 from datetime import datetime
 from uuid import UUID
 
-from db.formats import COMPRESSED_MEDIA_TYPES, EXTENSIONS, MEDIA_TYPES, Compression, Format
+from db.formats import COMPRESSED_MEDIA_TYPES, EXTENSIONS, MEDIA_TYPES, Compression, ExportFormat
 
 _STORED = re.compile(r"[a-z]+-([0-9a-f-]{36})-([0-9]+)\.[a-z.]+")
 
 
-def media_type(format: Format, compression: Compression) -> str:
+def media_type(format: ExportFormat, compression: Compression) -> str:
     # A compressed file has the media type of the compression and no Content-Encoding: clients must not decompress the download.
     return COMPRESSED_MEDIA_TYPES.get(compression, MEDIA_TYPES[format])
 
 
-def download_name(resource: str, format: Format, snapshot_at: datetime, compression: Compression = "none") -> str:
+def download_name(resource: str, format: ExportFormat, snapshot_at: datetime, compression: Compression = "none") -> str:
     """The file name that a client is offered."""
     return f"{resource}-{snapshot_at:%Y%m%dT%H%M%SZ}.{format}{EXTENSIONS[compression]}"
 
 
-def stored_name(resource: str, format: Format, compression: Compression, *, id: UUID, lease: int) -> str:
+def stored_name(resource: str, format: ExportFormat, compression: Compression, *, id: UUID, lease: int) -> str:
     """The file name in the storage. It contains the lease, so that two claims of one export never write the same file."""
     return f"{resource}-{id}-{lease}.{format}{EXTENSIONS[compression]}"
 
 
 def stored_names(
-    resource: str, format: Format, compression: Compression, *, id: UUID, leases: Iterable[int]
+    resource: str, format: ExportFormat, compression: Compression, *, id: UUID, leases: Iterable[int]
 ) -> list[str]:
     """The names of the files that these leases may have written."""
     return [stored_name(resource, format, compression, id=id, lease=lease) for lease in leases]

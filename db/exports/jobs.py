@@ -15,7 +15,7 @@ from uuid_utils.compat import uuid7
 
 from db import queue
 from db.connections.pool import Connection
-from db.formats import Compression, Format
+from db.formats import Compression, ExportFormat
 from db.jobs import MATCHES, JobFilter
 
 Status = Literal["pending", "processing", "completed", "failed", "cancelled", "expired"]
@@ -29,11 +29,12 @@ class ExportRequest(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     resource: str
-    format: Format
+    format: ExportFormat
     compression: Compression
     filters: dict[str, Any] | None = None
     fields: list[str] | None = None
     csv_safe: bool = False
+    bom: bool = False
     idempotency_token: str | None
     digest: bytes
     request_id: str | None
@@ -50,11 +51,12 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
     id: UUID
     status: Status
     resource: str
-    format: Format
+    format: ExportFormat
     compression: Compression
     filters: dict[str, Any] | None
     fields: list[str] | None
     csv_safe: bool
+    bom: bool
     total_records: int | None
     exported_records: int | None
     now: datetime
@@ -93,7 +95,7 @@ class ExportJobCounts(msgspec.Struct, frozen=True, kw_only=True):
 
 # the columns of Export
 _SELECT = """
-    SELECT id, status, resource, format, compression, filters, fields, csv_safe,
+    SELECT id, status, resource, format, compression, filters, fields, csv_safe, bom,
         coalesce(export_jobs.total_records, report.total_records) AS total_records,
         coalesce(file_records, report.records) AS exported_records, clock_timestamp() AS now, snapshot_at, file_name, file_bytes,
         file_records, file_sha256, problem, request_digest, created_by, created_at, started_at, finished_at
@@ -112,11 +114,11 @@ async def create(conn: Connection, request: ExportRequest) -> UUID | None:
     cursor = await conn.execute(
         """
         INSERT INTO export_jobs (
-            id, resource, format, compression, filters, fields, csv_safe, idempotency_token, request_digest, request_id,
-            created_by
+            id, resource, format, compression, filters, fields, csv_safe, bom, idempotency_token, request_digest,
+            request_id, created_by
         )
         VALUES (
-            %(id)s, %(resource)s, %(format)s, %(compression)s, %(filters)s, %(fields)s, %(csv_safe)s,
+            %(id)s, %(resource)s, %(format)s, %(compression)s, %(filters)s, %(fields)s, %(csv_safe)s, %(bom)s,
             %(idempotency_token)s, %(digest)s, %(request_id)s, %(created_by)s
         )
         ON CONFLICT (idempotency_token) DO NOTHING

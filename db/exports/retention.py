@@ -11,7 +11,7 @@ from psycopg.rows import class_row
 
 from db.connections.pool import Connection
 from db.exports import files
-from db.formats import Compression, Format
+from db.formats import Compression, ExportFormat
 
 # jobs handled in one round of maintenance
 JOBS_MAX = 50
@@ -22,7 +22,7 @@ class ExpiredFiles(msgspec.Struct, frozen=True, kw_only=True):
 
     id: UUID
     resource: str
-    format: Format
+    format: ExportFormat
     compression: Compression
     lease: int
 

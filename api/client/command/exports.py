@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import rich_click as click
 
@@ -12,7 +12,7 @@ from api.client.command.progress import Reporter
 from api.client.command.session import Session, common
 from api.client.command.wording import bytes_text, records
 from api.client.download import Compression
-from api.client.source import format_of
+from api.client.source import Format, format_of
 
 STDOUT = "-"
 PACKED_ENDINGS = {"gzip": ".gz", "zstd": ".zst", "none": ""}
@@ -21,13 +21,12 @@ PACKED_ENDINGS = {"gzip": ".gz", "zstd": ".zst", "none": ""}
 @click.command()
 @click.argument("resource")
 @click.option("-o", "--output", metavar="FILE|-", help="Default: RESOURCE.FORMAT here, or stdout when that is a pipe.")
-@click.option(
-    "--format", type=click.Choice(("csv", "ndjson", "json")), help="Default: by the extension of FILE, else ndjson."
-)
+@click.option("--format", type=click.Choice(get_args(Format)), help="Default: by the extension of FILE, else ndjson.")
 @click.option("--fields", metavar="A,B", help="These fields, in this order.")
 @click.option("--where", multiple=True, metavar="NAME=VALUE", help="A filter, such as role=admin,author.")
 @click.option("--limit", type=click.IntRange(1), help="Maximum number of records; not with --background.")
 @click.option("--csv-safe", is_flag=True, help="Escape CSV cells that a spreadsheet would read as formulas.")
+@click.option("--bom", is_flag=True, help="Begin a CSV with a byte order mark, so that Excel reads it as UTF-8.")
 @click.option("--background", is_flag=True, help="Let a worker write the file; its download can be resumed.")
 @click.option("--gzip", "compression", flag_value="gzip", help="Compress with gzip.")
 @click.option("--zstd", "compression", flag_value="zstd", help="Compress with zstd.")
@@ -45,6 +44,7 @@ def export(session: Session, resource: str, output: str | None, background: bool
         members = {
             "fields": options["fields"] and options["fields"].split(","),
             "csv_safe": options["csv_safe"] or None,
+            "bom": options["bom"] or None,
         }
         _in_background(session, resource, output, filters, format=format, compression=compression, **members)
         return
@@ -54,6 +54,7 @@ def export(session: Session, resource: str, output: str | None, background: bool
         "fields": options["fields"],
         "limit": options["limit"],
         "csv_safe": options["csv_safe"] or None,
+        "bom": options["bom"] or None,
     }
     _stream(session, resource, output, compression, parameters)
 

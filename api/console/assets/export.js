@@ -122,6 +122,7 @@ function selection(job) {
   return html`<dl class="facts">
     <dt>Format</dt><dd>${job.format}${job.compression === "none" ? "" : `, packed with ${job.compression}`}</dd>
     ${job.csv_safe ? html`<dt>Formulas</dt><dd>guarded by an apostrophe</dd>` : nothing}
+    ${job.bom ? html`<dt>Byte order mark</dt><dd>yes</dd>` : nothing}
     <dt>Fields</dt><dd>${job.fields ? job.fields.join(", ") : "all"}</dd>
     ${Object.entries(job.filters).map(
       ([name, value]) => html`<dt><code>${name}</code></dt><dd class="value">${Array.isArray(value) ? value.join(", ") : String(value)}</dd>`,

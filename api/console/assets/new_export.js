@@ -11,6 +11,7 @@ const FORMATS = [
   ["csv", "CSV", "for spreadsheets and databases"],
   ["ndjson", "NDJSON", "one JSON object a line"],
   ["json", "JSON", "one array"],
+  ["xlsx", "XLSX", "a workbook"],
 ]
 
 export default class NewExportPage extends Page {
@@ -22,6 +23,7 @@ export default class NewExportPage extends Page {
   format = "csv"
   compression = "none"
   csvSafe = false
+  bom = false
   isBusy = false
   /** The problem of the last attempt, or null. */
   refusal = null
@@ -73,6 +75,7 @@ export default class NewExportPage extends Page {
       fields: this.chosen?.join(","),
       ...this.given,
       csv_safe: this.format === "csv" && this.csvSafe ? "true" : undefined,
+      bom: this.format === "csv" && this.bom ? "true" : undefined,
     })
   }
 
@@ -81,10 +84,11 @@ export default class NewExportPage extends Page {
     return {
       resource: this.resource.name,
       format: this.format,
-      ...(this.compression === "none" ? {} : { compression: this.compression }),
+      ...(this.compression === "none" || this.format === "xlsx" ? {} : { compression: this.compression }),
       ...(chosen ? { fields: chosen } : {}),
       ...(Object.keys(given).length ? { filters: given } : {}),
       ...(this.format === "csv" && this.csvSafe ? { csv_safe: true } : {}),
+      ...(this.format === "csv" && this.bom ? { bom: true } : {}),
     }
   }
 
@@ -158,6 +162,10 @@ export default class NewExportPage extends Page {
                 ? html`<label class="check"
                     ><input type="checkbox" .checked=${this.csvSafe} @change=${(event) => this.#set("csvSafe", event.target.checked)} />
                     Guard texts that a spreadsheet would take for a formula</label
+                  >
+                  <label class="check"
+                    ><input type="checkbox" .checked=${this.bom} @change=${(event) => this.#set("bom", event.target.checked)} />
+                    Begin with a byte order mark, by which Excel reads it as UTF-8</label
                   >`
                 : nothing}
             </section>
@@ -190,12 +198,14 @@ export default class NewExportPage extends Page {
             <button type="button" ?disabled=${this.isBusy || !this.fields.some(({ isOn }) => isOn)} @click=${() => this.#background()}>
               ${icon("file")} Write a file in the background
             </button>
-            <label class="row"
-              >Packed
-              <select @change=${(event) => this.#set("compression", event.target.value)}>
-                ${["none", "gzip", "zstd"].map((name) => html`<option ?selected=${this.compression === name}>${name}</option>`)}
-              </select></label
-            >
+            ${this.format === "xlsx"
+              ? nothing
+              : html`<label class="row"
+                  >Packed
+                  <select @change=${(event) => this.#set("compression", event.target.value)}>
+                    ${["none", "gzip", "zstd"].map((name) => html`<option ?selected=${this.compression === name}>${name}</option>`)}
+                  </select></label
+                >`}
             <span class="muted grow">A download that breaks off can be continued.</span>
           </div>
           <div class="note">${curl(asCurl("GET", this.streamPath))}</div>
