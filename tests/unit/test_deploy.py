@@ -54,13 +54,17 @@ def stop_seconds(environment: dict[str, str]) -> float:
     return float(drain) + float(stop)
 
 
-COMPOSE_FILES = ["compose.yaml"]
+def of_the_cluster() -> dict[str, Any]:
+    """The services that compose.cluster.yaml adds, and does not derive from those of compose.yaml."""
+    services = compose("compose.cluster.yaml")
+    return {name: one for name, one in services.items() if name not in compose("compose.yaml") and "extends" not in one}
 
 
-@pytest.mark.parametrize("name", COMPOSE_FILES)
-def test_services_are_confined(name):
+@pytest.mark.parametrize("services", [compose("compose.yaml"), of_the_cluster()], ids=["single", "cluster"])
+def test_services_are_confined(services):
     """No container can write to its image or keeps a capability; ports are open to this machine only; what is mounted exists."""
-    for service in compose(name).values():
+    assert services
+    for service in services.values():
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
@@ -69,10 +73,9 @@ def test_services_are_confined(name):
         assert all((FOLDER / source).exists() for source in sources if source.startswith("."))
 
 
-@pytest.mark.parametrize("name", COMPOSE_FILES)
-def test_the_processes_find_what_they_need(name):
+def test_the_processes_find_what_they_need():
     """Commands are those of the entry point, variables are settings, and there is time to stop."""
-    services = of_the_image(compose(name))
+    services = of_the_image(compose("compose.yaml"))
     assert {"api", "workers", "migrate"} == {service["command"] for service in services.values()}
     for service in services.values():
         assert f"    {service['command']})\n" in entry_point()
@@ -81,6 +84,30 @@ def test_the_processes_find_what_they_need(name):
         assert service["tmpfs"] == "/tmp"  # noqa: S108
     exports = [service["volumes"] for service in services.values() if service["command"] != "migrate"]
     assert exports == [["exports:/exports"]] * len(exports)
+
+
+def test_the_nodes_of_the_cluster_know_each_other():
+    """Each is known by the name of its service, to etcd, to Patroni and to the processes of the service."""
+    services = compose("compose.cluster.yaml")
+    nodes = [name for name in services if name.startswith("postgres")]
+    members = [name for name in services if name.startswith("etcd")]
+    assert len(nodes) == len(members) == 3
+    for name in nodes:
+        environment = services[name]["environment"]
+        assert environment["PATRONI_NAME"] == name
+        assert environment["PATRONI_RESTAPI_CONNECT_ADDRESS"] == f"{name}:8008"
+        assert environment["PATRONI_POSTGRESQL_CONNECT_ADDRESS"] == f"{name}:5432"
+    for name in members:
+        environment = services[name]["environment"]
+        assert environment["ETCD_NAME"] == name
+        assert environment["ETCD_INITIAL_ADVERTISE_PEER_URLS"] == f"http://{name}:2380"
+        assert environment["ETCD_INITIAL_CLUSTER"] == ",".join(f"{one}=http://{one}:2380" for one in members)
+    patroni = yaml.safe_load((FOLDER / "cluster" / "patroni.yml").read_text())
+    assert patroni["etcd3"]["hosts"] == [f"{name}:2379" for name in members]
+    for name in ("migrate", "api", "workers"):
+        assert (
+            f"@{','.join(nodes)}/bulk?target_session_attrs=read-write" in services[name]["environment"]["DATABASE_URL"]
+        )
 
 
 def test_all_variables_are_settings():
