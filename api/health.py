@@ -197,7 +197,8 @@ class Probe:
 
     async def _queue(self) -> tuple[db_health.QueueNumbers, db_health.ServerNumbers | None]:
         async with self.pool.connection(timeout=DEADLINE_SECONDS) as conn:
-            return await db_health.queue_numbers(conn), await db_health.server_numbers(conn)
+            queue = await db_health.queue_numbers(conn, endpoints=self.settings.webhook_endpoints)
+            return queue, await db_health.server_numbers(conn)
 
     async def _storage(self) -> None:
         await storage.of(self.settings).check()

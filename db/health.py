@@ -1,5 +1,6 @@
 """The state of the database for probes and metrics. Counts rows of unfinished jobs only; finished ones are in the counters."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from psycopg.rows import class_row
 from db.connections.pool import Connection
 from db.errors import READ_ONLY, MigrationsMissing, UnsupportedDatabase
 from db.resources import RESOURCES
+from db.webhooks import deliveries
+from db.webhooks.deliveries import Waiting
+from db.webhooks.endpoints import Endpoint
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -17,13 +21,15 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 class QueueNumbers:
     """`jobs` by kind and status, `chunks` by state, `records_left` of imports by resource; final ones are not counted.
 
-    `oldest_seconds` is the time since the oldest pending chunk became claimable; 0 when there is none.
+    `oldest_seconds` is the time since the oldest pending chunk became claimable; 0 when there is none. `webhooks` has the
+    deliveries to each endpoint.
     """
 
     jobs: dict[tuple[str, str], int] = field(default_factory=dict)
     chunks: dict[str, int] = field(default_factory=dict)
     oldest_seconds: float = 0.0
     records_left: dict[str, int] = field(default_factory=dict)
+    webhooks: list[Waiting] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +49,7 @@ class ServerNumbers:
     wal_bytes: int
 
 
-async def queue_numbers(conn: Connection) -> QueueNumbers:
+async def queue_numbers(conn: Connection, *, endpoints: Sequence[Endpoint]) -> QueueNumbers:
     """The state of the queue. Every count uses a partial index, so that finished jobs cost nothing."""
     jobs = {("import", status): 0 for status in ("uploading", "pending", "processing")}
     jobs |= {("export", status): 0 for status in ("pending", "processing")}
@@ -81,7 +87,8 @@ async def queue_numbers(conn: Connection) -> QueueNumbers:
         chunks[state] += count
         if resource in records_left:
             records_left[resource] += records
-    return QueueNumbers(jobs, chunks, await _oldest_seconds(conn), records_left)
+    webhooks = await deliveries.waiting(conn, endpoints) if endpoints else []
+    return QueueNumbers(jobs, chunks, await _oldest_seconds(conn), records_left, webhooks)
 
 
 async def _oldest_seconds(conn: Connection) -> float:

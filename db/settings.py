@@ -13,6 +13,9 @@ from msgspec import Meta
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
+from db.webhooks import endpoints
+from db.webhooks.endpoints import Endpoint
+
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Bytes = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0)]
@@ -140,6 +143,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     job_retention_seconds: Seconds = 7 * 24 * 3600.0
     # how long the file of an export is kept
     export_retention_seconds: Seconds = 24 * 3600.0
+    # a JSON array of the endpoints to which the ends of jobs are sent: see db/webhooks/endpoints.py
+    webhooks: str = ""
+    # how long a request to an endpoint may take, and how long after the end of a job it is repeated
+    webhook_timeout_seconds: Annotated[float, Meta(gt=0, le=300)] = 20.0
+    webhook_retry_seconds: Annotated[float, Meta(ge=0)] = 3 * 24 * 3600.0
+    # concurrent requests of one machine to one endpoint
+    webhook_requests_max: Annotated[int, Meta(ge=1, le=1000)] = 4
     # after the signal to stop: how long the API still accepts requests, with /ready at 503, before it closes its listener
     drain_seconds: Annotated[float, Meta(ge=0, le=3600)] = 0.0
     # after the signal to stop, and for the API after drain_seconds: how long a process may continue what it has begun
@@ -151,6 +161,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def keys(self) -> tuple[ApiKey, ...]:
         """Raises `SettingsError`."""
         return tuple(_api_key(part) for part in (part.strip() for part in self.api_keys.split(",")) if part)
+
+    @property
+    def webhook_endpoints(self) -> tuple[Endpoint, ...]:
+        """Raises `SettingsError`."""
+        try:
+            return endpoints.decode(self.webhooks)
+        except endpoints.InvalidEndpoints as error:
+            raise SettingsError(f"WEBHOOKS: {error}") from None
 
     @property
     def export_workers(self) -> int:
@@ -185,14 +203,9 @@ def read(environ: Mapping[str, str]) -> Settings:
     except msgspec.ValidationError as error:
         reason, _, path = str(error).partition(" - at `$.")
         raise SettingsError(f"{path.rstrip('`').upper()}: {reason}") from None
-    if settings.api_keys and not settings.keys:
-        raise SettingsError("API_KEYS: has separators but no key")
-    if any(len(key.key) < API_KEY_MIN_CHARACTERS for key in settings.keys):
-        raise SettingsError(f"API_KEYS: a key has fewer than {API_KEY_MIN_CHARACTERS} characters")
-    if not settings.keys and not _loopback(settings.http_host):
-        raise SettingsError(
-            f"HTTP_HOST: {settings.http_host} is not a loopback address, which needs API_KEYS to be set"
-        )
+    _check_keys(settings)
+    # decodes and checks them
+    _ = settings.webhook_endpoints
     for variable, url in (
         ("DATABASE_URL", settings.database_url),
         ("DATABASE_REPLICA_URL", settings.database_replica_url),
@@ -219,6 +232,17 @@ def _api_key(text: str) -> ApiKey:
         # the text may contain a key, so the message does not quote it
         raise SettingsError("API_KEYS: a key is KEY or NAME:ROLE:KEY, where ROLE is admin or read")
     return ApiKey(name=name, role=role, key=key)
+
+
+def _check_keys(settings: Settings) -> None:
+    if settings.api_keys and not settings.keys:
+        raise SettingsError("API_KEYS: has separators but no key")
+    if any(len(key.key) < API_KEY_MIN_CHARACTERS for key in settings.keys):
+        raise SettingsError(f"API_KEYS: a key has fewer than {API_KEY_MIN_CHARACTERS} characters")
+    if not settings.keys and not _loopback(settings.http_host):
+        raise SettingsError(
+            f"HTTP_HOST: {settings.http_host} is not a loopback address, which needs API_KEYS to be set"
+        )
 
 
 def _readable(url: str) -> bool:

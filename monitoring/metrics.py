@@ -7,7 +7,7 @@ Label values come from short closed lists, never ids, addresses or requested pat
 README.md describes how to add a metric.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -63,6 +63,7 @@ workers = Gauge("bulk_workers", "Worker processes on this machine.", multiproces
 
 export_bytes = Counter("bulk_export_bytes", "Exported bytes, before compression.", ["resource", "format"])
 streams_aborted = Counter("bulk_export_streams_aborted", "Streaming exports that ended early.")
+webhook_attempts = Counter("bulk_webhook_attempts", "Attempts to deliver webhooks.", ["endpoint", "result"])
 idempotency_requests = Counter("idempotency_requests", "Requests with an idempotency key.", ["result"])
 
 
@@ -107,6 +108,17 @@ def claim_lost() -> None:
 def retried(reason: str) -> None:
     """A chunk is retried. `reason` is the name of a retryable database error, or `error` for a chunk that was given back."""
     chunk_retries.labels(reason).inc()
+
+
+def deliverer_started(endpoints: Iterable[str]) -> None:
+    """Called by the process that delivers webhooks. As `_initialise_series`, for labels that are settings."""
+    for endpoint, result in product(endpoints, ("delivered", "retried", "failed")):
+        webhook_attempts.labels(endpoint, result)
+
+
+def webhook_attempted(endpoint: str, result: str) -> None:
+    """`result`: delivered, retried (it will be), or failed, which is the last attempt."""
+    webhook_attempts.labels(endpoint, result).inc()
 
 
 def exported(resource: str, format: str, records_count: int, bytes_count: int) -> None:
@@ -234,6 +246,15 @@ def _queue(queue: QueueNumbers) -> Iterator[Metric]:
     for resource, count in queue.records_left.items():
         left.add_metric([resource], count)
     yield left
+    if queue.webhooks:
+        waiting = GaugeMetricFamily("bulk_webhooks_waiting", "Deliveries that are not final.", labels=["endpoint"])
+        oldest = GaugeMetricFamily(
+            "bulk_webhooks_oldest_seconds", "Age of the oldest delivery that is not final.", labels=["endpoint"]
+        )
+        for numbers in queue.webhooks:
+            waiting.add_metric([numbers.endpoint], numbers.deliveries)
+            oldest.add_metric([numbers.endpoint], numbers.oldest_seconds)
+        yield from (waiting, oldest)
 
 
 def _server(server: ServerNumbers) -> Iterator[Metric]:

@@ -1,5 +1,7 @@
 """Periodic maintenance: remove abandoned uploads, finish jobs, expire files, delete old jobs. Workers may run it concurrently."""
 
+from collections.abc import Sequence
+
 import structlog
 
 from db.connections import liveness
@@ -12,6 +14,7 @@ from db.imports import completion as import_completion
 from db.imports import retention as import_retention
 from db.imports import uploads
 from db.settings import Settings
+from db.webhooks.endpoints import Endpoint
 from monitoring import job_events
 from workers.completion import end_export, end_import
 
@@ -21,7 +24,7 @@ log = structlog.get_logger(__name__)
 async def run_once(conn: Connection, settings: Settings) -> None:
     await _end_silent_sessions(conn)
     await _sweep_uploads(conn, settings)
-    await _end_jobs(conn)
+    await _end_jobs(conn, settings.webhook_endpoints)
     await maintain_exports(conn, settings)
     await _prune_imports(conn, settings)
 
@@ -38,14 +41,14 @@ async def _sweep_uploads(conn: Connection, settings: Settings) -> None:
         log.warning("abandoned uploads removed", uploads=swept)
 
 
-async def _end_jobs(conn: Connection) -> None:
+async def _end_jobs(conn: Connection, endpoints: Sequence[Endpoint]) -> None:
     """Makes jobs final whose last worker died before it did so."""
     for id in await import_completion.unfinished(conn):
-        await end_import(conn, id)
-    for end in await import_completion.finish_dependents(conn):
+        await end_import(conn, id, endpoints)
+    for end in await import_completion.finish_dependents(conn, endpoints=endpoints):
         job_events.import_finished(end)
     for id in await export_completion.unfinished(conn):
-        await end_export(conn, id)
+        await end_export(conn, id, endpoints)
 
 
 async def _prune_imports(conn: Connection, settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""The parent process of the workers: keeps WORKER_POOL_SIZE of them running until it is stopped."""
+"""The parent process of the workers: keeps WORKER_POOL_SIZE of them running until it is stopped, and a process for webhooks."""
 
 import asyncio
 import gc
@@ -7,7 +7,9 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Awaitable, Callable
 from ctypes import c_double
+from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkProcess
 from multiprocessing.sharedctypes import RawValue
@@ -29,6 +31,8 @@ REPLACE_SECONDS = 0.2
 # objects allocated between two collections; a chunk allocates tens of thousands
 GC_THRESHOLD = 100_000
 REPLACE_SECONDS_MAX = 10.0
+# the number of the process that delivers webhooks; those of the workers begin at 1
+DELIVERER = 0
 
 
 class Pool:
@@ -37,6 +41,8 @@ class Pool:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.children: dict[int, ForkProcess] = {}
+        # without webhooks there is no process for them
+        self._numbers = range(0 if settings.webhook_endpoints else 1, settings.worker_pool_size + 1)
         self.signals = 0
         # shared with the workers and without a lock, which a killed worker would keep
         self._maintenance_at = RawValue(c_double, 0.0)
@@ -58,7 +64,7 @@ class Pool:
         self._stop()
 
     def _fill(self) -> None:
-        for number in range(1, self.settings.worker_pool_size + 1):
+        for number in self._numbers:
             if number not in self.children:
                 self._start(number)
 
@@ -119,8 +125,11 @@ def _stop_signals() -> set[signal.Signals]:
 
 
 def _main(settings: Settings, number: int, parent: int, maintenance_at: c_double) -> None:
-    tune_gc()
-    uvloop.run(_work(settings, number, parent, maintenance_at))
+    if number == DELIVERER:
+        uvloop.run(_until_stopped(parent, partial(_deliver, settings)))
+    else:
+        tune_gc()
+        uvloop.run(_until_stopped(parent, partial(_work, settings, number, maintenance_at)))
 
 
 def tune_gc() -> None:
@@ -130,20 +139,39 @@ def tune_gc() -> None:
     gc.set_threshold(GC_THRESHOLD)
 
 
-async def _work(settings: Settings, number: int, parent: int, maintenance_at: c_double) -> None:
+async def _until_stopped(parent: int, run: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    """Runs `run`, whose argument is set by a signal to stop, and when the pool has died."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in _stop_signals():
         loop.add_signal_handler(signum, stopping.set)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-    metrics.worker_started()
     orphaned = asyncio.create_task(_stop_when_orphaned(parent, stopping))
-    name = f"{socket.gethostname()}:{os.getpid()}:{number}"
-    takes_exports = number <= settings.export_workers
-    await Worker(
-        settings, name=name, stopping=stopping, takes_exports=takes_exports, maintenance_at=maintenance_at
-    ).run()
+    await run(stopping)
     orphaned.cancel()
+
+
+async def _work(settings: Settings, number: int, maintenance_at: c_double, stopping: asyncio.Event) -> None:
+    metrics.worker_started()
+    await Worker(
+        settings,
+        name=_name(number),
+        stopping=stopping,
+        takes_exports=number <= settings.export_workers,
+        maintenance_at=maintenance_at,
+    ).run()
+
+
+async def _deliver(settings: Settings, stopping: asyncio.Event) -> None:
+    # not before: workers do not need an HTTP client
+    from workers.webhooks.deliverer import Deliverer
+
+    metrics.deliverer_started(endpoint.name for endpoint in settings.webhook_endpoints)
+    await Deliverer(settings, name=_name(DELIVERER), stopping=stopping).run()
+
+
+def _name(number: int) -> str:
+    return f"{socket.gethostname()}:{os.getpid()}:{number}"
 
 
 async def _stop_when_orphaned(parent: int, stopping: asyncio.Event) -> None:

@@ -105,6 +105,7 @@ class Worker:
             claim,
             has_budget=done is not None and done.has_budget,
             is_followed=done is not None and done.is_followed,
+            endpoints=self.settings.webhook_endpoints,
         )
         self.current = None
         return True
@@ -195,7 +196,9 @@ class Worker:
         """After a lost connection: gives the claim back, which does nothing if its work was committed."""
         if self.current is not None:
             await self._give_back(conn, self.current, error="the connection to the database was lost")
-            await completion.end_job(conn, self.current, has_budget=True, is_followed=False)
+            await completion.end_job(
+                conn, self.current, has_budget=True, is_followed=False, endpoints=self.settings.webhook_endpoints
+            )
             self.current = None
 
     async def _give_back(self, conn: Connection, claim: Claim, *, error: str | None) -> None:

@@ -32,7 +32,7 @@ async def cancel_export(
     async with db_pool.connection() as conn:
         if not await jobs.cancel(conn, "export", job.id):
             raise Problem("already-final", f"The export is already {job.status}.")
-        finished = await completion.finish(conn, job.id)
+        finished = await completion.finish(conn, job.id, endpoints=settings.webhook_endpoints)
     if finished is not None:
         job_events.export_finished(finished)
     job = await get_or_404(db_pool, id)

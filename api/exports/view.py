@@ -14,6 +14,7 @@ from db.exports import files, jobs
 from db.exports.jobs import Export
 from db.formats import XLSX_MEDIA_TYPE, Compression
 from db.settings import Settings
+from db.webhooks.deliveries import DeliveryState
 
 PATH = "/api/v1/exports"
 # the media types of streams and files in the OpenAPI document
@@ -45,8 +46,8 @@ class ExportProgress(msgspec.Struct, frozen=True, kw_only=True):
 class ExportView(msgspec.Struct, frozen=True, kw_only=True):
     """An export job. `file` and `snapshot_at` are null until the file is complete. The file is removed at `expires_at`.
 
-    `waiting_for` is the reason why the job is not final yet, in one sentence; null if it is final, and behind a pooler. Lists do
-    not have it.
+    `waiting_for` is the reason why the job is not final yet, in one sentence; null if it is final, and behind a pooler.
+    `webhooks` are the deliveries of the end of the job. Lists do not have these two.
     """
 
     id: UUID
@@ -66,6 +67,7 @@ class ExportView(msgspec.Struct, frozen=True, kw_only=True):
     file: ExportFile | None
     download_url: str | None
     waiting_for: str | UnsetType | None = UNSET
+    webhooks: list[DeliveryState] | UnsetType = UNSET
     problem: dict[str, Any] | None
     created_at: datetime
     created_by: str | None
@@ -83,11 +85,12 @@ async def get_or_404(pool: Pool, id: str) -> Export:
 async def view(pool: Pool, settings: Settings, job: Export) -> ExportView:
     """The complete representation."""
     waiting_for = await responses.waiting_for(pool, settings, "export", job)
-    return msgspec.structs.replace(summary(settings, job), waiting_for=waiting_for)
+    webhooks = await responses.webhooks(pool, settings, "export", job)
+    return msgspec.structs.replace(summary(settings, job), waiting_for=waiting_for, webhooks=webhooks)
 
 
 def summary(settings: Settings, job: Export) -> ExportView:
-    """The representation without `waiting_for`."""
+    """The representation without `waiting_for` and `webhooks`."""
     self = f"{PATH}/{job.id}"
     is_done = job.status == "completed"
     return ExportView(

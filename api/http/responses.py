@@ -18,6 +18,8 @@ from db.connections.pool import Connection, Pool
 from db.errors import UNAVAILABLE
 from db.jobs import Kind
 from db.settings import Settings
+from db.webhooks import deliveries
+from db.webhooks.deliveries import DeliveryState
 
 JSON = "application/json"
 # a job that is not final is worth polling after this time
@@ -176,6 +178,17 @@ async def waiting_for(pool: Pool, settings: Settings, kind: Kind, job: Job) -> s
             return await db.jobs.waiting_for(conn, kind, job.id)
     except UNAVAILABLE:
         return None
+
+
+async def webhooks(pool: Pool, settings: Settings, kind: Kind, job: Job) -> list[DeliveryState]:
+    """The deliveries of the job's end. Empty before it, without WEBHOOKS, and as above while the database is unavailable."""
+    if not job.is_final or not settings.webhook_endpoints:
+        return []
+    try:
+        async with pool.connection() as conn:
+            return await deliveries.of_job(conn, kind, job.id)
+    except UNAVAILABLE:
+        return []
 
 
 def job_id(id: str, kind: Kind) -> UUID:

@@ -205,6 +205,7 @@ async def commit_import(
                 digest=digest,
                 request_id=request_id(request.scope),
                 created_by=key_name(request.scope),
+                endpoints=settings.webhook_endpoints,
             )
             if not is_replay:
                 admission.check(await backlog.measure(conn))
@@ -236,7 +237,7 @@ async def cancel_import(
     async with db_pool.connection() as conn:
         if not await jobs.cancel(conn, "import", job.id):
             raise Problem("already-final", "The import is already final.")
-        ends = await completion.finish(conn, job.id)
+        ends = await completion.finish(conn, job.id, endpoints=settings.webhook_endpoints)
     for end in ends:
         job_events.import_finished(end)
     return await _accepted(db_pool, settings, job.id)

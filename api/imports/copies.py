@@ -58,7 +58,9 @@ async def run(parent: ParentImport, relation: Copy, context: CopyContext) -> tup
         async with context.active.held(id):
             spec = await _store(parent, relation, id, context)
             async with pool.connection() as conn, conn.transaction():
-                child = await actions.seal_copy(conn, id, spec, parent, relation, without=without)
+                child = await actions.seal_copy(
+                    conn, id, spec, parent, relation, without=without, endpoints=context.settings.webhook_endpoints
+                )
             if child != id:
                 # a concurrent request has created the copy
                 await context.active.discard(id)

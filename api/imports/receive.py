@@ -141,9 +141,9 @@ class UploadReceiver:
             try:
                 async with self._pool.connection() as conn, conn.transaction():
                     if self._parent is None:
-                        await uploads.seal(conn, id, spec)
+                        await uploads.seal(conn, id, spec, endpoints=self._settings.webhook_endpoints)
                     else:
-                        await repairs.seal(conn, id, spec)
+                        await repairs.seal(conn, id, spec, endpoints=self._settings.webhook_endpoints)
             except uploads.TokenTaken:
                 # the parameter followed the file, and another job has this key
                 await self._active.discard(id)

@@ -16,6 +16,7 @@ from db.imports.jobs import Import, Relation
 from db.imports.repairs import Totals
 from db.resources.definition import RecordError
 from db.settings import Settings
+from db.webhooks.deliveries import DeliveryState
 
 PATH = "/api/v1/imports"
 # errors in the representation of a job; …/errors has all
@@ -50,13 +51,14 @@ class ImportProgress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ImportView(msgspec.Struct, frozen=True, kw_only=True):
-    """An import job. In lists it has no `errors`, `error_summary`, `error_kinds`, `waiting_for` and `repaired`.
+    """An import job. In lists it has no `errors`, `error_summary`, `error_kinds`, `waiting_for`, `repaired` and `webhooks`.
 
     `waiting_for` is the reason why the job is not final yet, in one sentence; null if it is final, and behind a pooler.
     `error_count` counts all errors; `errors_stored` is the number of those that can be read. `error_summary` counts the stored
     errors by code and field, the most frequent first; `error_kinds` is the number of these combinations. `relation` is how the
     import comes from its parent. `repaired` counts the repairs and retries that follow from it, and its refused and unprocessed
-    records that these have taken, and that are left; null if there are none.
+    records that these have taken, and that are left; null if there are none. `webhooks` are the deliveries of the end
+    of the job.
     """
 
     id: UUID
@@ -84,6 +86,7 @@ class ImportView(msgspec.Struct, frozen=True, kw_only=True):
     parent_id: UUID | None
     relation: Relation | None
     repaired: Totals | UnsetType | None = UNSET
+    webhooks: list[DeliveryState] | UnsetType = UNSET
     after: UUID | None
     created_at: datetime
     created_by: str | None
@@ -100,9 +103,14 @@ async def get_or_404(pool: Pool, id: str) -> Import:
 
 async def view(pool: Pool, settings: Settings, job: Import) -> ImportView:
     """The complete representation. Reads the errors after the job, so that it never has fewer errors than it counts."""
-    waiting_for = await responses.waiting_for(pool, settings, "import", job)
     complete = msgspec.structs.replace(
-        summary(settings, job), errors=[], error_summary=[], error_kinds=0, waiting_for=waiting_for, repaired=None
+        summary(settings, job),
+        errors=[],
+        error_summary=[],
+        error_kinds=0,
+        waiting_for=await responses.waiting_for(pool, settings, "import", job),
+        repaired=None,
+        webhooks=await responses.webhooks(pool, settings, "import", job),
     )
     remaining = job.total_records - job.processed + job.failed if job.is_final else 0
     if not remaining and not job.errors:

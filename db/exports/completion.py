@@ -1,5 +1,7 @@
 """The end of an export job: finish, and the jobs that were left unfinished by a crash."""
 
+from collections.abc import Sequence
+from typing import LiteralString
 from uuid import UUID
 
 import msgspec
@@ -7,6 +9,8 @@ from psycopg.rows import class_row, scalar_row
 
 from db.connections.pool import Connection
 from db.exports.jobs import Status
+from db.webhooks import deliveries
+from db.webhooks.endpoints import Endpoint
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,33 +26,35 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
-async def finish(conn: Connection, id: UUID) -> Finished | None:
+# Makes the job final if its chunk is.
+_END: LiteralString = """
+    UPDATE export_jobs
+    SET status = CASE chunks.state WHEN 'done' THEN 'completed' WHEN 'failed' THEN 'failed' ELSE 'cancelled' END,
+        problem = CASE chunks.state WHEN 'failed' THEN jsonb_build_object(
+            'type', '/problems/export-failed',
+            'title', 'The export could not be written',
+            'detail', format('All %%s attempts failed. The last error: %%s', chunks.attempt, chunks.last_error)
+        ) END,
+        finished_at = clock_timestamp()
+    FROM chunks
+    WHERE export_jobs.id = %(id)s
+        AND export_jobs.status IN ('pending', 'processing')
+        AND chunks.job_id = export_jobs.id
+        AND chunks.state IN ('done', 'failed', 'cancelled')
+    RETURNING export_jobs.id, resource, format, status, request_id, file_records AS records, file_bytes AS bytes,
+        extract(epoch FROM export_jobs.finished_at - coalesce(started_at, created_at))::float8 AS seconds
+"""
+
+
+async def finish(conn: Connection, id: UUID, *, endpoints: Sequence[Endpoint]) -> Finished | None:
     """Makes the job final if its chunk is. Call it after the commit of the work, after a cancel, and from maintenance.
 
-    Returns the summary if this call finished the job, else None.
+    Returns the summary if this call finished the job, else None. With the end, its deliveries to webhook `endpoints` are queued.
     """
     await _cancel_pending(conn, id)
     cursor = conn.cursor(row_factory=class_row(Finished))
-    await cursor.execute(
-        """
-        UPDATE export_jobs
-        SET status = CASE chunks.state WHEN 'done' THEN 'completed' WHEN 'failed' THEN 'failed' ELSE 'cancelled' END,
-            problem = CASE chunks.state WHEN 'failed' THEN jsonb_build_object(
-                'type', '/problems/export-failed',
-                'title', 'The export could not be written',
-                'detail', format('All %%s attempts failed. The last error: %%s', chunks.attempt, chunks.last_error)
-            ) END,
-            finished_at = clock_timestamp()
-        FROM chunks
-        WHERE export_jobs.id = %(id)s
-            AND export_jobs.status IN ('pending', 'processing')
-            AND chunks.job_id = export_jobs.id
-            AND chunks.state IN ('done', 'failed', 'cancelled')
-        RETURNING export_jobs.id, resource, format, status, request_id, file_records AS records, file_bytes AS bytes,
-            extract(epoch FROM export_jobs.finished_at - coalesce(started_at, created_at))::float8 AS seconds
-        """,
-        {"id": id},
-    )
+    statement, parameters = deliveries.with_deliveries(_END, "export", endpoints)
+    await cursor.execute(statement, {"id": id, **parameters})
     return await cursor.fetchone()
 
 

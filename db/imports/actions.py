@@ -1,5 +1,6 @@
 """Actions on imports: retry, commit of a dry run, delete. Cancel is in `db.jobs`."""
 
+from collections.abc import Sequence
 from typing import Literal
 from uuid import UUID
 
@@ -12,6 +13,7 @@ from db.imports.jobs import FINAL, Status
 from db.imports.records import Gone
 from db.imports.repairs import TakenOn
 from db.imports.uploads import FileSpec, ImportSpec
+from db.webhooks.endpoints import Endpoint
 
 Copy = Literal["retry", "commit"]
 
@@ -66,7 +68,14 @@ async def copied_by(conn: Connection, parent: ParentImport, relation: Copy) -> U
 
 
 async def seal_copy(
-    conn: Connection, id: UUID, spec: ImportSpec, parent: ParentImport, relation: Copy, *, without: TakenOn
+    conn: Connection,
+    id: UUID,
+    spec: ImportSpec,
+    parent: ParentImport,
+    relation: Copy,
+    *,
+    without: TakenOn,
+    endpoints: Sequence[Endpoint],
 ) -> UUID:
     """Seals the upload `id` as the one retry or commit of `parent` and returns its id. If there is one already, returns its id.
 
@@ -80,12 +89,18 @@ async def seal_copy(
         return earlier
     if await repairs.taken_on(conn, parent.id) != without:
         raise Repaired
-    await uploads.seal(conn, id, spec)
+    await uploads.seal(conn, id, spec, endpoints=endpoints)
     return id
 
 
 async def commit(
-    conn: Connection, id: UUID, *, digest: bytes, request_id: str | None, created_by: str | None
+    conn: Connection,
+    id: UUID,
+    *,
+    digest: bytes,
+    request_id: str | None,
+    created_by: str | None,
+    endpoints: Sequence[Endpoint],
 ) -> tuple[UUID, bool]:
     """Creates the real import of a completed dry run. Returns its id, and whether an earlier request created it.
 
@@ -106,7 +121,7 @@ async def commit(
     child = await uploads.begin(conn)
     await _copy_file(conn, child, parent)
     spec = child_spec(parent, "commit", digest=digest, request_id=request_id, created_by=created_by)
-    await uploads.seal(conn, child, spec)
+    await uploads.seal(conn, child, spec, endpoints=endpoints)
     return child, False
 
 

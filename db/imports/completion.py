@@ -1,5 +1,7 @@
 """Makes an import final after its last chunk. Called after each final chunk, by cancel and by maintenance; done exactly once."""
 
+from collections.abc import Sequence
+from typing import LiteralString
 from uuid import UUID
 
 import msgspec
@@ -10,6 +12,8 @@ from db.connections.pool import Connection
 from db.imports import errors
 from db.imports.budget import apply_error_budget
 from db.imports.jobs import Outcome, Status
+from db.webhooks import deliveries
+from db.webhooks.endpoints import Endpoint
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,29 +31,30 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
-async def finish(conn: Connection, id: UUID) -> list[Finished]:
+async def finish(conn: Connection, id: UUID, *, endpoints: Sequence[Endpoint]) -> list[Finished]:
     """Makes the job final if all its chunks are. To be called after each commit that made a chunk final.
 
     Returns the jobs that this call has made final: the job itself and, if it did not complete, those that waited for it. If
-    there are deferred records, the settle chunk is queued instead, and the job becomes final after it.
+    there are deferred records, the settle chunk is queued instead, and the job becomes final after it. With the end, its
+    deliveries to webhook `endpoints` are queued.
     """
     if await _is_busy(conn, id):
         return []
     await apply_error_budget(conn, id)
     await _cancel_pending(conn, id)
-    end = None if await _queue_settle(conn, id) else await _write_end(conn, id)
+    end = None if await _queue_settle(conn, id) else await _write_end(conn, id, endpoints)
     if end is None:
         return []
     if end.errors:
         await errors.write_summary(conn, id)
     # an import that waited for this one may be claimed now
     await queue.notify(conn)
-    return [end] if end.status == "completed" else [end, *await finish_dependents(conn)]
+    return [end] if end.status == "completed" else [end, *await finish_dependents(conn, endpoints=endpoints)]
 
 
-async def finish_dependents(conn: Connection) -> list[Finished]:
+async def finish_dependents(conn: Connection, *, endpoints: Sequence[Endpoint]) -> list[Finished]:
     """Makes the imports final that wait for one that did not complete. Returns those that this call has made final."""
-    return [end for id in await stop_dependents(conn) for end in await finish(conn, id)]
+    return [end for id in await stop_dependents(conn) for end in await finish(conn, id, endpoints=endpoints)]
 
 
 async def _queue_settle(conn: Connection, id: UUID) -> bool:
@@ -122,47 +127,49 @@ async def _cancel_pending(conn: Connection, id: UUID) -> None:
     )
 
 
-async def _write_end(conn: Connection, id: UUID) -> Finished | None:
+# Makes the job final; no row if it is already, or cannot be yet.
+_END: LiteralString = """
+    WITH done AS (
+        SELECT sum(created) AS created, sum(updated) AS updated, sum(unchanged) AS unchanged,
+            sum(skipped) AS skipped, sum(failed) AS failed, sum(errors) AS errors,
+            sum(errors_omitted) AS errors_omitted, bool_or(kind = 'settle') AS is_settled
+        FROM chunks
+        WHERE job_id = %(id)s
+    )
+    UPDATE import_jobs
+    SET status = CASE
+            WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
+            WHEN problem IS NOT NULL THEN 'failed'
+            ELSE 'completed'
+        END,
+        outcome = CASE
+            WHEN cancel_requested_at IS NOT NULL OR problem IS NOT NULL THEN NULL
+            WHEN done.failed = 0 THEN 'success'
+            WHEN done.failed = total_records THEN 'rejected'
+            ELSE 'partial'
+        END,
+        created = done.created, updated = done.updated, unchanged = done.unchanged,
+        skipped = done.skipped, failed = done.failed, errors = done.errors,
+        errors_omitted = done.errors_omitted,
+        finished_at = clock_timestamp()
+    FROM done
+    WHERE id = %(id)s
+        AND status IN ('pending', 'processing')
+        AND NOT EXISTS (SELECT 1 FROM chunks WHERE job_id = %(id)s AND state IN ('pending', 'running'))
+        AND (is_settled OR NOT EXISTS (SELECT 1 FROM import_deferred WHERE import_id = %(id)s))
+        -- a chunk that has failed since apply_error_budget must set the problem first
+        AND (problem IS NOT NULL OR NOT EXISTS (SELECT 1 FROM chunks WHERE job_id = %(id)s AND state = 'failed'))
+    RETURNING id, resource, status, outcome, request_id, total_records, import_jobs.created, import_jobs.failed,
+        import_jobs.errors,
+        extract(epoch FROM import_jobs.finished_at - coalesce(started_at, sealed_at))::float8 AS seconds
+"""
+
+
+async def _write_end(conn: Connection, id: UUID, endpoints: Sequence[Endpoint]) -> Finished | None:
     """Makes the job final and returns its summary. Returns None to all but one of several concurrent calls."""
     cursor = conn.cursor(row_factory=class_row(Finished))
-    await cursor.execute(
-        """
-        WITH done AS (
-            SELECT sum(created) AS created, sum(updated) AS updated, sum(unchanged) AS unchanged,
-                sum(skipped) AS skipped, sum(failed) AS failed, sum(errors) AS errors,
-                sum(errors_omitted) AS errors_omitted, bool_or(kind = 'settle') AS is_settled
-            FROM chunks
-            WHERE job_id = %(id)s
-        )
-        UPDATE import_jobs
-        SET status = CASE
-                WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
-                WHEN problem IS NOT NULL THEN 'failed'
-                ELSE 'completed'
-            END,
-            outcome = CASE
-                WHEN cancel_requested_at IS NOT NULL OR problem IS NOT NULL THEN NULL
-                WHEN done.failed = 0 THEN 'success'
-                WHEN done.failed = total_records THEN 'rejected'
-                ELSE 'partial'
-            END,
-            created = done.created, updated = done.updated, unchanged = done.unchanged,
-            skipped = done.skipped, failed = done.failed, errors = done.errors,
-            errors_omitted = done.errors_omitted,
-            finished_at = clock_timestamp()
-        FROM done
-        WHERE id = %(id)s
-            AND status IN ('pending', 'processing')
-            AND NOT EXISTS (SELECT 1 FROM chunks WHERE job_id = %(id)s AND state IN ('pending', 'running'))
-            AND (is_settled OR NOT EXISTS (SELECT 1 FROM import_deferred WHERE import_id = %(id)s))
-            -- a chunk that has failed since apply_error_budget must set the problem first
-            AND (problem IS NOT NULL OR NOT EXISTS (SELECT 1 FROM chunks WHERE job_id = %(id)s AND state = 'failed'))
-        RETURNING id, resource, status, outcome, request_id, total_records, import_jobs.created, import_jobs.failed,
-            import_jobs.errors,
-            extract(epoch FROM import_jobs.finished_at - coalesce(started_at, sealed_at))::float8 AS seconds
-        """,
-        {"id": id},
-    )
+    statement, parameters = deliveries.with_deliveries(_END, "import", endpoints)
+    await cursor.execute(statement, {"id": id, **parameters})
     return await cursor.fetchone()
 
 

@@ -6,6 +6,7 @@ record of an import is in which repair. It is written in the transaction that se
 which leave these records out. Both lock the rows of the imports whose records they take, so that each sees what the other took.
 """
 
+from collections.abc import Sequence
 from uuid import UUID
 
 import msgspec
@@ -15,6 +16,7 @@ from db.connections.pool import Connection
 from db.imports import uploads
 from db.imports.records import Gone
 from db.imports.uploads import ImportSpec
+from db.webhooks.endpoints import Endpoint
 
 # how many lines are named that cannot be repaired
 LINES_MAX = 50
@@ -54,7 +56,7 @@ class Totals(msgspec.Struct, frozen=True):
     left: int
 
 
-async def seal(conn: Connection, id: UUID, spec: ImportSpec) -> None:
+async def seal(conn: Connection, id: UUID, spec: ImportSpec, *, endpoints: Sequence[Endpoint]) -> None:
     """Seals an upload as a repair of `spec.parent_id`. The upload's chunks have the lines of the first file.
 
     Raises `records.Gone` if the parent was deleted, `NotRefused`, `AlreadyRepaired`, and what `uploads.seal` raises.
@@ -75,7 +77,7 @@ async def seal(conn: Connection, id: UUID, spec: ImportSpec) -> None:
     if parent_id not in family:
         raise Gone
     # first, because a repeated request, whose token is taken, has records that are taken as well
-    await uploads.seal(conn, id, spec)
+    await uploads.seal(conn, id, spec, endpoints=endpoints)
     remaining = await conn.execute(_TAKE_ON, {"id": id, "parent": parent_id, "family": family, "lines_max": LINES_MAX})
     rows = await remaining.fetchall()
     if not_refused := [line for line, was_refused in rows if not was_refused]:

@@ -1,6 +1,7 @@
 """Uploads: import jobs whose file is being received. Chunks are appended in short transactions, at the end it is sealed."""
 
 from collections.abc import Sequence
+from typing import LiteralString
 from uuid import UUID
 
 import msgspec
@@ -13,6 +14,8 @@ from db.connections.pool import Connection
 from db.formats import Format
 from db.imports.jobs import Relation, Status
 from db.imports.payload import Chunk
+from db.webhooks import deliveries
+from db.webhooks.endpoints import Endpoint
 
 
 class Gone(Exception):
@@ -120,49 +123,54 @@ async def touch(conn: Connection, ids: Sequence[UUID], *, or_raise: bool = False
         raise Gone
 
 
-async def seal(conn: Connection, id: UUID, spec: ImportSpec) -> None:
+# Makes the upload a pending job, or a completed one if it has no records.
+_SEAL: LiteralString = """
+    UPDATE import_jobs
+    SET status = CASE WHEN %(total_records)s = 0 THEN 'completed' ELSE 'pending' END,
+        outcome = CASE WHEN %(total_records)s = 0 THEN 'success' END,
+        started_at = CASE WHEN %(total_records)s = 0 THEN clock_timestamp() END,
+        finished_at = CASE WHEN %(total_records)s = 0 THEN clock_timestamp() END,
+        sealed_at = clock_timestamp(),
+        resource = %(resource)s,
+        mode = %(mode)s,
+        dry_run = %(dry_run)s,
+        on_error = %(on_error)s,
+        max_errors = %(max_errors)s,
+        max_error_rate = %(max_error_rate)s,
+        after_id = %(after_id)s,
+        parent_id = %(parent_id)s,
+        relation = %(relation)s,
+        unknown_fields = %(unknown_fields)s,
+        format = %(format)s,
+        csv_delimiter = %(csv_delimiter)s,
+        csv_safe = %(csv_safe)s,
+        csv_header = %(csv_header)s,
+        csv_columns = %(csv_columns)s,
+        columns = %(columns)s,
+        file_name = %(file_name)s,
+        file_bytes = %(file_bytes)s,
+        file_sha256 = %(file_sha256)s,
+        total_records = %(total_records)s,
+        total_chunks = %(total_chunks)s,
+        idempotency_token = %(idempotency_token)s,
+        request_digest = %(digest)s,
+        request_id = %(request_id)s,
+        created_by = %(created_by)s
+    WHERE id = %(id)s AND status = 'uploading'
+    RETURNING id, status
+"""
+
+
+async def seal(conn: Connection, id: UUID, spec: ImportSpec, *, endpoints: Sequence[Endpoint]) -> None:
     """Makes the upload a pending job and notifies the workers. A job without records is completed immediately.
 
-    Raises `Gone`; `AfterUnknown`; `TokenTaken` if the token was received after the file and another job has it.
+    With that end, its deliveries to webhook `endpoints` are queued. Raises `Gone`; `AfterUnknown`; `TokenTaken` if the token was
+    received after the file and another job has it.
     """
+    statement, parameters = deliveries.with_deliveries(_SEAL, "import", () if spec.total_records else endpoints)
+    columns = {**msgspec.structs.asdict(spec), "columns": spec.columns and Jsonb(spec.columns)}
     try:
-        cursor = await conn.execute(
-            """
-            UPDATE import_jobs
-            SET status = CASE WHEN %(total_records)s = 0 THEN 'completed' ELSE 'pending' END,
-                outcome = CASE WHEN %(total_records)s = 0 THEN 'success' END,
-                started_at = CASE WHEN %(total_records)s = 0 THEN clock_timestamp() END,
-                finished_at = CASE WHEN %(total_records)s = 0 THEN clock_timestamp() END,
-                sealed_at = clock_timestamp(),
-                resource = %(resource)s,
-                mode = %(mode)s,
-                dry_run = %(dry_run)s,
-                on_error = %(on_error)s,
-                max_errors = %(max_errors)s,
-                max_error_rate = %(max_error_rate)s,
-                after_id = %(after_id)s,
-                parent_id = %(parent_id)s,
-                relation = %(relation)s,
-                unknown_fields = %(unknown_fields)s,
-                format = %(format)s,
-                csv_delimiter = %(csv_delimiter)s,
-                csv_safe = %(csv_safe)s,
-                csv_header = %(csv_header)s,
-                csv_columns = %(csv_columns)s,
-                columns = %(columns)s,
-                file_name = %(file_name)s,
-                file_bytes = %(file_bytes)s,
-                file_sha256 = %(file_sha256)s,
-                total_records = %(total_records)s,
-                total_chunks = %(total_chunks)s,
-                idempotency_token = %(idempotency_token)s,
-                request_digest = %(digest)s,
-                request_id = %(request_id)s,
-                created_by = %(created_by)s
-            WHERE id = %(id)s AND status = 'uploading'
-            """,
-            {"id": id, **msgspec.structs.asdict(spec), "columns": spec.columns and Jsonb(spec.columns)},
-        )
+        cursor = await conn.execute(statement, {"id": id, **columns, **parameters})
     except UniqueViolation:
         raise TokenTaken from None
     except ForeignKeyViolation:

@@ -21,6 +21,8 @@ Point = Literal[
     "after_commit",
     # the chunk is final, its job is not yet checked for its end
     "before_finish",
+    # the receiver of a webhook has replied, the result is not stored
+    "mid_delivery",
 ]
 
 # called at a failpoint with the worker's connection

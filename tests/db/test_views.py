@@ -74,7 +74,7 @@ async def test_why_an_import_is_not_finished(conn, database_url):
     await conn.execute("UPDATE chunks SET retry_at = NULL")
     await perform(conn, await claim(conn))
     assert await waiting_for(conn, id) == "nothing is left to do; its end is about to be written"
-    await completion.finish(conn, id)
+    await completion.finish(conn, id, endpoints=())
     assert await waiting_for(conn, id) is None
 
 
@@ -106,7 +106,7 @@ async def test_why_an_import_waits_or_was_stopped(conn):
     assert await db.jobs.cancel(conn, "import", third)
     assert await waiting_for(conn, third) == "it is being cancelled; 1 chunks that were begun are still worked on"
     await perform(conn, claimed)
-    await completion.finish(conn, third)
+    await completion.finish(conn, third, endpoints=())
     assert await waiting_for(conn, third) == "it was cancelled"
 
 
@@ -181,16 +181,27 @@ def documented() -> list[str]:
 
 @pytest.mark.parametrize("query", documented())
 async def test_documented_queries_answer(conn, query):
-    """Every query of db/README.md can be pasted, and finds something where there is a live, a final and a refused record."""
+    """Every query of db/README.md can be pasted, and finds something where there is a live, a final and a refused record.
+
+    There is also a webhook.
+    """
     await run(conn, await queued(conn, [user(email="ada@example.org"), user(role="king")], file_name="users.ndjson"))
     await queued(conn, users(2, first=2), sizes=[1, 1])
     await claim(conn)
+    await conn.execute(
+        """
+        INSERT INTO webhook_deliveries (import_id, endpoint, event)
+        SELECT id, 'crm', 'import.completed'
+        FROM import_jobs
+        WHERE status = 'completed'
+        """
+    )
     assert await (await conn.execute(query)).fetchall()
 
 
 def test_every_view_is_documented():
     """Each view is described in db/README.md."""
-    migration = (ROOT / "db/migrations/0006.views.sql").read_text()
-    views = re.findall(r"CREATE VIEW (\w+)", migration)
-    assert views
+    migrations = "".join(path.read_text() for path in (ROOT / "db/migrations").glob("*.sql"))
+    views = re.findall(r"CREATE VIEW (\w+)", migrations)
+    assert {"import_progress", "webhook_health"} <= set(views)
     assert [view for view in views if view not in README.read_text()] == []

@@ -21,6 +21,7 @@ from tests.support.api_client import USERS_HEADER, user_row
 from tests.support.eventually import PATIENCE_SECONDS, eventually
 from tests.support.monitoring import DASHBOARDS, FOLDER, RULES, dashboard, promtool
 from tests.support.service import Service, unused_port
+from tests.support.webhooks import UNREACHABLE, setting
 
 KEY = "the-key-of-the-service"
 
@@ -29,7 +30,8 @@ KEY = "the-key-of-the-service"
 async def running(server_url, tmp_path_factory):
     """A service and, if the program is installed, a Prometheus that scrapes it, after an import and both kinds of exports."""
     folder = tmp_path_factory.mktemp("service")
-    async with api_client.service(server_url, folder, worker_pool_size=2, batch_size=100, api_keys=KEY) as service:
+    settings = {"worker_pool_size": 2, "batch_size": 100, "api_keys": KEY, "webhooks": setting(UNREACHABLE)}
+    async with api_client.service(server_url, folder, **settings) as service:
         headers = {"Authorization": f"Bearer {KEY}"}
         async with httpx.AsyncClient(base_url=service.url, headers=headers, timeout=PATIENCE_SECONDS) as client:
             prometheus = _Prometheus(folder, service) if programs.find("prometheus") else None

@@ -24,7 +24,7 @@ async def reclaimed(conn, **limits: int) -> queue.Claim:
 
 
 async def finished(conn, id: UUID) -> completion.Finished:
-    [end] = await completion.finish(conn, id)
+    [end] = await completion.finish(conn, id, endpoints=())
     return end
 
 

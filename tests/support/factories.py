@@ -93,7 +93,7 @@ async def queued(
     async with conn.transaction():
         id = await uploads.begin(conn)
         await uploads.append(conn, id, chunks, first_seq=1)
-        await uploads.seal(conn, id, upload)
+        await uploads.seal(conn, id, upload, endpoints=())
     return id
 
 
@@ -129,10 +129,10 @@ async def run(conn: Connection, id: UUID, *, order: Sequence[int] | None = None,
         claims.append(claimed)
     for place in range(len(claims)) if order is None else [place for place in order if place < len(claims)]:
         await perform(conn, claims[place])
-        await completion.finish(conn, id)
+        await completion.finish(conn, id, endpoints=())
     while claimed := await queue.claim(conn, worker="me"):
         await perform(conn, claimed)
-        await completion.finish(conn, id)
+        await completion.finish(conn, id, endpoints=())
     return await ended(conn, id)
 
 

@@ -56,7 +56,7 @@ async def test_an_export_that_was_not_begun_is_cancelled(service, conn):
     assert await db.jobs.cancel(conn, "export", id)
     assert await queue.claim(conn, worker="w") is None
     assert await completion.unfinished(conn) == [id]
-    end = await completion.finish(conn, id)
+    end = await completion.finish(conn, id, endpoints=())
     assert end is not None
     assert end.status == "cancelled"
 
@@ -77,7 +77,7 @@ async def test_a_cancel_at_the_last_moment(conn, other, tmp_path):
         await working
     assert file_names(settings) == []
     assert await exports.perform(conn, claim, settings=settings) is None
-    end = await completion.finish(conn, id)
+    end = await completion.finish(conn, id, endpoints=())
     assert end is not None
     assert end.status == "cancelled"
 

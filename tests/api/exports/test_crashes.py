@@ -64,11 +64,11 @@ async def test_a_lost_claim_leaves_no_file(conn, other, tmp_path):
     done = await exports.perform(other, again, settings=settings)
     assert done is not None
     assert done.records == SEVERAL
-    end = await completion.finish(other, id)
+    end = await completion.finish(other, id, endpoints=())
     assert end is not None
     assert (end.status, end.bytes) == ("completed", done.bytes)
     assert file_names(settings) == [f"articles-{id}-2.ndjson"]
-    assert await completion.finish(other, id) is None
+    assert await completion.finish(other, id, endpoints=()) is None
 
 
 async def test_a_claim_that_was_taken_over_writes_nothing(conn, tmp_path):
@@ -109,7 +109,7 @@ async def test_a_job_whose_worker_died_after_its_commit_is_found(conn, tmp_path)
     assert await completion.unfinished(conn) == []
     await exports.perform(conn, claim, settings=Settings(export_dir=str(tmp_path)))
     assert await completion.unfinished(conn) == [id]
-    await completion.finish(conn, id)
+    await completion.finish(conn, id, endpoints=())
     assert await completion.unfinished(conn) == []
 
 

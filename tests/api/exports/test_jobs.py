@@ -102,7 +102,7 @@ async def test_the_list_by_time_and_its_counts(service, conn):
         created_at = noon + timedelta(hours=hour)
         await conn.execute("UPDATE export_jobs SET created_at = %(at)s WHERE id = %(id)s", {"id": id, "at": created_at})
     assert await db.jobs.cancel(conn, "export", UUID(ids[0]))
-    await completion.finish(conn, UUID(ids[0]))
+    await completion.finish(conn, UUID(ids[0]), endpoints=())
     one = (noon + timedelta(hours=1)).isoformat()
     none = {"pending": 0, "processing": 0, "completed": 0, "failed": 0, "cancelled": 0, "expired": 0}
     async with httpx.AsyncClient(base_url=(await service(run=["api"])).url, timeout=PATIENCE_SECONDS) as client:

@@ -36,7 +36,7 @@ async def make_jobs(conn) -> None:
     """Imports of each status and outcome, named for it, oldest first."""
     cancelled = await queued(conn, users(1), file_name="cancelled.csv")
     await jobs.cancel(conn, "import", cancelled)
-    await completion.finish(conn, cancelled)
+    await completion.finish(conn, cancelled, endpoints=())
     good, bad = user(1), user(2, role="king")
     for name, records, parameters in (
         ("success.csv", [good], {"dry_run": True}),

@@ -24,7 +24,9 @@ async def work_off(conn, id: UUID) -> jobs.Import:
     """Works chunk by chunk like a worker, which looks at the error budget after each."""
     while claimed := await queue.claim(conn, worker="me"):
         done = await perform(conn, claimed)
-        await completion.end_job(conn, claimed, has_budget=done is not None and done.has_budget, is_followed=False)
+        await completion.end_job(
+            conn, claimed, has_budget=done is not None and done.has_budget, is_followed=False, endpoints=()
+        )
     return await ended(conn, id)
 
 
@@ -123,7 +125,7 @@ async def test_an_import_waits_for_another(conn):
     assert await queue.claim(conn, worker="me") is None
     for c in claims:
         await perform(conn, c)
-        await completion.end_job(conn, c, has_budget=False, is_followed=False)
+        await completion.end_job(conn, c, has_budget=False, is_followed=False, endpoints=())
     assert (await claim(conn)).job_id == second
 
 

@@ -41,7 +41,7 @@ async def work(conn, chunks: int) -> None:
         claim = await queue.claim(conn, worker="test")
         assert claim is not None
         await perform(conn, claim)
-        await completion.finish(conn, claim.job_id)
+        await completion.finish(conn, claim.job_id, endpoints=())
 
 
 @asynccontextmanager

@@ -17,7 +17,7 @@ async def run(conn, id, *, chunks_max: int = 1, settings=FEW):
     memory = ConflictMemory()
     while claimed := await queue.claim(conn, worker="me", chunks_max=chunks_max, bytes_max=1 << 20):
         await imports.perform(conn, claimed, settings=settings, memory=memory)
-        await completion.finish(conn, id)
+        await completion.finish(conn, id, endpoints=())
     return await ended(conn, id)
 
 

@@ -68,10 +68,10 @@ async def test_two_open_transactions_give_the_defined_result(conn, other):
                 await work
                 free, holder = holder, free
             await holder.execute("COMMIT")
-        await completion.finish(conn, id)
+        await completion.finish(conn, id, endpoints=())
         while settle := await factories.queue.claim(conn, worker="me"):
             await perform(conn, settle)
-            await completion.finish(conn, id)
+            await completion.finish(conn, id, endpoints=())
         assert await answer(conn, id) == case.answer, f"seed {seed}"
     assert waits
 

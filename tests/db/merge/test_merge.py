@@ -44,7 +44,7 @@ def remembering(expected: ConflictLevel, *ids) -> ConflictMemory:
 
 async def finish(conn, id):
     """Makes the import final and audits it. All its chunks must be done."""
-    assert await completion.finish(conn, id) != []
+    assert await completion.finish(conn, id, endpoints=()) != []
     return await ended(conn, id)
 
 
@@ -255,7 +255,7 @@ async def test_two_chunks_with_the_same_email(conn, other, expected, undone):
     assert (row["created"], row["deferred"]) == ((2, 0) if undone else (1, 1))
     if undone:
         await perform(conn, one)
-    assert await completion.finish(conn, id) == []
+    assert await completion.finish(conn, id, endpoints=()) == []
     assert (await run(conn, id)).created == 3
     assert await rows(conn, "SELECT name FROM users WHERE email = 'user1@example.com'") == [("User 1",)]
     assert await errors(conn, id) == [(3, "email", "duplicate_in_file")]

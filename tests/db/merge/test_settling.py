@@ -79,7 +79,7 @@ async def test_a_referenced_row_is_not_deleted(conn):
     await stored_article(conn, later)
     await perform(conn, claims[0])
     await perform(conn, claims[2])
-    await completion.finish(conn, id)
+    await completion.finish(conn, id, endpoints=())
     job = await run(conn, id)
     assert (job.status, job.created, job.failed) == ("completed", 2, 1)
     assert await rows(conn, "SELECT record, duplicate_of_line FROM import_errors") == [(1, 2)]
@@ -93,14 +93,14 @@ async def test_settling_waits_for_a_concurrent_reference(conn, other):
     claims = [await claim(conn) for _ in range(2)]
     await perform(conn, claims[1])
     await perform(conn, claims[0])
-    await completion.finish(conn, id)
+    await completion.finish(conn, id, endpoints=())
     settle = await claim(conn)
     async with other.transaction():
         await stored_article(other, later)
         settling = asyncio.create_task(perform(conn, settle))
         await blocked(conn, by=other)
     await settling
-    await completion.finish(conn, id)
+    await completion.finish(conn, id, endpoints=())
     assert (await factories.ended(conn, id)).created == 1
     assert await rows(conn, "SELECT record, duplicate_of_line FROM import_errors") == [(1, 2)]
 
@@ -113,7 +113,7 @@ async def test_a_row_of_another_import_is_stored_before_settling(conn):
     for place in (1, 0, 2):
         await perform(conn, claims[place])
     await factories.stored_user(conn, 1)
-    await completion.finish(conn, id)
+    await completion.finish(conn, id, endpoints=())
     await run(conn, id)
     assert await errors(conn, id) == [(1, "email", "already_exists")]
 

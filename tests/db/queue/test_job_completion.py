@@ -17,7 +17,7 @@ async def test_a_job_with_uncommitted_chunks_is_not_finished(conn, other):
     claimed = await claim(conn)
     async with conn.transaction():
         await perform(conn, claimed)
-        assert await completion.finish(other, id) == []
+        assert await completion.finish(other, id, endpoints=()) == []
     assert (await finished(other, id)).status == "completed"
 
 
@@ -29,9 +29,9 @@ async def test_the_last_two_workers_finish_the_job_once(conn, other):
         await perform(conn, one)
         await perform(other, two)
         # the first chunk is not committed yet
-        assert await completion.finish(other, id) == []
+        assert await completion.finish(other, id, endpoints=()) == []
     assert (await finished(conn, id)).created == 2
-    assert await completion.finish(other, id) == []
+    assert await completion.finish(other, id, endpoints=()) == []
     await ended(conn, id)
 
 
@@ -42,7 +42,7 @@ async def test_of_two_concurrent_ends_of_a_job_one_has_an_effect(conn, other):
     await perform(conn, await claim(conn))
     async with conn.transaction():
         assert (await finished(conn, id)).status == "completed"
-        second = asyncio.create_task(completion.finish(other, id))
+        second = asyncio.create_task(completion.finish(other, id, endpoints=()))
         await blocked(other, by=conn)
     assert await second == []
     await ended(conn, id)
@@ -53,8 +53,8 @@ async def test_a_job_whose_end_is_rolled_back_is_finished_by_another_worker(conn
     id = await queued(conn, users(1))
     await perform(conn, await claim(conn))
     async with conn.transaction(force_rollback=True):
-        assert await completion.finish(conn, id) != []
-        second = asyncio.create_task(completion.finish(other, id))
+        assert await completion.finish(conn, id, endpoints=()) != []
+        second = asyncio.create_task(completion.finish(other, id, endpoints=()))
         await blocked(other, by=conn)
     [end] = await second
     assert end.status == "completed"
@@ -66,8 +66,8 @@ async def test_two_workers_queue_one_settle_chunk(conn, other):
     await perform(conn, await claim(conn))
     await perform(conn, await claim(conn))
     async with conn.transaction():
-        assert await completion.finish(conn, id) == []
-        second = asyncio.create_task(completion.finish(other, id))
+        assert await completion.finish(conn, id, endpoints=()) == []
+        second = asyncio.create_task(completion.finish(other, id, endpoints=()))
         await blocked(other, by=conn)
     assert await second == []
     settle = await claim(conn)
@@ -86,7 +86,7 @@ async def test_maintenance_finishes_the_job_of_a_dead_worker(conn):
     assert await completion.unfinished(conn) == []
     await perform(conn, claimed)
     assert await completion.unfinished(conn) == [id]
-    await completion.finish(conn, id)
+    await completion.finish(conn, id, endpoints=())
     assert await completion.unfinished(conn) == []
     await ended(conn, id)
 
@@ -113,7 +113,7 @@ async def test_a_claim_races_a_cancellation(conn, other):
         cancelling = asyncio.create_task(request_cancel(other, id))
         await blocked(other, by=conn)
     await cancelling
-    assert await completion.finish(other, id) == []
+    assert await completion.finish(other, id, endpoints=()) == []
     async with conn.transaction():
         assert not await queue.fence(conn, claimed)
         await queue.drop(conn, claimed)
@@ -130,7 +130,7 @@ async def test_a_cancelled_job_is_settled_too(conn):
     await pass_time(conn, GRACE_SECONDS)
     await perform(conn, await reclaimed(conn))
     await request_cancel(conn, id)
-    assert await completion.finish(conn, id) == []
+    assert await completion.finish(conn, id, endpoints=()) == []
     await perform(conn, await claim(conn))
     assert (await finished(conn, id)).status == "cancelled"
     job = await ended(conn, id)

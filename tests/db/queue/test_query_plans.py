@@ -224,7 +224,7 @@ async def test_a_million_done_chunks_have_no_effect(history):
         found += await plans.of(factories.claim(history, worker="dead", chunks_max=CLAIM_CHUNKS))
         found += await plans.of(reclaim(history))
         found += await plans.of(work_on(history, await factories.claim(history, chunks_max=CLAIM_CHUNKS)))
-        found += await plans.of(completion.finish(history, id))
+        found += await plans.of(completion.finish(history, id, endpoints=()))
         found += await plans.of(completion.unfinished(history))
         found += await plans.of(completion.stop_dependents(history))
         found += await plans.of(uploads.sweep(history, grace_seconds=60))
@@ -240,7 +240,7 @@ async def test_the_numbers_of_the_queue_cost_what_is_live(history):
     plans = Plans(history)
     await live_job(history, chunks=LIVE_CHUNKS)
     for _ in range(ROUNDS):
-        for plan in await plans.of(health.queue_numbers(history)):
+        for plan in await plans.of(health.queue_numbers(history, endpoints=())):
             assert not plan.read_whole & {"chunks", "import_jobs"}, plan
             assert plan.buffers <= FEW_BUFFERS + LIVE_CHUNKS / 10, plan
 
@@ -261,7 +261,7 @@ async def test_the_end_of_a_job_costs_its_own_chunks(history):
         id = await live_job(history, chunks=100)
         await work_off(history, id, chunks=99)
         await work_on(history, await factories.claim(history))
-        found = await plans.of(completion.finish(history, id))
+        found = await plans.of(completion.finish(history, id, endpoints=()))
         assert any(plan.query.lstrip().startswith("WITH done") for plan in found)
         for plan in found:
             assert not plan.read_whole & {"chunks", "import_jobs"}, plan
@@ -284,7 +284,7 @@ async def test_an_old_transaction_slows_claims_only(history, history_url):
             assert dearest(await plans.of(reclaim(history))) <= FEW_BUFFERS + LIVE_CHUNKS / 5
             claim = await factories.claim(history)
             assert dearest(await plans.of(work_on(history, claim))) <= FEW_BUFFERS
-            assert dearest(await plans.of(completion.finish(history, id))) <= FEW_BUFFERS
+            assert dearest(await plans.of(completion.finish(history, id, endpoints=()))) <= FEW_BUFFERS
             assert dearest(await plans.of(completion.unfinished(history))) <= FEW_BUFFERS + LIVE_CHUNKS / 5
         claimed = await plans.of(queue.claim(history, worker="me"))
         assert dearest(claimed) <= FEW_BUFFERS + LIVE_CHUNKS / 5

@@ -76,7 +76,7 @@ async def test_a_lost_claim_stores_nothing(conn, other):
     assert await give_back(conn, lost, error="late") is None
     assert await rows(conn, "SELECT FROM users") == []
     await perform(other, successor)
-    await completion.finish(other, id)
+    await completion.finish(other, id, endpoints=())
     assert (await ended(conn, id)).created == 1
 
 
@@ -134,7 +134,7 @@ async def test_a_poison_chunk_fails_and_the_job_ends(conn):
     await claim(conn)
     await perform(conn, await claim(conn))
     for crash in range(1, CRASHES_MAX + 1):
-        assert await completion.finish(conn, id) == []
+        assert await completion.finish(conn, id, endpoints=()) == []
         await pass_time(conn, 1000)
         assert (await reclaimed(conn)).state == ("failed" if crash == CRASHES_MAX else "running")
     assert (await finished(conn, id)).status == "failed"

@@ -1,0 +1,2 @@
+DROP VIEW webhook_health;
+DROP TABLE webhook_deliveries;
