@@ -7,7 +7,7 @@ from typing import Literal
 Format = Literal["csv", "ndjson", "json"]
 # of the files that an import reads; the records of an XLSX file become CSV
 ImportFormat = Literal["csv", "ndjson", "json", "xlsx"]
-ExportFormat = Literal["csv", "ndjson", "json", "xlsx"]
+ExportFormat = Literal["csv", "ndjson", "json", "xlsx", "parquet", "arrow"]
 Compression = Literal["none", "gzip", "zstd"]
 
 # the media types of responses and stored files
@@ -17,10 +17,14 @@ MEDIA_TYPES: dict[ExportFormat, str] = {
     "csv": "text/csv; charset=utf-8",
     "json": "application/json",
     "xlsx": XLSX_MEDIA_TYPE,
+    "parquet": "application/vnd.apache.parquet",
+    "arrow": "application/vnd.apache.arrow.stream",
 }
 # formats that are compressed already
-PACKED_FORMATS = ("xlsx",)
+PACKED_FORMATS = ("xlsx", "parquet")
 COMPRESSED_MEDIA_TYPES: dict[Compression, str] = {"gzip": "application/gzip", "zstd": "application/zstd"}
+# the extension of a file, where it is not the name of the format
+FORMAT_EXTENSIONS: dict[ExportFormat, str] = {"arrow": "arrows"}
 EXTENSIONS: dict[Compression, str] = {"none": "", "gzip": ".gz", "zstd": ".zst"}
 
 # the media types and file extensions that are recognised in requests
@@ -33,7 +37,10 @@ FORMAT_BY_MEDIA_TYPE: dict[str, Format] = {
     "application/json": "json",
 }
 IMPORT_FORMAT_BY_MEDIA_TYPE: dict[str, ImportFormat] = {**FORMAT_BY_MEDIA_TYPE, XLSX_MEDIA_TYPE: "xlsx"}
-EXPORT_FORMAT_BY_MEDIA_TYPE: dict[str, ExportFormat] = {**FORMAT_BY_MEDIA_TYPE, XLSX_MEDIA_TYPE: "xlsx"}
+EXPORT_FORMAT_BY_MEDIA_TYPE: dict[str, ExportFormat] = {
+    **FORMAT_BY_MEDIA_TYPE,
+    **{MEDIA_TYPES[format]: format for format in ("xlsx", "parquet", "arrow")},
+}
 IMPORT_FORMAT_BY_EXTENSION: dict[str, ImportFormat] = {
     "csv": "csv",
     "ndjson": "ndjson",

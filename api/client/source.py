@@ -16,10 +16,20 @@ BLOCK_BYTES = 256 * 1024
 # a source that is not a file on disk is kept in memory up to this size, then in a temporary file
 SPOOL_BYTES = 1 << 20
 
-Format = Literal["csv", "ndjson", "json", "xlsx"]
+Format = Literal["csv", "ndjson", "json", "xlsx", "parquet", "arrow"]
+ImportFormat = Literal["csv", "ndjson", "json", "xlsx"]
 Records: TypeAlias = Iterable[Mapping[str, Any]]
 
-ENDINGS = {".csv": "csv", ".tsv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson", ".json": "json", ".xlsx": "xlsx"}
+ENDINGS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".ndjson": "ndjson",
+    ".jsonl": "ndjson",
+    ".json": "json",
+    ".xlsx": "xlsx",
+    ".parquet": "parquet",
+    ".arrows": "arrow",
+}
 PACKED = {".gz", ".zst"}
 
 

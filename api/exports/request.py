@@ -15,6 +15,7 @@ from api.http.headers import AnyRequest, idempotency_key
 from api.http.operations import object_schema
 from api.http.parameters import IdempotencyToken
 from api.http.problems import Fault, invalid_request, request_id
+from db.exports import columnar
 from db.exports import filters as export_filters
 from db.exports.filters import InvalidSelection, Selection
 from db.exports.jobs import ExportRequest
@@ -103,7 +104,7 @@ def select(
 
 
 def check_format(format: ExportFormat, *, csv_safe: bool, bom: bool, compression: Compression = "none") -> None:
-    """Raises `Problem` 400 for an option of CSV with another format, and for the compression of a compressed format."""
+    """Raises `Problem` 400 for options that do not go with the format, and for a format whose library is not installed."""
     faults = [
         Fault(name, "conflicting_values", f"requires the format csv, but the format is {format}")
         for name, is_set in (("csv_safe", csv_safe), ("bom", bom))
@@ -111,5 +112,8 @@ def check_format(format: ExportFormat, *, csv_safe: bool, bom: bool, compression
     ]
     if compression != "none" and format in PACKED_FORMATS:
         faults.append(Fault("compression", "conflicting_values", f"must be none: {format} is compressed already"))
+    if format in ("parquet", "arrow") and not columnar.is_installed():
+        message = f"{format} needs pyarrow, which is not installed; it is in the extra {columnar.EXTRA}"
+        faults.append(Fault("format", "invalid_value", message))
     if faults:
         raise invalid_request(faults)

@@ -12,7 +12,7 @@ from api.http.operations import BINARY, OBJECTS
 from db.connections.pool import Pool
 from db.exports import files, jobs
 from db.exports.jobs import Export
-from db.formats import XLSX_MEDIA_TYPE, Compression
+from db.formats import MEDIA_TYPES, Compression
 from db.settings import Settings
 from db.webhooks.deliveries import DeliveryState
 
@@ -22,7 +22,7 @@ RECORD_FILES = {
     "application/x-ndjson": BINARY,
     "text/csv": BINARY,
     "application/json": OBJECTS,
-    XLSX_MEDIA_TYPE: BINARY,
+    **{MEDIA_TYPES[format]: BINARY for format in ("xlsx", "parquet", "arrow")},
 }
 
 

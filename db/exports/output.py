@@ -1,14 +1,15 @@
 """The file of an export: the output of a COPY, or what is made of it block by block."""
 
 from codecs import BOM_UTF8
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, closing
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from db.connections.pool import Connection
 from db.exports import copy_out
+from db.exports.columnar import ColumnarFormat, ColumnarWriter
 from db.exports.copy_out import Block
 from db.exports.filters import Selection
 from db.exports.workbook import WorkbookWriter
@@ -28,27 +29,37 @@ async def blocks(
     bom: bool = False,
 ) -> AsyncGenerator[Block]:
     """As `copy_out.blocks`, also for other formats. `bom` puts a byte order mark before a CSV."""
-    if format == "xlsx":
-        made = _workbook(conn, resource, selection)
-    else:
+    if format in ("csv", "ndjson", "json"):
         made = copy_out.blocks(conn, resource, format, selection, csv_safe=csv_safe)
+    else:
+        made = _written(conn, resource, format, selection)
     async with aclosing(made):
         async for block in made:
             yield block._replace(data=BOM_UTF8 + block.data) if bom else block
             bom = False
 
 
-async def _workbook(conn: Connection, resource: Resource, selection: Selection) -> AsyncGenerator[Block]:
-    types = dict(zip(resource.columns, resource.column_types, strict=True))
-    columns = [(name, types[name]) for name in selection.fields]
+async def _written(
+    conn: Connection, resource: Resource, format: Literal["xlsx", ColumnarFormat], selection: Selection
+) -> AsyncGenerator[Block]:
+    """The records of a COPY, block by block through a writer."""
     records = 0
-    with closing(WorkbookWriter(resource.name, columns)) as writer:
+    with closing(_writer(resource, format, selection.fields)) as writer:
         async with aclosing(copy_out.blocks(conn, resource, "ndjson", selection)) as lines:
             async for block in lines:
-                data = writer.add([*record.values()] for record in _RECORD.decode_lines(block.data))
+                data = writer.add([[*record.values()] for record in _RECORD.decode_lines(block.data)])
                 records += block.records
-                # the compressor keeps small inputs
+                # a writer collects some of them
                 if data:
                     yield Block(data, records)
                     records = 0
         yield Block(writer.finish(), records)
+
+
+def _writer(
+    resource: Resource, format: Literal["xlsx", ColumnarFormat], fields: Sequence[str]
+) -> WorkbookWriter | ColumnarWriter:
+    types = dict(zip(resource.columns, resource.column_types, strict=True))
+    if format == "xlsx":
+        return WorkbookWriter(resource.name, [(name, types[name]) for name in fields])
+    return ColumnarWriter(format, [(name, types[name], name not in resource.required) for name in fields])

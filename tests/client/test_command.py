@@ -163,6 +163,9 @@ async def test_exports(bulk, api, tmp_path):
     files = {
         "users.csv": [],
         "users.ndjson.gz": ["--gzip"],
+        "marked.csv": ["--bom"],
+        "users.xlsx": [],
+        "users.parquet": [],
         "background.csv": ["--background"],
         "one.csv": ["--where", "email=user7@example.org", "--fields", "email,name"],
     }
@@ -171,6 +174,9 @@ async def test_exports(bulk, api, tmp_path):
         assert result.code == 0, result
     assert (tmp_path / "users.csv").read_bytes().count(b"\n") == 51
     assert (tmp_path / "users.ndjson.gz").read_bytes().startswith(b"\x1f\x8b")
+    assert (tmp_path / "marked.csv").read_bytes() == b"\xef\xbb\xbf" + (tmp_path / "users.csv").read_bytes()
+    assert (tmp_path / "users.xlsx").read_bytes().startswith(b"PK")
+    assert (tmp_path / "users.parquet").read_bytes().startswith(b"PAR1")
     assert (tmp_path / "background.csv").read_bytes() == (tmp_path / "users.csv").read_bytes()
     assert (tmp_path / "one.csv").read_bytes() == b"email,name\nuser7@example.org,User 7\n"
     assert (await bulk("export", "users", "--background", "-o", "-")).code == 2

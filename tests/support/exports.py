@@ -3,6 +3,7 @@
 import asyncio
 from uuid import UUID
 
+import httpx
 from psycopg.sql import SQL, Literal
 
 from db.exports import copy_out, jobs
@@ -122,3 +123,18 @@ async def stall(conn) -> None:
 async def resume(conn) -> None:
     """Releases the exports that `stall` has stopped."""
     await conn.execute("SELECT pg_advisory_unlock(1)")
+
+
+async def downloaded(client, **members) -> httpx.Response:
+    """The download of a background export."""
+    created = await client.post(EXPORTS, json=members)
+    assert created.status_code == 202, created.text
+
+    async def completed():
+        job = (await client.get(created.headers["location"])).json()
+        assert job["status"] not in ("failed", "cancelled"), job
+        return job if job["status"] == "completed" else None
+
+    job = await eventually(completed)
+    assert all(job[name] == value for name, value in members.items() if name != "fields")
+    return await client.get(job["download_url"])

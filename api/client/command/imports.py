@@ -14,7 +14,7 @@ from api.client.command.failure import Usage
 from api.client.command.progress import Reporter
 from api.client.command.session import Session, common
 from api.client.command.wording import ErrorBudget
-from api.client.source import Format
+from api.client.source import ImportFormat
 
 STDIN = "-"
 STDOUT = "-"
@@ -45,7 +45,7 @@ ERRORS_SHOWN = 100
     metavar="ID|last",
     help="FILE has corrected records of that import, written by bulk refused --annotate.",
 )
-@click.option("--format", type=click.Choice(get_args(Format)), help="Default: by the file's name or first byte.")
+@click.option("--format", type=click.Choice(get_args(ImportFormat)), help="Default: by the file's name or first byte.")
 @click.option("--sheet", metavar="NAME", help="The sheet of an .xlsx file; default the first.")
 @click.option("--delimiter", metavar="C", help="Delimiter of a CSV file: , ; | or tab.")
 @click.option("--csv-safe", is_flag=True, help="The CSV was exported with csv_safe.")

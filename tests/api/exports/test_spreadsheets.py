@@ -7,7 +7,7 @@ import httpx
 import openpyxl
 
 from tests.support.eventually import PATIENCE_SECONDS, eventually
-from tests.support.exports import EXPORTS, STREAM, many_articles
+from tests.support.exports import EXPORTS, STREAM, downloaded, many_articles
 from tests.support.xlsx import MEDIA_TYPE
 
 USERS = """
@@ -23,21 +23,6 @@ BOM = b"\xef\xbb\xbf"
 
 def rows(file: bytes) -> list[tuple]:
     return [*openpyxl.load_workbook(io.BytesIO(file), read_only=True).worksheets[0].iter_rows(values_only=True)]
-
-
-async def file_of(client, **members) -> httpx.Response:
-    """The download of a background export."""
-    created = await client.post(EXPORTS, json=members)
-    assert created.status_code == 202, created.text
-
-    async def completed():
-        job = (await client.get(created.headers["location"])).json()
-        assert job["status"] not in ("failed", "cancelled"), job
-        return job if job["status"] == "completed" else None
-
-    job = await eventually(completed)
-    assert all(job[name] == value for name, value in members.items() if name != "fields")
-    return await client.get(job["download_url"])
 
 
 async def test_a_workbook(service, conn):
@@ -62,7 +47,7 @@ async def test_a_workbook(service, conn):
         )
         assert rows(selected.content) == [("name", "email"), ("=1+1", "a@example.com")]
 
-        file = await file_of(client, resource="users", format="xlsx")
+        file = await downloaded(client, resource="users", format="xlsx")
         assert file.headers["content-type"] == MEDIA_TYPE
         assert rows(file.content) == [header, first, second]
         empty = await client.get(STREAM.format("comments"), params={"format": "xlsx"})
@@ -90,7 +75,7 @@ async def test_many_blocks(service, conn):
     await many_articles(conn, 100)
     url = (await service(worker_pool_size=1)).url
     async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
-        file = await file_of(client, resource="articles", format="xlsx")
+        file = await downloaded(client, resource="articles", format="xlsx")
         found = rows(file.content)
         assert len(found) == 101
         assert {len(row[3]) for row in found[1:]} == {20_000}
@@ -106,7 +91,7 @@ async def test_a_byte_order_mark(service, conn):
         plain = await client.get(STREAM.format("articles"), params={"format": "csv"})
         marked = await client.get(STREAM.format("articles"), params={"format": "csv", "bom": "true"})
         assert marked.content == BOM + plain.content
-        file = await file_of(client, resource="articles", format="csv", bom=True)
+        file = await downloaded(client, resource="articles", format="csv", bom=True)
         assert file.content == marked.content
 
 

@@ -23,6 +23,8 @@ content_type_overrides:
   text/csv: application/octet-stream
   application/x-ndjson: application/octet-stream
   application/vnd.openxmlformats-officedocument.spreadsheetml.sheet: application/octet-stream
+  application/vnd.apache.parquet: application/octet-stream
+  application/vnd.apache.arrow.stream: application/octet-stream
 post_hooks: []
 """
 
