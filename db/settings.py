@@ -13,6 +13,7 @@ from msgspec import Meta
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
+from db import locations
 from db.webhooks import endpoints
 from db.webhooks.endpoints import Endpoint
 
@@ -72,6 +73,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     export_dir: str = "./exports"
     # how clients download a file from a bucket: by a redirect to its URL there, or through the API
     export_download: Literal["redirect", "through"] = "redirect"
+    # comma-separated, each s3://bucket/prefix: objects below one of them may be imported from
+    import_sources: str = ""
+    # s3://bucket/prefix, to which clients upload objects that may be imported; and how long such a URL is valid
+    upload_dir: str | None = None
+    upload_url_seconds: Annotated[float, Meta(ge=1, le=7 * 86_400)] = 3600.0
     log_format: Literal["auto", "json", "console"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -185,6 +191,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.host_names) or not self.keys
 
     @property
+    def source_prefixes(self) -> tuple[str, ...]:
+        """The prefixes of the objects that may be imported."""
+        named = tuple(part for part in (part.strip() for part in self.import_sources.split(",")) if part)
+        return (*named, self.upload_dir) if self.upload_dir else named
+
+    @property
     def data_path(self) -> Path:
         return Path(self.data_dir).resolve()
 
@@ -214,6 +226,10 @@ def read(environ: Mapping[str, str]) -> Settings:
             raise SettingsError(f"{variable}: is not postgresql://user:password@host:port/database, percent-encoded")
     if _bad_place(settings.export_dir):
         raise SettingsError(f"EXPORT_DIR: {settings.export_dir} is neither a folder nor s3://bucket/prefix")
+    for prefix in settings.source_prefixes:
+        if not locations.is_prefix(prefix):
+            variable = "UPLOAD_DIR" if prefix == settings.upload_dir else "IMPORT_SOURCES"
+            raise SettingsError(f"{variable}: {prefix} is not s3://bucket/prefix")
     return settings
 
 

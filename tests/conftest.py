@@ -180,6 +180,26 @@ async def api(shared: Service) -> AsyncIterator[Api]:
         yield connected
 
 
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """The address of an S3-compatible server."""
+    # here, because its libraries take a second to import
+    from tests.support import bucket
+
+    with bucket.server() as url:
+        yield url
+
+
+@pytest.fixture
+def bucket(s3: str, request: pytest.FixtureRequest, monkeypatch):
+    """A bucket of the test's own, which the test's process may use too."""
+    from tests.support import bucket
+
+    for name, value in (bucket.KEYS | {"aws_endpoint_url": s3}).items():
+        monkeypatch.setenv(name.upper(), value)
+    return bucket.create(s3, request.node.name)
+
+
 @pytest.fixture
 async def hold(conn, database_url: str) -> Callable[[str], AbstractAsyncContextManager[None]]:
     """`async with hold(HELD):` stops the workers in the middle of a chunk, at the record of the user of that name."""

@@ -33,7 +33,7 @@ class Client:
     """A client of one service. Close it, or use it in a `with` statement.
 
     `api_key` is sent as `Authorization: Bearer`. After a broken connection, 429 or 503 a request is repeated for at most
-    `retry_seconds`, honouring Retry-After. `on_retry` is called with a message before each pause. All methods raise
+    `retry_seconds`, honouring Retry-After. `on_retry` is called with a message before a pause for a new cause. All methods raise
     `ProblemError` for a request that the service refuses, and `Disconnected` when the retries end.
 
     >>> with Client(url) as client:
@@ -84,6 +84,9 @@ class Client:
         `parameters` are those of `POST /imports`: `mode`, `format`, `dry_run`, `max_errors`, `after`, … `name` is the file's
         name if it has none. `on_sent(bytes_sent, bytes)` reports the upload; memory does not grow with the file.
 
+        The path `s3://bucket/key` is read by the service itself, which must allow it. `name` and `on_sent` do not apply then, and
+        the key "content" is a random one.
+
         `key` is the idempotency key. With "content" it is derived from the service, the parameters and the file's digest: the
         same call returns the same job, with `is_replayed` true, for as long as the service keeps that job. With "random" each
         call imports. Any other text is the key itself.
@@ -95,6 +98,8 @@ class Client:
         (True, True)
         """
         params = query({**parameters, "resource": resource})
+        if source.is_object(data):
+            return upload.send_source(self._transport, IMPORTS, data, params, key=key)
         with source.opened(data, name=name) as opened:
             return upload.send(
                 self._transport, IMPORTS, opened, params, key=key, on_sent=lambda sent: on_sent(sent, opened.size)

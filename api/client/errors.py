@@ -55,7 +55,7 @@ class Unauthorized(ProblemError):
 
 
 class Forbidden(ProblemError):
-    """403: the key does not permit this."""
+    """403: the key does not permit this, or the service may not read this source."""
 
 
 class NotFound(ProblemError):

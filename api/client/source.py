@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeAlias, cast
+from typing import Any, BinaryIO, Literal, TypeAlias, TypeGuard, cast
 from uuid import uuid4
 
 BLOCK_BYTES = 256 * 1024
@@ -41,6 +41,11 @@ class Source:
     name: str | None
     size: int
     sha256: str
+
+
+def is_object(data: object) -> TypeGuard[str]:
+    """Whether this is the address of an object that the service reads from a bucket itself."""
+    return isinstance(data, str) and data.startswith("s3://")
 
 
 @contextmanager

@@ -25,7 +25,7 @@ class Transport:
     """Requests to one service with one key. A request is repeated for at most `retry_seconds`.
 
     Each request of the API may be repeated: an upload and a new export carry an idempotency key, and repeating a retry, commit,
-    cancel or delete has no further effect. `on_retry` is called with a message before each pause.
+    cancel or delete has no further effect. `on_retry` is called with a message before each pause whose cause is a new one.
     """
 
     def __init__(
@@ -87,6 +87,7 @@ class Transport:
         options["timeout"] = httpx.Timeout(read_seconds, connect=CONNECT_SECONDS)
         deadline = time.monotonic() + (self.retry_seconds if retry_seconds is None else retry_seconds)
         attempt = 0
+        reported = ""
         while True:
             pause = backoff(attempt)
             try:
@@ -106,7 +107,8 @@ class Transport:
                 failure = errors.Disconnected(f"{self.url}: {_reason(error)}")
             if time.monotonic() + pause > deadline:
                 raise failure
-            if self.on_retry:
+            if self.on_retry and str(failure) != reported:
+                reported = str(failure)
                 self.on_retry(f"{failure}; trying again")
             attempt += 1
             time.sleep(pause)

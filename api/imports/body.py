@@ -25,11 +25,9 @@ from api.http.problems import Problem, invalid
 from api.imports.admission import Admission
 from api.imports.columns import COLUMNS_MAX_BYTES
 from api.imports.decompression import BLOCK_BYTES, Decompressor, too_large
+from api.imports.file_type import compression_of, recognised
 from db.formats import (
-    COMPRESSION_BY_ENCODING,
-    COMPRESSION_BY_EXTENSION,
     COMPRESSION_BY_MEDIA_TYPE,
-    IMPORT_FORMAT_BY_EXTENSION,
     IMPORT_FORMAT_BY_MEDIA_TYPE,
     XLSX_MEDIA_TYPE,
     Compression,
@@ -74,7 +72,10 @@ class Body:
         self.bytes_received = 0
 
     async def events(self) -> AsyncGenerator[Event, None]:
-        """Yields the parameters, and the blocks of one file. Raises `Problem`: 400, 413, 415."""
+        """Yields the parameters, and the blocks of one file, unless it is the parameter `source`.
+
+        Raises `Problem`: 400, 413, 415.
+        """
         media_type, options = parse_options_header(self._request.headers.get("content-type", ""))
         if media_type == "multipart/form-data":
             events = self._multipart(options.get("boundary", ""))
@@ -243,7 +244,7 @@ class _Form:
         self._has_file = True
         # PostgreSQL cannot store the character U+0000 in a text
         name = part.filename and part.filename.replace("\0", "\ufffd")
-        format, compression = _recognised((part.content_type or "").lower(), name)
+        format, compression = recognised((part.content_type or "").lower(), name)
         self._decompressor = Decompressor(compression, self._settings, self._received)
         yield File(name, format)
 
@@ -274,9 +275,11 @@ def _object(whole: bytearray) -> Iterator[Event]:
         parameters = [Parameter(name, msgspec.json.decode(value)) for name, value in members.items()]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Problem("invalid-request", f"The body is not a JSON object: {error}") from None
-    if records is None:
-        raise invalid("records", "is required: an array of records (or send the array itself)", "missing")
     yield from parameters
+    if records is None:
+        if "source" in members:
+            return
+        raise invalid("records", "is required: an array of records (or send the array itself)", "missing")
     yield File(None, "json")
     # parts of the object itself, which is not copied as a whole
     content = memoryview(records)
@@ -284,18 +287,5 @@ def _object(whole: bytearray) -> Iterator[Event]:
         yield bytes(content[start : start + BLOCK_BYTES])
 
 
-def _recognised(media_type: str, name: str | None) -> tuple[ImportFormat | None, Compression]:
-    """The format, if known, and the compression of a file: by its media type, else by the last two extensions of its name."""
-    extensions = name.lower().split(".")[1:][-2:] if name else []
-    known = IMPORT_FORMAT_BY_EXTENSION
-    formats: list[ImportFormat] = [known[each] for each in reversed(extensions) if each in known]
-    last = extensions[-1] if extensions else ""
-    compression = COMPRESSION_BY_MEDIA_TYPE.get(media_type) or COMPRESSION_BY_EXTENSION.get(last, "none")
-    return IMPORT_FORMAT_BY_MEDIA_TYPE.get(media_type) or next(iter(formats), None), compression
-
-
 def _content_encoding(request: AnyRequest) -> Compression:
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in COMPRESSION_BY_ENCODING:
-        raise Problem("unsupported-format", f"Content-Encoding {encoding[:100]} is not supported. Send gzip or zstd.")
-    return COMPRESSION_BY_ENCODING[encoding]
+    return compression_of(request.headers.get("content-encoding", "identity"))

@@ -5,7 +5,7 @@ from itertools import chain
 
 import msgspec
 
-from api.http.problems import Fault, invalid, invalid_request
+from api.http.problems import Fault, Problem, invalid, invalid_request
 from api.imports.splitting import COLUMNS_MAX
 from db.formats import ANNOTATIONS
 from db.resources.definition import Resource
@@ -71,3 +71,21 @@ def map_header(header: Sequence[str], fields: Mapping[str, str | None]) -> list[
 
 def _quoted(name: str) -> str:
     return repr(name[:100])
+
+
+def check_columns(columns: Sequence[str | None], resource: Resource, *, ignores_unknown: bool) -> None:
+    """Raises `Problem` 400 that names each unknown or missing column, which would otherwise be an error of every record."""
+    faults = [
+        Fault(column, "missing_required", f"is a required column of {resource.name}")
+        for column in resource.columns
+        if column in resource.required and column not in columns
+    ]
+    if not ignores_unknown:
+        faults += [
+            Fault(column, "unknown_field", f"is not a column of {resource.name}")
+            for column in columns
+            if column not in (None, *resource.columns, *ANNOTATIONS)
+        ]
+    if faults:
+        detail = "; ".join(f"{fault.field} {fault.message}" for fault in faults)
+        raise Problem("invalid-request", f"The first line is not a header of {resource.name}: {detail}", errors=faults)

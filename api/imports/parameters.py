@@ -16,6 +16,17 @@ class ImportParameters(msgspec.Struct, kw_only=True):
     """Sent in the query, as parts of a form, or as members of the JSON object."""
 
     resource: Annotated[ResourceName | None, Meta(description="Required.")] = None
+    source: Annotated[
+        Annotated[str, Meta(max_length=1100, pattern="^s3://")] | None,
+        Meta(
+            description="The file is this object, `s3://bucket/key`, below a prefix of IMPORT_SOURCES. The request has no file "
+            "then. The response is sent when the object was read."
+        ),
+    ] = None
+    source_sha256: Annotated[
+        Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")] | None,
+        Meta(description="With source: the SHA-256 of the object's bytes, hexadecimal; checked."),
+    ] = None
     mode: Annotated[
         Mode,
         Meta(
@@ -80,6 +91,10 @@ class ImportParameters(msgspec.Struct, kw_only=True):
     idempotency_token: Annotated[
         IdempotencyToken | None, Meta(description="The same as the header Idempotency-Key.")
     ] = None
+
+    def __post_init__(self) -> None:
+        if self.source_sha256 is not None and self.source is None:
+            raise ValueError("source_sha256 needs source")
 
     @property
     def delimiter(self) -> str:

@@ -1,29 +1,26 @@
 """Receives an import request: reads parameters and file, stores chunks in short transactions, and seals the import."""
 
-import hashlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 from uuid import UUID
 
-import msgspec
-
 from api.http import parameters
 from api.http.auth import key_name
 from api.http.headers import AnyRequest, idempotency_key
-from api.http.problems import Fault, Problem, invalid, request_id
-from api.imports import repair
+from api.http.problems import Problem, invalid, request_id
+from api.imports import repair, request_digest, source
 from api.imports.admission import Admission
 from api.imports.body import Body, File, Parameter
 from api.imports.chunk_writer import ChunkWriter
-from api.imports.columns import check_fields, map_header
+from api.imports.columns import check_columns, check_fields, map_header
 from api.imports.fair_splitting import FairSplitter
 from api.imports.parameters import ImportParameters
 from api.imports.sheets.conversion import SheetConversion
+from api.imports.source import ObjectReader
 from api.imports.splitting import FileSplitter, Unreadable
 from api.imports.uploads import ActiveUploads
 from db.connections.pool import Pool
-from db.formats import ANNOTATIONS
 from db.imports import backlog, jobs, repairs, uploads
 from db.imports.actions import ParentImport
 from db.imports.jobs import Import
@@ -31,7 +28,6 @@ from db.imports.payload import Chunk
 from db.imports.records import Gone
 from db.imports.uploads import ImportSpec
 from db.resources import RESOURCES
-from db.resources.definition import Resource
 from db.settings import Settings
 from monitoring import metrics
 
@@ -87,6 +83,7 @@ class UploadReceiver:
         self._key = idempotency_key(request)
         self._body = Body(request, settings, admission)
         self._file = File(None, None)
+        self._source: ObjectReader | None = None
         # the import that this one repairs
         self._parent: ParentImport | None = None
         # of an XLSX file
@@ -101,22 +98,67 @@ class UploadReceiver:
     async def run(self) -> tuple[UUID, bool]:
         """Receives everything. Returns the job's id, and whether it is the job of an earlier request."""
         async with aclosing(self._body.events()) as events:
-            await self._read_to_file(events)
+            has_file = await self._read_to_file(events)
             requested = parameters.parse(self._parameters, ImportParameters)
             if requested.repairs is not None:
                 self._parent = await repair.repaired_import(self._pool, requested.repairs)
             early = self._requested()
-            if (early.format or self._file.format) != "xlsx":
-                return await self._receive(events, early)
-            self._sheet = SheetConversion(self._settings, self._admission.reading_sheet, self._requested)
-            async with aclosing(self._sheet.rows(events)) as rows:
-                return await self._receive(rows, early)
+            if early.source is None:
+                async with aclosing(self._content(early, events)) as content:
+                    return await self._receive_file(early, content)
+            if has_file:
+                raise source.excludes_file()
+            return await self._read_source(early, early.source)
 
-    async def _receive(
-        self, events: AsyncIterator[Parameter | File | bytes], early: ImportParameters
+    async def _receive_file(
+        self, early: ImportParameters, events: AsyncIterator[Parameter | File | bytes]
     ) -> tuple[UUID, bool]:
-        """Splits and stores the file, with the parameters that precede it, and seals the import."""
-        splitter = FileSplitter(
+        splitter = self._splitter(early)
+        id = await self._begin()
+        if id is None:
+            chunks = 0
+            async for part in self._split(events, splitter):
+                chunks += len(part)
+            return await self._earlier(self._specify(early, splitter, chunks).digest), True
+        async with self._active.held(id):
+            spec = await self._store(id, early, splitter, events)
+            try:
+                await self._seal(id, spec)
+            except uploads.TokenTaken:
+                # the parameter followed the file, and another job has this key
+                await self._active.discard(id)
+            else:
+                return id, False
+        return await self._earlier(spec.digest), True
+
+    async def _read_source(self, early: ImportParameters, url: str) -> tuple[UUID, bool]:
+        """Reads the object to its end, also if the client disconnects: a request with the same key returns the job then."""
+        source.check(url, self._settings)
+        id = await self._begin()
+        if id is None:
+            return await self._earlier(request_digest.of_source(early)), True
+        async with self._active.held(id):
+            self._source = await source.opened(url, self._settings, sha256=early.source_sha256)
+            self._file = self._source.file
+            async with (
+                aclosing(self._source.blocks()) as blocks,
+                aclosing(self._content(early, blocks)) as content,
+            ):
+                spec = await self._store(id, early, self._splitter(early), content)
+            await self._seal(id, spec)
+        return id, False
+
+    def _content(
+        self, early: ImportParameters, events: AsyncGenerator[Parameter | File | bytes, None]
+    ) -> AsyncGenerator[Parameter | File | bytes, None]:
+        """The content of the file, and the parameters that follow it. The content of an XLSX file are the rows of its sheet."""
+        if (early.format or self._file.format) != "xlsx":
+            return events
+        self._sheet = SheetConversion(self._settings, self._admission.reading_sheet, self._requested)
+        return self._sheet.rows(events)
+
+    def _splitter(self, early: ImportParameters) -> FileSplitter:
+        return FileSplitter(
             format=early.format or self._file.format,
             delimiter=early.delimiter,
             batch_size=self._settings.batch_size,
@@ -124,32 +166,30 @@ class UploadReceiver:
             record_max_bytes=self._settings.record_max_bytes,
             annotated=self._parent is not None,
         )
-        id = await self._begin()
-        if id is None:
-            chunks = 0
-            async for part in self._split(events, splitter):
-                chunks += len(part)
-            return await self._earlier(self._specify(early, splitter, chunks)), True
-        async with self._active.held(id):
-            async with (
-                ChunkWriter(self._pool, id, self._admission.storing) as writer,
-                self._admission.buffers.upload(splitter, writer) as upload,
-            ):
-                async for part in self._split(events, splitter):
-                    await upload.add(part)
-            spec = self._specify(early, splitter, writer.chunk_count)
-            try:
-                async with self._pool.connection() as conn, conn.transaction():
-                    if self._parent is None:
-                        await uploads.seal(conn, id, spec, endpoints=self._settings.webhook_endpoints)
-                    else:
-                        await repairs.seal(conn, id, spec, endpoints=self._settings.webhook_endpoints)
-            except uploads.TokenTaken:
-                # the parameter followed the file, and another job has this key
-                await self._active.discard(id)
+
+    async def _store(
+        self,
+        id: UUID,
+        early: ImportParameters,
+        splitter: FileSplitter,
+        content: AsyncIterator[Parameter | File | bytes],
+    ) -> ImportSpec:
+        """Stores the chunks of the file. Returns the import as it was received."""
+        async with (
+            ChunkWriter(self._pool, id, self._admission.storing) as writer,
+            self._admission.buffers.upload(splitter, writer) as upload,
+        ):
+            async for part in self._split(content, splitter):
+                await upload.add(part)
+        return self._specify(early, splitter, writer.chunk_count)
+
+    async def _seal(self, id: UUID, spec: ImportSpec) -> None:
+        endpoints = self._settings.webhook_endpoints
+        async with self._pool.connection() as conn, conn.transaction():
+            if self._parent is None:
+                await uploads.seal(conn, id, spec, endpoints=endpoints)
             else:
-                return id, False
-        return await self._earlier(spec), True
+                await repairs.seal(conn, id, spec, endpoints=endpoints)
 
     async def _begin(self) -> UUID | None:
         """The id of a new upload; None when another job has its idempotency key. Raises `Problem` 429.
@@ -162,13 +202,16 @@ class UploadReceiver:
                 self._admission.check(await backlog.measure(conn))
         return id
 
-    async def _read_to_file(self, events: AsyncIterator[Parameter | File | bytes]) -> None:
+    async def _read_to_file(self, events: AsyncIterator[Parameter | File | bytes]) -> bool:
+        """Whether there is a file in the request. Raises `Problem` 400 if there is none, and no `source` either."""
         async for event in events:
             if isinstance(event, File):
                 self._file = event
-                return
+                return True
             if isinstance(event, Parameter):
                 self._parameters.append(event)
+        if any(name == "source" for name, _ in self._parameters):
+            return False
         raise invalid("file", "is required: the part with the records", "missing")
 
     async def _split(
@@ -195,6 +238,8 @@ class UploadReceiver:
         final = self._requested()
         if final.resource is None:
             raise invalid("resource", f"is required: {', '.join(RESOURCES)}", "missing")
+        if final.source != early.source:
+            raise source.excludes_file()
         for name in ("repairs", "format", "csv_delimiter"):
             if getattr(final, name) != getattr(early, name):
                 raise invalid(name, "must precede the file in the form", "too_late")
@@ -240,12 +285,15 @@ class UploadReceiver:
             total_records=splitter.record_count,
             total_chunks=chunk_count,
             idempotency_token=self.token,
-            digest=_digest(digested, file.sha256),
+            source=self._source and self._source.read(),
+            digest=request_digest.of_file(digested, file.sha256)
+            if final.source is None
+            else request_digest.of_source(final),
             request_id=self._request_id,
             created_by=self._created_by,
         )
 
-    async def _earlier(self, spec: ImportSpec) -> UUID:
+    async def _earlier(self, digest: bytes) -> UUID:
         """The job that already has the key, if its request was the same as this one. Raises `Problem` 409, 422."""
         async with self._pool.connection() as conn:
             holder = await uploads.by_token(conn, self.token or "")
@@ -255,33 +303,10 @@ class UploadReceiver:
                     "idempotency-in-progress", "The first request with this idempotency key is still being received."
                 )
             job = await jobs.get(conn, holder[0])
-        if job is None or job.request_digest != spec.digest:
+        if job is None or job.request_digest != digest:
             metrics.idempotency("reused")
             raise Problem(
                 "idempotency-key-reused",
                 "This idempotency key belongs to an import with other parameters or another file.",
             )
         return job.id
-
-
-def check_columns(columns: Sequence[str | None], resource: Resource, *, ignores_unknown: bool) -> None:
-    """Raises `Problem` 400 that names each unknown or missing column, which would otherwise be an error of every record."""
-    faults = [
-        Fault(column, "missing_required", f"is a required column of {resource.name}")
-        for column in resource.columns
-        if column in resource.required and column not in columns
-    ]
-    if not ignores_unknown:
-        faults += [
-            Fault(column, "unknown_field", f"is not a column of {resource.name}")
-            for column in columns
-            if column not in (None, *resource.columns, *ANNOTATIONS)
-        ]
-    if faults:
-        detail = "; ".join(f"{fault.field} {fault.message}" for fault in faults)
-        raise Problem("invalid-request", f"The first line is not a header of {resource.name}: {detail}", errors=faults)
-
-
-def _digest(settings: Mapping[str, Any], sha256: bytes) -> bytes:
-    """The digest of an import's parameters and bytes, which identifies a repeated request."""
-    return hashlib.sha256(msgspec.json.encode(settings, order="sorted") + sha256).digest()

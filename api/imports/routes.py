@@ -78,8 +78,8 @@ class ErrorParameters(msgspec.Struct, kw_only=True):
 
 
 BODY = RequestBody(
-    description="A form with the part `file`; or the file itself; or a JSON object with `records`, or a JSON array of records. "
-    "The parameters are in the query, in the form, or in the object.",
+    description="A form with the part `file`; or the file itself; or a JSON object with `records` or `source`; or a JSON array "
+    "of records. The parameters are in the query, in the form, or in the object.",
     required=True,
     content={
         "multipart/form-data": OpenAPIMediaType(schema=object_schema(ImportParameters, more={"file": BINARY})),
@@ -114,7 +114,11 @@ BODY = RequestBody(
         **problem_responses(
             "invalid-request",
             "digest-mismatch",
+            "source-not-allowed",
+            "cross-origin",
+            "forbidden",
             "idempotency-in-progress",
+            "source-changed",
             "payload-too-large",
             "unsupported-format",
             "idempotency-key-reused",

@@ -31,6 +31,20 @@ class ImportFile(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
 
 
+class ImportSource(msgspec.Struct, frozen=True, kw_only=True):
+    """The object of a bucket that the file was read from; `bytes` as stored.
+
+    `verified` is the checksum that its bytes were compared with: `sha256` is `source_sha256`, `md5` is the ETag. It is null
+    without `source_sha256` if the ETag is not the MD5 of the bytes, as after a multipart upload.
+    """
+
+    url: str
+    bytes: int
+    e_tag: str
+    last_modified: datetime
+    verified: Literal["sha256", "md5"] | None
+
+
 class ImportCounts(msgspec.Struct, frozen=True, kw_only=True):
     """The results of the records; the counts add up to total_records."""
 
@@ -71,6 +85,7 @@ class ImportView(msgspec.Struct, frozen=True, kw_only=True):
     format: str
     csv_delimiter: str | None
     file: ImportFile
+    source: ImportSource | None
     columns: dict[str, str | None] | None
     total_records: int
     processed_records: int
@@ -138,6 +153,7 @@ def summary(settings: Settings, job: Import) -> ImportView:
         format=job.format,
         csv_delimiter=job.csv_delimiter if job.format == "csv" else None,
         file=ImportFile(name=job.file_name, bytes=job.file_bytes, sha256=job.file_sha256.hex()),
+        source=msgspec.convert(job.source, ImportSource | None),
         columns=job.columns,
         total_records=job.total_records,
         processed_records=job.processed,

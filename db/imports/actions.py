@@ -131,6 +131,7 @@ def child_spec(
     """The specification of a child with the whole file: its parent's parameters, except `after`, which the parent waited for."""
     return ImportSpec(
         **{name: getattr(parent, name) for name in FileSpec.__struct_fields__},
+        source=None,
         dry_run=parent.dry_run and relation == "retry",
         after_id=None,
         parent_id=parent.id,

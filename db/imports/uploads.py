@@ -1,7 +1,7 @@
 """Uploads: import jobs whose file is being received. Chunks are appended in short transactions, at the end it is sealed."""
 
 from collections.abc import Sequence
-from typing import LiteralString
+from typing import Any, LiteralString
 from uuid import UUID
 
 import msgspec
@@ -57,6 +57,8 @@ class FileSpec(msgspec.Struct, frozen=True, kw_only=True):
 class ImportSpec(FileSpec, frozen=True, kw_only=True):
     """The specification of an import whose file was received completely. `digest` is that of its parameters and bytes."""
 
+    # the object that the file was read from, as the API shows it
+    source: dict[str, Any] | None
     dry_run: bool
     after_id: UUID | None
     parent_id: UUID | None
@@ -150,6 +152,7 @@ _SEAL: LiteralString = """
         file_name = %(file_name)s,
         file_bytes = %(file_bytes)s,
         file_sha256 = %(file_sha256)s,
+        source = %(source)s,
         total_records = %(total_records)s,
         total_chunks = %(total_chunks)s,
         idempotency_token = %(idempotency_token)s,
@@ -168,7 +171,11 @@ async def seal(conn: Connection, id: UUID, spec: ImportSpec, *, endpoints: Seque
     received after the file and another job has it.
     """
     statement, parameters = deliveries.with_deliveries(_SEAL, "import", () if spec.total_records else endpoints)
-    columns = {**msgspec.structs.asdict(spec), "columns": spec.columns and Jsonb(spec.columns)}
+    columns = {
+        **msgspec.structs.asdict(spec),
+        "columns": spec.columns and Jsonb(spec.columns),
+        "source": spec.source and Jsonb(spec.source),
+    }
     try:
         cursor = await conn.execute(statement, {"id": id, **columns, **parameters})
     except UniqueViolation:

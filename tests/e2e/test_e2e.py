@@ -1,6 +1,7 @@
 """The scripts beside this file, and the commands of the documents, against a fresh service."""
 
 import asyncio
+import gzip
 import os
 import re
 import sys
@@ -39,6 +40,14 @@ async def test_the_scripts_succeed(service, tmp_path, script):
     url = (await service(worker_pool_size=2, poll_seconds=0.2, api_keys=KEY)).url
     output = await run_bash(str(HERE / f"{script}.sh"), folder=tmp_path, HOST=url, API_KEY=KEY)
     assert output.endswith(f"{script}: all as expected\n")
+
+
+async def test_the_script_for_buckets_succeeds(service, bucket, tmp_path):
+    """It succeeds against a service with a bucket for uploads."""
+    settings = bucket.settings | {"upload_dir": f"s3://{bucket.name}/uploads"}
+    url = (await service(worker_pool_size=2, poll_seconds=0.2, api_keys=KEY, **settings)).url
+    output = await run_bash(str(HERE / "bucket.sh"), folder=tmp_path, HOST=url, API_KEY=KEY)
+    assert output.endswith("bucket: all as expected\n")
 
 
 def blocks(document: str) -> list[str]:
@@ -82,9 +91,13 @@ async def test_the_tour_of_the_reference(service, tmp_path):
     assert '{"id":"' in output
 
 
-async def test_the_commands_of_the_reference(service, tmp_path):
+async def test_the_commands_of_the_reference(service, bucket, tmp_path):
     """Every command of api/README.md is answered with success."""
-    url = (await service(worker_pool_size=2, poll_seconds=0.2)).url
+    bucket.client.create_bucket(Bucket="my-bucket")
+    row = b"email,name,role,active\nbucket@example.org,B,author,true\n"
+    bucket.client.put_object(Bucket="my-bucket", Key="incoming/users.csv.gz", Body=gzip.compress(row))
+    sources = {"import_sources": "s3://my-bucket/incoming", "upload_dir": "s3://my-bucket/uploads"}
+    url = (await service(worker_pool_size=2, poll_seconds=0.2, **(bucket.settings | sources))).url
     (tmp_path / "users.csv").write_text("email,name,role,active\ncsv@example.org,C,author,true\n")
     (tmp_path / "users.ndjson").write_text('{"email":"n@example.org","name":"N","role":"reader","active":true}\n')
     (tmp_path / "articles.ndjson").write_text("")

@@ -29,6 +29,8 @@ class Ended(Exception):
 
 def code_of(error: errors.BulkError) -> int:
     """The exit code for a failed request."""
+    if isinstance(error, errors.Forbidden) and error.type == "source-not-allowed":
+        return USAGE
     if isinstance(error, errors.Unauthorized | errors.Forbidden):
         return KEY
     if isinstance(error, errors.InvalidRequest | errors.NotFound):

@@ -14,7 +14,7 @@ from api.client.command.failure import Usage
 from api.client.command.progress import Reporter
 from api.client.command.session import Session, common
 from api.client.command.wording import ErrorBudget
-from api.client.source import ImportFormat
+from api.client.source import ImportFormat, is_object
 
 STDIN = "-"
 STDOUT = "-"
@@ -71,6 +71,9 @@ def import_(
     """Import a file, or stdin, and wait until it is done.
 
     The same command continues the same job: after a crash or a lost connection, repeat it, and nothing is imported twice.
+
+    FILE may be s3://bucket/key, which the service reads itself. A repeated command then imports it again, unless it has the same
+    --key-for-retry.
     """
     following = {name: options.pop(name) for name in ("detach", "wait_seconds", "cancel_on_interrupt")}
     if check_first and following["detach"]:
@@ -91,7 +94,7 @@ def import_(
         "repairs": state.resolve(session.client.url, repairs, "import") if repairs else None,
         **(budget or {}),
     }
-    if file != STDIN and not Path(file).is_file():
+    if file != STDIN and not is_object(file) and not Path(file).is_file():
         raise Usage(f"There is no file {file}.", "bulk import FILE, or - for stdin")
     job = send(
         session,
@@ -113,8 +116,13 @@ def import_(
 
 
 def send(session: Session, file: str, **options: Any) -> Job:
-    """Uploads a file or stdin with a progress bar. Ctrl-C stops the upload, and then nothing is imported."""
+    """Uploads a file or stdin with a progress bar. Ctrl-C stops the upload, and then nothing is imported.
+
+    An object of a bucket is read by the service, which Ctrl-C does not stop.
+    """
     data: str | BinaryIO = sys.stdin.buffer if file == STDIN else file
+    if is_object(file):
+        session.say(f"The service reads {file}.")
     try:
         with Reporter(session) as reporter:
             return session.client.import_file(
@@ -123,9 +131,12 @@ def send(session: Session, file: str, **options: Any) -> Job:
     except PermissionError as error:
         raise Usage(f"{file} cannot be read: {error.strerror}.", None) from None
     except KeyboardInterrupt:
-        session.err.print(
-            "Interrupted while sending. Nothing was imported; repeat the command to start again.", markup=False
+        consequence = (
+            "The service reads the object to its end; see bulk jobs."
+            if is_object(file)
+            else "Nothing was imported; repeat the command to start again."
         )
+        session.err.print(f"Interrupted while sending. {consequence}", markup=False)
         raise failure.Ended(failure.INTERRUPTED) from None
 
 

@@ -51,6 +51,7 @@ def show(session: Session, job: Job) -> None:
             "file",
             f"{name or 'no name'}, {bytes_text(file.get('bytes'))}, sha256 {file['sha256'][:12]}…" if file else None,
         ),
+        ("source", (job.data.get("source") or {}).get("url")),
         ("created", local_time(job.data["created_at"])),
         ("took", seconds_between(job.data["started_at"], job.data["finished_at"])),
         ("repairs", job.data.get("parent_id")),

@@ -165,6 +165,7 @@ export function facts(job, { isWide }) {
     <dl class=${isWide ? "facts two" : "facts"}>
       ${fact("Resource", html`<a href=${`/ui/resources/${job.resource}`}>${job.resource}</a>`)} ${fact("Mode", job.mode)}
       ${fact("Format", job.format.toUpperCase())} ${fact("Size", html`${format.bytes(job.file.bytes)}, unpacked`)}
+      ${job.source ? fact("Source", html`<code>${job.source.url}</code>`) : nothing}
       ${fact("Created", exactTime(job.created_at))} ${job.created_by ? fact("By", job.created_by) : nothing}
       ${job.started_at ? fact("Started", exactTime(job.started_at)) : nothing}
       ${job.finished_at ? fact("Finished", exactTime(job.finished_at)) : nothing}

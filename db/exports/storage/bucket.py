@@ -1,8 +1,7 @@
 """Storage in a bucket of S3 or a compatible service.
 
-obstore reads credentials, region and endpoint from the AWS_* variables. A file is one multipart upload, which becomes visible
-when it is completed. The parts of a killed process cannot be read or listed as a file; a lifecycle rule of the bucket
-(AbortIncompleteMultipartUpload) removes them.
+A file is one multipart upload, which becomes visible when it is completed. The parts of a killed process cannot be read or
+listed as a file; a lifecycle rule of the bucket (AbortIncompleteMultipartUpload) removes them.
 """
 
 import asyncio
@@ -14,6 +13,8 @@ from typing import Any
 import obstore
 from obstore.store import S3Store
 
+from db import buckets
+
 # S3 allows 10,000 parts per file, so the largest file is 160 GB; an upload holds three parts in memory
 PART_BYTES = 16 * 1024 * 1024
 PARTS_AT_ONCE = 2
@@ -23,7 +24,6 @@ BLOCK_BYTES = 4 * 1024 * 1024
 # the limit of one request, and the limit of one call with its retries
 REQUEST_SECONDS_MAX = 30
 RETRY_SECONDS_MAX = 60
-RETRIES_MAX = 4
 PRESIGNED_URL_SECONDS = 600
 
 # No file has this prefix. Listing it is the cheapest request that checks endpoint, credentials and bucket.
@@ -38,16 +38,7 @@ class Bucket:
     """`url` is s3://bucket/prefix."""
 
     def __init__(self, url: str) -> None:
-        self.store = S3Store.from_url(
-            url,
-            # AWS_ENDPOINT_URL decides between http and https
-            client_options={
-                "timeout": timedelta(seconds=REQUEST_SECONDS_MAX),
-                "connect_timeout": timedelta(seconds=5),
-                "allow_http": True,
-            },
-            retry_config={"max_retries": RETRIES_MAX, "retry_timeout": timedelta(seconds=RETRY_SECONDS_MAX)},
-        )
+        self.store = buckets.store(url, request_seconds_max=REQUEST_SECONDS_MAX, retry_seconds_max=RETRY_SECONDS_MAX)
 
     @asynccontextmanager
     async def writer(self, name: str, *, media_type: str, download_name: str) -> AsyncIterator["_Upload"]:

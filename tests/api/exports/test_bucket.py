@@ -3,14 +3,10 @@
 import asyncio
 import hashlib
 import re
-from dataclasses import dataclass
-from typing import Any
 
-import boto3
 import httpx
 import psycopg
 import pytest
-from moto.server import ThreadedMotoServer
 
 from db import queue
 from db.exports import jobs
@@ -21,49 +17,6 @@ from tests.support.eventually import PATIENCE_SECONDS, eventually
 from tests.support.exports import EXPORTS, SEVERAL, STREAM, completed, create, many_articles, resume, stall, write
 from workers import exports, maintenance
 from workers.worker import Worker
-
-KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "aws_region": "us-east-1"}
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """A bucket of the test's own."""
-
-    endpoint: str
-    name: str
-    client: Any
-
-    @property
-    def settings(self) -> dict[str, str]:
-        """For a service: it and its libraries read them from the environment."""
-        return KEYS | {"aws_endpoint_url": self.endpoint, "export_dir": f"s3://{self.name}/some/exports"}
-
-    def names(self) -> list[str]:
-        return [found["Key"] for found in self.client.list_objects_v2(Bucket=self.name).get("Contents", [])]
-
-    def uploads(self) -> list[str]:
-        """The uploads that were begun and neither completed nor aborted."""
-        return [found["Key"] for found in self.client.list_multipart_uploads(Bucket=self.name).get("Uploads", [])]
-
-
-@pytest.fixture(scope="module")
-def s3():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def bucket(s3, request, monkeypatch):
-    for name, value in (KEYS | {"aws_endpoint_url": s3}).items():
-        monkeypatch.setenv(name.upper(), value)
-    client = boto3.client("s3", endpoint_url=s3, region_name="us-east-1")
-    # settings are what a storage is remembered by, so no two tests may share a bucket
-    name = re.sub("[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:60]
-    client.create_bucket(Bucket=name)
-    return Bucket(s3, name, client)
 
 
 def settings(bucket, **more) -> Settings:
