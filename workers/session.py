@@ -17,7 +17,8 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-BACKOFF_SECONDS_MAX = 5.0
+# short, because the time until the next attempt is added to that of a failover
+BACKOFF_SECONDS_MAX = 2.0
 
 
 async def serve(

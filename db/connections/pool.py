@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
@@ -16,10 +17,13 @@ Connection: TypeAlias = AsyncConnection[TupleRow]
 Pool: TypeAlias = AsyncConnectionPool[MonitoredConnection]
 
 CONNECT_SECONDS = 5
+# for each of several servers: one that has vanished must not delay the next
+CONNECT_SECONDS_OF_SEVERAL = 2
 
-# The client's side of the line. No tcp_user_timeout here: it would also end a COPY whose reader waits for a lock.
+# The client's side of the line. tcp_user_timeout: a server that has vanished with data on the way is noticed before another one
+# becomes the primary. It also ends a COPY that the server does not read, so it is longer than the server waits for a lock.
 LINE: dict[str, Any] = {
-    "connect_timeout": CONNECT_SECONDS,
+    "tcp_user_timeout": 15_000,
     "client_encoding": "UTF8",
     "keepalives_idle": 5,
     "keepalives_interval": 2,
@@ -59,7 +63,10 @@ def conninfo(settings: Settings) -> str:
 async def connect(settings: Settings, *, name: str) -> Connection:
     """One connection outside of any pool, in autocommit: a transaction is always a block."""
     kind = PgBouncerConnection if settings.database_pooler == "transaction" else MonitoredConnection
-    conn = await kind.connect(conninfo(settings), autocommit=True, application_name=name, **LINE)
+    url = conninfo(settings)
+    conn = await kind.connect(
+        url, autocommit=True, application_name=name, connect_timeout=_connect_seconds(url), **LINE
+    )
     await configure(conn, statement_seconds=settings.statement_seconds)
     return conn
 
@@ -87,7 +94,7 @@ def _pool(url: str, settings: Settings, *, name: str, monitor: ConnectionMonitor
         url,
         monitor=monitor,
         connection_class=PgBouncerConnection if settings.database_pooler == "transaction" else MonitoredConnection,
-        kwargs={"autocommit": True, "application_name": name, **LINE},
+        kwargs={"autocommit": True, "application_name": name, "connect_timeout": _connect_seconds(url), **LINE},
         configure=partial(configure, statement_seconds=settings.statement_seconds),
         min_size=size_min,
         max_size=size_max,
@@ -96,6 +103,11 @@ def _pool(url: str, settings: Settings, *, name: str, monitor: ConnectionMonitor
         reconnect_timeout=3,
         open=False,
     )
+
+
+def _connect_seconds(url: str) -> int:
+    """The time limit of a connection attempt to one server."""
+    return CONNECT_SECONDS_OF_SEVERAL if "," in str(conninfo_to_dict(url).get("host", "")) else CONNECT_SECONDS
 
 
 async def configure(conn: Connection, *, statement_seconds: float = 60.0) -> None:

@@ -1,10 +1,12 @@
 """The pool after a restart of the server, and the settings of sessions."""
 
 import asyncio
+import socket
 from datetime import UTC, datetime
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.sql import SQL, Identifier
 
 from db import health, migrate
@@ -43,6 +45,19 @@ END_SESSIONS = """
 async def hold(pool_of_api: pool.Pool, taken: asyncio.Barrier) -> None:
     async with pool_of_api.connection():
         await taken.wait()
+
+
+@pytest.mark.timing
+async def test_a_server_that_has_vanished_does_not_delay_the_next(database_url):
+    """Of several servers in the URL, one that does not respond is skipped after 2 s."""
+    known = conninfo_to_dict(database_url)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        several = make_conninfo(
+            database_url, host=f"127.0.0.1,{known['host']}", port=f"{silent.getsockname()[1]},{known['port']}"
+        )
+        conn = await asyncio.wait_for(pool.connect(Settings(database_url=several), name="patient"), 4)
+        async with conn:
+            assert conn.info.port == int(str(known["port"]))
 
 
 @pytest.fixture
