@@ -5,15 +5,16 @@ PYTHON := .venv/bin/python
 TEST_PROCESSES ?= 4
 # the size of `make bench`: smoke, quick or full
 SIZE ?= quick
-# the random seed of `make chaos`, and the duration of `make soak`
+# the random seed of `make chaos` and `make cluster`, the hits in each scenario of the latter, and the duration of `make soak`
 SEED ?= 1
+ROUNDS ?= 1
 MINUTES ?= 10
 
 # the Procfile runs `python`
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test test-fast clients e2e check fix bench chaos soak lock vendor pictures migrate-up migrate-down db-start db-stop audit psql \
+.PHONY: help install run demo test test-fast clients e2e check fix bench chaos cluster soak lock vendor pictures migrate-up migrate-down db-start db-stop audit psql \
 	monitoring-start monitoring-stop clean
 
 help: ## list the targets
@@ -60,6 +61,9 @@ bench: .venv/installed-dev ## measure against PostgreSQL's own tools: SIZE=quick
 
 chaos: .venv/installed-dev ## kill, suspend and disconnect processes under load, and audit the result; SEED=1
 	@$(PYTHON) -m tests.chaos --seed $(SEED)
+
+cluster: .venv/installed-dev ## kill, cut off and switch over the nodes of a PostgreSQL cluster under load, as root; SEED=1 ROUNDS=1
+	@$(PYTHON) -m tests.cluster --seed $(SEED) --rounds $(ROUNDS)
 
 soak: .venv/installed-dev ## run under load for MINUTES=10, and check that memory and tables do not grow
 	@$(PYTHON) -m tests.chaos.soak $(MINUTES)

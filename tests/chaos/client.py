@@ -27,16 +27,21 @@ class Unexpected(Exception):
 
 
 class Client:
-    """`answers` counts the responses by status; `no response` stands for connections that were refused or broke."""
+    """`answers` counts the responses by status; `no response` stands for connections that were refused or broke.
+
+    `slowest_seconds` is the longest time that a request has taken, with or without a response; it may be reset.
+    """
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         self.http = http
         self.answers: Counter[str] = Counter()
+        self.slowest_seconds = 0.0
 
     async def ask(self, method: str, path: str, *, content: Content = None, **options: Any) -> httpx.Response:
         """Repeats a request while the error is temporary. Raises `Unexpected` for an internal error or a timeout."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
+            began = time.monotonic()
             try:
                 body = content() if callable(content) else content
                 response = await self.http.request(method, path, content=body, **options)
@@ -46,6 +51,8 @@ class Client:
                 self.answers[str(response.status_code)] += 1
                 if not _is_temporary(response):
                     return response
+            finally:
+                self.slowest_seconds = max(self.slowest_seconds, time.monotonic() - began)
             await asyncio.sleep(RETRY_SECONDS * random.uniform(0.5, 1.5))
         raise Unexpected(f"{method} {path} got no response within {PATIENCE_SECONDS} s")
 

@@ -31,12 +31,15 @@ LOG_LINE_CHARACTERS_MAX = 1000
 
 
 class Environment:
-    """What the faults and the load share. `fault_counts` counts the faults by name."""
+    """What the faults and the load share. `fault_counts` counts the faults by name.
+
+    `server` is None if the faults of PostgreSQL are not those of `faults`.
+    """
 
     def __init__(
-        self, server: Server, service: Service, client: Client, *, seed: str, log: Callable[[str], None]
+        self, server: Server | None, service: Service, client: Client, *, seed: str, log: Callable[[str], None]
     ) -> None:
-        self.server = server
+        self._server = server
         self.service = service
         self.client = client
         self.seed = seed
@@ -49,6 +52,11 @@ class Environment:
         self._processes = {"api": service.api, "workers": service.workers}
         self._frozen: set[int] = set()
         self._kept: AsyncConnection[DictRow] | None = None
+
+    @property
+    def server(self) -> Server:
+        assert self._server is not None, "the server is not one that faults can stop"
+        return self._server
 
     @property
     def api(self) -> Process:

@@ -35,12 +35,14 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
 class Load:
     """Lanes, each of which runs one request after the other. `wrong` has one line for each unexpected result.
 
-    `jobs` are the ids of all imports, `overwritten` those whose rows a later one has changed.
+    `jobs` are the ids of all imports, `overwritten` those whose rows a later one has changed. `first_lane` is the number of the
+    first importing client, from which its files and keys derive.
     """
 
-    def __init__(self, env: Environment, size: Size) -> None:
+    def __init__(self, env: Environment, size: Size, *, first_lane: int = 0) -> None:
         self.env = env
         self.size = size
+        self.first_lane = first_lane
         self.jobs: set[str] = set()
         self.overwritten: set[str] = set()
         self.records = 0
@@ -62,9 +64,13 @@ class Load:
     @asynccontextmanager
     async def running(self, *, exporting: bool, pause_seconds: float) -> AsyncIterator[None]:
         """Keeps all lanes busy, with pauses; at the end each finishes its current task, within a generous limit."""
-        lanes = [self._lane(f"import {number}", self._import, pause_seconds) for number in range(self.size.lanes)]
+        first = self.first_lane
+        lanes = [self._lane(f"import {first + n}", self._import, pause_seconds) for n in range(self.size.lanes)]
         if exporting:
-            lanes += [self._lane("export", self._export, pause_seconds), self._lane("stream", self._stream, 0.5)]
+            lanes += [
+                self._lane(f"export {first}", self._export, pause_seconds),
+                self._lane("stream", self._stream, 0.5),
+            ]
         tasks = [asyncio.create_task(lane) for lane in lanes]
         try:
             yield

@@ -7,24 +7,32 @@ TEST_REQUIRED names the program, the test fails instead: a machine that promises
 import os
 import re
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 
+# where `make cluster` installs it
+PATRONI = Path(sys.prefix) / "patroni"
 # Debian installs some of them in a folder that is only in root's PATH
-SEARCHED = f"{os.environ.get('PATH', '')}:/usr/sbin"
+SEARCHED = f"{os.environ.get('PATH', '')}:/usr/sbin:{PATRONI / 'bin'}"
 # programs with more than one name
 NAMES = {"chromium": ("chromium", "chromium-browser", "google-chrome")}
 # the Debian packages, where the name differs from that of the program
 PACKAGES = {
     "promtool": "prometheus",
+    "etcd": "etcd-server",
+    "ip": "iproute2",
     "java": "default-jdk-headless",
     "node": "nodejs",
     "go": "golang-go",
     "systemd-analyze": "systemd",
     "docker": "docker.io",
 }
+# those that are not Debian's
+INSTALLED_BY = {"patroni": "make cluster installs it"}
 REASON = re.compile(r"needs ([\w-]+)$")
 
 
@@ -47,6 +55,6 @@ def summary(reasons: Iterable[str]) -> list[str]:
     missing = Counter(match[1] for reason in reasons if (match := REASON.search(reason)))
     return [
         f"left out {count} {'test' if count == 1 else 'tests'}: {program} is not installed "
-        f"(Debian: apt install {PACKAGES.get(program, program)})"
+        f"({INSTALLED_BY.get(program) or f'Debian: apt install {PACKAGES.get(program, program)}'})"
         for program, count in sorted(missing.items())
     ]

@@ -22,7 +22,7 @@ from tests.support.eventually import PATIENCE_SECONDS, eventually
 
 # the variables that the processes inherit from the test run; all others are set by the test
 INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "COVERAGE_PROCESS_CONFIG")
-LISTENING = re.compile(r"http://127\.0\.0\.1:\d+")
+LISTENING = re.compile(r"http://\d+\.\d+\.\d+\.\d+:\d+")
 
 
 _die_with_parent = embedded.die_with_parent(signal.SIGTERM)
@@ -36,14 +36,14 @@ def _prepare_child() -> None:
 
 
 class Process:
-    """One process of the service. Its output goes to the file `log`."""
+    """One process of the service. Its output goes to the file `log`. `prefix` is that of its command line."""
 
-    def __init__(self, module: str, environment: dict[str, str], log: Path) -> None:
+    def __init__(self, module: str, environment: dict[str, str], log: Path, *, prefix: Sequence[str] = ()) -> None:
         self.module = module
         self.log = log
         with log.open("ab") as output:
             self.popen = subprocess.Popen(
-                [sys.executable, "-m", module],
+                [*prefix, sys.executable, "-m", module],
                 cwd=ROOT,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -110,9 +110,14 @@ class Service:
 
 @asynccontextmanager
 async def running_service(
-    folder: Path, database: str, *, run: Sequence[str] = ("api", "workers"), **settings: object
+    folder: Path,
+    database: str,
+    *,
+    run: Sequence[str] = ("api", "workers"),
+    prefix: Sequence[str] = (),
+    **settings: object,
 ) -> AsyncIterator[Service]:
-    """Starts what `run` names, waits until the API is live, and stops it all at the end.
+    """Starts what `run` names, with `prefix` before the command lines, waits until the API is live, and stops it all at the end.
 
     `settings` are fields of `Settings`: `running_service(folder, url, worker_pool_size=4, batch_size=100)`. The environment
     of the test run has no effect on them. The kernel chooses the port unless `http_port` is given; HTTP_PORT in
@@ -127,7 +132,7 @@ async def running_service(
     }
     environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
     environment |= {name.upper(): str(value) for name, value in (defaults | settings).items()}
-    processes = {module: Process(module, environment, folder / f"{module}.log") for module in run}
+    processes = {module: Process(module, environment, folder / f"{module}.log", prefix=prefix) for module in run}
     try:
         api, workers = processes.get("api"), processes.get("workers")
         url = await eventually(lambda: live_url(api)) if api else ""
