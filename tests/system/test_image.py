@@ -26,12 +26,14 @@ email,name,role,active
 grace@example.org,Grace Hopper,author,true
 linus@example,Linus,reader,true
 """
-# corrects what is refused, and prints the users that are then stored
+# corrects what is refused, prints the users that are then stored, and imports them once more from a workbook
 MAIN_JOB = """\
 bulk import users.csv --resource users --allow-refused
 EDITOR='sed -i s/linus@example,/linus@example.org,/' bulk fix last
 bulk export users --format csv --output /tmp/users.csv
 cut -d , -f 2-5 /tmp/users.csv
+bulk export users --output /tmp/users.xlsx
+bulk import /tmp/users.xlsx --resource users --mode upsert
 """
 
 
@@ -159,7 +161,8 @@ def containers(image, empty_database_url, tmp_path) -> Iterator[Docker]:
 @pytest.mark.parametrize("init", [(), ("--init",)], ids=["as process 1", "below an init process"])
 async def test_the_image_does_the_main_job(containers, tmp_path, init):
     """Without root, capabilities, or a writable image: a file with a refused record is imported, corrected and exported by
-    `bulk`. Both health checks pass, and `docker stop` lets both processes end in order."""
+    `bulk`, also as a workbook, which a process of its own reads. Both health checks pass, and `docker stop` lets both processes
+    end in order."""
     assert "applied 0001" in containers.run("migrate", options=init)
     api = containers.run("api", options=("--detach", *init))
     workers = containers.run("workers", options=("--detach", *init))

@@ -185,7 +185,8 @@ def test_systemd_accepts_the_units(tmp_path):
         # verify looks for the program
         unit.write_text(unit.read_text().replace(INSTALLED, sys.executable))
     verified = run("systemd-analyze", "verify", *map(str, units))
-    assert (verified.returncode, verified.stderr) == (0, "")
+    # it may have warnings about units of this machine
+    assert (verified.returncode, [line for line in verified.stderr.splitlines() if "bulk-" in line]) == (0, [])
     rated = run("systemd-analyze", "security", "--offline=true", "--threshold=20", *map(str, units))
     assert rated.returncode == 0, rated.stdout + rated.stderr
 
