@@ -8,7 +8,7 @@ from tests.support.eventually import eventually
 from tests.support.exports import EXPORTS
 from tests.support.factories import rows
 from tests.support.probes import get
-from tests.support.webhooks import UNREACHABLE, setting
+from tests.support.webhooks import SECRET, UNREACHABLE, receiving, response, setting
 
 USERS = USERS_HEADER + user_row(1)
 
@@ -50,27 +50,27 @@ async def test_a_file_without_records_has_its_delivery(service):
 
 async def test_an_unsuccessful_delivery_is_shown_and_counted(service):
     """The job has the reason; a scrape has the attempts and what waits. No line of a log has the URL or a secret."""
-    secret = UNREACHABLE["secrets"][0]
-    webhooks = setting({**UNREACHABLE, "url": "http://127.0.0.1:1/t0ken"})
-    running = await service(worker_pool_size=1, log_level="debug", webhooks=webhooks)
-    async with api_client.connected(running) as api:
-        job = await api.finished(await post_users(api, USERS))
+    async with receiving(*[response(500)] * 100) as receiver:
+        running = await service(worker_pool_size=1, log_level="debug", webhooks=setting(receiver.endpoint()))
+        async with api_client.connected(running) as api:
+            job = await api.finished(await post_users(api, USERS))
 
-        async def attempted():
-            [shown] = (await api.get(f"/{job['id']}")).json()["webhooks"]
-            return shown if shown["state"] == "pending" and shown["attempts"] else None
+            async def attempted():
+                [shown] = (await api.get(f"/{job['id']}")).json()["webhooks"]
+                return shown if shown["state"] == "pending" and shown["attempts"] else None
 
-        shown = await eventually(attempted)
-        assert shown["error"].startswith("ConnectError: ")
-        text = (await get(f"{running.url}/metrics")).text
-        assert 'bulk_webhooks_waiting{endpoint="unreachable"} 1.0' in text
-        assert 'bulk_webhooks_oldest_seconds{endpoint="unreachable"}' in text
-        assert 'bulk_webhook_attempts_total{endpoint="unreachable",result="retried"}' in text
-        assert 'bulk_webhook_attempts_total{endpoint="unreachable",result="failed"} 0.0' in text
-        [line] = running.workers.logged("webhook not delivered")
-        assert (line["endpoint"], line["error"]) == ("unreachable", shown["error"])
+            shown = await eventually(attempted)
+            assert (shown["response_status"], shown["error"]) == (500, "HTTP 500")
+            text = (await get(f"{running.url}/metrics")).text
+            assert 'bulk_webhooks_waiting{endpoint="crm"} 1.0' in text
+            assert 'bulk_webhooks_oldest_seconds{endpoint="crm"}' in text
+            assert 'bulk_webhook_attempts_total{endpoint="crm",result="retried"}' in text
+            assert 'bulk_webhook_attempts_total{endpoint="crm",result="failed"} 0.0' in text
+            [line] = running.workers.logged("webhook not delivered")
+            assert (line["endpoint"], line["error"]) == ("crm", "HTTP 500")
+    assert "t0ken" in receiver.requests[0].line
     for process in (running.api, running.workers):
-        assert not [word for word in ("t0ken", secret) if word in process.output]
+        assert not [word for word in ("t0ken", SECRET) if word in process.output]
 
 
 async def test_without_webhooks_there_is_nothing(service):

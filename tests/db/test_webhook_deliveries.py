@@ -1,6 +1,7 @@
 """The queue of webhook deliveries: rows that come with the end of a job, claims, leases, results."""
 
 import asyncio
+import re
 from uuid import UUID, uuid4
 
 import pytest
@@ -13,6 +14,7 @@ from db.imports import actions, completion, jobs, retention
 from db.imports.budget import apply_error_budget
 from db.webhooks import deliveries
 from db.webhooks.endpoints import EVENTS, Endpoint
+from tests.support import ROOT
 from tests.support.exports import create
 from tests.support.factories import blocked, claim, perform, queued, rows, users
 from tests.support.webhooks import SECRET
@@ -209,6 +211,18 @@ async def test_a_delivery_that_is_given_back_has_made_no_attempt(conn):
     delivery = await one_due(conn)
     await deliveries.give_back(conn, delivery)
     assert (await one_due(conn)).attempts == 1
+
+
+async def test_a_failed_delivery_can_be_sent_again(conn):
+    """By the statement of db/README.md: with the same id, and with all attempts before it."""
+    id = await ended(conn, CRM)
+    failed = await one_due(conn)
+    await deliveries.retry(conn, failed, response_status=410, error="HTTP 410", delay_seconds=None)
+    text = (ROOT / "db" / "README.md").read_text()
+    [statement] = re.findall(r"^UPDATE webhook_deliveries\n.+?;", text, re.DOTALL | re.MULTILINE)
+    await conn.execute(statement.replace("…", str(id)))
+    again = await one_due(conn)
+    assert (again.id, again.attempts, again.created_at > failed.created_at) == (failed.id, 1, True)
 
 
 async def test_deliveries_are_deleted_with_their_job(conn):

@@ -1,6 +1,8 @@
 """Webhooks: the setting and its errors, the signatures, the delays between attempts."""
 
 import json
+import re
+import subprocess
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -11,6 +13,8 @@ from db import settings
 from db.settings import SettingsError
 from db.webhooks.deliveries import Delivery
 from db.webhooks.endpoints import EVENTS, Endpoint
+from tests.support import ROOT
+from tests.support.eventually import PATIENCE_SECONDS
 from tests.support.webhooks import OTHER_SECRET, SECRET
 from workers.webhooks.request import Reply, headers
 from workers.webhooks.schedule import SECONDS_MAX, delay_seconds, next_delay_seconds
@@ -66,6 +70,22 @@ def test_endpoints_are_read_from_json():
     assert (len(audit.keys), audit.events) == (2, ("export.failed",))
     assert settings.read({}).webhook_endpoints == ()
     assert settings.read({"WEBHOOKS": "[]"}).webhook_endpoints == ()
+
+
+@pytest.mark.needs("openssl")
+def test_the_example_of_the_readme_is_valid():
+    """Its command sets WEBHOOKS to one endpoint with a new secret."""
+    text = (ROOT / "README.md").read_text()
+    [command] = re.findall(r"^export WEBHOOKS=.+?(?=^```)", text, re.DOTALL | re.MULTILINE)
+    done = subprocess.run(
+        ["sh", "-c", f'{command}printf %s "$WEBHOOKS"'],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+    )
+    [crm] = settings.read({"WEBHOOKS": done.stdout}).webhook_endpoints
+    assert (crm.name, [len(key) for key in crm.keys], len(crm.events)) == ("crm", [32], 3)
 
 
 @pytest.mark.parametrize(("message", "members"), BAD.items())

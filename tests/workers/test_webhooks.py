@@ -113,6 +113,25 @@ async def test_the_end_of_an_import_is_sent(conn, database_url):
     assert not [word for word in (b"private", b"ada", b"example.com", b"none") if word in request.body]
 
 
+async def test_the_process_is_notified(conn, database_url):
+    """It sends a delivery when the job ends, not at its next poll."""
+    async with receiving() as receiver, delivering(database_url, receiver.endpoint(), poll_seconds=4 * LONG_SECONDS):
+        # it has looked for deliveries, and waits
+        await eventually(lambda: rows(conn, IDLE))
+        await ended(conn, receiver.endpoint())
+        await receiver.received(1)
+
+
+IDLE = """
+    SELECT 1
+    FROM pg_stat_activity
+    WHERE datname = current_database()
+        AND application_name LIKE 'bulk webhooks %%'
+        AND state = 'idle'
+        AND query LIKE '%%UPDATE webhook_deliveries%%'
+"""
+
+
 async def test_while_a_secret_is_replaced_both_sign(conn, database_url):
     """A request has a signature of each secret, so that a receiver may know either of them."""
     async with receiving() as receiver:
@@ -147,7 +166,7 @@ NO_RESPONSE = "RemoteProtocolError: Server disconnected without sending a respon
 @pytest.mark.parametrize(
     ("reply", "status", "error"),
     [
-        (response(500), 500, "HTTP 500"),
+        (response(500, "Set-Cookie: session=1"), 500, "HTTP 500"),
         (response(404, body=b"x" * 1_000_000), 404, "HTTP 404"),
         (response(302, "Location: /other"), 302, "HTTP 302, and redirects are not followed"),
         (CLOSE, None, NO_RESPONSE),
@@ -156,7 +175,7 @@ NO_RESPONSE = "RemoteProtocolError: Server disconnected without sending a respon
     ],
 )
 async def test_a_failed_attempt_is_repeated_with_the_same_id(conn, database_url, reply, status, error):
-    """The reason of the failed attempt is shown. The next one has a new signature of the same body."""
+    """The reason of the failed attempt is shown. The next one has a new signature of the same body, and no cookie."""
     async with receiving(reply) as receiver, delivering(database_url, receiver.endpoint()):
         await ended(conn, receiver.endpoint())
         assert await delivery(conn, "pending", attempts=1) == (status, error)
@@ -165,6 +184,7 @@ async def test_a_failed_attempt_is_repeated_with_the_same_id(conn, database_url,
         assert await delivery(conn, "delivered", attempts=2) == (204, None)
     assert (first.id, first.body) == (second.id, second.body)
     assert first.event() == second.event()
+    assert "cookie" not in second.headers
 
 
 async def test_a_request_has_a_time_limit(conn, database_url):
