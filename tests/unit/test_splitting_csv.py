@@ -1,59 +1,12 @@
 """Splitting of CSV into records: quotes, delimiters, line ends, headers."""
 
-import re
-
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from api.imports.splitting import Unreadable
+from tests.support import csv_reference
 from tests.support.splitting import CSV, RECORD_MAX, SOUND_CSV, read, split
-
-
-def reference_record(data, start, limit):
-    """The end of the CSV record at `start`, found character by character."""
-    line_end = data.index(b"\n", start) + 1
-    state = "start"
-    for position in range(start, min(len(data), start + limit + 1)):
-        char = data[position : position + 1]
-        if state == "quoted":
-            state = "quote" if char == b'"' else "quoted"
-        elif char == b"\n" and state != "return":
-            return position + 1
-        elif state == "return":
-            return position + 1 if char == b"\n" else line_end
-        elif char == b",":
-            state = "start"
-        elif char == b'"':
-            if state == "plain":
-                return line_end
-            state = "quoted"
-        elif state == "quote":
-            if char != b"\r":
-                return line_end
-            state = "return"
-        else:
-            state = "plain"
-    return line_end
-
-
-def reference(data, limit):
-    data = data if data.endswith(b"\n") or not data else data + b"\n"
-    found, position = [], 0
-    while position < len(data):
-        line = data.count(b"\n", 0, position) + 1
-        line_end = data.index(b"\n", position) + 1
-        if line_end - 1 - position > limit:
-            kept = data[position : position + limit + 1]
-            found.append((line, re.sub(rb"\r\Z", b" ", kept) + b"\n"))
-            position = line_end
-        elif not data[position:line_end].strip(b" \t\r\n"):
-            position = line_end
-        else:
-            end = reference_record(data, position, limit)
-            found.append((line, data[position:end]))
-            position = end
-    return found
 
 
 @given(rows=CSV | SOUND_CSV, limit=st.integers(4, 40), sizes=st.lists(st.integers(0, 9)))
@@ -67,7 +20,7 @@ def test_csv_is_split_as_by_a_reference_implementation(rows, limit, sizes):
     data = b"id,b\n" + rows
     _, chunks = split("csv", data, sizes=sizes, record_max_bytes=limit, batch_size=3)
     found = [(chunk.line(i), record) for chunk in chunks for i, record in enumerate(chunk.slices())]
-    assert found == reference(data, limit)[1:]
+    assert found == csv_reference.records(data, limit)[1:]
 
 
 @pytest.mark.parametrize(

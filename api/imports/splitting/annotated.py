@@ -29,6 +29,10 @@ class AnnotatedChunkBuilder(ChunkBuilder):
                 self.unannotated.append(line)
         super().add(record, annotated)
 
+    def add_records(self, records: Sequence[bytes], lines: Sequence[int]) -> None:
+        for record, line in zip(records, lines, strict=True):
+            self.add(record, line)
+
     def add_lines(self, data: bytes, line: int) -> int:
         records = data.split(b"\n")[:-1]
         for number, record in enumerate(records, start=line):

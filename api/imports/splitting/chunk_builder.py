@@ -1,5 +1,6 @@
 """Groups records into chunks."""
 
+from collections.abc import Sequence
 from itertools import accumulate
 
 from db.imports.payload import Chunk
@@ -34,8 +35,8 @@ class ChunkBuilder:
         self._batch_size = batch_size
         self._max_bytes = max_bytes
         self._ready: list[Chunk] = []
-        # the open chunk: runs of (line of the first record, records, bytes)
-        self._runs: list[tuple[int, int, bytes]] = []
+        # the open chunk: runs of (lines of the records, their lengths, bytes); without lengths, each record is one line
+        self._runs: list[tuple[Sequence[int], Sequence[int] | None, bytes]] = []
         self._count = 0
         self._size = 0
         # whether each of its records is one line, and these lines are consecutive
@@ -52,7 +53,22 @@ class ChunkBuilder:
         if self._count and (self._size + size > self._max_bytes or self._is_far(line)):
             self.close()
             size = len(record)
-        self._append(record, 1, size, line, is_plain=not self.separator and record.count(b"\n") == 1)
+        is_plain = not self.separator and record.count(b"\n") == 1
+        self._append(record, (line,), (len(record),), size, is_plain=is_plain)
+
+    def add_records(self, records: Sequence[bytes], lines: Sequence[int]) -> None:
+        """Adds many records, which start at these physical lines. For a builder without a separator."""
+        position = 0
+        while position < len(records):
+            part = slice(position, position + self._batch_size - self._count)
+            data, at = b"".join(records[part]), lines[part]
+            if self._size + len(data) > self._max_bytes or (self._count and self._is_far(at[-1])):
+                for record, line in zip(records[part], at, strict=True):
+                    self.add(record, line)
+            else:
+                is_plain = data.count(b"\n") == len(at) and [*at] == [*range(at[0], at[0] + len(at))]
+                self._append(data, at, list(map(len, records[part])), len(data), is_plain=is_plain)
+            position += len(at)
 
     def add_lines(self, data: bytes, line: int) -> int:
         """Adds many records, each of them one line of `data`, the first at the physical line `line`.
@@ -67,7 +83,7 @@ class ChunkBuilder:
             if not count:
                 self.close()
                 continue
-            self._append(data[:fits], count, fits, line, is_plain=True)
+            self._append(data[:fits], range(line, line + count), None, fits, is_plain=True)
             data = data[fits:]
             line += count
             remaining -= count
@@ -77,8 +93,8 @@ class ChunkBuilder:
         """Ends the open chunk, if there is one."""
         if not self._count:
             return
-        first_line = self._runs[0][0]
-        data = self.separator.join([run for _, _, run in self._runs])
+        first_line = self._runs[0][0][0]
+        data = self.separator.join([data for _, _, data in self._runs])
         starts, lines = (None, None) if self._is_plain else self._index()
         self._ready.append(Chunk(self.record_count - self._count + 1, first_line, self._count, data, starts, lines))
         self._runs, self._count, self._size, self._is_plain = [], 0, 0, True
@@ -88,19 +104,21 @@ class ChunkBuilder:
         ready, self._ready = self._ready, []
         return ready
 
-    def _append(self, data: bytes, count: int, size: int, line: int, *, is_plain: bool) -> None:
-        if not is_plain or (self._count and line != self._runs[0][0] + self._count):
+    def _append(
+        self, data: bytes, lines: Sequence[int], lengths: Sequence[int] | None, size: int, *, is_plain: bool
+    ) -> None:
+        if not is_plain or (self._count and lines[0] != self._runs[0][0][0] + self._count):
             self._is_plain = False
-        self._runs.append((line, count, data))
-        self._count += count
+        self._runs.append((lines, lengths, data))
+        self._count += len(lines)
         self._size += size
-        self.record_count += count
+        self.record_count += len(lines)
         if self._count == self._batch_size:
             self.close()
 
     def _is_far(self, line: int) -> bool:
         """Whether this line, or one of the lines after it, may be too far from the first line of the open chunk."""
-        return line - self._runs[0][0] > LINES_MAX - self._batch_size
+        return line - self._runs[0][0][0] > LINES_MAX - self._batch_size
 
     def _fitting(self, data: bytes, lines: int) -> tuple[int, int]:
         """How much of `data`, which has `lines` lines, fits into the open chunk: bytes and lines."""
@@ -120,14 +138,14 @@ class ChunkBuilder:
         """Each record's offset in the data, and its line counted from the chunk's first."""
         starts: list[int] = []
         lines: list[int] = []
-        first_line = self._runs[0][0]
+        first_line = self._runs[0][0][0]
         offset = 0
-        for line, count, run in self._runs:
-            if count == 1:
+        for at, lengths, data in self._runs:
+            if len(at) == 1:
                 starts.append(offset)
             else:
-                lengths = (len(part) + 1 for part in run.split(b"\n")[: count - 1])
-                starts.extend(accumulate(lengths, initial=offset))
-            lines.extend(range(line - first_line, line - first_line + count))
-            offset += len(run) + len(self.separator)
+                lengths = lengths or [len(line) + 1 for line in data.split(b"\n")[:-1]]
+                starts.extend(accumulate(lengths[:-1], initial=offset))
+            lines.extend([line - first_line for line in at])
+            offset += len(data) + len(self.separator)
         return starts, lines

@@ -4,20 +4,21 @@ A CSV record has more than one line if a quoted field contains newlines. Since e
 closes a field (an escaped one does both), a line end is within quotes exactly if an odd number of quotes precedes it in its
 record. A line with an even number of quotes is therefore always one record, valid or not, and only a line with an odd number
 is parsed. Such a record continues to the next line with an odd number. So no byte is read more than a few times, however many
-stray quotes there are.
+stray quotes there are. As long as no record breaks the rules of quoting, all are found at once (`strict_csv`).
 """
 
 import csv
 import re
+from itertools import compress
 
 from api.imports.splitting.chunk_builder import ChunkBuilder, Unreadable
+from api.imports.splitting.strict_csv import StrictReader, odd_quotes
 from db.formats import csv_cell
 
 COLUMNS_MAX = 1000
 
 _BLANK = re.compile(rb"[ \t\r]*+\n")
 _BLANK_LATER = re.compile(rb"\n[ \t\r]*+\n")
-_NO_QUOTE_OR_NEWLINE = bytes(byte for byte in range(256) if byte not in b'"\n')
 
 # from outside of quotes to the end of the record: at its line end (group 1), within quotes (group 2), or neither
 _REST = re.compile(rb'[^"\n]*+(?:"[^"]*+"[^"\n]*+)*+(?:(\n)|(")[^"]*+)?')
@@ -80,20 +81,27 @@ class LineSplitter:
         self._pending = bytearray(data[position:])
 
     def _next(self, data: bytes, position: int, *, last: bool) -> int:
-        """Adds the record or the run of single lines at `position`, or skips blank lines there.
+        """Adds the record or the run of records at `position`, or skips blank lines there.
 
         Returns where it ends; `position` if more bytes are needed to find the end.
         """
         if blanks := self._blanks.match(data, position):
             self._line += data.count(b"\n", position, blanks.end())
             return blanks.end()
-        if singles := self._singles.match(data, position):
-            self._add_singles(data[position : singles.end()])
-            return singles.end()
+        if (stop := self._add_run(data, position)) > position:
+            return stop
         stop = self._record_end(data, position, last=last)
         if stop > position:
             self._add(data[position:stop])
         return stop
+
+    def _add_run(self, data: bytes, position: int) -> int:
+        """Adds the single lines at `position`. Returns where they end."""
+        singles = self._singles.match(data, position)
+        if not singles:
+            return position
+        self._add_singles(data[position : singles.end()])
+        return singles.end()
 
     def _add_singles(self, data: bytes) -> None:
         if len(data) > self._max and max(map(len, data.split(b"\n"))) > self._max:
@@ -148,11 +156,18 @@ class CsvSplitter(LineSplitter):
         super().__init__(chunks, record_max_bytes=record_max_bytes)
         self._delimiter = delimiter
         cell = csv_cell(delimiter)
+        self._reader = StrictReader(delimiter)
         self._strict = re.compile(rf"{cell}(?:{re.escape(delimiter)}{cell})*+\r?\n".encode())
         self._singles = re.compile(_SINGLE_CSV)
+        # whether the bytes that are being split have a record that is too large
+        self._has_too_large = False
         # whether the pending record continues after a line end, and whether it ended within quotes
         self._open = False
         self._quoted = False
+
+    def _split(self, data: bytes, *, last: bool) -> None:
+        self._has_too_large = False
+        super()._split(data, last=last)
 
     def _add(self, record: bytes) -> None:
         if self.header is not None or len(record) - 1 > self._max:
@@ -179,11 +194,32 @@ class CsvSplitter(LineSplitter):
             return stop
         return super()._next(data, position, last=last)
 
+    def _add_run(self, data: bytes, position: int) -> int:
+        """Adds the records at `position` that keep the rules of quoting, else the single lines there. Returns where they end."""
+        if self._has_too_large:
+            return super()._add_run(data, position)
+        records, lines = self._reader.read(data, position)
+        if len(data) - position > self._max and max(map(len, records), default=0) > self._max + 1:
+            # only its first line is a record, and the next ones depend on that
+            self._has_too_large = True
+        if not records or self._has_too_large:
+            return super()._add_run(data, position)
+        stop = position + sum(map(len, records))
+        lines_read = lines.pop()
+        if _BLANK_LATER.search(data, position, stop):
+            kept = [not _BLANK.fullmatch(record) for record in records]
+            records, lines = [*compress(records, kept)], [*compress(lines, kept)]
+        if len(records) == lines_read:
+            self._chunks.add_lines(data[position:stop], self._line)
+        else:
+            self._chunks.add_records(records, [self._line + line for line in lines])
+        self._line += lines_read
+        return stop
+
     def _all_single(self, data: bytes) -> bool:
         if self.header is None or not super()._all_single(data):
             return False
-        # when the pairs within each line are removed, a line with an odd number of quotes has one remaining
-        return b'"' not in data or b'"' not in data.translate(None, _NO_QUOTE_OR_NEWLINE).replace(b'""', b"")
+        return b'"' not in data or not any(odd_quotes(data))
 
     def _record_end(self, data: bytes, position: int, *, last: bool) -> int:
         self._open = False
