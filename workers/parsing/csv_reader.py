@@ -1,6 +1,9 @@
 """CSV: the cells of each row become the fields of a resource."""
 
+from collections.abc import Sequence
+from contextlib import suppress
 from itertools import product
+from operator import itemgetter
 from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -8,7 +11,7 @@ import msgspec
 from db.formats import ANNOTATIONS
 from db.imports.csv_row import RowReader
 from db.imports.payload import Chunk
-from db.resources.definition import Resource, Unreadable
+from db.resources.definition import Resource
 
 BOOLEANS = {
     "".join(letters): value
@@ -38,25 +41,21 @@ class Reader:
         self._header = columns
         self._is_refused = not ignore_unknown and bool(set(columns) - set(hints) - {*ANNOTATIONS, None})
         self._row = RowReader(delimiter, len(columns))
-        self._cells = self._unguarded if csv_safe else self._row.cells
+        self._is_guarded = csv_safe
         places = {name: place for place, name in enumerate(columns)}
-        # a column that the header does not have reads the None that is appended after the last cell
-        self._places = None if columns == resource.columns else [places.get(name, -1) for name in hints]
-        self._booleans = [place for place, hint in enumerate(hints.values()) if _holds(hint, bool)]
-        self._lists = [place for place, hint in enumerate(hints.values()) if _holds(hint, list)]
+        # a field that the header does not have reads the None that is appended after the last cell
+        self._is_partial = not set(hints) <= set(columns)
+        self._pick = None if columns == resource.columns else itemgetter(*(places.get(name, -1) for name in hints))
+        self._booleans = [places[name] for name, hint in hints.items() if name in places and _holds(hint, bool)]
+        self._lists = [places[name] for name, hint in hints.items() if name in places and _holds(hint, list)]
 
     def read(self, chunk: Chunk, record_max_bytes: int) -> list[Any]:
         """The struct of each record; None for a record that is invalid or too large."""
         if self._is_refused:
             return [None] * chunk.records
-        rows: list[list[Any] | None] = []
-        for text in self._texts(chunk, record_max_bytes):
-            try:
-                rows.append(None if text is None else self._cells(text))
-            except Unreadable:
-                rows.append(None)
+        rows = self._row.rows(self._texts(chunk, record_max_bytes))
         readable = [row for row in rows if row is not None]
-        records = self._convert(self._arrange(readable))
+        records = self._convert(self._arrange(self._unguarded(readable)))
         if len(readable) == len(rows):
             return records
         left = iter(records)
@@ -65,17 +64,18 @@ class Reader:
     def _texts(self, chunk: Chunk, record_max_bytes: int) -> list[str | None]:
         """Each record without its line end; None for one that is not UTF-8 or too large."""
         if chunk.starts is None and len(chunk.data) <= record_max_bytes:
-            text = chunk.data.decode(errors="surrogateescape").replace("\r\n", "\n")
-            lines = text.removesuffix("\n").split("\n") if text else []
-            return [*lines] if _is_utf8(text) else [line if _is_utf8(line) else None for line in lines]
+            with suppress(UnicodeDecodeError):
+                text = chunk.data.decode()
+                if "\r" in text:
+                    text = text.replace("\r\n", "\n")
+                return [*text.removesuffix("\n").split("\n")] if text else []
         bare = map(self._row.bare, chunk.slices())
-        texts = [raw.decode(errors="surrogateescape") if len(raw) <= record_max_bytes else None for raw in bare]
-        return [text if text is not None and _is_utf8(text) else None for text in texts]
+        return [_decoded(raw) if len(raw) <= record_max_bytes else None for raw in bare]
 
     def fields(self, text: str) -> dict[str, Any]:
         """The values of a record by the names of the resource's fields and of the other columns. Raises Unreadable."""
-        cells = self._cells(text)
-        (values,) = self._arrange([list(cells)])
+        (cells,) = self._unguarded([self._row.cells(text)])
+        (values,) = self._arrange([[*cells]])
         named = {name: cell for name, cell in zip(self._header, cells, strict=True) if name is not None}
         return named | dict(zip(self._struct.__struct_fields__, values, strict=True))
 
@@ -83,11 +83,13 @@ class Reader:
         """A record without its line end and the blank lines that follow it."""
         return self._row.bare(raw)
 
-    def _unguarded(self, text: str) -> list[Any]:
-        """The cells without the apostrophes that guard them. Raises Unreadable."""
-        return [cell and cell.removeprefix("'") for cell in self._row.cells(text)]
+    def _unguarded(self, rows: list[list[Any]]) -> list[list[Any]]:
+        """The cells without the apostrophes that guard them."""
+        if not self._is_guarded:
+            return rows
+        return [[cell and cell.removeprefix("'") for cell in cells] for cells in rows]
 
-    def _convert(self, rows: list[list[Any]]) -> list[Any]:
+    def _convert(self, rows: Sequence[Sequence[Any]]) -> list[Any]:
         """The struct of each row; None for an invalid one. A block with invalid rows is divided until they are found."""
         try:
             return msgspec.convert(rows, self._structs)
@@ -97,25 +99,25 @@ class Reader:
         step = min(BLOCK_RECORDS, (len(rows) + 1) // 2)
         return [record for i in range(0, len(rows), step) for record in self._convert(rows[i : i + step])]
 
-    def _arrange(self, rows: list[list[Any]]) -> list[list[Any]]:
-        """The cells in the order of the resource's fields. Booleans and lists are converted from their text."""
-        if self._places is not None:
-            rows = [[cells[place] for place in self._places] for cells in ([*row, None] for row in rows)]
+    def _arrange(self, rows: list[list[Any]]) -> Sequence[Sequence[Any]]:
+        """The cells in the order of the resource's fields. Changes the rows: booleans and lists are converted from their text."""
         for place in self._booleans:
             for cells in rows:
                 cells[place] = BOOLEANS.get(cells[place], cells[place])
         for place in self._lists:
             for cells in rows:
                 cells[place] = _list(cells[place])
-        return rows
+        if self._is_partial:
+            for cells in rows:
+                cells.append(None)
+        return rows if self._pick is None else [*map(self._pick, rows)]
 
 
-def _is_utf8(text: str) -> bool:
-    """Whether the bytes from which `text` was decoded with `surrogateescape` were UTF-8."""
+def _decoded(raw: bytes) -> str | None:
     try:
-        return text.isascii() or bool(text.encode())
-    except UnicodeEncodeError:
-        return False
+        return raw.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _list(cell: str | None) -> Any:
