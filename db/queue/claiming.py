@@ -3,16 +3,15 @@
 The statements assume READ COMMITTED and use the server's clock only.
 """
 
+from typing import LiteralString
+
 from psycopg.rows import class_row
 
 from db.connections.pool import Connection
 from db.queue.claims import Claim
 
-# chunks_pending serves the LATERAL look-up, which runs for one job after the other until it finds a row. MATERIALIZED, because
-# the planner may evaluate a plain sub-select twice and lock more rows than it returns.
-CLAIM = """
-WITH live AS (
-    SELECT id, cancel_requested_at IS NOT NULL OR problem IS NOT NULL AS stopped
+LIVE_IMPORTS = """
+    SELECT id, cancel_requested_at IS NOT NULL OR problem IS NOT NULL AS stopped, uuid_hash(id) AS hash
     FROM import_jobs AS job
     WHERE status IN ('pending', 'processing')
         -- An import that waits for another: looked up by its id. An IN would read all completed jobs.
@@ -20,23 +19,56 @@ WITH live AS (
             after_id IS NULL
             OR (SELECT status FROM import_jobs AS earlier WHERE earlier.id = job.after_id) = 'completed'
         )
-    UNION ALL
-    SELECT id, cancel_requested_at IS NOT NULL OR problem IS NOT NULL
+"""
+LIVE_EXPORTS = """
+    SELECT id, cancel_requested_at IS NOT NULL OR problem IS NOT NULL AS stopped, uuid_hash(id) AS hash
     FROM export_jobs
     WHERE status IN ('pending', 'processing') AND %(takes_exports)s
+"""
+
+# The job is one of a random sample, so that the cost does not grow with the live jobs; `every_job` is evaluated only if the
+# sample has no chunk to claim. The sample is 16 neighbours in the order of the hashes of their ids, from a random place on, and
+# from the beginning if the end is reached. import_jobs_by_hash has that order. With fewer live jobs it has all of them.
+#
+# chunks_pending serves the LATERAL look-up, which runs for one job after the other until it finds a row. MATERIALIZED, because
+# the planner may evaluate a plain sub-select twice and lock more rows than it returns.
+CLAIM: LiteralString = f"""
+WITH draw AS MATERIALIZED (
+    SELECT (4294967295 * random() - 2147483648)::integer AS place
+), sample AS MATERIALIZED (
+    SELECT id, stopped
+    FROM (
+        SELECT *
+        FROM (
+            ({LIVE_IMPORTS} AND uuid_hash(id) >= (SELECT place FROM draw) ORDER BY uuid_hash(id) LIMIT 16)
+            UNION ALL
+            ({LIVE_IMPORTS} AND uuid_hash(id) < (SELECT place FROM draw) ORDER BY uuid_hash(id) LIMIT 16)
+            LIMIT 16
+        ) AS imports
+        UNION ALL
+        {LIVE_EXPORTS}
+    ) AS jobs
+    ORDER BY hash < (SELECT place FROM draw), hash
+    LIMIT 16
 ), busy AS (
     SELECT job_id, count(*) AS running
     FROM chunks
     WHERE state = 'running'
     GROUP BY job_id
-), jobs AS MATERIALIZED (
+), sampled_job AS MATERIALIZED (
+    SELECT sample.id, sample.stopped
+    FROM sample
+    LEFT JOIN busy ON busy.job_id = sample.id
+    ORDER BY coalesce(busy.running, 0), random()
+), every_job AS MATERIALIZED (
     SELECT live.id, live.stopped
-    FROM live
+    FROM ({LIVE_IMPORTS} UNION ALL {LIVE_EXPORTS}) AS live
     LEFT JOIN busy ON busy.job_id = live.id
+    WHERE (SELECT count(*) FROM sample) = 16
     ORDER BY coalesce(busy.running, 0), random()
 ), next AS MATERIALIZED (
     SELECT chunk.*
-    FROM jobs
+    FROM (SELECT * FROM sampled_job UNION ALL SELECT * FROM every_job) AS jobs
     CROSS JOIN LATERAL (
         SELECT id, import_id, export_id, seq, lease, first_record
         FROM chunks
@@ -111,7 +143,7 @@ SELECT claimed.id, kind, job_id, claimed.seq, claimed.lease, attempt, crashes, s
     ARRAY(SELECT id FROM following ORDER BY seq) AS followers
 FROM claimed
 JOIN next ON next.id = claimed.id
-"""
+"""  # noqa: S608  of literals only
 
 
 async def claim(

@@ -25,6 +25,7 @@ from tests.bench import (
     neighbours,
     pgloader,
     report,
+    scale,
     single_record,
     status_polling,
     streams,
@@ -51,6 +52,7 @@ BENCHMARKS: dict[str, Callable[[Environment], Awaitable[list[Figure]]]] = {
     "sizes": file_size.run,
     "tuning": tuning.run,
     "tables": table_size.run,
+    "scale": scale.run,
     "memory": worst_files.run,
 }
 RESULTS = Path("bench-results.json")

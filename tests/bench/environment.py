@@ -43,6 +43,12 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
     # the cost of a record and the memory are reported for each of these
     file_records: tuple[int, ...]
     table_rows: tuple[int, ...]
+    # the cost of the queue's statements is reported for each of these; chunks and errors of each finished import; calls of each
+    finished_imports: tuple[int, ...]
+    live_imports: tuple[int, ...]
+    finished_chunks: int
+    finished_errors: int
+    calls: int
     # how long the slow client is observed
     slow_seconds: float
 
@@ -66,6 +72,11 @@ SIZES = {
             polls=100,
             file_records=(1_000, 5_000),
             table_rows=(0, 5_000),
+            finished_imports=(5, 50),
+            live_imports=(1, 10),
+            finished_chunks=20,
+            finished_errors=200,
+            calls=20,
             slow_seconds=1,
         ),
         # about three minutes
@@ -84,6 +95,11 @@ SIZES = {
             polls=1_000,
             file_records=(10_000, 100_000),
             table_rows=(0, 200_000),
+            finished_imports=(100, 1_000),
+            live_imports=(1, 100, 1_000, 10_000),
+            finished_chunks=100,
+            finished_errors=1_000,
+            calls=50,
             slow_seconds=5,
         ),
         # about forty minutes
@@ -102,6 +118,11 @@ SIZES = {
             polls=10_000,
             file_records=(10_000, 100_000, 1_000_000, 5_000_000),
             table_rows=(0, 1_000_000, 10_000_000),
+            finished_imports=(100, 1_000, 3_000, 10_000),
+            live_imports=(1, 100, 1_000, 10_000),
+            finished_chunks=1_000,
+            finished_errors=10_000,
+            calls=100,
             slow_seconds=20,
         ),
     )
@@ -152,6 +173,22 @@ def psql(database_url: str, command: str, *, stdout: int = subprocess.DEVNULL) -
         check=True,
     )
     return done.stdout or b""
+
+
+class ServerCpu:
+    """The CPU time of the server's process of a session, which is on this machine. Only Linux reports it; elsewhere it is 0."""
+
+    def __init__(self, backend_pid: int) -> None:
+        self._schedstat: int | None = None
+        with suppress(OSError):
+            self._schedstat = os.open(f"/proc/{backend_pid}/schedstat", os.O_RDONLY)
+
+    def seconds(self) -> float:
+        return 0.0 if self._schedstat is None else int(os.pread(self._schedstat, 64, 0).split()[0]) / 1e9
+
+    def close(self) -> None:
+        if self._schedstat is not None:
+            os.close(self._schedstat)
 
 
 def machine(server_url: str, *, workers: int) -> dict[str, Any]:

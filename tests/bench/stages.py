@@ -7,10 +7,9 @@ called as they are, each with a clock around it. A stage's time is its own: what
 import argparse
 import asyncio
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from inspect import iscoroutinefunction
 from time import perf_counter, process_time
 from typing import Any, NamedTuple
@@ -89,14 +88,10 @@ class Clock:
         self.spent = dict.fromkeys(LABELS, Spent())
         self._running: list[str] = []
         self._last = Spent()
-        self._schedstat: int | None = None
-        # the server's process is on this machine; nanoseconds, which only Linux reports
-        with suppress(OSError):
-            self._schedstat = os.open(f"/proc/{backend_pid}/schedstat", os.O_RDONLY)
+        self._server = environment.ServerCpu(backend_pid)
 
     def close(self) -> None:
-        if self._schedstat is not None:
-            os.close(self._schedstat)
+        self._server.close()
 
     @contextmanager
     def stage(self, label: str) -> Iterator[None]:
@@ -109,14 +104,11 @@ class Clock:
             self._running.pop()
 
     def _turn(self) -> None:
-        now = Spent(perf_counter(), process_time(), self._server_seconds())
+        now = Spent(perf_counter(), process_time(), self._server.seconds())
         if self._running:
             label = self._running[-1]
             self.spent[label] = self.spent[label].plus(now, self._last)
         self._last = now
-
-    def _server_seconds(self) -> float:
-        return 0.0 if self._schedstat is None else int(os.pread(self._schedstat, 64, 0).split()[0]) / 1e9
 
 
 @contextmanager

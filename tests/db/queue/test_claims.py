@@ -66,6 +66,24 @@ async def test_a_small_job_does_not_wait_behind_a_large_one(conn):
     assert order == [small, small, large]
 
 
+async def test_the_only_chunk_among_many_jobs_is_found(conn):
+    """Also if none of the jobs of the random sample has a chunk that can be claimed."""
+    ids = {await queued(conn, users(1, first=n)) for n in range(1, 61)}
+    assert {(await claim(conn)).job_id for _ in ids} == ids
+    assert await queue.claim(conn, worker="me") is None
+
+
+async def test_each_of_many_jobs_may_be_next(conn):
+    """The sample begins at a random place: 100 claims among 64 equal jobs take chunks of many more jobs than a sample has."""
+    for n in range(64):
+        await queued(conn, users(2, first=2 * n + 1), sizes=[1, 1])
+    claimed = set()
+    for _ in range(100):
+        async with conn.transaction(force_rollback=True):
+            claimed.add((await claim(conn)).job_id)
+    assert len(claimed) > 32
+
+
 @pytest.mark.parametrize(
     ("limits", "job", "expected"),
     [

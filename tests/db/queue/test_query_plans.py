@@ -3,11 +3,8 @@
 The functions run unchanged; auto_explain logs the plan and the buffers of each statement that they send.
 """
 
-import json
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
@@ -20,10 +17,13 @@ from db.imports import backlog, completion, jobs, uploads
 from db.queue import Claim, Counts
 from tests.support import factories, postgres
 from tests.support.eventually import eventually
+from tests.support.history import add_finished, add_live
+from tests.support.plans import Plan, Plans, enable_plans
 
 DONE_JOBS = 1000
 DONE_CHUNKS_A_JOB = 1000
 LIVE_CHUNKS = 4000
+LIVE_JOBS = 2000
 
 # for statements on one chunk or a few
 FEW_BUFFERS = 60
@@ -33,51 +33,6 @@ CLAIM_CHUNKS = 8
 ROUNDS = 12
 
 pytestmark = pytest.mark.slow
-
-EXPLAIN = {"log_min_duration": "0", "log_analyze": "on", "log_buffers": "on", "log_timing": "off", "log_format": "json"}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The execution of one statement: the pages that it read, its indexes, and the tables that it scanned sequentially."""
-
-    query: str
-    buffers: int
-    indexes: frozenset[str]
-    read_whole: frozenset[str]
-
-
-class Plans:
-    """Plans of the statements of one connection."""
-
-    def __init__(self, conn: pool.Connection) -> None:
-        self._notices: list[str] = []
-        conn.add_notice_handler(lambda notice: self._notices.append(notice.message_primary or ""))
-
-    async def of(self, call: Awaitable[Any]) -> list[Plan]:
-        """The plans of the statements that `call` sends. Fails if there is none."""
-        self._notices.clear()
-        await call
-        plans = [_plan(json.loads(notice[notice.index("{") :])) for notice in self._notices if "plan:" in notice]
-        assert plans
-        return plans
-
-
-def _plan(explained: dict[str, Any]) -> Plan:
-    # nodes that were not executed have no loops
-    nodes = [node for node in _nodes(explained["Plan"]) if node["Actual Loops"]]
-    return Plan(
-        query=explained["Query Text"],
-        buffers=nodes[0]["Shared Hit Blocks"] + nodes[0]["Shared Read Blocks"],
-        indexes=frozenset(node["Index Name"] for node in nodes if "Index Name" in node),
-        read_whole=frozenset(node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"),
-    )
-
-
-def _nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield node
-    for child in node.get("Plans", []):
-        yield from _nodes(child)
 
 
 def dearest(plans: list[Plan]) -> int:
@@ -102,53 +57,31 @@ def history_url(server_url: str) -> Iterator[str]:
 
 
 def _make_history(conn: psycopg.Connection) -> None:
-    # spares a million foreign key checks
-    conn.execute("SET session_replication_role = replica")
     # so that no other process changes the planner's statistics during the test
     conn.execute("ALTER TABLE import_jobs SET (autovacuum_enabled = off)")
     conn.execute("ALTER TABLE chunks SET (autovacuum_enabled = off)")
-    conn.execute(
-        """
-        INSERT INTO import_jobs (
-            id, status, outcome, resource, format, file_bytes, file_sha256, total_records, total_chunks, request_digest,
-            sealed_at, started_at, finished_at, created, csv_header
-        )
-        SELECT lpad(n::text, 32, '0')::uuid, 'completed', 'success', 'users', 'csv', 1, '', %(chunks)s, %(chunks)s, '',
-            now(), now(), now(), %(chunks)s, repeat('a column,', 50)::bytea
-        FROM generate_series(1, %(jobs)s) AS n
-        """,
-        {"jobs": DONE_JOBS, "chunks": DONE_CHUNKS_A_JOB},
-    )
-    conn.execute(
-        """
-        INSERT INTO chunks (
-            import_id, seq, first_record, records, state, lease, attempt, worker, claimed_at, finished_at, created
-        )
-        SELECT id, seq, seq, 1, 'done', 1, 1, 'host:1:1', now(), now(), 1
-        FROM import_jobs
-        CROSS JOIN generate_series(1, %(chunks)s) AS seq
-        ORDER BY id, seq
-        """,
-        {"chunks": DONE_CHUNKS_A_JOB},
-    )
+    add_finished(conn, first=1, last=DONE_JOBS, chunks=DONE_CHUNKS_A_JOB)
     conn.execute("VACUUM ANALYZE import_jobs, chunks")
 
 
 @pytest.fixture
 async def history(history_url: str) -> AsyncIterator[pool.Connection]:
     """A connection that reports its plans."""
-    async with await AsyncConnection.connect(history_url, autocommit=True) as conn:
-        try:
-            await conn.execute("LOAD 'auto_explain'")
-        except (psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedFile) as error:
-            pytest.skip(f"plans are logged by auto_explain, which only a superuser may load: {error}")
-        await pool.configure(conn)
-        for name, setting in {**{f"auto_explain.{name}": EXPLAIN[name] for name in EXPLAIN}, "jit": "off"}.items():
-            await conn.execute("SELECT set_config(%(name)s, %(setting)s, false)", {"name": name, "setting": setting})
-        await conn.execute("SET client_min_messages = log")
+    async with reporting(history_url) as conn:
         yield conn
         # the next test begins with an idle queue
         await conn.execute("DELETE FROM import_jobs WHERE finished_at IS NULL")
+
+
+@asynccontextmanager
+async def reporting(url: str) -> AsyncIterator[pool.Connection]:
+    async with await AsyncConnection.connect(url, autocommit=True) as conn:
+        try:
+            await enable_plans(conn)
+        except (psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedFile) as error:
+            pytest.skip(f"plans are logged by auto_explain, which only a superuser may load: {error}")
+        await pool.configure(conn)
+        yield conn
 
 
 @asynccontextmanager
@@ -233,6 +166,20 @@ async def test_a_million_done_chunks_have_no_effect(history):
         assert not plan.read_whole & {"chunks", "import_jobs"}, plan
         assert plan.indexes.isdisjoint({"chunks_job_id_seq_key", "chunks_import"}), plan
         assert plan.buffers <= FEW_BUFFERS + 20 * CLAIM_CHUNKS, plan
+
+
+async def test_a_claim_does_not_read_all_live_jobs(database_url):
+    """With two thousand live imports a claim reads the pages of a sample, also with a generic plan."""
+    with psycopg.connect(database_url, autocommit=True) as conn:
+        add_live(conn, imports=LIVE_JOBS, chunks=2)
+        conn.execute("VACUUM ANALYZE import_jobs, chunks")
+    async with reporting(database_url) as conn:
+        plans = Plans(conn)
+        for _ in range(ROUNDS):
+            [plan] = await plans.of(queue.claim(conn, worker="me"))
+            assert "import_jobs_by_hash" in plan.indexes, plan
+            assert not plan.read_whole & {"chunks", "import_jobs"}, plan
+            assert plan.buffers <= 2 * FEW_BUFFERS, plan
 
 
 async def test_the_numbers_of_the_queue_cost_what_is_live(history):
