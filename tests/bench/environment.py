@@ -79,7 +79,7 @@ SIZES = {
             calls=20,
             slow_seconds=1,
         ),
-        # about three minutes
+        # about five minutes
         Size(
             name="quick",
             records=100_000,
@@ -102,7 +102,7 @@ SIZES = {
             calls=50,
             slow_seconds=5,
         ),
-        # about forty minutes
+        # about seventy minutes; needs 30 GB of disk
         Size(
             name="full",
             records=1_000_000,

@@ -2,7 +2,7 @@
 
 For each call: elapsed time, CPU time of the server's process, and pages read, in its memory or not. The last two depend little on
 what else the machine does. The yardstick is the same call at the smallest size: a ratio of 1 means that the size has no effect.
-The largest size needs 25 GB in TMPDIR.
+The size `full` needs 30 GB in TMPDIR.
 """
 
 import shutil
