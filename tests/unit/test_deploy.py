@@ -13,6 +13,7 @@ import yaml
 from packaging.specifiers import SpecifierSet
 
 from db.settings import Settings
+from tests.cluster.patroni import RECOMMENDED
 from tests.support import ROOT, programs
 from tests.support.eventually import PATIENCE_SECONDS
 
@@ -87,7 +88,8 @@ def test_the_processes_find_what_they_need():
 
 
 def test_the_nodes_of_the_cluster_know_each_other():
-    """Each is known by the name of its service, to etcd, to Patroni and to the processes of the service."""
+    """Each is known by the name of its service, to etcd, to Patroni and to the processes of the service. Patroni has the
+    settings that the tests of the cluster use."""
     services = compose("compose.cluster.yaml")
     nodes = [name for name in services if name.startswith("postgres")]
     members = [name for name in services if name.startswith("etcd")]
@@ -104,6 +106,7 @@ def test_the_nodes_of_the_cluster_know_each_other():
         assert environment["ETCD_INITIAL_CLUSTER"] == ",".join(f"{one}=http://{one}:2380" for one in members)
     patroni = yaml.safe_load((FOLDER / "cluster" / "patroni.yml").read_text())
     assert patroni["etcd3"]["hosts"] == [f"{name}:2379" for name in members]
+    assert patroni["bootstrap"]["dcs"].items() >= RECOMMENDED.items()
     for name in ("migrate", "api", "workers"):
         assert (
             f"@{','.join(nodes)}/bulk?target_session_attrs=read-write" in services[name]["environment"]["DATABASE_URL"]
