@@ -24,8 +24,9 @@ BLOCK_BYTES = 64 * 1024
 
 
 def main(options: Mapping[str, Any], source: IO[bytes], target: IO[bytes]) -> int:
-    _limit(resource.RLIMIT_AS, options["memory_max_bytes"])
-    _limit(resource.RLIMIT_CPU, options["seconds_max"])
+    _limit(resource.RLIMIT_AS, options["memory_max_bytes"], options["memory_max_bytes"])
+    # SIGXCPU, and SIGKILL a second later
+    _limit(resource.RLIMIT_CPU, options["seconds_max"], options["seconds_max"] + 1)
     try:
         block = bytearray()
         for frame in frames(source, options):
@@ -92,10 +93,10 @@ def _frame(number: int, line: bytes, max_bytes: int | None) -> bytes:
     return b"%d %d\n%b\n" % (number, len(line) + 1, line)
 
 
-def _limit(kind: int, value: int) -> None:
+def _limit(kind: int, soft: int, hard: int) -> None:
     # not every system supports every limit
     with suppress(ValueError, OSError):
-        resource.setrlimit(kind, (value, value))
+        resource.setrlimit(kind, (soft, hard))
 
 
 if __name__ == "__main__":

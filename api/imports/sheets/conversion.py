@@ -8,7 +8,7 @@ import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -121,7 +121,7 @@ class SheetConversion:
             if reason.kind == "too_large":
                 raise Problem("payload-too-large", reason.message)
             raise Problem("invalid-request", f"The file cannot be read: {reason.message}.")
-        if status in (-signal.SIGXCPU, -signal.SIGKILL):
+        if status == -signal.SIGXCPU:
             raise Problem(
                 "payload-too-large",
                 f"Reading the XLSX file takes more than {self._settings.xlsx_seconds} seconds of CPU time (XLSX_SECONDS).",
@@ -161,5 +161,6 @@ async def _process(options: dict[str, Any], file: IO[bytes]) -> AsyncIterator[Pr
         yield process
     finally:
         if process.returncode is None:
-            process.kill()
+            with suppress(ProcessLookupError):
+                process.kill()
             await asyncio.shield(process.wait())
