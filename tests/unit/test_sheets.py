@@ -2,11 +2,15 @@
 
 import io
 import struct
+import zipfile
+from contextlib import suppress
 from datetime import date, datetime, time, timedelta
 
 import openpyxl
 import pytest
 import xlsxwriter
+from hypothesis import given
+from hypothesis import strategies as st
 
 from api.imports.sheets.errors import Refused
 from tests.support.splitting import records, split
@@ -183,6 +187,13 @@ def test_the_sheet():
     assert refused.value.kind == "sheet"
 
 
+WHOLE = package(
+    '<row r="1"><c r="A1" t="s"><v>0</v></c></row><row r="2"><c r="A2" s="1"><v>1</v></c></row>',
+    shared="<si><t>x</t></si>",
+    styles=DATES,
+)
+with zipfile.ZipFile(io.BytesIO(WHOLE)) as archive:
+    PARTS = {name.rpartition("/")[2].removesuffix(".xml"): archive.read(name).decode() for name in archive.namelist()}
 ONE = package('<row><c t="str"><v>a</v></c></row>')
 LOCAL_NAME = ONE.index(b"xl/worksheets/sheet1.xml")
 
@@ -210,6 +221,39 @@ def test_files_that_are_refused(file, reason):
     """A file that cannot be read is refused with a reason."""
     with pytest.raises(Refused, match=reason):
         read(file)
+
+
+DAMAGED = written(("a", "b"), (1, "x"), (datetime(2024, 1, 1), True))
+
+
+@given(
+    at=st.lists(st.integers(0, len(DAMAGED) - 1), min_size=1, max_size=4),
+    byte=st.integers(0, 255),
+    removed=st.integers(0, 20),
+)
+def test_damaged_files(at, byte, removed):
+    """Whatever bytes of a file are changed or missing, it is read or refused, and nothing else is raised."""
+    file = bytearray(DAMAGED)
+    for position in at:
+        file[position] = byte
+    del file[at[0] : at[0] + removed]
+    with suppress(Refused):
+        read(bytes(file))
+
+
+@given(part=st.sampled_from(["sheet1", "workbook", "sharedStrings", "styles"]), data=st.data())
+def test_damaged_parts(part, data):
+    """The same for the XML of each part."""
+    content = PARTS[part]
+    start = data.draw(st.integers(0, len(content)))
+    end = data.draw(st.integers(start, min(start + 20, len(content))))
+    inserted = data.draw(st.text(alphabet='<>&"/ =09xrstv', max_size=8))
+    with suppress(Refused):
+        read(
+            replaced(
+                WHOLE, f"xl/{'worksheets/' * (part == 'sheet1')}{part}.xml", content[:start] + inserted + content[end:]
+            )
+        )
 
 
 def test_a_zip_bomb():

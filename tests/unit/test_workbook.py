@@ -1,5 +1,6 @@
 """XLSX files that are written: values, several sheets, and memory that does not grow."""
 
+import csv
 import io
 from contextlib import closing
 from datetime import datetime
@@ -7,6 +8,8 @@ from itertools import pairwise
 
 import openpyxl
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from db.exports.workbook import TEXT_MAX, WorkbookWriter
 from tests.support.xlsx import read
@@ -52,6 +55,14 @@ def test_an_import_reads_it_back():
     text = "\x01\r\n\t_x0041_ \ufffe \U0001f600é"
     rows = read(written((text, "1899-01-01T00:00:00+00:00", None, []), ("b", "1900-03-01T00:00:00+00:00", None, None)))
     assert rows[1:] == [(2, f'"{text}",1899-01-01T00:00:00+00:00,,[]'), (3, "b,1900-03-01,,")]
+
+
+@given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1), flag=st.booleans())
+@example(text="_x005F_x0041_ _xD800_", flag=True)
+def test_every_text_is_read_back(text, flag):
+    """Any text that PostgreSQL can store."""
+    ((_, row),) = read(written((text, None, flag, None)))[1:]
+    assert next(csv.reader(io.StringIO(row, newline=""))) == [text, "", str(flag).lower(), ""]
 
 
 def test_long_texts_are_cut():
