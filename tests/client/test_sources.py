@@ -37,7 +37,8 @@ async def test_a_service_that_is_still_reading(service, bucket):
     """The client waits until the service has read the object for an earlier request, and returns its job."""
     source = bucket.put("users.ndjson", large_file(1))
     messages: list[str] = []
-    async with proxied(service, bucket, run=["api"]) as (url, proxy):
+    async with proxied(service, bucket, run=["api"]) as (started, proxy):
+        url = started.url
         with Client(url, on_retry=messages.append) as client:
             async with stopped_in_a_part(proxy) as is_reading:
                 async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as first:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from db.imports.objects import PART_BYTES
 from tests.support.bucket import Bucket
 from tests.support.fault_proxy import Budget, FaultProxy, fault_proxy
+from tests.support.service import Service
 
 
 def large_file(parts: int) -> bytes:
@@ -16,11 +17,11 @@ def large_file(parts: int) -> bytes:
 
 
 @asynccontextmanager
-async def proxied(service, bucket: Bucket, **settings: object) -> AsyncIterator[tuple[str, FaultProxy]]:
-    """A service that reaches its bucket through a proxy: yields its URL, and the proxy."""
+async def proxied(service, bucket: Bucket, **settings: object) -> AsyncIterator[tuple[Service, FaultProxy]]:
+    """A service that reaches its bucket through a proxy: yields both."""
     async with fault_proxy(bucket.endpoint) as proxy:
         more = {"aws_endpoint_url": proxy.url, "import_sources": f"s3://{bucket.name}"}
-        yield (await service(**(bucket.settings | more | settings))).url, proxy
+        yield await service(**(bucket.settings | more | settings)), proxy
 
 
 @asynccontextmanager

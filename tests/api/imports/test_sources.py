@@ -5,6 +5,7 @@ import csv
 import gzip
 import hashlib
 import re
+import signal
 import sys
 from contextlib import asynccontextmanager
 
@@ -53,8 +54,8 @@ async def post_source(api, source: str, **members):
 async def through_proxy(service, bucket):
     """A client of a service without workers that reaches its bucket through a proxy, and the proxy."""
     async with (
-        proxied(service, bucket, run=["api"]) as (url, proxy),
-        httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client,
+        proxied(service, bucket, run=["api"]) as (started, proxy),
+        httpx.AsyncClient(base_url=started.url, timeout=PATIENCE_SECONDS) as client,
     ):
         yield client, proxy
 
@@ -315,6 +316,23 @@ async def test_broken_connections(service, conn, bucket):
         assert body["source"] in document["detail"]
         assert proxy.answer_bytes_max, "the retries have no end"
     assert await (await conn.execute("SELECT count(*) FROM import_jobs")).fetchone() == (1,)
+
+
+async def test_a_process_that_stops(service, conn, bucket):
+    """A request whose object is being read is answered 503 before the process ends, and nothing of the import remains."""
+    body = {"resource": "users", "source": bucket.put("users.ndjson", large_file(1))}
+    async with (
+        proxied(service, bucket, run=["api"], stop_seconds=10) as (started, proxy),
+        httpx.AsyncClient(base_url=started.url, timeout=PATIENCE_SECONDS) as client,
+        stopped_in_a_part(proxy) as is_reading,
+    ):
+        posting = asyncio.create_task(client.post(PATH, json=body))
+        await is_reading.wait()
+        started.api.send(signal.SIGTERM)
+        problem(await posting, 503, "unavailable")
+        await eventually(lambda: started.api.exit_code is not None)
+        assert started.api.exit_code == 0
+    assert await (await conn.execute("SELECT count(*) FROM import_jobs")).fetchone() == (0,)
 
 
 async def test_a_bucket_that_refuses_access(service, bucket):
