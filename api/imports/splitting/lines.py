@@ -12,10 +12,13 @@ import re
 from itertools import compress
 
 from api.imports.splitting.chunk_builder import ChunkBuilder, Unreadable
-from api.imports.splitting.strict_csv import StrictReader, odd_quotes
+from api.imports.splitting.strict_csv import StrictReader, unpaired
 from db.formats import csv_cell
 
 COLUMNS_MAX = 1000
+
+# bytes whose records are found at once: some times those of a block, so that memory does not depend on `RECORD_MAX_BYTES`
+RUN_BYTES_MAX = 256 * 1024
 
 _BLANK = re.compile(rb"[ \t\r]*+\n")
 _BLANK_LATER = re.compile(rb"\n[ \t\r]*+\n")
@@ -159,15 +162,11 @@ class CsvSplitter(LineSplitter):
         self._reader = StrictReader(delimiter)
         self._strict = re.compile(rf"{cell}(?:{re.escape(delimiter)}{cell})*+\r?\n".encode())
         self._singles = re.compile(_SINGLE_CSV)
-        # whether the bytes that are being split have a record that is too large
-        self._has_too_large = False
+        # no record of a run is too large
+        self._run_max = min(record_max_bytes + 1, RUN_BYTES_MAX)
         # whether the pending record continues after a line end, and whether it ended within quotes
         self._open = False
         self._quoted = False
-
-    def _split(self, data: bytes, *, last: bool) -> None:
-        self._has_too_large = False
-        super()._split(data, last=last)
 
     def _add(self, record: bytes) -> None:
         if self.header is not None or len(record) - 1 > self._max:
@@ -196,13 +195,8 @@ class CsvSplitter(LineSplitter):
 
     def _add_run(self, data: bytes, position: int) -> int:
         """Adds the records at `position` that keep the rules of quoting, else the single lines there. Returns where they end."""
-        if self._has_too_large:
-            return super()._add_run(data, position)
-        records, lines = self._reader.read(data, position)
-        if len(data) - position > self._max and max(map(len, records), default=0) > self._max + 1:
-            # only its first line is a record, and the next ones depend on that
-            self._has_too_large = True
-        if not records or self._has_too_large:
+        records, lines = self._reader.read(data, position, position + self._run_max)
+        if not records:
             return super()._add_run(data, position)
         stop = position + sum(map(len, records))
         lines_read = lines.pop()
@@ -219,7 +213,7 @@ class CsvSplitter(LineSplitter):
     def _all_single(self, data: bytes) -> bool:
         if self.header is None or not super()._all_single(data):
             return False
-        return b'"' not in data or not any(odd_quotes(data))
+        return b'"' not in data or b'"' not in unpaired(data)
 
     def _record_end(self, data: bytes, position: int, *, last: bool) -> int:
         self._open = False
