@@ -29,13 +29,15 @@ class Unexpected(Exception):
 class Client:
     """`answers` counts the responses by status; `no response` stands for connections that were refused or broke.
 
-    `slowest_seconds` is the longest time that a request has taken, with or without a response; it may be reset.
+    `slowest_seconds` is the longest time that a request has taken, with or without a response; it may be reset. `refused` counts
+    the requests that are repeated.
     """
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         self.http = http
         self.answers: Counter[str] = Counter()
         self.slowest_seconds = 0.0
+        self.refused: Counter[str] = Counter()
 
     async def ask(self, method: str, path: str, *, content: Content = None, **options: Any) -> httpx.Response:
         """Repeats a request while the error is temporary. Raises `Unexpected` for an internal error or a timeout."""
@@ -53,6 +55,7 @@ class Client:
                     return response
             finally:
                 self.slowest_seconds = max(self.slowest_seconds, time.monotonic() - began)
+            self.refused[f"{method} {path.rpartition('/')[0] if method == 'GET' else path}"] += 1
             await asyncio.sleep(RETRY_SECONDS * random.uniform(0.5, 1.5))
         raise Unexpected(f"{method} {path} got no response within {PATIENCE_SECONDS} s")
 

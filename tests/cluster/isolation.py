@@ -17,7 +17,7 @@ from db import embedded
 # set inside
 INSIDE = "CLUSTER_INSIDE"
 SCRATCH = Path("/dev/shm")  # noqa: S108  a file system of these namespaces only
-SCRATCH_BYTES = 6 << 30
+SCRATCH_BYTES = 10 << 30
 UNSHARE = ("unshare", "--net", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child=KILL")
 # the first process of the namespace, which has to collect the orphans: PostgreSQL is one of them
 INIT = ("sh", "-c", '"$@"; exit $?', "sh")

@@ -61,8 +61,9 @@ def write_configuration(name: str, place: Path, *, bin_dir: Path) -> Path:
                         "max_connections": 150,
                         "shared_buffers": "64MB",
                         "max_wal_size": "256MB",
-                        "wal_keep_size": "512MB",
-                        "max_slot_wal_keep_size": "1GB",
+                        # for a node that comes back late on a busy machine
+                        "wal_keep_size": "1GB",
+                        "max_slot_wal_keep_size": "2GB",
                         # apart from Patroni's log
                         "logging_collector": "on",
                     },

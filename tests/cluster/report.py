@@ -21,7 +21,8 @@ def show(console: Console, result: Result) -> None:
     )
     work = ", ".join(f"{count} {name}" for name, count in result.work.most_common())
     answers = ", ".join(f"{count} {name}" for name, count in sorted(result.answers.items()))
-    console.print(f"  done: {work}; responses: {answers}", style="dim")
+    repeated = ", ".join(f"{count} {name}" for name, count in result.repeated.most_common()) or "none"
+    console.print(f"  done: {work}; responses: {answers}; repeated: {repeated}", style="dim")
     for line in result.wrong:
         console.print(f"  {line}", style="red", markup=False)
 
