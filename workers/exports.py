@@ -14,7 +14,7 @@ from db.compression import compressor
 from db.connections import pool
 from db.connections.pool import Connection
 from db.errors import UNAVAILABLE
-from db.exports import claimed, copy_out, files, output, storage
+from db.exports import claimed, copy_out, files, output, storage, watermarks
 from db.exports.claimed import ClaimedExport
 from db.exports.storage import File, Storage
 from db.formats import Compression
@@ -71,8 +71,10 @@ async def _write(conn: Connection, claim: Claim, settings: Settings) -> Done | N
             await queue.drop(conn, claim)
             return None
         snapshot_at = await copy_out.begin_long_read(conn, client_timeout_seconds=IDLE_SECONDS_MAX)
+        selection = export.selection
+        snapshot = await watermarks.begin(conn, selection.changed_since)
         name = files.stored_name(export.resource, export.format, export.compression, id=claim.job_id, lease=claim.lease)
-        progress = _Progress(await copy_out.count(conn, RESOURCES[export.resource], export.selection))
+        progress = _Progress(await copy_out.count(conn, RESOURCES[export.resource], selection))
         async with (
             _reported(claim, progress, settings),
             store.writer(
@@ -88,6 +90,7 @@ async def _write(conn: Connection, claim: Claim, settings: Settings) -> Done | N
                 records=progress.records,
                 sha256=compressed.sha256.digest(),
                 snapshot_at=snapshot_at,
+                watermark=str(snapshot.watermark),
             )
             await claimed.store_file(conn, claim.job_id, description)
             await queue.finish(conn, claim, Counts())

@@ -17,6 +17,11 @@ BLOCK_BYTES = 256 * 1024
 Compression = Literal["none", "gzip", "zstd"]
 ENCODINGS: dict[Compression, str] = {"none": "identity", "gzip": "gzip", "zstd": "zstd"}
 OnReceived = Callable[[int], None]
+OnHeaders = Callable[[httpx.Headers], None]
+
+
+def _ignore(_headers: httpx.Headers) -> None:
+    pass
 
 
 def stream_to(
@@ -27,13 +32,14 @@ def stream_to(
     on_received: OnReceived,
     *,
     compression: Compression = "none",
+    on_headers: OnHeaders = _ignore,
 ) -> None:
     """Writes a response that cannot be resumed to `target`. Raises `IncompleteDownload`, and then leaves no file."""
     part = _part(target)
     try:
         with part.open("wb") as file:
             size = 0
-            for block in blocks(transport, path, params, compression=compression):
+            for block in blocks(transport, path, params, compression=compression, on_headers=on_headers):
                 file.write(block)
                 size += len(block)
                 on_received(size)
@@ -43,11 +49,17 @@ def stream_to(
 
 
 def blocks(
-    transport: Transport, path: str, params: dict[str, str], *, compression: Compression = "none"
+    transport: Transport,
+    path: str,
+    params: dict[str, str],
+    *,
+    compression: Compression = "none",
+    on_headers: OnHeaders = _ignore,
 ) -> Iterator[bytes]:
     """The body of a response, compressed if requested. Raises `IncompleteDownload` if it is incomplete."""
     headers = {"Accept-Encoding": ENCODINGS[compression]}
     with transport.stream("GET", path, params=params, headers=headers) as response:
+        on_headers(response.headers)
         try:
             yield from response.iter_raw(BLOCK_BYTES)
         except httpx.TransportError as error:

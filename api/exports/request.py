@@ -14,11 +14,12 @@ from api.http.auth import key_name
 from api.http.headers import AnyRequest, idempotency_key
 from api.http.operations import object_schema
 from api.http.parameters import IdempotencyToken
-from api.http.problems import Fault, invalid_request, request_id
+from api.http.problems import Fault, Problem, invalid_request, request_id
 from db.exports import columnar
 from db.exports import filters as export_filters
 from db.exports.filters import InvalidSelection, Selection
 from db.exports.jobs import ExportRequest
+from db.exports.watermarks import Expired
 from db.formats import PACKED_FORMATS, Compression, ExportFormat
 from db.resources import RESOURCES, ResourceName
 from db.resources.definition import Resource
@@ -39,6 +40,10 @@ class ExportParameters(msgspec.Struct, kw_only=True, omit_defaults=True):
         bool, Meta(description="Escape CSV cells so that spreadsheets do not read them as formulas.")
     ] = False
     bom: Annotated[bool, Meta(description="Only for csv: begin the file with a byte order mark, for Excel.")] = False
+    changed_since: Annotated[
+        str | None,
+        Meta(description="The `watermark` of an earlier export: only records that were stored or changed since."),
+    ] = None
     idempotency_token: Annotated[
         IdempotencyToken | None, Meta(description="The same as the header Idempotency-Key.")
     ] = None
@@ -58,6 +63,7 @@ async def read(request: AnyRequest) -> ExportRequest:
         RESOURCES[requested.resource],
         filters=requested.filters or {},
         fields=requested.fields,
+        changed_since=requested.changed_since,
         filter_prefix="filters.",
     )
     check_format(requested.format, csv_safe=requested.csv_safe, bom=requested.bom, compression=requested.compression)
@@ -71,6 +77,7 @@ async def read(request: AnyRequest) -> ExportRequest:
         fields=requested.fields,
         csv_safe=requested.csv_safe,
         bom=requested.bom,
+        changed_since=requested.changed_since,
         idempotency_token=token,
         digest=hashlib.sha256(msgspec.json.encode(content, order="deterministic")).digest(),
         request_id=request_id(request.scope),
@@ -83,13 +90,16 @@ def select(
     *,
     filters: Mapping[str, Any],
     fields: Sequence[str] | None,
+    changed_since: str | None = None,
     after: str | None = None,
     limit: int | None = None,
     filter_prefix: str = "",
 ) -> Selection:
     """The selection. Raises `Problem` 400 with everything that is wrong; filters are named with `filter_prefix`."""
     try:
-        return export_filters.select(resource, filters=filters, fields=fields, after=after, limit=limit)
+        return export_filters.select(
+            resource, filters=filters, fields=fields, changed_since=changed_since, after=after, limit=limit
+        )
     except InvalidSelection as error:
         known = export_filters.filters(resource)
         faults = [
@@ -117,3 +127,7 @@ def check_format(format: ExportFormat, *, csv_safe: bool, bom: bool, compression
         faults.append(Fault("format", "invalid_value", message))
     if faults:
         raise invalid_request(faults)
+
+
+def watermark_expired(error: Expired) -> Problem:
+    return Problem("watermark-expired", f"Export all records again, without changed_since: {error}.")

@@ -11,7 +11,7 @@ from msgspec import UNSET, UnsetType
 from api.exports import download
 from api.exports.admission import check_jobs
 from api.exports.download import Download
-from api.exports.request import BODY, read
+from api.exports.request import BODY, read, watermark_expired
 from api.exports.view import PATH, RECORD_FILES, ExportView, get_or_404, summary, view
 from api.http import parameters, responses, sse
 from api.http.dependencies import PoolHere, SettingsHere, StoppingHere
@@ -19,8 +19,10 @@ from api.http.headers import AnyRequest
 from api.http.operations import BINARY, operation
 from api.http.parameters import ListParameters
 from api.http.problems import Problem, problem_responses
-from db.exports import files, jobs, storage
+from db.connections.pool import Connection
+from db.exports import files, jobs, storage, watermarks
 from db.exports.jobs import Export, ExportJobCounts, ExportRequest
+from db.exports.watermarks import Watermark
 from db.jobs import JobFilter
 from db.settings import Settings
 from monitoring import metrics
@@ -54,6 +56,7 @@ class ExportListParameters(ListParameters, kw_only=True):
         ),
         **problem_responses(
             "invalid-request",
+            "watermark-expired",
             "payload-too-large",
             "unsupported-format",
             "idempotency-key-reused",
@@ -71,6 +74,7 @@ async def create_export(request: AnyRequest, db_pool: PoolHere, settings: Settin
             if id is not None:
                 # raised within the transaction, which also removes the new job
                 check_jobs(settings, await jobs.live(conn))
+                await _check_watermark(conn, requested)
         if id is None:
             job = await jobs.by_token(conn, requested.idempotency_token or "")
         else:
@@ -184,6 +188,16 @@ async def get_export_events(
 def _event_id(job: Export) -> str:
     """Changes whenever the job does."""
     return f"{job.status}-{job.exported_records or 0}"
+
+
+async def _check_watermark(conn: Connection, requested: ExportRequest) -> None:
+    """Raises `Problem` 410 if the export could not continue from its watermark."""
+    if requested.changed_since is None:
+        return
+    try:
+        await watermarks.begin(conn, Watermark.parse(requested.changed_since))
+    except watermarks.Expired as error:
+        raise watermark_expired(error) from None
 
 
 def _check_replay(requested: ExportRequest, job: Export, *, is_replay: bool) -> None:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing
 from datetime import datetime
 from functools import cache
-from typing import Annotated, Self, cast
+from typing import Annotated, NamedTuple, Self, cast
 
 import msgspec
 import structlog
@@ -20,17 +20,18 @@ from msgspec import UNSET, Meta, UnsetType
 
 from api.exports import replica
 from api.exports.admission import StreamAdmission
-from api.exports.request import check_format, select
+from api.exports.request import check_format, select, watermark_expired
 from api.exports.view import RECORD_FILES
 from api.http import content_encoding, parameters
-from api.http.dependencies import SettingsHere
+from api.http.dependencies import PoolHere, SettingsHere
 from api.http.headers import AnyRequest
 from api.http.operations import operation
 from api.http.problems import Problem, problem_responses
 from api.http.streaming import BlockStream
 from db.connections.pool import Connection, Pool
-from db.exports import copy_out, files, output
+from db.exports import copy_out, files, output, watermarks
 from db.exports.filters import Filter, Test, filters
+from db.exports.watermarks import Snapshot
 from db.formats import EXPORT_FORMAT_BY_MEDIA_TYPE, MEDIA_TYPES, PACKED_FORMATS, ExportFormat
 from db.resources import RESOURCES
 from monitoring import metrics
@@ -53,6 +54,13 @@ class StreamParameters(msgspec.Struct, kw_only=True):
         str | None,
         Meta(
             description="An id. Only records with a greater id are returned, for example to resume after the last one received."
+        ),
+    ] = None
+    changed_since: Annotated[
+        str | None,
+        Meta(
+            description="The watermark of an earlier export (`X-Watermark`): only records that were stored or changed since are "
+            "returned."
         ),
     ] = None
     csv_safe: Annotated[
@@ -91,6 +99,15 @@ def _all_filters() -> tuple[Filter, ...]:
     )
 
 
+class _Started(NamedTuple):
+    """An open COPY. `first` is its first block, None if there is none."""
+
+    at: datetime
+    snapshot: Snapshot
+    first: copy_out.Block | None
+    blocks: AsyncIterator[copy_out.Block]
+
+
 @get(
     "/api/v1/exports/{resource:str}/stream",
     operation_class=operation(
@@ -104,17 +121,28 @@ def _all_filters() -> tuple[Filter, ...]:
         200: ResponseSpec(
             bytes, description="The records, in order of id", media_type="application/x-ndjson", generate_examples=False
         ),
-        **problem_responses("invalid-request", "not-found", "not-acceptable", "too-many-requests", "unavailable"),
+        **problem_responses(
+            "invalid-request",
+            "not-found",
+            "not-acceptable",
+            "watermark-expired",
+            "too-many-requests",
+            "unavailable",
+        ),
     },
 )
 async def stream_export(
     request: AnyRequest,
     resource: FromPath[str],
+    db_pool: PoolHere,
     stream_pools: NamedDependency[SkipValidation[list[Pool]]],
     stream_admission: NamedDependency[SkipValidation[StreamAdmission]],
     settings: SettingsHere,
 ) -> ASGIResponse:
-    """One snapshot, taken at the time in X-Snapshot-At. A transfer that ends without an error is complete."""
+    """One snapshot, taken at the time in X-Snapshot-At. A transfer that ends without an error is complete.
+
+    X-Watermark is the `changed_since` of the next incremental export.
+    """
     if resource not in RESOURCES:
         raise Problem("not-found", f"No such resource. The resources are {', '.join(RESOURCES)}.")
     known = filters(RESOURCES[resource])
@@ -126,16 +154,19 @@ async def stream_export(
         RESOURCES[resource],
         filters={name: getattr(requested, name) for name in known if getattr(requested, name) is not UNSET},
         fields=None if requested.fields is None else requested.fields.split(","),
+        changed_since=requested.changed_since,
         after=requested.after,
         limit=requested.limit,
     )
 
-    async def start(
-        conn: Connection, stack: AsyncExitStack
-    ) -> tuple[datetime, copy_out.Block | None, AsyncIterator[copy_out.Block]]:
+    async def start(conn: Connection, stack: AsyncExitStack) -> _Started:
         await stack.enter_async_context(conn.transaction())
         # longer than the limit for the client, so that the stalled client is disconnected first
         snapshot_at = await copy_out.begin_long_read(conn, client_timeout_seconds=2 * settings.stall_seconds)
+        try:
+            snapshot = await watermarks.begin(conn, selection.changed_since)
+        except watermarks.Expired as error:
+            raise watermark_expired(error) from None
         blocks = await stack.enter_async_context(
             aclosing(
                 output.blocks(
@@ -144,22 +175,28 @@ async def stream_export(
             )
         )
         # an error before the first block can still be reported as a problem document
-        return snapshot_at, await anext(blocks, None), blocks
+        return _Started(snapshot_at, snapshot, await anext(blocks, None), blocks)
 
     async with AsyncExitStack() as stack:
         stack.enter_context(stream_admission.stream())
-        (snapshot_at, first, blocks), read = await replica.begin(stream_pools, start)
+        # only the primary can continue from a watermark
+        pools = stream_pools if selection.changed_since is None else stream_pools[-1:]
+        started, read = await replica.begin(pools, start)
         await stack.enter_async_context(read)
+        if not started.snapshot.is_flushed:
+            async with db_pool.connection() as conn:
+                await watermarks.flush(conn)
         held = stack.pop_all()
     count = held.enter_context(_StreamCount(resource, format, seconds_max=settings.stream_seconds_max))
     return BlockStream(
-        content_encoding.compress(count.counted(first, blocks), compression),
+        content_encoding.compress(count.counted(started.first, started.blocks), compression),
         held=held,
         media_type=MEDIA_TYPES[format],
         headers={
-            "Content-Disposition": f'attachment; filename="{files.download_name(resource, format, snapshot_at)}"',
+            "Content-Disposition": f'attachment; filename="{files.download_name(resource, format, started.at)}"',
             "Vary": "Accept, Accept-Encoding",
-            "X-Snapshot-At": msgspec.to_builtins(snapshot_at),
+            "X-Snapshot-At": msgspec.to_builtins(started.at),
+            "X-Watermark": str(started.snapshot.watermark),
             "Cache-Control": "no-store",
             **({} if compression == "none" else {"Content-Encoding": compression}),
         },

@@ -44,7 +44,9 @@ class ExportProgress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExportView(msgspec.Struct, frozen=True, kw_only=True):
-    """An export job. `file` and `snapshot_at` are null until the file is complete. The file is removed at `expires_at`.
+    """An export job. `file`, `snapshot_at` and `watermark` are null until the file is complete.
+
+    The file is removed at `expires_at`. `watermark` is the `changed_since` of the next incremental export.
 
     `waiting_for` is the reason why the job is not final yet, in one sentence; null if it is final, and behind a pooler.
     `webhooks` are the deliveries of the end of the job. Lists do not have these two.
@@ -59,8 +61,10 @@ class ExportView(msgspec.Struct, frozen=True, kw_only=True):
     fields: list[str] | None
     csv_safe: bool
     bom: bool
+    changed_since: str | None
     compression: Compression
     snapshot_at: datetime | None
+    watermark: str | None
     total_records: int | None
     exported_records: int | None
     progress: ExportProgress
@@ -102,8 +106,10 @@ def summary(settings: Settings, job: Export) -> ExportView:
         fields=job.fields,
         csv_safe=job.csv_safe,
         bom=job.bom,
+        changed_since=job.changed_since,
         compression=job.compression,
         snapshot_at=job.snapshot_at,
+        watermark=job.watermark,
         total_records=job.total_records,
         exported_records=0 if job.status == "pending" else job.exported_records,
         progress=_progress(job),

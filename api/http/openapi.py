@@ -68,6 +68,7 @@ RESPONSE_HEADERS = {
     "Vary": "`Accept, Accept-Encoding`: the response depends on these headers.",
     "Content-Encoding": "The compression of the body; absent when it is not compressed.",
     "X-Snapshot-At": "The time of the snapshot that is exported.",
+    "X-Watermark": "The `changed_since` of the next incremental export.",
     "WWW-Authenticate": "`Bearer`.",
 }
 
@@ -223,7 +224,7 @@ def _file_headers(operation: Node, status: str, content: Node) -> Iterator[tuple
         # a page of a list has no file name
         yield "Content-Disposition", "cursor" not in _names(operation)
     if "406" in responses:
-        yield from dict.fromkeys(("Vary", "X-Snapshot-At"), True).items()
+        yield from dict.fromkeys(("Vary", "X-Snapshot-At", "X-Watermark"), True).items()
         yield "Content-Encoding", False
 
 

@@ -24,11 +24,17 @@ class ClaimedExport(msgspec.Struct, frozen=True, kw_only=True):
     fields: list[str] | None
     csv_safe: bool
     bom: bool
+    changed_since: str | None
 
     @property
     def selection(self) -> Selection:
         """Raises `filters.InvalidSelection` if the job was accepted by a version that has other filters."""
-        return select(RESOURCES[self.resource], filters=self.filters or {}, fields=self.fields)
+        return select(
+            RESOURCES[self.resource],
+            filters=self.filters or {},
+            fields=self.fields,
+            changed_since=self.changed_since,
+        )
 
 
 class File(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +45,7 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     records: int
     snapshot_at: datetime
+    watermark: str
 
 
 async def use_repeatable_read(conn: Connection) -> None:
@@ -55,7 +62,7 @@ async def load_claimed(conn: Connection, claim: queue.Claim) -> ClaimedExport:
     cursor = conn.cursor(row_factory=class_row(ClaimedExport))
     await cursor.execute(
         """
-        SELECT resource, format, compression, filters, fields, csv_safe, bom
+        SELECT resource, format, compression, filters, fields, csv_safe, bom, changed_since
         FROM export_jobs
         WHERE id = %(id)s
         """,
@@ -102,7 +109,8 @@ async def store_file(conn: Connection, id: UUID, file: File) -> None:
             file_records = %(records)s,
             file_sha256 = %(sha256)s,
             total_records = %(records)s,
-            snapshot_at = %(snapshot_at)s
+            snapshot_at = %(snapshot_at)s,
+            watermark = %(watermark)s
         WHERE id = %(id)s
         """,
         {"id": id, **msgspec.structs.asdict(file)},

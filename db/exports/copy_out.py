@@ -99,7 +99,7 @@ async def blocks(
     the server has confirmed the end of the COPY. A caller that stops earlier must close the generator, which cancels the COPY;
     the connection cannot be used before that.
     """
-    if not selection.conditions:
+    if not selection.conditions and selection.changed_since is None:
         # Reads a whole table by its index. A sort may take less time in total, but its first record comes only after all rows
         # were read.
         await conn.execute("SET LOCAL enable_sort = off")

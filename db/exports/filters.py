@@ -13,6 +13,7 @@ from typing import Any, Literal, LiteralString, NamedTuple, get_type_hints
 import msgspec
 from psycopg import sql
 
+from db.exports.watermarks import Watermark
 from db.resources import validation
 from db.resources.definition import Resource
 
@@ -48,10 +49,11 @@ class Condition(NamedTuple):
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
-    """`fields` are in output order. Only records with an id greater than `after` are selected."""
+    """`fields` are in output order. Only records with an id greater than `after`, written since `changed_since`, are selected."""
 
     fields: tuple[str, ...]
     conditions: tuple[Condition, ...] = ()
+    changed_since: Watermark | None = None
     after: Any = None
     limit: int | None = None
 
@@ -83,6 +85,7 @@ def select(
     *,
     filters: Mapping[str, Any],
     fields: Sequence[str] | None = None,
+    changed_since: str | None = None,
     after: str | None = None,
     limit: int | None = None,
 ) -> Selection:
@@ -98,7 +101,12 @@ def select(
         except ValueError as error:
             invalid.append(InvalidParameter(name, str(error)))
     invalid += _invalid_fields(resource, fields)
-    after_id = None
+    since = after_id = None
+    if changed_since is not None:
+        try:
+            since = Watermark.parse(changed_since)
+        except ValueError as error:
+            invalid.append(InvalidParameter("changed_since", str(error)))
     if after is not None:
         try:
             after_id = _value(resource, "id", after)
@@ -107,7 +115,11 @@ def select(
     if invalid:
         raise InvalidSelection(invalid)
     return Selection(
-        fields=tuple(fields or resource.columns), conditions=tuple(conditions), after=after_id, limit=limit
+        fields=tuple(fields or resource.columns),
+        conditions=tuple(conditions),
+        changed_since=since,
+        after=after_id,
+        limit=limit,
     )
 
 
@@ -125,6 +137,14 @@ def where(resource: Resource, selection: Selection) -> tuple[sql.Composed, dict[
             )
         )
         values[filter.name] = value
+    if selection.changed_since is not None:
+        # the transactions since then, of which a row has the lower 32 bits
+        clauses.append(
+            sql.SQL("age({}) BETWEEN 0 AND age({}::xid8::xid)").format(
+                sql.Identifier(resource.name, "xmin"), sql.Placeholder("changed_since")
+            )
+        )
+        values["changed_since"] = str(selection.changed_since.transaction)
     if selection.after is not None:
         clauses.append(sql.SQL("{} > {}").format(_comparable(resource, "id"), sql.Placeholder("after")))
         values["after"] = selection.after

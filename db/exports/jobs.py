@@ -35,6 +35,7 @@ class ExportRequest(msgspec.Struct, frozen=True, kw_only=True):
     fields: list[str] | None = None
     csv_safe: bool = False
     bom: bool = False
+    changed_since: str | None = None
     idempotency_token: str | None
     digest: bytes
     request_id: str | None
@@ -57,10 +58,12 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
     fields: list[str] | None
     csv_safe: bool
     bom: bool
+    changed_since: str | None
     total_records: int | None
     exported_records: int | None
     now: datetime
     snapshot_at: datetime | None
+    watermark: str | None
     file_name: str | None
     file_bytes: int | None
     file_records: int | None
@@ -95,10 +98,10 @@ class ExportJobCounts(msgspec.Struct, frozen=True, kw_only=True):
 
 # the columns of Export
 _SELECT = """
-    SELECT id, status, resource, format, compression, filters, fields, csv_safe, bom,
+    SELECT id, status, resource, format, compression, filters, fields, csv_safe, bom, changed_since,
         coalesce(export_jobs.total_records, report.total_records) AS total_records,
-        coalesce(file_records, report.records) AS exported_records, clock_timestamp() AS now, snapshot_at, file_name, file_bytes,
-        file_records, file_sha256, problem, request_digest, created_by, created_at, started_at, finished_at
+        coalesce(file_records, report.records) AS exported_records, clock_timestamp() AS now, snapshot_at, watermark, file_name,
+        file_bytes, file_records, file_sha256, problem, request_digest, created_by, created_at, started_at, finished_at
     FROM export_jobs
     LEFT JOIN export_progress_reports AS report ON report.export_id = export_jobs.id
 """
@@ -114,11 +117,11 @@ async def create(conn: Connection, request: ExportRequest) -> UUID | None:
     cursor = await conn.execute(
         """
         INSERT INTO export_jobs (
-            id, resource, format, compression, filters, fields, csv_safe, bom, idempotency_token, request_digest,
-            request_id, created_by
+            id, resource, format, compression, filters, fields, csv_safe, bom, changed_since, idempotency_token,
+            request_digest, request_id, created_by
         )
         VALUES (
-            %(id)s, %(resource)s, %(format)s, %(compression)s, %(filters)s, %(fields)s, %(csv_safe)s, %(bom)s,
+            %(id)s, %(resource)s, %(format)s, %(compression)s, %(filters)s, %(fields)s, %(csv_safe)s, %(bom)s, %(changed_since)s,
             %(idempotency_token)s, %(digest)s, %(request_id)s, %(created_by)s
         )
         ON CONFLICT (idempotency_token) DO NOTHING

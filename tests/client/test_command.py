@@ -183,6 +183,30 @@ async def test_exports(bulk, api, tmp_path):
     assert (await bulk("export", "users", "--where", "shoe=44", "-o", "-")).code == 2
 
 
+@pytest.mark.parametrize("options", [["-o", "-"], ["-o", "out.ndjson"], ["-o", "out.ndjson", "--background"]])
+async def test_exports_since_the_last_one(bulk, api, tmp_path, monkeypatch, options):
+    """With --since each export has what was stored since the last complete one, and a failed one keeps its watermark."""
+    monkeypatch.chdir(tmp_path)
+    mark = tmp_path / "users.mark"
+
+    async def export(*more: str) -> int:
+        """Returns the number of records."""
+        result = await bulk("export", "users", "--since", "users.mark", *options, *more)
+        assert result.code == 0, result
+        return len((result.out if "-" in options else (tmp_path / "out.ndjson").read_text()).splitlines())
+
+    await bulk("import", "-", "-r", "users", stdin=users(5))
+    assert (await export(), await export()) == (5, 0)
+    await bulk("import", "-", "-r", "users", "--mode", "skip", stdin=users(7))
+    kept = mark.read_text()
+    assert (await bulk("export", "users", "--since", "users.mark", "--where", "shoe=44", *options)).code == 2
+    assert mark.read_text() == kept
+    assert (await export(), await export()) == (2, 0)
+    mark.write_text("0123456789ab-7\n")
+    refused = await bulk("export", "users", "--since", "users.mark", *options)
+    assert (refused.code, "Export all records again" in refused.err.replace("\n", " ")) == (2, True)
+
+
 async def test_a_closed_pipe_ends_it_silently(bulk, api):
     """`bulk export users -o - | head -1` prints one line and no error."""
     await bulk("import", "-", "-r", "users", "-q", stdin=users(20_000))

@@ -24,6 +24,14 @@ step "Stream compressed: curl unpacks what it has asked for"
 is status "$(status packed.csv --compressed "$API/exports/users/stream?format=csv&limit=2&fields=id")" 200
 is lines "$(wc -l < packed.csv | tr -d ' ')" 3
 
+step "Only what has changed since an export"
+is status "$(status first.ndjson "$API/exports/users/stream?limit=1")" 200
+MARK=$(header x-watermark)
+printf 'email,name,role,active\nbea-%s@example.org,Beatrice,reader,true\n' "$RUN" > changed.csv
+is status "$(status job.json -H 'Prefer: wait=30' -F resource=users -F mode=upsert -F file=@changed.csv "$API/imports")" 200
+is status "$(status changed.ndjson "$API/exports/users/stream?changed_since=$MARK&$one")" 200
+is changed "$(json changed.ndjson name)" Beatrice
+
 step "What is exported imports again unchanged"
 call "$API/exports/users/stream?format=csv&email=ada-$RUN@example.org,cy-$RUN@example.org" > again.csv
 is status "$(status again.json -H 'Prefer: wait=30' -F resource=users -F mode=upsert -F file=@again.csv "$API/imports")" 200

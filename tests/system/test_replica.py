@@ -13,6 +13,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from db import migrate
 from db.connections.pool import Connection
+from db.errors import READ_ONLY
+from db.exports import watermarks
 from tests.support import postgres
 from tests.support.eventually import PATIENCE_SECONDS, broken_off, eventually
 from tests.support.exports import SEVERAL, STALLED, STREAM, many_articles, resume, stall
@@ -199,3 +201,26 @@ async def test_a_standby_that_is_away(pair, primary, tmp_path):
             return (await client.get("/ready")).status_code == 200
 
         await eventually(is_ready)
+
+
+async def test_an_increment_after_a_stream_of_the_standby(client, primary, standby):
+    """The watermark of a standby can be continued; the increment is read from the primary, so it lacks nothing."""
+    await primary.execute(AUTHOR, {"email": "first@example.com"})
+    await replayed(primary, standby)
+    await standby.execute("SELECT pg_wal_replay_pause()")
+    try:
+        await primary.execute(AUTHOR, {"email": "second@example.com"})
+        streamed = await client.get(STREAM.format("users"))
+        query = {"fields": "email", "format": "csv", "changed_since": streamed.headers["x-watermark"]}
+        increment = await client.get(STREAM.format("users"), params=query)
+    finally:
+        await standby.execute("SELECT pg_wal_replay_resume()")
+    assert ("first@" in streamed.text, "second@" in streamed.text) == (True, False)
+    assert increment.text == "email\nsecond@example.com\n"
+
+
+async def test_a_standby_does_not_continue_from_a_watermark(primary, standby):
+    """It cannot tell whether the watermark is of its history."""
+    watermark = (await watermarks.begin(primary, None)).watermark
+    with pytest.raises(READ_ONLY):
+        await watermarks.begin(standby, watermark)

@@ -264,6 +264,7 @@ VARYING = {
     "date",
     "x-request-id",
     "x-snapshot-at",
+    "x-watermark",
     "content-disposition",
     "transfer-encoding",
     "content-length",
