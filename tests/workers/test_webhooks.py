@@ -209,8 +209,7 @@ async def test_a_response_that_does_not_end_counts(conn, database_url):
 
 async def test_an_endpoint_that_cannot_be_reached_is_shown(conn, database_url):
     """The reason is in the table, without the URL."""
-    async with receiving() as receiver:
-        nobody = receiver.endpoint()
+    nobody = {**UNREACHABLE, "url": "http://127.0.0.1:1/t0ken"}
     async with delivering(database_url, nobody):
         await ended(conn, nobody)
         status, error = await delivery(conn, "pending", attempts=1)
