@@ -79,7 +79,8 @@ async def queue_numbers(conn: Connection, *, endpoints: Sequence[Endpoint]) -> Q
             WHERE state = 'running'
             GROUP BY state, import_id
         ) AS live
-        LEFT JOIN import_jobs ON import_jobs.id = live.import_id
+        -- looked up one by one: a join would read all finished jobs
+        LEFT JOIN LATERAL (SELECT resource FROM import_jobs WHERE id = live.import_id LIMIT 1) AS job ON true
         GROUP BY state, resource
         """
     )

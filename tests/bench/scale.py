@@ -43,11 +43,11 @@ CLAIM_CHUNKS = 8
 # chunks of all live imports, and at least of each: enough for all claims, which are of the same number of chunks
 LIVE_CHUNKS = 2_000
 CHUNKS_MIN = 16
-# the rest of the session's calls use the plans that it has by then
+# enough for the sixth execution of a statement, which is a prepared one
 PLANNED_CALLS = 20
 # the views that people read, with the condition that they are told to use
 VIEWS: dict[LiteralString, LiteralString] = {
-    "import_progress": "WHERE finished_at IS NULL",
+    "import_progress": "WHERE status IN ('uploading', 'pending', 'processing')",
     "running_chunks": "",
     "queue_health": "",
     "worker_sessions": "",
@@ -136,7 +136,7 @@ async def _all(conn: Connection, meter: Meter, *, random: Random, size: Size, la
 
 async def _of_workers(conn: Connection, meter: Meter) -> None:
     await _work(conn, meter)
-    await meter("metrics of the queue", health.queue_numbers(conn))
+    await meter("metrics of the queue", health.queue_numbers(conn, endpoints=()))
     await meter("metrics of the server", health.server_numbers(conn))
     await meter("backlog", backlog.measure(conn))
 
@@ -146,7 +146,7 @@ async def _work(conn: Connection, meter: Meter) -> None:
     claim = await meter("claim", queue.claim(conn, worker="me", chunks_max=CLAIM_CHUNKS, bytes_max=1_000_000))
     assert claim is not None
     await meter("fence, finish, commit", _finish(conn, claim))
-    await meter("is the job done", completion.finish(conn, claim.job_id))
+    await meter("is the job done", completion.finish(conn, claim.job_id, endpoints=()))
     await meter("reclaim, nothing lost", _reclaim(conn))
     lost = await queue.claim(conn, worker="dead")
     assert lost is not None

@@ -192,6 +192,23 @@ async def test_the_numbers_of_the_queue_cost_what_is_live(history):
             assert plan.buffers <= FEW_BUFFERS + LIVE_CHUNKS / 10, plan
 
 
+async def test_reports_of_live_jobs_do_not_read_finished_ones(database_url):
+    """Neither the metrics nor the view of live imports, also if the statistics are those of a queue with many pending chunks."""
+    with psycopg.connect(database_url, autocommit=True) as conn:
+        add_finished(conn, first=1, last=DONE_JOBS, chunks=2)
+        add_live(conn, imports=1, chunks=LIVE_CHUNKS)
+        conn.execute("VACUUM ANALYZE import_jobs, chunks")
+    view = "SELECT * FROM import_progress WHERE status IN ('uploading', 'pending', 'processing')"
+    async with reporting(database_url) as conn:
+        plans = Plans(conn)
+        for _ in range(ROUNDS):
+            for plan in [
+                *await plans.of(health.queue_numbers(conn, endpoints=())),
+                *await plans.of(conn.execute(view)),
+            ]:
+                assert "import_jobs" not in plan.read_whole, plan
+
+
 async def test_the_counts_of_lists_read_an_index_only(history):
     """The numbers of jobs by status are read from an index, which is much smaller than the table."""
     plans = Plans(history)
