@@ -1,5 +1,5 @@
 -- Files of exports: packed, with a progress that is seen while they are written, and with an end.
--- depends: 0003.trust
+-- depends: 0004.export-filters
 
 ALTER TABLE export_jobs
     ADD compression text NOT NULL DEFAULT 'none' CHECK (compression IN ('none', 'gzip', 'zstd'));

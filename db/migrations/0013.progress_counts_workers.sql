@@ -1,5 +1,5 @@
 -- The view import_progress counts workers where it speaks of workers: one worker may have several chunks.
--- depends: 0011.repairs 0012.import_jobs_by_status
+-- depends: 0012.import_jobs_by_status
 
 CREATE OR REPLACE VIEW import_progress AS
 SELECT

@@ -1,6 +1,7 @@
 """Migrations are applied and rolled back, with concurrent migrators and after crashes."""
 
 import asyncio
+import re
 from pathlib import Path
 
 import psycopg
@@ -53,6 +54,16 @@ def folder(tmp_path) -> Path:
     )
     (tmp_path / "0002.index.rollback.sql").write_text("-- transactional: false\nDROP INDEX CONCURRENTLY things_id;\n")
     return tmp_path
+
+
+def test_each_migration_depends_on_the_one_before():
+    """The numbers are consecutive and the order is one line, so that every database has gone through the same states."""
+    known = ids(migrate.FOLDER)
+    assert [id[:5] for id in known] == [f"{number:04}." for number in range(1, len(known) + 1)]
+    depends = [
+        re.findall(r"^-- depends: (.+)$", (migrate.FOLDER / f"{id}.sql").read_text(), re.MULTILINE) for id in known
+    ]
+    assert depends == [[], *([earlier] for earlier in known[:-1])]
 
 
 def test_up_down_up_gives_the_same_schema(empty_database_url):
