@@ -31,6 +31,11 @@ TEARDOWN = pytest.StashKey[ExitStack]()
 PROCESS_FIXTURES = {"service", "shared", "browser"}
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Long bytes are not in a test's name: those of an archive may contain the time, and the test processes must agree on it."""
+    return argname if isinstance(val, bytes) and len(val) > 40 else None
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Starts the server, in the controller if there are several processes, which hands it on to the others."""
     # shells ignore Ctrl-C for what they start in the background; what a test starts would inherit that
