@@ -17,6 +17,11 @@ from psycopg_pool import PoolTimeout
 READ_ONLY = ReadOnlySqlTransaction
 UNAVAILABLE: tuple[type[Exception], ...] = (psycopg.OperationalError, PoolTimeout, READ_ONLY)
 
+
+class ConnectionLost(psycopg.OperationalError):
+    """The connection of a pool was lost while it was in use. It is unknown whether a COMMIT that was sent took place."""
+
+
 # PostgreSQL aborted this transaction because of a conflict with another. Retry it immediately on the same connection.
 RETRYABLE: tuple[type[Exception], ...] = (DeadlockDetected, SerializationFailure, LockNotAvailable)
 

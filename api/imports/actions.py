@@ -25,7 +25,7 @@ from api.imports.copies import CopyContext
 from api.imports.uploads import ActiveUploadsHere
 from api.imports.view import PATH, ImportView, get_or_404, view
 from db import jobs
-from db.connections.pool import Pool
+from db.connections.pool import Connection, Pool, in_transaction
 from db.imports import actions, backlog, completion, uploads
 from db.imports.actions import Copy, NotCommittable, ParentImport, Repaired
 from db.imports.records import Gone
@@ -197,18 +197,22 @@ async def commit_import(
     parameters.query(request)
     dry_run = await _parent(db_pool, id)
     digest = hashlib.sha256(b"commit" + dry_run.id.bytes).digest()
+
+    async def commit(conn: Connection) -> tuple[UUID, bool]:
+        child, is_replay = await actions.commit(
+            conn,
+            dry_run.id,
+            digest=digest,
+            request_id=request_id(request.scope),
+            created_by=key_name(request.scope),
+            endpoints=settings.webhook_endpoints,
+        )
+        if not is_replay:
+            admission.check(await backlog.measure(conn))
+        return child, is_replay
+
     try:
-        async with db_pool.connection() as conn, conn.transaction():
-            child, is_replay = await actions.commit(
-                conn,
-                dry_run.id,
-                digest=digest,
-                request_id=request_id(request.scope),
-                created_by=key_name(request.scope),
-                endpoints=settings.webhook_endpoints,
-            )
-            if not is_replay:
-                admission.check(await backlog.measure(conn))
+        child, is_replay = await in_transaction(db_pool, commit)
     except Repaired:
         context = CopyContext(
             db_pool, settings, admission, active_uploads, request_id(request.scope), key_name(request.scope)

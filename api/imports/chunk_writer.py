@@ -7,6 +7,7 @@ from typing import Self
 from uuid import UUID
 
 from db.connections.pool import Pool
+from db.errors import ConnectionLost
 from db.imports import uploads
 from db.imports.payload import Chunk
 
@@ -77,5 +78,12 @@ class ChunkWriter:
             self._writing_bytes = 0
 
     async def _append(self, chunks: list[Chunk], first_seq: int) -> None:
-        async with self._storing, self._pool.connection() as conn, conn.transaction():
-            await uploads.append(conn, self._id, chunks, first_seq=first_seq)
+        async with self._storing:
+            try:
+                await self._try_append(chunks, first_seq, is_repeat=False)
+            except ConnectionLost:
+                await self._try_append(chunks, first_seq, is_repeat=True)
+
+    async def _try_append(self, chunks: list[Chunk], first_seq: int, *, is_repeat: bool) -> None:
+        async with self._pool.connection() as conn, conn.transaction():
+            await uploads.append(conn, self._id, chunks, first_seq=first_seq, is_repeat=is_repeat)

@@ -19,8 +19,8 @@ from api.imports.chunk_writer import ChunkWriter
 from api.imports.records import file_frame, read_chunks
 from api.imports.splitting.chunk_builder import ChunkBuilder
 from api.imports.uploads import ActiveUploads
-from db.connections.pool import Pool
-from db.imports import actions, backlog, repairs, uploads
+from db.connections.pool import Pool, in_transaction
+from db.imports import actions, repairs, uploads
 from db.imports.actions import Copy, ParentImport
 from db.imports.uploads import ImportSpec
 from db.settings import Settings
@@ -52,15 +52,16 @@ async def run(parent: ParentImport, relation: Copy, context: CopyContext) -> tup
     if relation == "retry" and parent.remaining == without.count:
         raise Problem("nothing-to-retry", "Repairs have every refused record of the import.")
     with context.admission.upload():
-        async with pool.connection() as conn, conn.transaction():
-            id = await uploads.begin(conn)
-            context.admission.check(await backlog.measure(conn))
+        id = uploads.new_id()
+        await context.active.begin(id, context.admission, token=None)
         async with context.active.held(id):
             spec = await _store(parent, relation, id, context)
-            async with pool.connection() as conn, conn.transaction():
-                child = await actions.seal_copy(
+            child = await in_transaction(
+                pool,
+                lambda conn: actions.seal_copy(
                     conn, id, spec, parent, relation, without=without, endpoints=context.settings.webhook_endpoints
-                )
+                ),
+            )
             if child != id:
                 # a concurrent request has created the copy
                 await context.active.discard(id)

@@ -20,8 +20,8 @@ from api.imports.sheets.conversion import SheetConversion
 from api.imports.source import ObjectReader
 from api.imports.splitting import FileSplitter, Unreadable
 from api.imports.uploads import ActiveUploads
-from db.connections.pool import Pool
-from db.imports import backlog, jobs, repairs, uploads
+from db.connections.pool import Pool, in_transaction
+from db.imports import jobs, repairs, uploads
 from db.imports.actions import ParentImport
 from db.imports.jobs import Import
 from db.imports.payload import Chunk
@@ -114,8 +114,8 @@ class UploadReceiver:
         self, early: ImportParameters, events: AsyncIterator[Parameter | File | bytes]
     ) -> tuple[UUID, bool]:
         splitter = self._splitter(early)
-        id = await self._begin()
-        if id is None:
+        id = uploads.new_id()
+        if not await self._active.begin(id, self._admission, token=self.token):
             chunks = 0
             async for part in self._split(events, splitter):
                 chunks += len(part)
@@ -134,8 +134,8 @@ class UploadReceiver:
     async def _read_source(self, early: ImportParameters, url: str) -> tuple[UUID, bool]:
         """Reads the object to its end, also if the client disconnects: a request with the same key returns the job then."""
         source.check(url, self._settings)
-        id = await self._begin()
-        if id is None:
+        id = uploads.new_id()
+        if not await self._active.begin(id, self._admission, token=self.token):
             return await self._earlier(request_digest.of_source(early)), True
         async with self._active.held(id):
             self._source = await source.opened(url, self._settings, sha256=early.source_sha256)
@@ -184,23 +184,8 @@ class UploadReceiver:
         return self._specify(early, splitter, writer.chunk_count)
 
     async def _seal(self, id: UUID, spec: ImportSpec) -> None:
-        endpoints = self._settings.webhook_endpoints
-        async with self._pool.connection() as conn, conn.transaction():
-            if self._parent is None:
-                await uploads.seal(conn, id, spec, endpoints=endpoints)
-            else:
-                await repairs.seal(conn, id, spec, endpoints=endpoints)
-
-    async def _begin(self) -> UUID | None:
-        """The id of a new upload; None when another job has its idempotency key. Raises `Problem` 429.
-
-        The queue's limits do not apply to a repeated request, which adds nothing to it.
-        """
-        async with self._pool.connection() as conn, conn.transaction():
-            id = await uploads.begin_once(conn, token=self.token)
-            if id is not None:
-                self._admission.check(await backlog.measure(conn))
-        return id
+        seal = uploads.seal if self._parent is None else repairs.seal
+        await in_transaction(self._pool, lambda conn: seal(conn, id, spec, endpoints=self._settings.webhook_endpoints))
 
     async def _read_to_file(self, events: AsyncIterator[Parameter | File | bytes]) -> bool:
         """Whether there is a file in the request. Raises `Problem` 400 if there is none, and no `source` either."""

@@ -9,9 +9,10 @@ import structlog
 from litestar.di import NamedDependency
 from litestar.params import SkipValidation
 
+from api.imports.admission import Admission
 from db.connections.pool import Pool
-from db.errors import UNAVAILABLE
-from db.imports import uploads
+from db.errors import UNAVAILABLE, ConnectionLost
+from db.imports import backlog, uploads
 from db.settings import Settings
 from monitoring import throttle
 
@@ -30,6 +31,25 @@ class ActiveUploads:
         self._ids: set[UUID] = set()
         # the event loop has only weak references to tasks
         self._discarding: set[asyncio.Task[None]] = set()
+
+    async def begin(self, id: UUID, admission: Admission, *, token: str | None) -> bool:
+        """Creates an upload. Returns False if another job has its idempotency key. Raises `Problem` 429.
+
+        The queue's limits do not apply to a repeated request, which adds nothing to it.
+        """
+        try:
+            return await self._try_begin(id, admission, token)
+        except ConnectionLost:
+            # the first try may have been committed, and is removed if the second one fails
+            async with self.held(id):
+                return await self._try_begin(id, admission, token)
+
+    async def _try_begin(self, id: UUID, admission: Admission, token: str | None) -> bool:
+        async with self._pool.connection() as conn, conn.transaction():
+            is_begun = await uploads.begin_once(conn, id, token=token)
+            if is_begun:
+                admission.check(await backlog.measure(conn))
+        return is_begun
 
     @asynccontextmanager
     async def held(self, id: UUID) -> AsyncIterator[None]:

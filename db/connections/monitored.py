@@ -9,7 +9,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from db.connections.liveness import WatchdogConnection
-from db.errors import READ_ONLY
+from db.errors import READ_ONLY, ConnectionLost
 
 # how long a request waits for a connection in an outage that has lasted longer than the pool's timeout
 OUTAGE_WAIT_SECONDS = 1.0
@@ -64,13 +64,23 @@ class MonitoredPool(AsyncConnectionPool[MonitoredConnection]):
 
     @asynccontextmanager
     async def connection(self, timeout: float | None = None) -> AsyncIterator[MonitoredConnection]:  # noqa: ASYNC109
-        """Closes the connection when the server is read-only: after a failover, a new one may reach the primary."""
+        """psycopg_pool's. Raises `ConnectionLost` when the connection is lost in the block.
+
+        Closes the connection when the server is read-only: after a failover, a new one may reach the primary.
+        """
         async with super().connection(timeout) as conn:
             try:
                 yield conn
             except READ_ONLY:
                 await conn.close()
                 raise
+            except psycopg.Error as error:
+                # not only OperationalError: PgBouncer adds an error to the server's, and psycopg expects one reply to a COMMIT
+                if not conn.closed:
+                    raise
+                lost = ConnectionLost()
+                lost.sqlstate = error.sqlstate
+                raise lost from error
 
     async def _verify(self, conn: MonitoredConnection) -> None:
         """Checks a connection before it is handed out. When one is dead, all idle ones are replaced at once.

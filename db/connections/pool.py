@@ -1,7 +1,8 @@
 """Connections: how to connect, and the settings and time limits of each session."""
 
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict
@@ -11,10 +12,12 @@ from psycopg_pool import AsyncConnectionPool
 from db.connections.liveness import REPLY_SECONDS, WatchdogConnection
 from db.connections.monitored import ConnectionMonitor, MonitoredConnection, MonitoredPool
 from db.connections.pgbouncer import PgBouncerConnection
+from db.errors import ConnectionLost
 from db.settings import Settings, SettingsError
 
 Connection: TypeAlias = AsyncConnection[TupleRow]
 Pool: TypeAlias = AsyncConnectionPool[MonitoredConnection]
+T = TypeVar("T")
 
 CONNECT_SECONDS = 5
 # for each of several servers: one that has vanished must not delay the next
@@ -103,6 +106,22 @@ def _pool(url: str, settings: Settings, *, name: str, monitor: ConnectionMonitor
         reconnect_timeout=3,
         open=False,
     )
+
+
+async def in_transaction(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:
+    """Executes `work` in a transaction, and once more on another connection if the connection is lost.
+
+    The first transaction may have been committed, so `work` must recognise what it has stored.
+    """
+    try:
+        return await _in_transaction(pool, work)
+    except ConnectionLost:
+        return await _in_transaction(pool, work)
+
+
+async def _in_transaction(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:
+    async with pool.connection() as conn, conn.transaction():
+        return await work(conn)
 
 
 def _connect_seconds(url: str) -> int:

@@ -59,7 +59,8 @@ class Totals(msgspec.Struct, frozen=True):
 async def seal(conn: Connection, id: UUID, spec: ImportSpec, *, endpoints: Sequence[Endpoint]) -> None:
     """Seals an upload as a repair of `spec.parent_id`. The upload's chunks have the lines of the first file.
 
-    Raises `records.Gone` if the parent was deleted, `NotRefused`, `AlreadyRepaired`, and what `uploads.seal` raises.
+    Can be repeated, as `uploads.seal`. Raises `records.Gone` if the parent was deleted, `NotRefused`, `AlreadyRepaired`, and
+    what `uploads.seal` raises.
     """
     parent_id = spec.parent_id
     cursor = conn.cursor(row_factory=scalar_row)
@@ -77,7 +78,8 @@ async def seal(conn: Connection, id: UUID, spec: ImportSpec, *, endpoints: Seque
     if parent_id not in family:
         raise Gone
     # first, because a repeated request, whose token is taken, has records that are taken as well
-    await uploads.seal(conn, id, spec, endpoints=endpoints)
+    if not await uploads.seal(conn, id, spec, endpoints=endpoints):
+        return
     remaining = await conn.execute(_TAKE_ON, {"id": id, "parent": parent_id, "family": family, "lines_max": LINES_MAX})
     rows = await remaining.fetchall()
     if not_refused := [line for line, was_refused in rows if not was_refused]:

@@ -1,4 +1,8 @@
-"""Uploads: import jobs whose file is being received. Chunks are appended in short transactions, at the end it is sealed."""
+"""Uploads: import jobs whose file is being received. Chunks are appended in short transactions, at the end it is sealed.
+
+Each of these transactions can be repeated after a lost connection, when it is unknown whether it was committed. Only the process
+that receives the upload changes it, so what a repeat finds is its own.
+"""
 
 from collections.abc import Sequence
 from typing import Any, LiteralString
@@ -78,23 +82,32 @@ async def begin(conn: Connection) -> UUID:
     return id
 
 
-async def begin_once(conn: Connection, *, token: str | None) -> UUID | None:
-    """`begin` with an idempotency token. Returns None if another job has it."""
-    id = uuid7()
+def new_id() -> UUID:
+    return uuid7()
+
+
+async def begin_once(conn: Connection, id: UUID, *, token: str | None) -> bool:
+    """`begin` with an id and an idempotency token. Returns False if another job has the token."""
     cursor = await conn.execute(
         """
         INSERT INTO import_jobs (id, idempotency_token)
         VALUES (%(id)s, %(token)s)
-        ON CONFLICT (idempotency_token) DO NOTHING
+        ON CONFLICT DO NOTHING
         """,
         {"id": id, "token": token},
     )
-    return id if cursor.rowcount else None
+    if cursor.rowcount == 0:
+        # of a repeat that finds the row of its first try
+        cursor = await conn.execute("SELECT FROM import_jobs WHERE id = %(id)s", {"id": id})
+    return cursor.rowcount == 1
 
 
-async def append(conn: Connection, id: UUID, chunks: Sequence[Chunk], *, first_seq: int) -> None:
-    """Adds chunks to an upload, numbered from `first_seq`. Raises `Gone`."""
+async def append(conn: Connection, id: UUID, chunks: Sequence[Chunk], *, first_seq: int, is_repeat: bool) -> None:
+    """Adds chunks to an upload, numbered from `first_seq`. A repeat replaces those of its first try. Raises `Gone`."""
+    # waits for the first try if that is still being committed
     await touch(conn, [id], or_raise=True)
+    if is_repeat:
+        await _remove(conn, id, first_seq=first_seq, first_record=chunks[0].first_record)
     await copy.rows(
         conn,
         "chunks",
@@ -108,6 +121,17 @@ async def append(conn: Connection, id: UUID, chunks: Sequence[Chunk], *, first_s
         ["import_id", "first_record", "first_line", "data", "starts", "lines"],
         ["uuid", "int8", "int8", "bytea", "int4[]", "int4[]"],
         ((id, chunk.first_record, chunk.first_line, chunk.data, chunk.starts, chunk.lines) for chunk in chunks),
+    )
+
+
+async def _remove(conn: Connection, id: UUID, *, first_seq: int, first_record: int) -> None:
+    """Removes the chunks of an upload from this one on."""
+    await conn.execute(
+        "DELETE FROM chunks WHERE job_id = %(id)s AND seq >= %(first_seq)s", {"id": id, "first_seq": first_seq}
+    )
+    await conn.execute(
+        "DELETE FROM import_payloads WHERE import_id = %(id)s AND first_record >= %(first_record)s",
+        {"id": id, "first_record": first_record},
     )
 
 
@@ -164,11 +188,11 @@ _SEAL: LiteralString = """
 """
 
 
-async def seal(conn: Connection, id: UUID, spec: ImportSpec, *, endpoints: Sequence[Endpoint]) -> None:
+async def seal(conn: Connection, id: UUID, spec: ImportSpec, *, endpoints: Sequence[Endpoint]) -> bool:
     """Makes the upload a pending job and notifies the workers. A job without records is completed immediately.
 
-    With that end, its deliveries to webhook `endpoints` are queued. Raises `Gone`; `AfterUnknown`; `TokenTaken` if the token was
-    received after the file and another job has it.
+    With that end, its deliveries to webhook `endpoints` are queued. Returns False if it is sealed already, by the first try of a
+    repeat. Raises `Gone`; `AfterUnknown`; `TokenTaken` if the token was received after the file and another job has it.
     """
     statement, parameters = deliveries.with_deliveries(_SEAL, "import", () if spec.total_records else endpoints)
     columns = {
@@ -183,8 +207,18 @@ async def seal(conn: Connection, id: UUID, spec: ImportSpec, *, endpoints: Seque
     except ForeignKeyViolation:
         raise AfterUnknown from None
     if cursor.rowcount != 1:
+        if await _is_sealed(conn, id, spec.digest):
+            return False
         raise Gone
     await queue.notify(conn)
+    return True
+
+
+async def _is_sealed(conn: Connection, id: UUID, digest: bytes) -> bool:
+    cursor = await conn.execute(
+        "SELECT FROM import_jobs WHERE id = %(id)s AND request_digest = %(digest)s", {"id": id, "digest": digest}
+    )
+    return cursor.rowcount == 1
 
 
 async def discard(conn: Connection, id: UUID) -> None:

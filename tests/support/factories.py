@@ -89,15 +89,16 @@ async def queued(
         Chunk(end - size + 1, end - size + 1, size, b"".join(lines[end - size : end]))
         for end, size in zip(accumulate(sizes), sizes, strict=True)
     ]
-    upload = _upload(b"".join(lines), total_records=len(records), total_chunks=len(chunks), **parameters)
+    upload = import_spec(b"".join(lines), total_records=len(records), total_chunks=len(chunks), **parameters)
     async with conn.transaction():
         id = await uploads.begin(conn)
-        await uploads.append(conn, id, chunks, first_seq=1)
+        await uploads.append(conn, id, chunks, first_seq=1, is_repeat=False)
         await uploads.seal(conn, id, upload, endpoints=())
     return id
 
 
-def _upload(data: bytes, **parameters: Any) -> uploads.ImportSpec:
+def import_spec(data: bytes, **parameters: Any) -> uploads.ImportSpec:
+    """The specification of an NDJSON file of users with this content."""
     digest = sha256(data).digest()
     usual: dict[str, Any] = {"resource": "users", "mode": "insert", "dry_run": False, "on_error": "continue"}
     usual |= {"unknown_fields": "error", "format": "ndjson", "csv_delimiter": ",", "csv_safe": False}
