@@ -17,10 +17,10 @@ import api.imports.actions
 import api.imports.routes
 import api.imports.upload_urls
 from api import health, resources, service, tickets
-from api.exports.admission import StreamAdmission
 from api.http import openapi, problems
 from api.http.auth import AccessControl
 from api.http.middleware import Observed
+from api.http.stream_admission import StreamAdmission
 from api.imports.admission import Admission
 from api.imports.uploads import ActiveUploads
 from db.connections import pool

@@ -11,7 +11,7 @@ import structlog
 
 from db import queue
 from db.compression import compressor
-from db.connections import pool
+from db.connections import liveness, pool
 from db.connections.pool import Connection
 from db.errors import UNAVAILABLE
 from db.exports import claimed, copy_out, files, output, storage, watermarks
@@ -70,7 +70,7 @@ async def _write(conn: Connection, claim: Claim, settings: Settings) -> Done | N
         if not is_wanted:
             await queue.drop(conn, claim)
             return None
-        snapshot_at = await copy_out.begin_long_read(conn, client_timeout_seconds=IDLE_SECONDS_MAX)
+        snapshot_at = await liveness.begin_long_read(conn, client_timeout_seconds=IDLE_SECONDS_MAX)
         selection = export.selection
         snapshot = await watermarks.begin(conn, selection.changed_since)
         name = files.stored_name(export.resource, export.format, export.compression, id=claim.job_id, lease=claim.lease)

@@ -131,6 +131,13 @@ class Client:
         """All errors of an import as one file, in blocks. Raises `IncompleteDownload` if it is incomplete."""
         return download.blocks(self._transport, f"{IMPORTS}/{import_id}/errors", {"format": format, **filters})
 
+    def results(self, import_id: str, format: Literal["csv", "ndjson"]) -> Iterator[bytes]:
+        """Line, record, id and outcome of each record of a final import that was not refused, in blocks.
+
+        Raises `IncompleteDownload` if the file is incomplete.
+        """
+        return download.blocks(self._transport, f"{IMPORTS}/{import_id}/results", {"format": format})
+
     def refused(self, import_id: str, *, annotate: bool = False, unrepaired: bool = False) -> Iterator[bytes]:
         """The refused records of an import as they were sent, in blocks, in the format of the file.
 

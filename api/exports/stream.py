@@ -1,6 +1,5 @@
 """GET /exports/{resource}/stream: streams the output of one COPY to the client, one block in memory at a time."""
 
-import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing
 from datetime import datetime
@@ -19,7 +18,6 @@ from litestar.response.base import ASGIResponse
 from msgspec import UNSET, Meta, UnsetType
 
 from api.exports import replica
-from api.exports.admission import StreamAdmission
 from api.exports.request import check_format, select, watermark_expired
 from api.exports.view import RECORD_FILES
 from api.http import content_encoding, parameters
@@ -27,7 +25,9 @@ from api.http.dependencies import PoolHere, SettingsHere
 from api.http.headers import AnyRequest
 from api.http.operations import operation
 from api.http.problems import Problem, problem_responses
+from api.http.stream_admission import Deadline, StreamAdmissionHere
 from api.http.streaming import BlockStream
+from db.connections import liveness
 from db.connections.pool import Connection, Pool
 from db.exports import copy_out, files, output, watermarks
 from db.exports.filters import Filter, Test, filters
@@ -136,7 +136,7 @@ async def stream_export(
     resource: FromPath[str],
     db_pool: PoolHere,
     stream_pools: NamedDependency[SkipValidation[list[Pool]]],
-    stream_admission: NamedDependency[SkipValidation[StreamAdmission]],
+    stream_admission: StreamAdmissionHere,
     settings: SettingsHere,
 ) -> ASGIResponse:
     """One snapshot, taken at the time in X-Snapshot-At. A transfer that ends without an error is complete.
@@ -162,7 +162,7 @@ async def stream_export(
     async def start(conn: Connection, stack: AsyncExitStack) -> _Started:
         await stack.enter_async_context(conn.transaction())
         # longer than the limit for the client, so that the stalled client is disconnected first
-        snapshot_at = await copy_out.begin_long_read(conn, client_timeout_seconds=2 * settings.stall_seconds)
+        snapshot_at = await liveness.begin_long_read(conn, client_timeout_seconds=2 * settings.stall_seconds)
         try:
             snapshot = await watermarks.begin(conn, selection.changed_since)
         except watermarks.Expired as error:
@@ -187,7 +187,7 @@ async def stream_export(
             async with db_pool.connection() as conn:
                 await watermarks.flush(conn)
         held = stack.pop_all()
-    count = held.enter_context(_StreamCount(resource, format, seconds_max=settings.stream_seconds_max))
+    count = held.enter_context(_StreamCount(resource, format, Deadline(settings)))
     return BlockStream(
         content_encoding.compress(count.counted(started.first, started.blocks), compression),
         held=held,
@@ -207,8 +207,8 @@ async def stream_export(
 class _StreamCount:
     """Counts the records of a stream, and on exit logs a stream that did not reach its end. Enforces the time limit."""
 
-    def __init__(self, resource: str, format: ExportFormat, *, seconds_max: float) -> None:
-        self.deadline = time.monotonic() + seconds_max
+    def __init__(self, resource: str, format: ExportFormat, deadline: Deadline) -> None:
+        self.deadline = deadline
         self.resource = resource
         self.format: ExportFormat = format
         self.records = 0
@@ -224,9 +224,7 @@ class _StreamCount:
         self.is_complete = True
 
     def _add(self, block: copy_out.Block) -> bytes:
-        # vacuum cannot remove dead rows while the snapshot is held, so a slow client must not hold it for an unlimited time
-        if time.monotonic() > self.deadline:
-            raise TimeoutError("the stream took longer than STREAM_SECONDS_MAX")
+        self.deadline.check()
         self.records += block.records
         metrics.exported(self.resource, self.format, block.records, len(block.data))
         return block.data

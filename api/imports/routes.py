@@ -24,6 +24,7 @@ from api.imports import errors, wait
 from api.imports.admission import AdmissionHere
 from api.imports.parameters import ImportParameters
 from api.imports.receive import receive
+from api.imports.results import get_import_results
 from api.imports.timeline import get_import_timeline
 from api.imports.uploads import ActiveUploadsHere
 from api.imports.view import PATH, ImportView, get_or_404, summary, view
@@ -263,4 +264,12 @@ def _first_error(requested: ErrorParameters) -> Position:
         raise responses.invalid_cursor() from None
 
 
-HANDLERS = [create_import, list_imports, get_import, get_import_events, get_import_errors, get_import_timeline]
+HANDLERS = [
+    create_import,
+    list_imports,
+    get_import,
+    get_import_events,
+    get_import_errors,
+    get_import_results,
+    get_import_timeline,
+]

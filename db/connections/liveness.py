@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 
 from psycopg import AsyncConnection, AsyncTransaction
 from psycopg.abc import RV, PQGen
@@ -23,6 +24,8 @@ CHECK_SECONDS = 3.0
 # A COPY that has waited this long for data from the client is ended. A worker's COPY sends one chunk from memory.
 COPY_SECONDS = 10.0
 WORKER_COPY_SECONDS = 5.0
+# how long the server may compute before it sends a block: it may have to sort or to search a large table first
+SILENCE_SECONDS_MAX = 3600.0
 
 
 class WatchdogConnection(AsyncConnection[TupleRow]):
@@ -86,6 +89,46 @@ async def allow_long_statements(conn: AsyncConnection[TupleRow], seconds: int) -
         {"milliseconds": str(seconds * 1000)},
     )
     allow_silence(conn, seconds)
+
+
+async def begin_long_read(conn: AsyncConnection[TupleRow], *, client_timeout_seconds: float) -> datetime:
+    """Replaces the session's time limits for this transaction and returns the time of its snapshot.
+
+    The snapshot contains what was committed before that time. On a standby it is the time of the last replayed transaction.
+
+    `client_timeout_seconds` is how long the reader may pause between two blocks before the server closes the connection. The
+    limits of the session are meant for short statements and would end the read of a large table or for a slow client.
+    """
+    allow_silence(conn, SILENCE_SECONDS_MAX)
+    timeout = str(round(client_timeout_seconds * 1000))
+    settings = {
+        "TimeZone": "UTC",
+        "statement_timeout": "0",
+        "transaction_timeout": "0",
+        "idle_in_transaction_session_timeout": timeout,
+        # a reader that pauses lets its receive window close, which this limit treats as a dead connection
+        "tcp_user_timeout": timeout,
+    }
+    cursor = await conn.execute(
+        """
+        WITH changed AS MATERIALIZED (
+            SELECT set_config(name, new.setting, true)
+            FROM unnest(%(names)s::text[], %(settings)s::text[]) AS new (name, setting)
+            JOIN pg_settings USING (name)
+        )
+        SELECT
+            CASE
+                WHEN pg_is_in_recovery()
+                THEN coalesce(pg_last_xact_replay_timestamp(), (SELECT checkpoint_time FROM pg_control_checkpoint()))
+                ELSE transaction_timestamp()
+            END,
+            (SELECT count(*) FROM changed)
+        """,
+        {"names": list(settings), "settings": list(settings.values())},
+    )
+    row = await cursor.fetchone()
+    assert row is not None, "a SELECT without FROM has one row"  # noqa: S101
+    return row[0]
 
 
 async def end_silent_copies(conn: AsyncConnection[TupleRow]) -> int:

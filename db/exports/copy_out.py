@@ -5,14 +5,12 @@ The output can be imported again without changes. Provenance columns are not par
 
 import asyncio
 from collections.abc import AsyncGenerator
-from datetime import datetime
 from typing import Any, NamedTuple
 
 from psycopg import AsyncCopy, sql
 from psycopg.abc import PQGen
 from psycopg.rows import scalar_row
 
-from db.connections import liveness
 from db.connections.pool import Connection
 from db.exports import filters
 from db.exports.filters import Selection
@@ -39,55 +37,11 @@ _CSV = sql.SQL("FORMAT csv, HEADER, NULL '', ENCODING 'UTF8'")
 _LINES = sql.SQL("FORMAT csv, QUOTE E'\\x01', DELIMITER E'\\x02', ENCODING 'UTF8'")
 
 
-# how long the server may compute before it sends a block: it may have to sort or to search a large table first
-SILENCE_SECONDS_MAX = 3600.0
-
-
 class Block(NamedTuple):
     """Some bytes of an export and the number of records that begin in them."""
 
     data: bytes
     records: int
-
-
-async def begin_long_read(conn: Connection, *, client_timeout_seconds: float) -> datetime:
-    """Replaces the session's time limits for this transaction and returns the time of its snapshot.
-
-    The snapshot contains what was committed before that time. On a standby it is the time of the last replayed transaction.
-
-    `client_timeout_seconds` is how long the reader may pause between two blocks before the server closes the connection. The
-    limits of the session are meant for short statements and would end the export of a large table or to a slow client.
-    """
-    liveness.allow_silence(conn, SILENCE_SECONDS_MAX)
-    timeout = str(round(client_timeout_seconds * 1000))
-    settings = {
-        "TimeZone": "UTC",
-        "statement_timeout": "0",
-        "transaction_timeout": "0",
-        "idle_in_transaction_session_timeout": timeout,
-        # a reader that pauses lets its receive window close, which this limit treats as a dead connection
-        "tcp_user_timeout": timeout,
-    }
-    cursor = await conn.execute(
-        """
-        WITH changed AS MATERIALIZED (
-            SELECT set_config(name, new.setting, true)
-            FROM unnest(%(names)s::text[], %(settings)s::text[]) AS new (name, setting)
-            JOIN pg_settings USING (name)
-        )
-        SELECT
-            CASE
-                WHEN pg_is_in_recovery()
-                THEN coalesce(pg_last_xact_replay_timestamp(), (SELECT checkpoint_time FROM pg_control_checkpoint()))
-                ELSE transaction_timestamp()
-            END,
-            (SELECT count(*) FROM changed)
-        """,
-        {"names": list(settings), "settings": list(settings.values())},
-    )
-    row = await cursor.fetchone()
-    assert row is not None, "a SELECT without FROM has one row"  # noqa: S101
-    return row[0]
 
 
 async def blocks(

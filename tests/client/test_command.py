@@ -106,6 +106,15 @@ async def test_errors_and_refused_records(bulk, two, tmp_path):
     assert (tmp_path / "refused.csv").read_text().startswith("_line,_errors,email")
 
 
+async def test_results(bulk, two, api):
+    """Line, record, id and outcome of the records that were not refused, as CSV or as JSON lines."""
+    await bulk("import", two, "-r", "users")
+    id = str(await api.value("SELECT id FROM users"))
+    assert (await bulk("results")).out == f"line,record,id,outcome\n2,1,{id},created\n"
+    lines = await bulk("results", "last", "--ndjson")
+    assert json.loads(lines.out) == {"line": 2, "record": 1, "id": id, "outcome": "created"}
+
+
 async def test_files_of_an_import(bulk, two, tmp_path):
     """`--refused` and `--errors` write files in addition to the result."""
     result = await bulk("import", two, "-r", "users", "--refused", str(tmp_path / "r"), "--errors", str(tmp_path / "e"))

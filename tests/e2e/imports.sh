@@ -85,6 +85,14 @@ is status "$(status upsert.json -H 'Prefer: wait=30' -F resource=users -F mode=u
 is unchanged "$(json upsert.json counts.unchanged)" 1
 is updated "$(json upsert.json counts.updated)" 1
 
+step "What was done with each record, and what a later import has overwritten"
+is status "$(status results.csv "$HOST$(json upsert.json links.self)/results?format=csv")" 200
+is outcomes "$(cut -d, -f1,2,4 results.csv | tr '\n' ' ')" "line,record,outcome 2,1,unchanged 3,2,updated "
+is status "$(status results.ndjson "$JOB/results")" 200
+is "unknown" "$(grep -c unknown results.ndjson)" 1
+is "status, dry run" "$(status problem.json "$HOST$(json dry.json links.self)/results")" 409
+is type "$(json problem.json type)" /problems/dry-run
+
 step "The same Idempotency-Key: one job, and the same response as often as it is asked for"
 keyed=(-H "Idempotency-Key: e2e-$RUN" -F resource=users -F mode=skip -F file=@upsert.csv)
 is status "$(status first.json "${keyed[@]}" "$API/imports")" 202

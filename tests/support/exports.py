@@ -6,6 +6,7 @@ from uuid import UUID
 import httpx
 from psycopg.sql import SQL, Literal
 
+from db.connections import liveness
 from db.exports import copy_out, jobs
 from db.exports.filters import select
 from db.formats import Compression
@@ -42,7 +43,7 @@ async def exported(conn, resource, format, *, csv_safe=False, **selected):
     """The export and its reported number of records; `selected` is as for `filters.select`."""
     selection = select(RESOURCES[resource], **{"filters": {}} | selected)
     async with conn.transaction():
-        await copy_out.begin_long_read(conn, client_timeout_seconds=10)
+        await liveness.begin_long_read(conn, client_timeout_seconds=10)
         blocks = [
             block async for block in copy_out.blocks(conn, RESOURCES[resource], format, selection, csv_safe=csv_safe)
         ]

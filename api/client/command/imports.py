@@ -1,4 +1,4 @@
-"""`bulk import`, and the commands for errors and refused records."""
+"""`bulk import`, and the commands for errors, refused records and results."""
 
 import sys
 from pathlib import Path
@@ -215,4 +215,18 @@ def refused(session: Session, id: str, output: str, annotate: bool) -> None:
         session.client.refused_to(id, output, annotate=annotate)
         return
     for block in session.client.refused(id, annotate=annotate):
+        sys.stdout.buffer.write(block)
+
+
+@click.command()
+@click.argument("id", default=state.LAST)
+@click.option("--ndjson", is_flag=True, help="One JSON object per line instead of CSV.")
+@common
+def results(session: Session, id: str, ndjson: bool) -> None:
+    """What was done with the other records: line, record, id, outcome.
+
+    A record whose row was written by a later import, or was deleted, has the outcome unknown.
+    """
+    id = state.resolve(session.client.url, id, "import")
+    for block in session.client.results(id, "ndjson" if ndjson or session.is_json else "csv"):
         sys.stdout.buffer.write(block)

@@ -40,6 +40,7 @@ for command in (
     jobs.show,
     imports.errors,
     imports.refused,
+    imports.results,
     fix.fix,
     jobs.retry,
     jobs.commit,

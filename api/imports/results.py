@@ -1,0 +1,112 @@
+"""`GET /imports/{id}/results`: streams what the import did with each record. Holds a connection while the client reads."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Literal
+
+import msgspec
+from litestar import get
+from litestar.di import NamedDependency
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import FromPath, SkipValidation
+from litestar.response.base import ASGIResponse
+
+from api.http import parameters, responses
+from api.http.dependencies import PoolHere, SettingsHere
+from api.http.headers import AnyRequest
+from api.http.operations import BINARY, operation
+from api.http.problems import Problem, problem_responses
+from api.http.stream_admission import Deadline, StreamAdmissionHere
+from api.imports.records import download_name, removed, stream
+from api.imports.view import PATH, get_or_404
+from db.connections import liveness
+from db.connections.pool import Pool
+from db.formats import MEDIA_TYPES
+from db.imports import results
+from db.imports.jobs import Import
+from db.imports.records import Gone
+from db.imports.results import Result
+from db.resources import RESOURCES
+from db.settings import Settings
+
+ResultFormat = Literal["csv", "ndjson"]
+
+
+class ResultParameters(msgspec.Struct, kw_only=True):
+    format: ResultFormat = "ndjson"
+
+
+@get(
+    f"{PATH}/{{id:str}}/results",
+    operation_class=operation(
+        query=ResultParameters, files={"200": {"text/csv": BINARY, "application/x-ndjson": BINARY}}
+    ),
+    tags=["imports"],
+    summary="Download the results of the records",
+    responses={
+        200: ResponseSpec(bytes, description="The results", media_type="application/x-ndjson", generate_examples=False),
+        **problem_responses(
+            "invalid-request",
+            "not-found",
+            "not-final",
+            "dry-run",
+            "too-many-requests",
+            "unavailable",
+        ),
+    },
+)
+async def get_import_results(
+    request: AnyRequest,
+    id: FromPath[str],
+    db_pool: PoolHere,
+    stream_pools: NamedDependency[SkipValidation[list[Pool]]],
+    stream_admission: StreamAdmissionHere,
+    settings: SettingsHere,
+) -> ASGIResponse:
+    """Line, record, id and outcome of each record that was not refused, in the order of the file.
+
+    From the rows that are stored now: a record whose row a later import has written, or that was deleted, is `unknown`.
+    """
+    format = parameters.query(request, ResultParameters).format
+    job = await get_or_404(db_pool, id)
+    if not job.is_final:
+        raise responses.not_final("import", job.status)
+    if job.dry_run:
+        raise Problem(
+            "dry-run", "A dry run stores no rows, so it has no results of records. Those of its commit have them."
+        )
+    name = download_name(job.file_name, job.resource, "results", format)
+    try:
+        return await stream(
+            # on the primary: a standby may not have the rows yet
+            _blocks(stream_pools[-1], settings, job, format),
+            MEDIA_TYPES[format],
+            name,
+            admitted=stream_admission.stream(),
+        )
+    except Gone:
+        raise removed() from None
+
+
+async def _blocks(pool: Pool, settings: Settings, job: Import, format: ResultFormat) -> AsyncGenerator[bytes, None]:
+    deadline = Deadline(settings)
+    if format == "csv":
+        write, head = _csv, ",".join(Result.__struct_fields__).encode() + b"\n"
+    else:
+        write, head = msgspec.json.Encoder().encode_lines, b""
+    async with pool.connection() as conn, conn.transaction():
+        # longer than the limit for the client, so that the stalled client is disconnected first
+        await liveness.begin_long_read(conn, client_timeout_seconds=2 * settings.stall_seconds)
+        async with aclosing(results.read(conn, RESOURCES[job.resource], job)) as chunks:
+            async for chunk in chunks:
+                deadline.check()
+                if data := head + write(chunk):
+                    yield data
+                head = b""
+    if head:
+        yield head
+
+
+def _csv(chunk: list[Result]) -> bytes:
+    """No cell needs quotes: ids have only letters, digits, `_` and `-`."""
+    return "".join([f"{r.line},{r.record},{r.id or ''},{r.outcome}\n" for r in chunk]).encode()
