@@ -200,9 +200,10 @@ class Client:
 
         >>> with Client(url) as client:
         ...     marks = []
-        ...     before = len(list(client.export_records("users", on_watermark=marks.append)))
-        ...     before, len(list(client.export_records("users", changed_since=marks[-1])))
-        (2, 0)
+        ...     stored = list(client.export_records("users", on_watermark=marks.append))
+        ...     changed = list(client.export_records("users", changed_since=marks[-1], on_watermark=marks.append))
+        ...     len(stored), len(marks)
+        (2, 2)
         """
         path = f"{EXPORTS}/{resource}/stream"
         return download.blocks(

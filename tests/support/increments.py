@@ -10,6 +10,7 @@ from db.connections.pool import Connection
 from db.exports import copy_out, watermarks
 from db.exports.filters import select
 from db.resources import RESOURCES
+from tests.support.eventually import eventually
 
 
 class Copy:
@@ -36,6 +37,14 @@ class Copy:
             snapshot = await watermarks.begin(conn, selection.changed_since)
             data = b"".join([block.data async for block in copy_out.blocks(conn, resource, "ndjson", selection)])
         return self.receive(data.decode(), str(snapshot.watermark))
+
+    async def settle(self, conn: Connection) -> None:
+        """Exports until nothing is repeated. A transaction of any database of the server repeats rows, such as a test's."""
+
+        async def is_empty() -> bool:
+            return await self.export(conn) == []
+
+        await eventually(is_empty)
 
     async def check(self, conn: Connection) -> None:
         """Compares each row of the table with the copy. Deletions are not exported, so the copy may have more records."""

