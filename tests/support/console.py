@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser, Page, Route
+from playwright.async_api import Browser, Page, Route, expect
 
 from tests.support.eventually import PATIENCE_SECONDS
 
@@ -57,7 +57,8 @@ def _note_request(found: list[str], url: str, requested: str) -> None:
 
 
 async def accessibility_faults(page: Page) -> list[str]:
-    """What axe-core finds on the page as it is now, one line a rule."""
+    """What axe-core finds on the page, one line a rule, from when it has its heading: before, it is empty."""
+    await expect(page.locator("h1")).not_to_have_count(0)
     results = await Axe().run(page)
     return [
         f"{violation['id']}: {violation['help']}: {[node['target'] for node in violation['nodes'][:3]]}"
