@@ -168,7 +168,7 @@ def _reclaim(conn: Connection) -> Awaitable[queue.Claim | None]:
 async def _maintenance(conn: Connection, meter: Meter) -> None:
     await meter("sweep of uploads", uploads.sweep(conn, grace_seconds=60))
     await meter("jobs left unfinished", completion.unfinished(conn))
-    await meter("imports that wait in vain", completion.stop_dependents(conn))
+    await meter("imports whose predecessor was not completed", completion.stop_dependents(conn))
     await meter("retention, nothing expired", retention.prune(conn, retention_seconds=1_000_000))
     cursor = await conn.execute(
         """

@@ -209,9 +209,9 @@ async def test_a_response_that_does_not_end_counts(conn, database_url):
 
 async def test_an_endpoint_that_cannot_be_reached_is_shown(conn, database_url):
     """The reason is in the table, without the URL."""
-    nobody = {**UNREACHABLE, "url": "http://127.0.0.1:1/t0ken"}
-    async with delivering(database_url, nobody):
-        await ended(conn, nobody)
+    unreachable = {**UNREACHABLE, "url": "http://127.0.0.1:1/t0ken"}
+    async with delivering(database_url, unreachable):
+        await ended(conn, unreachable)
         status, error = await delivery(conn, "pending", attempts=1)
     assert (status, (error or "").partition(":")[0]) == (None, "ConnectError")
     assert "t0ken" not in str(error)
