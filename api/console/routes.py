@@ -11,8 +11,7 @@ from litestar.params import FromPath
 from werkzeug.datastructures import Accept
 from werkzeug.http import parse_accept_header
 
-from api.client import zipapp
-from api.console import assets, guide
+from api.console import assets, guide, zipapp
 from api.http import parameters
 from api.http.headers import AnyRequest
 from api.http.problems import Problem

@@ -8,7 +8,7 @@ import zipfile
 
 import pytest
 
-from api.client import zipapp
+from api.console import zipapp
 from tests.client.conftest import Bulk
 from tests.support.api_client import USERS_HEADER, user_row
 from tests.support.eventually import eventually, in_time
