@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from api.http import parameters, responses
 from api.http.headers import AnyRequest
-from api.http.operations import BINARY, operation
+from api.http.operations import CSV_OR_NDJSON, operation
 from api.http.problems import problem_responses
 from db.exports.filters import Test, filters
 from db.formats import MEDIA_TYPES
@@ -103,9 +103,7 @@ async def get_resource(request: AnyRequest, name: FromPath[str]) -> Response[byt
 
 @get(
     f"{PATH}/{{name:str}}/template",
-    operation_class=operation(
-        query=TemplateParameters, files={"200": {"text/csv": BINARY, "application/x-ndjson": BINARY}}
-    ),
+    operation_class=operation(query=TemplateParameters, files={"200": CSV_OR_NDJSON}),
     tags=["resources"],
     summary="Get a template file",
     responses={

@@ -8,14 +8,12 @@ from typing import Annotated
 import msgspec
 from litestar import Response, post
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.openapi.spec import RequestBody
-from litestar.openapi.spec.media_type import OpenAPIMediaType
 from msgspec import Meta
 
 from api.http import auth, parameters, responses, tickets
 from api.http.dependencies import SettingsHere
 from api.http.headers import AnyRequest
-from api.http.operations import object_schema, operation
+from api.http.operations import json_body, operation
 from api.http.problems import invalid, problem_responses
 
 _ADDRESS = re.compile(r"/api/v1/[!-~]*", re.ASCII)
@@ -41,11 +39,7 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True):
 @post(
     auth.TICKETS,
     status_code=201,
-    operation_class=operation(
-        body=RequestBody(
-            required=True, content={"application/json": OpenAPIMediaType(schema=object_schema(TicketParameters))}
-        )
-    ),
+    operation_class=operation(body=json_body(TicketParameters)),
     tags=["operations"],
     summary="Create a download ticket",
     responses={

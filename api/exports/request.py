@@ -5,14 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
-from litestar.openapi.spec import RequestBody
-from litestar.openapi.spec.media_type import OpenAPIMediaType
 from msgspec import Meta
 
 from api.http import parameters
 from api.http.auth import key_name
 from api.http.headers import AnyRequest, idempotency_key
-from api.http.operations import object_schema
 from api.http.parameters import IdempotencyToken
 from api.http.problems import Fault, Problem, invalid_request, request_id
 from db.exports import columnar
@@ -47,11 +44,6 @@ class ExportParameters(msgspec.Struct, kw_only=True, omit_defaults=True):
     idempotency_token: Annotated[
         IdempotencyToken | None, Meta(description="The same as the header Idempotency-Key.")
     ] = None
-
-
-BODY = RequestBody(
-    required=True, content={"application/json": OpenAPIMediaType(schema=object_schema(ExportParameters))}
-)
 
 
 async def read(request: AnyRequest) -> ExportRequest:

@@ -11,12 +11,12 @@ from msgspec import UNSET, UnsetType
 from api.exports import download
 from api.exports.admission import check_jobs
 from api.exports.download import Download
-from api.exports.request import BODY, read, watermark_expired
+from api.exports.request import ExportParameters, read, watermark_expired
 from api.exports.view import PATH, RECORD_FILES, ExportView, get_or_404, summary, view
 from api.http import parameters, responses, sse
 from api.http.dependencies import PoolHere, SettingsHere, StoppingHere
 from api.http.headers import AnyRequest
-from api.http.operations import BINARY, operation
+from api.http.operations import BINARY, json_body, operation
 from api.http.parameters import ListParameters
 from api.http.problems import Problem, problem_responses
 from db.connections.pool import Connection
@@ -46,7 +46,7 @@ class ExportListParameters(ListParameters, kw_only=True):
 @post(
     PATH,
     status_code=202,
-    operation_class=operation(body=BODY),
+    operation_class=operation(body=json_body(ExportParameters)),
     tags=["exports"],
     summary="Create an export",
     responses={

@@ -20,6 +20,8 @@ OBJECT = Schema(type=OpenAPIType.OBJECT)
 # bytes; the framework's enum of formats does not have this one
 BINARY = Schema(type=OpenAPIType.STRING, format="binary")  # pyright: ignore[reportArgumentType]
 OBJECTS = Schema(type=OpenAPIType.ARRAY, items=OBJECT)
+# the content of a response that is a file in one of two formats
+CSV_OR_NDJSON = {"text/csv": BINARY, "application/x-ndjson": BINARY}
 
 
 def operation(
@@ -60,6 +62,11 @@ def operation(
                     response.content[name] = OpenAPIMediaType(schema=either)
 
     return Described
+
+
+def json_body(of: type[msgspec.Struct]) -> RequestBody:
+    """A required body: a JSON object with the fields of the struct `of`."""
+    return RequestBody(required=True, content={"application/json": OpenAPIMediaType(schema=object_schema(of))})
 
 
 def object_schema(of: type[msgspec.Struct], *, more: Mapping[str, Schema] | None = None) -> Schema:

@@ -15,7 +15,7 @@ from api.http import parameters, responses
 from api.http.auth import key_name
 from api.http.dependencies import PoolHere, SettingsHere
 from api.http.headers import AnyRequest
-from api.http.operations import BINARY, OBJECTS, operation
+from api.http.operations import CSV_OR_NDJSON, OBJECTS, operation
 from api.http.parameters import STORABLE
 from api.http.problems import Problem, problem_responses, request_id
 from api.imports import cells, copies, records
@@ -62,7 +62,7 @@ class FailedRecordParameters(RecordParameters, kw_only=True):
             raise ValueError("code, field, limit and cursor need as=cells")
 
 
-FILES = {"text/csv": BINARY, "application/x-ndjson": BINARY, "application/json": OBJECTS}
+FILES = CSV_OR_NDJSON | {"application/json": OBJECTS}
 PROBLEMS = problem_responses("invalid-request", "not-found", "too-many-requests", "unavailable")
 
 

@@ -14,7 +14,7 @@ from litestar.response.base import ASGIResponse
 from api.http import parameters, responses
 from api.http.dependencies import PoolHere, SettingsHere
 from api.http.headers import AnyRequest
-from api.http.operations import BINARY, operation
+from api.http.operations import CSV_OR_NDJSON, operation
 from api.http.problems import Problem, problem_responses
 from api.http.stream_admission import Deadline, StreamAdmissionHere
 from api.imports.records import download_name, removed, stream
@@ -38,9 +38,7 @@ class ResultParameters(msgspec.Struct, kw_only=True):
 
 @get(
     f"{PATH}/{{id:str}}/results",
-    operation_class=operation(
-        query=ResultParameters, files={"200": {"text/csv": BINARY, "application/x-ndjson": BINARY}}
-    ),
+    operation_class=operation(query=ResultParameters, files={"200": CSV_OR_NDJSON}),
     tags=["imports"],
     summary="Download the results of the records",
     responses={

@@ -17,7 +17,7 @@ from msgspec import UNSET, Meta, UnsetType
 from api.http import headers, parameters, responses, sse
 from api.http.dependencies import PoolHere, SettingsHere, StoppingHere
 from api.http.headers import AnyRequest
-from api.http.operations import BINARY, OBJECTS, object_schema, operation
+from api.http.operations import BINARY, CSV_OR_NDJSON, OBJECTS, object_schema, operation
 from api.http.parameters import STORABLE, ListParameters
 from api.http.problems import problem_responses
 from api.imports import errors, wait
@@ -217,9 +217,7 @@ async def get_import_events(
 
 @get(
     f"{PATH}/{{id:str}}/errors",
-    operation_class=operation(
-        query=ErrorParameters, files={"200": {"text/csv": BINARY, "application/x-ndjson": BINARY}}
-    ),
+    operation_class=operation(query=ErrorParameters, files={"200": CSV_OR_NDJSON}),
     tags=["imports"],
     summary="List the errors of an import",
     responses={

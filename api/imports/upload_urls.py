@@ -6,15 +6,13 @@ from typing import Annotated
 import msgspec
 from litestar import Response, post
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.openapi.spec import RequestBody
-from litestar.openapi.spec.media_type import OpenAPIMediaType
 from msgspec import Meta
 from uuid_utils.compat import uuid7
 
 from api.http import parameters, responses
 from api.http.dependencies import SettingsHere
 from api.http.headers import AnyRequest
-from api.http.operations import object_schema, operation
+from api.http.operations import json_body, operation
 from api.http.problems import Problem, problem_responses
 from api.imports import source
 from db.formats import EXTENSIONS, Compression, ImportFormat
@@ -39,11 +37,7 @@ class UploadUrl(msgspec.Struct, frozen=True, kw_only=True):
 @post(
     PATH,
     status_code=201,
-    operation_class=operation(
-        body=RequestBody(
-            required=True, content={"application/json": OpenAPIMediaType(schema=object_schema(UploadParameters))}
-        )
-    ),
+    operation_class=operation(body=json_body(UploadParameters)),
     tags=["imports"],
     summary="Create a URL for an upload to a bucket",
     responses={

@@ -12,7 +12,7 @@ from db.connections.pool import Pool
 from db.imports import errors as record_errors
 from db.imports import jobs, repairs
 from db.imports.errors import ErrorCount
-from db.imports.jobs import Import, Relation
+from db.imports.jobs import Import, ImportCounts, Relation
 from db.imports.repairs import Totals
 from db.resources.definition import RecordError
 from db.settings import Settings
@@ -43,17 +43,6 @@ class ImportSource(msgspec.Struct, frozen=True, kw_only=True):
     e_tag: str
     last_modified: datetime
     verified: Literal["sha256", "md5"] | None
-
-
-class ImportCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """The results of the records; the counts add up to total_records."""
-
-    created: int
-    updated: int
-    unchanged: int
-    skipped: int
-    failed: int
-    unprocessed: int
 
 
 class ImportProgress(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,7 +116,7 @@ async def view(pool: Pool, settings: Settings, job: Import) -> ImportView:
         repaired=None,
         webhooks=await responses.webhooks(pool, settings, "import", job),
     )
-    remaining = job.total_records - job.processed + job.failed if job.is_final else 0
+    remaining = job.unprocessed + job.failed if job.is_final else 0
     if not remaining and not job.errors:
         return complete
     async with pool.connection() as conn:
@@ -157,14 +146,7 @@ def summary(settings: Settings, job: Import) -> ImportView:
         columns=job.columns,
         total_records=job.total_records,
         processed_records=job.processed,
-        counts=ImportCounts(
-            created=job.created,
-            updated=job.updated,
-            unchanged=job.unchanged,
-            skipped=job.skipped,
-            failed=job.failed,
-            unprocessed=job.total_records - job.processed,
-        ),
+        counts=job.counts,
         progress=_progress(job),
         error_count=job.errors,
         errors_stored=job.errors - job.errors_omitted,

@@ -18,6 +18,17 @@ Relation = Literal["retry", "commit", "repair"]
 FINAL = ("completed", "failed", "cancelled")
 
 
+class ImportCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """The results of the records; the counts add up to total_records."""
+
+    created: int
+    updated: int
+    unchanged: int
+    skipped: int
+    failed: int
+    unprocessed: int
+
+
 class Import(msgspec.Struct, frozen=True, kw_only=True):
     """The current state of a job. The counters of a running job are the sums of its finished chunks."""
 
@@ -64,6 +75,14 @@ class Import(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def processed(self) -> int:
         return self.created + self.updated + self.unchanged + self.skipped + self.failed
+
+    @property
+    def unprocessed(self) -> int:
+        return self.total_records - self.processed
+
+    @property
+    def counts(self) -> ImportCounts:
+        return msgspec.convert(self, ImportCounts, from_attributes=True)
 
 
 class ImportFilter(JobFilter, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from db.connections.pool import Connection
 from db.exports import jobs as exports
 from db.exports.jobs import Export
 from db.imports import jobs as imports
-from db.imports.jobs import Import
+from db.imports.jobs import Import, ImportCounts
 from db.jobs import Kind
 from db.webhooks.deliveries import Delivery
 
@@ -22,22 +22,21 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     title: str
 
 
-class ImportCounts(msgspec.Struct, frozen=True, kw_only=True):
-    created: int
-    updated: int
-    unchanged: int
-    skipped: int
-    failed: int
-    unprocessed: int
-
-
-class ImportData(msgspec.Struct, frozen=True, kw_only=True):
+class JobData(msgspec.Struct, frozen=True, kw_only=True):
     """The members have the names and the meaning that they have in the job."""
 
     id: UUID
-    kind: Literal["import"] = "import"
     resource: str
     status: str
+    problem: Problem | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    links: dict[str, str]
+
+
+class ImportData(JobData, frozen=True, kw_only=True):
+    kind: Literal["import"] = "import"
     outcome: str | None
     mode: str
     dry_run: bool
@@ -45,28 +44,15 @@ class ImportData(msgspec.Struct, frozen=True, kw_only=True):
     total_records: int
     counts: ImportCounts
     error_count: int
-    problem: Problem | None
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-    links: dict[str, str]
 
 
-class ExportData(msgspec.Struct, frozen=True, kw_only=True):
-    """As `ImportData`. `records` and `bytes` are of the file, null without one."""
+class ExportData(JobData, frozen=True, kw_only=True):
+    """`records` and `bytes` are of the file, null without one."""
 
-    id: UUID
     kind: Literal["export"] = "export"
-    resource: str
-    status: str
     format: str
     records: int | None
     bytes: int | None
-    problem: Problem | None
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-    links: dict[str, str]
 
 
 class Payload(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,14 +90,7 @@ def _import_data(job: Import) -> ImportData:
         dry_run=job.dry_run,
         parent_id=job.parent_id,
         total_records=job.total_records,
-        counts=ImportCounts(
-            created=job.created,
-            updated=job.updated,
-            unchanged=job.unchanged,
-            skipped=job.skipped,
-            failed=job.failed,
-            unprocessed=job.total_records - job.processed,
-        ),
+        counts=job.counts,
         error_count=job.errors,
         problem=_problem(job.problem),
         created_at=job.created_at,
