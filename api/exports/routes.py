@@ -7,6 +7,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath
 from litestar.response.base import ASGIResponse
 from msgspec import UNSET, UnsetType
+from uuid_utils.compat import uuid7
 
 from api.exports import download
 from api.exports.admission import check_jobs
@@ -19,7 +20,7 @@ from api.http.headers import AnyRequest
 from api.http.operations import BINARY, json_body, operation
 from api.http.parameters import ListParameters
 from api.http.problems import Problem, problem_responses
-from db.connections.pool import Connection
+from db.connections.pool import Connection, in_transaction, repeatable
 from db.exports import files, jobs, storage, watermarks
 from db.exports.jobs import Export, ExportJobCounts, ExportRequest
 from db.exports.watermarks import Watermark
@@ -68,21 +69,21 @@ class ExportListParameters(ListParameters, kw_only=True):
 async def create_export(request: AnyRequest, db_pool: PoolHere, settings: SettingsHere) -> Response[bytes]:
     """A worker writes the file. Requests with the same idempotency key create one job, as long as that job exists."""
     requested = await read(request)
-    async with db_pool.connection() as conn:
-        async with conn.transaction():
-            id = await jobs.create(conn, requested)
-            if id is not None:
-                # raised within the transaction, which also removes the new job
-                check_jobs(settings, await jobs.live(conn))
-                await _check_watermark(conn, requested)
-        if id is None:
-            job = await jobs.by_token(conn, requested.idempotency_token or "")
-        else:
-            job = await jobs.get(conn, id)
+    id = uuid7()
+
+    async def store(conn: Connection) -> Export | None:
+        if await jobs.create(conn, id, requested):
+            # raised within the transaction, which also removes the new job
+            check_jobs(settings, await jobs.live(conn))
+            await _check_watermark(conn, requested)
+        return await jobs.get(conn, id) or await jobs.by_token(conn, requested.idempotency_token or "")
+
+    job = await in_transaction(db_pool, store)
     if job is None:
         raise Problem("not-found", "The export was deleted meanwhile.")
-    _check_replay(requested, job, is_replay=id is None)
-    return responses.accepted(await view(db_pool, settings, job), is_final=job.is_final, is_replay=id is None)
+    is_replay = job.id != id
+    _check_replay(requested, job, is_replay=is_replay)
+    return responses.accepted(await view(db_pool, settings, job), is_final=job.is_final, is_replay=is_replay)
 
 
 @get(
@@ -102,9 +103,12 @@ async def list_exports(request: AnyRequest, db_pool: PoolHere, settings: Setting
         created_before=requested.created_before,
     )
     before = responses.id_cursor(requested.cursor)
-    async with db_pool.connection() as conn:
+
+    async def read_page(conn: Connection) -> tuple[list[Export], ExportJobCounts | None]:
         newest = await jobs.newest(conn, wanted, before=before, limit=requested.limit + 1)
-        counts = await jobs.counts(conn, wanted) if requested.counts else None
+        return newest, await jobs.counts(conn, wanted) if requested.counts else None
+
+    newest, counts = await repeatable(db_pool, read_page)
     return responses.jobs(
         request, "exports", newest, requested.limit, lambda job: summary(settings, job), counts=counts
     )

@@ -14,7 +14,7 @@ from litestar.openapi.datastructures import ResponseSpec
 import db.jobs
 from api.http.headers import AnyRequest, matches_etag
 from api.http.problems import Problem, invalid, problem_responses
-from db.connections.pool import Connection, Pool
+from db.connections.pool import Connection, Pool, repeatable
 from db.errors import UNAVAILABLE
 from db.jobs import Kind
 from db.settings import Settings
@@ -159,8 +159,7 @@ def invalid_cursor() -> Problem:
 async def get_or_404(pool: Pool, get: Callable[[Connection, UUID], Awaitable[J | None]], id: str, kind: Kind) -> J:
     """The job with the id from the path. Raises `Problem` 404."""
     number = job_id(id, kind)
-    async with pool.connection() as conn:
-        job = await get(conn, number)
+    job = await repeatable(pool, lambda conn: get(conn, number))
     if job is None:
         raise not_found(kind)
     return job

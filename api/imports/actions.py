@@ -25,7 +25,7 @@ from api.imports.copies import CopyContext
 from api.imports.uploads import ActiveUploadsHere
 from api.imports.view import PATH, ImportView, get_or_404, view
 from db import jobs
-from db.connections.pool import Connection, Pool, in_transaction
+from db.connections.pool import Connection, Pool, in_transaction, repeatable
 from db.imports import actions, backlog, completion, uploads
 from db.imports.actions import Copy, NotCommittable, ParentImport, Repaired
 from db.imports.records import Gone
@@ -277,8 +277,8 @@ async def _copy(parent: ParentImport, relation: Copy, context: CopyContext) -> t
 
 
 async def _parent(pool: Pool, id: str) -> ParentImport:
-    async with pool.connection() as conn:
-        parent = await actions.parent(conn, responses.job_id(id, "import"))
+    number = responses.job_id(id, "import")
+    parent = await repeatable(pool, lambda conn: actions.parent(conn, number))
     if parent is None:
         raise responses.not_found("import")
     return parent

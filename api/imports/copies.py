@@ -12,6 +12,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
+from uuid_utils.compat import uuid7
 
 from api.http.problems import Problem
 from api.imports.admission import Admission
@@ -19,8 +20,8 @@ from api.imports.chunk_writer import ChunkWriter
 from api.imports.records import file_frame, read_chunks
 from api.imports.splitting.chunk_builder import ChunkBuilder
 from api.imports.uploads import ActiveUploads
-from db.connections.pool import Pool, in_transaction
-from db.imports import actions, repairs, uploads
+from db.connections.pool import Pool, in_transaction, repeatable
+from db.imports import actions, repairs
 from db.imports.actions import Copy, ParentImport
 from db.imports.uploads import ImportSpec
 from db.settings import Settings
@@ -44,15 +45,14 @@ async def run(parent: ParentImport, relation: Copy, context: CopyContext) -> tup
     repair took some on meanwhile, and `Problem` 409, 429, 503.
     """
     pool = context.pool
-    async with pool.connection() as conn:
-        earlier = await actions.copied_by(conn, parent, relation)
-        without = await repairs.taken_on(conn, parent.id)
+    earlier = await repeatable(pool, lambda conn: actions.copied_by(conn, parent, relation))
     if earlier is not None:
         return earlier, True
+    without = await repeatable(pool, lambda conn: repairs.taken_on(conn, parent.id))
     if relation == "retry" and parent.remaining == without.count:
         raise Problem("nothing-to-retry", "Repairs have every refused record of the import.")
     with context.admission.upload():
-        id = uploads.new_id()
+        id = uuid7()
         await context.active.begin(id, context.admission, token=None)
         async with context.active.held(id):
             spec = await _store(parent, relation, id, context)

@@ -5,6 +5,8 @@ from contextlib import aclosing
 from typing import Any
 from uuid import UUID
 
+from uuid_utils.compat import uuid7
+
 from api.http import parameters
 from api.http.auth import key_name
 from api.http.headers import AnyRequest, idempotency_key
@@ -20,7 +22,7 @@ from api.imports.sheets.conversion import SheetConversion
 from api.imports.source import ObjectReader
 from api.imports.splitting import FileSplitter, Unreadable
 from api.imports.uploads import ActiveUploads
-from db.connections.pool import Pool, in_transaction
+from db.connections.pool import Pool, in_transaction, repeatable
 from db.imports import jobs, repairs, uploads
 from db.imports.actions import ParentImport
 from db.imports.jobs import Import
@@ -60,8 +62,7 @@ async def receive(
         raise Problem("unavailable", "The upload was inactive for too long and was removed.") from None
     if receiver.token is not None:
         metrics.idempotency("replayed" if is_replay else "created")
-    async with pool.connection() as conn:
-        job = await jobs.get(conn, id)
+    job = await repeatable(pool, lambda conn: jobs.get(conn, id))
     if job is None:
         raise Problem("not-found", "The import was removed meanwhile.")
     return job, is_replay
@@ -114,7 +115,7 @@ class UploadReceiver:
         self, early: ImportParameters, events: AsyncIterator[Parameter | File | bytes]
     ) -> tuple[UUID, bool]:
         splitter = self._splitter(early)
-        id = uploads.new_id()
+        id = uuid7()
         if not await self._active.begin(id, self._admission, token=self.token):
             chunks = 0
             async for part in self._split(events, splitter):
@@ -134,7 +135,7 @@ class UploadReceiver:
     async def _read_source(self, early: ImportParameters, url: str) -> tuple[UUID, bool]:
         """Reads the object to its end, also if the client disconnects: a request with the same key returns the job then."""
         source.check(url, self._settings)
-        id = uploads.new_id()
+        id = uuid7()
         if not await self._active.begin(id, self._admission, token=self.token):
             return await self._earlier(request_digest.of_source(early)), True
         async with self._active.held(id):
@@ -280,14 +281,14 @@ class UploadReceiver:
 
     async def _earlier(self, digest: bytes) -> UUID:
         """The job that already has the key, if its request was the same as this one. Raises `Problem` 409, 422."""
-        async with self._pool.connection() as conn:
-            holder = await uploads.by_token(conn, self.token or "")
-            if holder is None or holder[1] == "uploading":
-                metrics.idempotency("in_progress")
-                raise Problem(
-                    "idempotency-in-progress", "The first request with this idempotency key is still being received."
-                )
-            job = await jobs.get(conn, holder[0])
+        holder = await repeatable(self._pool, lambda conn: uploads.by_token(conn, self.token or ""))
+        if holder is None or holder[1] == "uploading":
+            metrics.idempotency("in_progress")
+            raise Problem(
+                "idempotency-in-progress", "The first request with this idempotency key is still being received."
+            )
+        id = holder[0]
+        job = await repeatable(self._pool, lambda conn: jobs.get(conn, id))
         if job is None or job.request_digest != digest:
             metrics.idempotency("reused")
             raise Problem(

@@ -9,7 +9,7 @@ import msgspec
 from api.http.problems import Fault, Problem, invalid, invalid_request
 from api.imports.parameters import ImportParameters
 from api.imports.splitting import FileSplitter
-from db.connections.pool import Pool
+from db.connections.pool import Pool, repeatable
 from db.imports import actions
 from db.imports.actions import ParentImport
 
@@ -19,8 +19,7 @@ INHERITED = ("resource", "mode", "columns", "unknown_fields", "csv_delimiter", "
 
 async def repaired_import(pool: Pool, id: UUID) -> ParentImport:
     """The parent of a repair. Raises `Problem` 400, 409."""
-    async with pool.connection() as conn:
-        parent = await actions.parent(conn, id)
+    parent = await repeatable(pool, lambda conn: actions.parent(conn, id))
     if parent is None:
         raise unknown_parent()
     if not parent.is_final:

@@ -28,6 +28,7 @@ from api.imports.results import get_import_results
 from api.imports.timeline import get_import_timeline
 from api.imports.uploads import ActiveUploadsHere
 from api.imports.view import PATH, ImportView, get_or_404, summary, view
+from db.connections.pool import Connection, repeatable
 from db.formats import XLSX_MEDIA_TYPE
 from db.imports import errors as record_errors
 from db.imports import jobs
@@ -171,9 +172,12 @@ async def list_imports(request: AnyRequest, db_pool: PoolHere, settings: Setting
         created_before=requested.created_before,
     )
     before = responses.id_cursor(requested.cursor)
-    async with db_pool.connection() as conn:
+
+    async def read(conn: Connection) -> tuple[list[Import], ImportJobCounts | None]:
         newest = await jobs.newest(conn, wanted, before=before, limit=requested.limit + 1)
-        counts = await jobs.counts(conn, wanted) if requested.counts else None
+        return newest, await jobs.counts(conn, wanted) if requested.counts else None
+
+    newest, counts = await repeatable(db_pool, read)
     return responses.jobs(
         request, "imports", newest, requested.limit, lambda job: summary(settings, job), counts=counts
     )
@@ -231,16 +235,16 @@ async def get_import_errors(request: AnyRequest, id: FromPath[str], db_pool: Poo
     job = await get_or_404(db_pool, id)
     if requested.format is not None:
         return await errors.download(db_pool, job, format=requested.format, code=requested.code, field=requested.field)
-    async with db_pool.connection() as conn:
+    after = _first_error(requested)
+    code, field = requested.code, requested.field
+
+    async def read(conn: Connection) -> tuple[list[RecordError], Position | None, int]:
         found, last = await record_errors.page(
-            conn,
-            job.id,
-            after=_first_error(requested),
-            code=requested.code,
-            field=requested.field,
-            limit=requested.limit or 100,
+            conn, job.id, after=after, code=code, field=field, limit=requested.limit or 100
         )
-        total = await record_errors.count(conn, job.id, code=requested.code, field=requested.field)
+        return found, last, await record_errors.count(conn, job.id, code=code, field=field)
+
+    found, last, total = await repeatable(db_pool, read)
     cursor = None if last is None else base64.urlsafe_b64encode(msgspec.json.encode(last)).decode()
     page = responses.page(request, "errors", found, cursor, total=total)
     return page.to_asgi_response(app=None, request=request)

@@ -14,6 +14,7 @@ from api.http.headers import AnyRequest
 from api.http.operations import operation
 from api.http.problems import problem_responses
 from api.imports.view import PATH, get_or_404
+from db.connections.pool import Connection, repeatable
 from db.imports import timeline
 from db.imports.timeline import FileBin, TimeBin
 
@@ -43,9 +44,11 @@ async def get_import_timeline(request: AnyRequest, id: FromPath[str], db_pool: P
     """The numbers of finished and refused records over time and by position in the file."""
     requested = parameters.query(request, TimelineParameters)
     job = await get_or_404(db_pool, id)
-    async with db_pool.connection() as conn:
-        found = Timeline(
+
+    async def read(conn: Connection) -> Timeline:
+        return Timeline(
             seconds=await timeline.over_time(conn, job.id, bins=requested.bins),
             file=await timeline.over_file(conn, job.id, total_records=job.total_records, bins=requested.bins),
         )
-    return Response(msgspec.json.encode(found), media_type=responses.JSON)
+
+    return Response(msgspec.json.encode(await repeatable(db_pool, read)), media_type=responses.JSON)

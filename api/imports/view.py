@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from api.http import responses
-from db.connections.pool import Pool
+from db.connections.pool import Connection, Pool, repeatable
 from db.imports import errors as record_errors
 from db.imports import jobs, repairs
 from db.imports.errors import ErrorCount
@@ -119,15 +119,18 @@ async def view(pool: Pool, settings: Settings, job: Import) -> ImportView:
     remaining = job.unprocessed + job.failed if job.is_final else 0
     if not remaining and not job.errors:
         return complete
-    async with pool.connection() as conn:
+
+    async def read(conn: Connection) -> ImportView:
         repaired = await repairs.totals(conn, job.id, remaining=remaining) if remaining else None
         errors, _ = await record_errors.page(
             conn, job.id, after=record_errors.START, code=None, field=None, limit=ERRORS_SHOWN
         )
         kinds = await record_errors.summary(conn, job.id)
-    return msgspec.structs.replace(
-        complete, errors=errors, error_summary=kinds.counts, error_kinds=kinds.kinds, repaired=repaired
-    )
+        return msgspec.structs.replace(
+            complete, errors=errors, error_summary=kinds.counts, error_kinds=kinds.kinds, repaired=repaired
+        )
+
+    return await repeatable(pool, read)
 
 
 def summary(settings: Settings, job: Import) -> ImportView:

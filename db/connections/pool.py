@@ -108,19 +108,29 @@ def _pool(url: str, settings: Settings, *, name: str, monitor: ConnectionMonitor
     )
 
 
+async def repeatable(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:
+    """Executes `work`, which only reads, and once more on another connection if the connection is lost."""
+    try:
+        return await _once(pool, work)
+    except ConnectionLost:
+        return await _once(pool, work)
+
+
 async def in_transaction(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:
-    """Executes `work` in a transaction, and once more on another connection if the connection is lost.
+    """As `repeatable`, in a transaction.
 
     The first transaction may have been committed, so `work` must recognise what it has stored.
     """
-    try:
-        return await _in_transaction(pool, work)
-    except ConnectionLost:
-        return await _in_transaction(pool, work)
+
+    async def transaction(conn: Connection) -> T:
+        async with conn.transaction():
+            return await work(conn)
+
+    return await repeatable(pool, transaction)
 
 
-async def _in_transaction(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:
-    async with pool.connection() as conn, conn.transaction():
+async def _once(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:
+    async with pool.connection() as conn:
         return await work(conn)
 
 

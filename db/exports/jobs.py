@@ -11,7 +11,6 @@ from uuid import UUID
 import msgspec
 from psycopg.rows import class_row, scalar_row
 from psycopg.types.json import Jsonb
-from uuid_utils.compat import uuid7
 
 from db import queue
 from db.connections.pool import Connection
@@ -107,13 +106,12 @@ _SELECT = """
 """
 
 
-async def create(conn: Connection, request: ExportRequest) -> UUID | None:
-    """Inserts a job and its chunk and notifies the workers. Returns None if another job has the idempotency token.
+async def create(conn: Connection, id: UUID, request: ExportRequest) -> bool:
+    """Inserts a job and its chunk and notifies the workers. False: there is a job with this id or this idempotency token.
 
-    Of two concurrent calls with the same token, the second waits for the first to commit and then returns None.
+    Of two concurrent calls with the same token, the second waits for the first to commit and then returns False.
     Needs a transaction.
     """
-    id = uuid7()
     cursor = await conn.execute(
         """
         INSERT INTO export_jobs (
@@ -124,15 +122,15 @@ async def create(conn: Connection, request: ExportRequest) -> UUID | None:
             %(id)s, %(resource)s, %(format)s, %(compression)s, %(filters)s, %(fields)s, %(csv_safe)s, %(bom)s, %(changed_since)s,
             %(idempotency_token)s, %(digest)s, %(request_id)s, %(created_by)s
         )
-        ON CONFLICT (idempotency_token) DO NOTHING
+        ON CONFLICT DO NOTHING
         """,
         {"id": id, **msgspec.structs.asdict(request), "filters": request.filters and Jsonb(request.filters)},
     )
     if cursor.rowcount == 0:
-        return None
+        return False
     await conn.execute("INSERT INTO chunks (export_id, kind, seq) VALUES (%(id)s, 'export', 1)", {"id": id})
     await queue.notify(conn)
-    return id
+    return True
 
 
 async def get(conn: Connection, id: UUID) -> Export | None:

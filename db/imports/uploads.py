@@ -82,10 +82,6 @@ async def begin(conn: Connection) -> UUID:
     return id
 
 
-def new_id() -> UUID:
-    return uuid7()
-
-
 async def begin_once(conn: Connection, id: UUID, *, token: str | None) -> bool:
     """`begin` with an id and an idempotency token. Returns False if another job has the token."""
     cursor = await conn.execute(

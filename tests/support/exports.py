@@ -5,6 +5,7 @@ from uuid import UUID
 
 import httpx
 from psycopg.sql import SQL, Literal
+from uuid_utils.compat import uuid7
 
 from db.connections import liveness
 from db.exports import copy_out, jobs
@@ -63,9 +64,9 @@ def export_request(resource="articles", key=None, compression: Compression = "no
 
 
 async def create(conn, resource="articles", compression: Compression = "none") -> UUID:
+    id = uuid7()
     async with conn.transaction():
-        id = await jobs.create(conn, export_request(resource, compression=compression))
-    assert id is not None
+        assert await jobs.create(conn, id, export_request(resource, compression=compression))
     return id
 
 

@@ -3,6 +3,7 @@
 import asyncio
 
 import httpx
+from uuid_utils.compat import uuid7
 
 from db.exports import jobs
 from tests.support.eventually import PATIENCE_SECONDS
@@ -38,10 +39,10 @@ async def test_one_key_one_export(service, conn):
 async def test_the_second_of_two_requests_waits_for_the_first(conn, other):
     """Of two transactions with one token the second waits, and creates no job once the first has committed."""
     async with conn.transaction():
-        assert await jobs.create(conn, export_request(key="k"))
+        assert await jobs.create(conn, uuid7(), export_request(key="k"))
         second = asyncio.create_task(create_or_not(other))
         await blocked(other, by=conn)
-    assert await second is None
+    assert not await second
 
 
 def token(value):
@@ -50,4 +51,4 @@ def token(value):
 
 async def create_or_not(conn):
     async with conn.transaction():
-        return await jobs.create(conn, export_request(key="k"))
+        return await jobs.create(conn, uuid7(), export_request(key="k"))

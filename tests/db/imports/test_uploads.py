@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from uuid_utils.compat import uuid7
 
 from db.connections.pool import Connection
 from db.imports import uploads
@@ -10,7 +11,7 @@ from db.imports.payload import Chunk
 from tests.support.eventually import in_time
 from tests.support.factories import blocked, import_spec, rows
 
-ID = uploads.new_id()
+ID = uuid7()
 KEY = "key"
 FIRST = [Chunk(1, 1, 1, b"{}\n")]
 NEXT = [Chunk(2, 2, 1, b"{}\n"), Chunk(3, 3, 1, b"{}\n")]
@@ -80,13 +81,13 @@ async def test_a_repeat_waits_for_a_first_try_that_is_still_being_committed(conn
 async def test_what_others_have_stored_is_not_taken_for_its_own(conn):
     """Another upload does not get the token, and the seal of a job with another digest, or of one that is gone, fails."""
     await prepare(conn, "seal")
-    assert not await uploads.begin_once(conn, uploads.new_id(), token=KEY)
+    assert not await uploads.begin_once(conn, uuid7(), token=KEY)
     await perform(conn, "seal", is_repeat=False)
     with pytest.raises(uploads.Gone):
         await uploads.seal(conn, ID, sealed(b"other"), endpoints=())
     with pytest.raises(uploads.Gone):
-        await uploads.seal(conn, uploads.new_id(), sealed(), endpoints=())
-    upload = uploads.new_id()
+        await uploads.seal(conn, uuid7(), sealed(), endpoints=())
+    upload = uuid7()
     await uploads.begin_once(conn, upload, token=None)
     with pytest.raises(uploads.TokenTaken):
         await uploads.seal(conn, upload, sealed(), endpoints=())

@@ -1,4 +1,4 @@
-"""A POST whose transaction loses its connection once is answered as if nothing had happened, and stores each record once."""
+"""A request that loses its database connection once is answered as if nothing had happened, and stores its job once."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -20,13 +20,15 @@ RECORDS = 10
 FILE = USERS_HEADER + b"".join(map(user_row, range(RECORDS)))
 KEY = {"Idempotency-Key": "key"}
 LOCK = 4712
-# the transactions of an upload, by what each of them alone writes
+# transactions, by what each of them alone writes
 STEPS: dict[str, LiteralString] = {
     "begin": "INSERT ON import_jobs",
     "append": "INSERT ON import_payloads",
     "seal": "UPDATE OF sealed_at ON import_jobs",
+    "export": "INSERT ON export_jobs",
 }
-EACH_STEP = pytest.mark.parametrize("step", STEPS)
+# those of an upload
+EACH_STEP = pytest.mark.parametrize("step", ["begin", "append", "seal"])
 EACH_WAY = pytest.mark.parametrize(
     "bouncer", ["direct", pytest.param("pgbouncer", marks=pytest.mark.needs("pgbouncer"))], indirect=True
 )
@@ -57,12 +59,14 @@ class Stage:
         await self.api.conn.execute("SELECT pg_advisory_unlock(%s)", (LOCK,))
 
     async def stopped(self) -> int:
-        """The pid of the session that is stopped."""
-        return await eventually(
-            lambda: self.api.value("SELECT pid FROM pg_locks WHERE objid = %s AND NOT granted", LOCK)
-        )
+        """The pid of the API's session that is stopped, or that waits for a table."""
+        waiting = """
+            SELECT pid FROM pg_locks JOIN pg_stat_activity USING (pid)
+            WHERE NOT granted AND application_name = 'bulk api' AND (objid = %s OR locktype = 'relation')
+        """
+        return await eventually(lambda: self.api.value(waiting, LOCK))
 
-    async def roll_back(self) -> None:
+    async def end_session(self) -> None:
         """Ends the session that is stopped, and with it its transaction."""
         pid = await self.stopped()
         assert await self.api.value("SELECT pg_terminate_backend(%s, %s)", pid, int(PATIENCE_SECONDS * 1000))
@@ -74,6 +78,11 @@ class Stage:
         await self.resume()
         is_ended = "SELECT count(*) = 0 FROM pg_locks WHERE pid = %s AND locktype = 'transactionid'"
         await eventually(lambda: self.api.value(is_ended, pid))
+
+    async def lose_answer(self) -> None:
+        """As `commit`, and breaks the connection then."""
+        await self.commit()
+        self.proxy.drop()
 
 
 @pytest.fixture
@@ -110,7 +119,7 @@ async def test_a_transaction_that_is_rolled_back(stage, step):
     """The session is ended before its COMMIT: the transaction is repeated on another one."""
     await stage.stop_at(step)
     upload = posting(stage.api)
-    await stage.roll_back()
+    await stage.end_session()
     await stage.resume()
     await is_stored_once(stage.api, await upload)
 
@@ -121,8 +130,7 @@ async def test_a_transaction_that_is_committed(stage, step):
     """The connection breaks after the COMMIT and before its answer: the repeat recognises what is stored."""
     await stage.stop_at(step)
     upload = posting(stage.api)
-    await stage.commit()
-    stage.proxy.drop()
+    await stage.lose_answer()
     await is_stored_once(stage.api, await upload)
 
 
@@ -131,8 +139,8 @@ async def test_a_second_loss(stage, step):
     """The response is 503, and the upload is removed. The request can be sent again with its key."""
     await stage.stop_at(step)
     upload = posting(stage.api)
-    await stage.roll_back()
-    await stage.roll_back()
+    await stage.end_session()
+    await stage.end_session()
     problem(await upload, 503, "unavailable")
     await stage.resume()
     await eventually(stage.api.has_nothing)
@@ -158,8 +166,7 @@ async def test_a_repair(stage):
     await stage.stop_at("seal")
     line = repairs.REFUSED_LINES[0]
     repairing = asyncio.create_task(repairs.posted(stage.api, parent, repairs.annotated(line)))
-    await stage.commit()
-    stage.proxy.drop()
+    await stage.lose_answer()
     job = await stage.api.finished(await repairing)
     assert job["counts"]["created"] == job["total_records"] == 1
     assert await stage.api.value("SELECT count(*) FROM import_repairs") == 1
@@ -171,8 +178,7 @@ async def test_a_retry(stage, step):
     parent = await repairs.imported(stage.api, repairs.rows())
     await stage.stop_at(step)
     retrying = asyncio.create_task(stage.api.client.post(parent["links"]["retry"]))
-    await stage.commit()
-    stage.proxy.drop()
+    await stage.lose_answer()
     job = await stage.api.finished(await retrying)
     assert job["counts"]["failed"] == job["total_records"] == len(repairs.REFUSED_LINES)
     assert await stage.api.value("SELECT count(*) FROM import_jobs") == 2
@@ -185,13 +191,54 @@ async def test_a_commit(stage, is_committed, status):
     await stage.stop_at("begin")
     committing = asyncio.create_task(stage.api.client.post(dry_run["links"]["commit"]))
     if is_committed:
-        await stage.commit()
-        stage.proxy.drop()
+        await stage.lose_answer()
     else:
-        await stage.roll_back()
+        await stage.end_session()
         await stage.resume()
     answer = await committing
     assert answer.status_code == status, answer.text
     await eventually(stage.api.is_idle)
     assert await stage.api.value("SELECT count(*) FROM users") == RECORDS
     assert await stage.api.value("SELECT count(*) FROM import_jobs") == 2
+
+
+@EACH_WAY
+@pytest.mark.parametrize("is_committed", [False, True])
+@pytest.mark.parametrize("headers", [{}, KEY], ids=["without a key", "with a key"])
+async def test_an_export(stage, is_committed, headers):
+    """One job, which is new to the client, whether the first transaction was committed or not."""
+    await stage.stop_at("export")
+    posting = asyncio.create_task(stage.api.client.post("/api/v1/exports", json={"resource": "users"}, headers=headers))
+    if is_committed:
+        await stage.lose_answer()
+    else:
+        await stage.end_session()
+        await stage.resume()
+    answer = await posting
+    assert answer.status_code == 202, answer.text
+    assert "idempotent-replayed" not in answer.headers
+    assert await stage.api.value("SELECT array_agg(id::text) FROM export_jobs") == [answer.json()["id"]]
+    assert await stage.api.value("SELECT count(*) FROM chunks") == 1
+
+
+@EACH_WAY
+@pytest.mark.parametrize("path", ["self", "errors", "timeline"])
+async def test_a_read(stage, path):
+    """The session is ended while it waits for a table: the query is repeated on another one."""
+    job = await repairs.imported(stage.api, repairs.rows())
+    link = job["links"][path]
+    async with stage.api.conn.transaction():
+        await stage.api.conn.execute("LOCK import_errors, import_jobs, chunks")
+        reading = asyncio.create_task(stage.api.client.get(link))
+        await stage.end_session()
+    answer = await reading
+    assert answer.status_code == 200, answer.text
+
+
+async def test_a_list(stage):
+    job = await repairs.imported(stage.api, repairs.rows())
+    async with stage.api.conn.transaction():
+        await stage.api.conn.execute("LOCK import_jobs")
+        reading = asyncio.create_task(stage.api.client.get("/api/v1/imports"))
+        await stage.end_session()
+    assert [one["id"] for one in (await reading).json()["imports"]] == [job["id"]]
