@@ -15,6 +15,7 @@ import api.exports.routes
 import api.exports.stream
 import api.imports.actions
 import api.imports.routes
+import api.imports.undo
 import api.imports.upload_urls
 from api import health, resources, service, tickets
 from api.http import openapi, problems
@@ -38,6 +39,7 @@ ROUTE_HANDLERS = [
     *service.HANDLERS,
     *api.imports.routes.HANDLERS,
     *api.imports.actions.HANDLERS,
+    *api.imports.undo.HANDLERS,
     *api.imports.upload_urls.HANDLERS,
     *api.exports.stream.HANDLERS,
     *api.exports.routes.HANDLERS,

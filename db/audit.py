@@ -82,6 +82,16 @@ WITH job AS MATERIALIZED (
     FROM import_deferred
     WHERE import_id IN (SELECT id FROM job)
     GROUP BY import_id
+), undone AS (
+    SELECT import_id, removed, missing, finished_at IS NOT NULL AS is_finished,
+        removed + missing + changed + referred_to AS processed
+    FROM import_undos
+    WHERE import_id IN (SELECT id FROM job)
+), remembered AS (
+    SELECT import_id, sum(cardinality(ids)) AS rows
+    FROM import_created
+    WHERE import_id IN (SELECT id FROM job)
+    GROUP BY import_id
 ), stored AS (
     {stored}
 ), row_counts AS (
@@ -104,6 +114,8 @@ LEFT JOIN chunk ON chunk.import_id = job.id
 LEFT JOIN error ON error.import_id = job.id
 LEFT JOIN undecided ON undecided.import_id = job.id
 LEFT JOIN row_counts ON row_counts.import_id = job.id
+LEFT JOIN undone ON undone.import_id = job.id
+LEFT JOIN remembered ON remembered.import_id = job.id
 CROSS JOIN LATERAL (
     VALUES
         ('records of chunks', total_records, chunk.records),
@@ -129,12 +141,22 @@ CROSS JOIN LATERAL (
         ('undecided records of a settled import', 0, CASE WHEN NOT is_unsettled THEN undecided.records END),
         ('records with a row and an error', 0, row_counts.refused),
         ('records with several rows', 0, row_counts.rows - row_counts.records),
-        ('rows of records outside of the file', 0, row_counts.outside)
+        ('rows of records outside of the file', 0, row_counts.outside),
+        (
+            'rows that are remembered for an undo',
+            CASE WHEN undoable THEN job.created - coalesce(undone.removed + undone.missing, 0) ELSE 0 END,
+            remembered.rows
+        ),
+        (
+            'rows of a finished undo',
+            CASE WHEN is_finished THEN job.created ELSE 0 END,
+            CASE WHEN is_finished THEN undone.processed END
+        )
     UNION ALL
     SELECT fact, book, counted
     FROM (
         VALUES
-            ('rows created', job.created * row_a_record, coalesce(row_counts.created, 0)),
+            ('rows created', job.created * row_a_record - coalesce(undone.removed, 0), coalesce(row_counts.created, 0)),
             ('rows updated', job.updated * row_a_record, coalesce(row_counts.updated, 0)),
             ('rows unchanged', job.unchanged * row_a_record, coalesce(row_counts.unchanged, 0))
     ) AS line (fact, book, counted)

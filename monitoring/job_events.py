@@ -1,9 +1,12 @@
 """Logs and counts each job that becomes final. The workers and the API call it, whichever of them finished the job."""
 
+from uuid import UUID
+
 import structlog
 
 from db.exports.completion import Finished as FinishedExport
 from db.imports.completion import Finished as FinishedImport
+from db.imports.undo import Undo
 from monitoring import metrics
 
 log = structlog.get_logger(__name__)
@@ -40,6 +43,17 @@ def export_finished(job: FinishedExport) -> None:
         bytes=job.bytes,
         seconds=round(job.seconds, 3),
         records_per_second=_rate(job.records, job.seconds),
+    )
+
+
+def import_undone(id: UUID, undo: Undo) -> None:
+    log.info(
+        "import undone",
+        job_id=str(id),
+        removed=undo.removed,
+        missing=undo.missing,
+        changed=undo.changed,
+        referred_to=undo.referred_to,
     )
 
 

@@ -68,7 +68,9 @@ async def perform(conn: Connection, claim: Claim, *, settings: Settings, memory:
         job, chunks = await load_claimed(conn, claim)
         resource = RESOURCES[job.resource]
         if claim.kind == "settle":
-            counts = await duplicates.settle(conn, resource, claim.job_id, job.mode, dry_run=job.dry_run)
+            counts = await duplicates.settle(
+                conn, resource, claim.job_id, job.mode, dry_run=job.dry_run, undoable=job.undoable
+            )
         else:
             merged = await merge.merge(
                 conn,
@@ -81,6 +83,7 @@ async def perform(conn: Connection, claim: Claim, *, settings: Settings, memory:
                 assumed=memory.level(claim.job_id),
                 one_by_one=claim.attempt - claim.crashes >= ONE_BY_ONE_ATTEMPT,
                 errors_max=settings.import_errors_max,
+                undoable=job.undoable,
             )
             counts = merged.counts
             memory.note(claim.job_id, merged.level)

@@ -1,4 +1,7 @@
-"""Periodic maintenance: remove abandoned uploads, finish jobs, expire files, delete old jobs. Workers may run it concurrently."""
+"""Periodic maintenance: remove abandoned uploads, finish jobs, expire files, delete old jobs, continue undos.
+
+Workers may run it concurrently.
+"""
 
 from collections.abc import Sequence
 
@@ -12,7 +15,7 @@ from db.exports import retention as export_retention
 from db.exports import storage
 from db.imports import completion as import_completion
 from db.imports import retention as import_retention
-from db.imports import uploads
+from db.imports import undo, uploads
 from db.settings import Settings
 from db.webhooks.endpoints import Endpoint
 from monitoring import job_events
@@ -27,6 +30,7 @@ async def run_once(conn: Connection, settings: Settings) -> None:
     await _end_jobs(conn, settings.webhook_endpoints)
     await maintain_exports(conn, settings)
     await _prune_imports(conn, settings)
+    await _continue_undos(conn)
 
 
 async def _end_silent_sessions(conn: Connection) -> None:
@@ -55,6 +59,13 @@ async def _prune_imports(conn: Connection, settings: Settings) -> None:
     pruned = await import_retention.prune(conn, retention_seconds=settings.job_retention_seconds)
     if pruned.jobs or pruned.rows:
         log.info("old imports deleted", jobs=pruned.jobs, rows=pruned.rows)
+
+
+async def _continue_undos(conn: Connection) -> None:
+    for id in await undo.unfinished(conn):
+        undone = await undo.run(conn, id)
+        if undone is not None:
+            job_events.import_undone(id, undone)
 
 
 async def maintain_exports(conn: Connection, settings: Settings) -> None:

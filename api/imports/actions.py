@@ -22,12 +22,13 @@ from api.imports import cells, copies, records
 from api.imports.admission import AdmissionHere
 from api.imports.cells import RefusedPage
 from api.imports.copies import CopyContext
+from api.imports.undo import undo_running
 from api.imports.uploads import ActiveUploadsHere
 from api.imports.view import PATH, ImportView, get_or_404, view
 from db import jobs
 from db.connections.pool import Connection, Pool, in_transaction, repeatable
 from db.imports import actions, backlog, completion, uploads
-from db.imports.actions import Copy, NotCommittable, ParentImport, Repaired
+from db.imports.actions import Copy, NotCommittable, ParentImport, Repaired, Undoing
 from db.imports.records import Gone
 from db.imports.refused import Selection
 from db.resources.definition import Code
@@ -170,9 +171,16 @@ async def retry_import(
     return await _accepted(db_pool, settings, child, is_replay=is_replay)
 
 
+class CommitParameters(msgspec.Struct, kw_only=True):
+    undoable: Annotated[
+        bool, Meta(description="Remember the rows that the new import creates, so that it can be undone.")
+    ] = False
+
+
 @post(
     f"{PATH}/{{id:str}}/commit",
     status_code=202,
+    operation_class=operation(query=CommitParameters),
     tags=["imports"],
     summary="Commit a dry run",
     responses={
@@ -194,7 +202,7 @@ async def commit_import(
 
     Records that repairs of the dry run have are left out: they are stored by the commits of these repairs.
     """
-    parameters.query(request)
+    undoable = parameters.query(request, CommitParameters).undoable
     dry_run = await _parent(db_pool, id)
     digest = hashlib.sha256(b"commit" + dry_run.id.bytes).digest()
 
@@ -202,6 +210,7 @@ async def commit_import(
         child, is_replay = await actions.commit(
             conn,
             dry_run.id,
+            undoable=undoable,
             digest=digest,
             request_id=request_id(request.scope),
             created_by=key_name(request.scope),
@@ -215,7 +224,7 @@ async def commit_import(
         child, is_replay = await in_transaction(db_pool, commit)
     except Repaired:
         context = CopyContext(
-            db_pool, settings, admission, active_uploads, request_id(request.scope), key_name(request.scope)
+            db_pool, settings, admission, active_uploads, request_id(request.scope), key_name(request.scope), undoable
         )
         child, is_replay = await _copy(dry_run, "commit", context)
     except NotCommittable as reason:
@@ -252,14 +261,20 @@ async def cancel_import(
     status_code=204,
     tags=["imports"],
     summary="Delete a final import",
-    responses=responses.document_delete(),
+    responses={
+        **responses.document_delete(),
+        **problem_responses("not-final", "undo-running"),
+    },
 )
 async def delete_import(request: AnyRequest, id: FromPath[str], db_pool: PoolHere) -> None:
     """Deletes the import with its errors and its file. Stored records are kept. The idempotency key can be used again."""
     parameters.query(request)
     job = await get_or_404(db_pool, id)
     async with db_pool.connection() as conn, conn.transaction():
-        is_deleted = await actions.delete(conn, job.id)
+        try:
+            is_deleted = await actions.delete(conn, job.id)
+        except Undoing:
+            raise undo_running() from None
     if not is_deleted:
         raise responses.not_final("import", job.status)
 

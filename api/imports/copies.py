@@ -36,6 +36,8 @@ class CopyContext(NamedTuple):
     active: ActiveUploads
     request_id: str
     created_by: str | None
+    # whether the commit of a dry run can be undone
+    undoable: bool = False
 
 
 async def run(parent: ParentImport, relation: Copy, context: CopyContext) -> tuple[UUID, bool]:
@@ -92,6 +94,7 @@ async def _store(parent: ParentImport, relation: Copy, id: UUID, context: CopyCo
     spec = actions.child_spec(
         parent,
         relation,
+        undoable=context.undoable,
         digest=hashlib.sha256(relation.encode() + parent.id.bytes + sha256.digest()).digest(),
         request_id=context.request_id,
         created_by=context.created_by,

@@ -54,6 +54,12 @@ class ImportParameters(msgspec.Struct, kw_only=True):
         ),
     ] = None
     dry_run: Annotated[bool, Meta(description="Check and count everything, but store no records.")] = False
+    undoable: Annotated[
+        bool,
+        Meta(
+            description="Remember the rows that the import creates, so that POST …/undo can remove them again. Not for dry runs."
+        ),
+    ] = False
     after: Annotated[
         UUID | None,
         Meta(description="Wait until that import is completed; if it fails or is cancelled, this one fails."),

@@ -215,9 +215,13 @@ class UploadReceiver:
     def _requested(self) -> ImportParameters:
         """The parameters received so far, with those that a repair has from its parent. Raises `Problem` 400."""
         requested = parameters.parse(self._parameters, ImportParameters)
-        if self._parent is None:
-            return requested
-        return repair.inherit(requested, {name for name, _ in self._parameters}, self._parent)
+        if self._parent is not None:
+            requested = repair.inherit(requested, {name for name, _ in self._parameters}, self._parent)
+        if requested.undoable and requested.dry_run:
+            raise invalid(
+                "undoable", "excludes dry_run: a dry run stores no records; send it to its commit", "conflicting_values"
+            )
+        return requested
 
     def _specify(self, early: ImportParameters, splitter: FileSplitter, chunk_count: int) -> ImportSpec:
         """The import as it was received. Raises `Problem` 400."""
@@ -253,7 +257,7 @@ class UploadReceiver:
             "csv_safe": final.csv_safe,
         }
         # without these parameters the digest is that of earlier versions, whose requests may be repeated
-        digested = settings | ({"columns": fields} if fields else {})
+        digested = settings | ({"columns": fields} if fields else {}) | ({"undoable": True} if final.undoable else {})
         if final.repairs is not None:
             digested["repairs"] = final.repairs
         if self._sheet is not None:
@@ -265,6 +269,7 @@ class UploadReceiver:
             csv_header=splitter.header,
             csv_columns=csv_columns,
             columns=fields or None,
+            undoable=final.undoable,
             file_name=self._file.name,
             file_bytes=file.bytes,
             file_sha256=file.sha256,

@@ -1,9 +1,5 @@
 """`GET /imports/{id}/results`: streams what the import did with each record. Holds a connection while the client reads."""
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from typing import Literal
-
 import msgspec
 from litestar import get
 from litestar.di import NamedDependency
@@ -16,24 +12,21 @@ from api.http.dependencies import PoolHere, SettingsHere
 from api.http.headers import AnyRequest
 from api.http.operations import CSV_OR_NDJSON, operation
 from api.http.problems import Problem, problem_responses
-from api.http.stream_admission import Deadline, StreamAdmissionHere
+from api.http.stream_admission import StreamAdmissionHere
+from api.imports import row_files
 from api.imports.records import download_name, removed, stream
+from api.imports.row_files import RowFormat
 from api.imports.view import PATH, get_or_404
-from db.connections import liveness
 from db.connections.pool import Pool
 from db.formats import MEDIA_TYPES
 from db.imports import results
-from db.imports.jobs import Import
 from db.imports.records import Gone
 from db.imports.results import Result
 from db.resources import RESOURCES
-from db.settings import Settings
-
-ResultFormat = Literal["csv", "ndjson"]
 
 
 class ResultParameters(msgspec.Struct, kw_only=True):
-    format: ResultFormat = "ndjson"
+    format: RowFormat = "ndjson"
 
 
 @get(
@@ -77,7 +70,14 @@ async def get_import_results(
     try:
         return await stream(
             # on the primary: a standby may not have the rows yet
-            _blocks(stream_pools[-1], settings, job, format),
+            row_files.blocks(
+                stream_pools[-1],
+                settings,
+                lambda conn: results.read(conn, RESOURCES[job.resource], job),
+                Result,
+                format=format,
+                csv=_csv,
+            ),
             MEDIA_TYPES[format],
             name,
             admitted=stream_admission.stream(),
@@ -86,25 +86,6 @@ async def get_import_results(
         raise removed() from None
 
 
-async def _blocks(pool: Pool, settings: Settings, job: Import, format: ResultFormat) -> AsyncGenerator[bytes, None]:
-    deadline = Deadline(settings)
-    if format == "csv":
-        write, head = _csv, ",".join(Result.__struct_fields__).encode() + b"\n"
-    else:
-        write, head = msgspec.json.Encoder().encode_lines, b""
-    async with pool.connection() as conn, conn.transaction():
-        # longer than the limit for the client, so that the stalled client is disconnected first
-        await liveness.begin_long_read(conn, client_timeout_seconds=2 * settings.stall_seconds)
-        async with aclosing(results.read(conn, RESOURCES[job.resource], job)) as chunks:
-            async for chunk in chunks:
-                deadline.check()
-                if data := head + write(chunk):
-                    yield data
-                head = b""
-    if head:
-        yield head
-
-
-def _csv(chunk: list[Result]) -> bytes:
+def _csv(chunk: list[Result]) -> str:
     """No cell needs quotes: ids have only letters, digits, `_` and `-`."""
-    return "".join([f"{r.line},{r.record},{r.id or ''},{r.outcome}\n" for r in chunk]).encode()
+    return "".join([f"{r.line},{r.record},{r.id or ''},{r.outcome}\n" for r in chunk])

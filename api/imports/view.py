@@ -1,7 +1,7 @@
 """The JSON representation of an import job."""
 
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from uuid import UUID
 
 import msgspec
@@ -10,10 +10,11 @@ from msgspec import UNSET, UnsetType
 from api.http import responses
 from db.connections.pool import Connection, Pool, repeatable
 from db.imports import errors as record_errors
-from db.imports import jobs, repairs
+from db.imports import jobs, repairs, undo
 from db.imports.errors import ErrorCount
 from db.imports.jobs import Import, ImportCounts, Relation
 from db.imports.repairs import Totals
+from db.imports.undo import Undo
 from db.resources.definition import RecordError
 from db.settings import Settings
 from db.webhooks.deliveries import DeliveryState
@@ -53,15 +54,48 @@ class ImportProgress(msgspec.Struct, frozen=True, kw_only=True):
     eta_seconds: float | None
 
 
+class KeptCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """The rows that the undo has kept: written by others since the import, or referred to."""
+
+    changed: int
+    referred_to: int
+
+
+class UndoView(msgspec.Struct, frozen=True, kw_only=True):
+    """The undo of an import. `missing` rows were deleted by others before it.
+
+    When it is finished, `removed`, `missing` and what is `kept` add up to the count `created`.
+    """
+
+    status: Literal["running", "finished"]
+    removed: int
+    missing: int
+    kept: KeptCounts
+    started_at: datetime
+    finished_at: datetime | None
+
+    @classmethod
+    def of(cls, state: Undo) -> Self:
+        return cls(
+            status="running" if state.finished_at is None else "finished",
+            removed=state.removed,
+            missing=state.missing,
+            kept=KeptCounts(changed=state.changed, referred_to=state.referred_to),
+            started_at=state.started_at,
+            finished_at=state.finished_at,
+        )
+
+
 class ImportView(msgspec.Struct, frozen=True, kw_only=True):
-    """An import job. In lists it has no `errors`, `error_summary`, `error_kinds`, `waiting_for`, `repaired` and `webhooks`.
+    """An import job. In lists it has no `errors`, `error_summary`, `error_kinds`, `waiting_for`, `repaired`, `undo` and
+    `webhooks`.
 
     `waiting_for` is the reason why the job is not final yet, in one sentence; null if it is final, and behind a pooler.
     `error_count` counts all errors; `errors_stored` is the number of those that can be read. `error_summary` counts the stored
     errors by code and field, the most frequent first; `error_kinds` is the number of these combinations. `relation` is how the
     import comes from its parent. `repaired` counts the repairs and retries that follow from it, and its refused and unprocessed
-    records that these have taken, and that are left; null if there are none. `webhooks` are the deliveries of the end
-    of the job.
+    records that these have taken, and that are left; null if there are none. `undo` is null without an undo. `webhooks` are the
+    deliveries of the end of the job.
     """
 
     id: UUID
@@ -76,6 +110,7 @@ class ImportView(msgspec.Struct, frozen=True, kw_only=True):
     file: ImportFile
     source: ImportSource | None
     columns: dict[str, str | None] | None
+    undoable: bool
     total_records: int
     processed_records: int
     counts: ImportCounts
@@ -90,6 +125,7 @@ class ImportView(msgspec.Struct, frozen=True, kw_only=True):
     parent_id: UUID | None
     relation: Relation | None
     repaired: Totals | UnsetType | None = UNSET
+    undo: UndoView | UnsetType | None = UNSET
     webhooks: list[DeliveryState] | UnsetType = UNSET
     after: UUID | None
     created_at: datetime
@@ -114,6 +150,7 @@ async def view(pool: Pool, settings: Settings, job: Import) -> ImportView:
         error_kinds=0,
         waiting_for=await responses.waiting_for(pool, settings, "import", job),
         repaired=None,
+        undo=await _undo(pool, job),
         webhooks=await responses.webhooks(pool, settings, "import", job),
     )
     remaining = job.unprocessed + job.failed if job.is_final else 0
@@ -133,6 +170,14 @@ async def view(pool: Pool, settings: Settings, job: Import) -> ImportView:
     return await repeatable(pool, read)
 
 
+async def _undo(pool: Pool, job: Import) -> UndoView | None:
+    if not job.undoable or not job.is_final:
+        return None
+    async with pool.connection() as conn:
+        state = await undo.get(conn, job.id)
+    return None if state is None else UndoView.of(state)
+
+
 def summary(settings: Settings, job: Import) -> ImportView:
     """The representation without the errors."""
     return ImportView(
@@ -147,6 +192,7 @@ def summary(settings: Settings, job: Import) -> ImportView:
         file=ImportFile(name=job.file_name, bytes=job.file_bytes, sha256=job.file_sha256.hex()),
         source=msgspec.convert(job.source, ImportSource | None),
         columns=job.columns,
+        undoable=job.undoable,
         total_records=job.total_records,
         processed_records=job.processed,
         counts=job.counts,
@@ -184,6 +230,8 @@ def _links(job: Import) -> dict[str, str]:
     links["children"] = f"{PATH}?parent={job.id}"
     if job.dry_run and job.status == "completed":
         links["commit"] = f"{self}/commit"
+    if job.undoable:
+        links |= {"undo": f"{self}/undo", "kept_records": f"{self}/kept-records"}
     return links
 
 

@@ -8,7 +8,7 @@ from psycopg.rows import class_row, scalar_row
 
 from db.connections import liveness
 from db.connections.pool import Connection
-from db.imports import completion, repairs, uploads
+from db.imports import completion, repairs, undo, uploads
 from db.imports.jobs import FINAL, Status
 from db.imports.records import Gone
 from db.imports.repairs import TakenOn
@@ -27,6 +27,10 @@ class NotCommittable(Exception):
 
 class Repaired(Exception):
     """Repairs have records of the import, which a copy must leave out."""
+
+
+class Undoing(Exception):
+    """The undo of the import is not finished."""
 
 
 class ParentImport(FileSpec, frozen=True, kw_only=True):
@@ -49,7 +53,7 @@ class ParentImport(FileSpec, frozen=True, kw_only=True):
 _SELECT = """
     SELECT id, status, resource, mode, dry_run, on_error, max_errors, max_error_rate, unknown_fields, format,
         csv_delimiter, csv_safe, csv_header, csv_columns, columns, file_name, file_bytes, file_sha256, total_records,
-        total_chunks, failed, total_records - created - updated - unchanged - skipped AS remaining
+        total_chunks, undoable, failed, total_records - created - updated - unchanged - skipped AS remaining
     FROM import_jobs
     WHERE id = %(id)s AND status <> 'uploading'
 """
@@ -97,6 +101,7 @@ async def commit(
     conn: Connection,
     id: UUID,
     *,
+    undoable: bool,
     digest: bytes,
     request_id: str | None,
     created_by: str | None,
@@ -120,17 +125,27 @@ async def commit(
         raise Repaired
     child = await uploads.begin(conn)
     await _copy_file(conn, child, parent)
-    spec = child_spec(parent, "commit", digest=digest, request_id=request_id, created_by=created_by)
+    spec = child_spec(parent, "commit", undoable=undoable, digest=digest, request_id=request_id, created_by=created_by)
     await uploads.seal(conn, child, spec, endpoints=endpoints)
     return child, False
 
 
 def child_spec(
-    parent: ParentImport, relation: Copy, *, digest: bytes, request_id: str | None, created_by: str | None
+    parent: ParentImport,
+    relation: Copy,
+    *,
+    undoable: bool,
+    digest: bytes,
+    request_id: str | None,
+    created_by: str | None,
 ) -> ImportSpec:
-    """The specification of a child with the whole file: its parent's parameters, except `after`, which the parent waited for."""
+    """The specification of a child with the whole file: its parent's parameters, except `after`, which the parent waited for.
+
+    A retry is undoable if its parent is. A dry run is not, so `undoable` decides it for a commit.
+    """
     return ImportSpec(
-        **{name: getattr(parent, name) for name in FileSpec.__struct_fields__},
+        **{name: getattr(parent, name) for name in FileSpec.__struct_fields__ if name != "undoable"},
+        undoable=parent.undoable if relation == "retry" else undoable,
         source=None,
         dry_run=parent.dry_run and relation == "retry",
         after_id=None,
@@ -144,10 +159,17 @@ def child_spec(
 
 
 async def delete(conn: Connection, id: UUID) -> bool:
-    """Deletes a final import with its chunks, errors and payloads; stored records are kept. Returns False if it is not final."""
+    """Deletes a final import with its chunks, errors and payloads; stored records are kept. Returns False if it is not final.
+
+    Raises `Undoing`.
+    """
     job = await _lock(conn, id)
     if job is None or not job.is_final:
         return False
+    # a statement of its own: `undo.start` locks the job, too
+    undoing = await undo.get(conn, id)
+    if undoing is not None and undoing.finished_at is None:
+        raise Undoing
     # imports that wait for one which did not complete must be stopped while its row still shows its status
     await completion.stop_dependents(conn)
     await repairs.release(conn, id)

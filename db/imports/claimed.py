@@ -27,6 +27,7 @@ class ClaimedImport(msgspec.Struct, frozen=True, kw_only=True):
     csv_columns: list[str | None] | None
     columns: dict[str, str | None] | None
     total_chunks: int
+    undoable: bool
 
 
 async def load_claimed(conn: Connection, claim: Claim) -> tuple[ClaimedImport, list[Chunk]]:
@@ -43,7 +44,7 @@ async def load_claimed(conn: Connection, claim: Claim) -> tuple[ClaimedImport, l
             """
             SELECT payload.first_record, payload.first_line, chunks.records, payload.data, payload.starts, payload.lines,
                 resource, mode, dry_run, unknown_fields, format, csv_delimiter, csv_safe,
-                csv_columns, columns, total_chunks,
+                csv_columns, columns, total_chunks, undoable,
                 on_error = 'stop' OR max_errors IS NOT NULL OR max_error_rate IS NOT NULL AS has_budget
             FROM chunks
             JOIN import_jobs ON import_jobs.id = chunks.import_id

@@ -151,6 +151,8 @@ _END: LiteralString = """
         created = done.created, updated = done.updated, unchanged = done.unchanged,
         skipped = done.skipped, failed = done.failed, errors = done.errors,
         errors_omitted = done.errors_omitted,
+        -- it has the rows of all chunks, because they were committed before this statement
+        end_snapshot = CASE WHEN undoable THEN pg_current_snapshot() END,
         finished_at = clock_timestamp()
     FROM done
     WHERE id = %(id)s

@@ -46,6 +46,7 @@ class Import(msgspec.Struct, frozen=True, kw_only=True):
     # the object that the file was read from, as the API shows it
     source: dict[str, Any] | None
     columns: dict[str, str | None] | None
+    undoable: bool
     total_records: int
     created: int
     updated: int
@@ -121,7 +122,7 @@ class ImportJobCounts(msgspec.Struct, frozen=True, kw_only=True):
 # the columns of Import; the counters of a job that is not final are summed over its chunks, by their key (job_id, seq)
 _SELECT = """
     SELECT jobs.id, status, outcome, resource, mode, dry_run, after_id, parent_id, relation, format,
-        csv_delimiter, file_name, file_bytes, file_sha256, source, columns, total_records, problem,
+        csv_delimiter, file_name, file_bytes, file_sha256, source, columns, undoable, total_records, problem,
         request_digest, created_by, created_at, started_at, finished_at, clock_timestamp() AS now,
         coalesce(done.created, jobs.created) AS created,
         coalesce(done.updated, jobs.updated) AS updated,

@@ -17,6 +17,7 @@ ROWS = {
     "import_payloads": 100,
     "chunks": 1000,
     "import_repairs": 5000,
+    "import_created": 50,
 }
 
 # the primary keys, and the column with the id of the job
@@ -27,6 +28,7 @@ _KEYS = {
     "import_payloads": ("import_id", "first_record"),
     "chunks": ("job_id", "seq"),
     "import_repairs": ("parent_id", "record"),
+    "import_created": ("import_id", "batch"),
 }
 
 
@@ -54,7 +56,7 @@ async def prune(conn: Connection, *, retention_seconds: float) -> Pruned:
 
 
 async def _expired(conn: Connection, retention_seconds: float) -> list[UUID]:
-    """Takes no lock, because a final job stays final. A job that a live import waits for is kept."""
+    """Takes no lock, because a final job stays final. Keeps a job that a live import waits for, or that is being undone."""
     cursor = conn.cursor(row_factory=scalar_row)
     await cursor.execute(
         """
@@ -62,6 +64,7 @@ async def _expired(conn: Connection, retention_seconds: float) -> list[UUID]:
         FROM import_jobs AS job
         WHERE finished_at < statement_timestamp() - %(retention)s * interval '1 second'
             AND NOT EXISTS (SELECT 1 FROM import_jobs WHERE after_id = job.id AND finished_at IS NULL)
+            AND NOT EXISTS (SELECT 1 FROM import_undos WHERE import_id = job.id AND finished_at IS NULL)
         ORDER BY finished_at
         LIMIT %(limit)s
         """,
@@ -118,6 +121,7 @@ async def _delete_jobs(conn: Connection, jobs: list[UUID]) -> int:
                 AND NOT EXISTS (SELECT 1 FROM import_payloads WHERE import_id = job.id)
                 AND NOT EXISTS (SELECT 1 FROM chunks WHERE job_id = job.id)
                 AND NOT EXISTS (SELECT 1 FROM import_repairs WHERE parent_id = job.id)
+                AND NOT EXISTS (SELECT 1 FROM import_created WHERE import_id = job.id)
             FOR UPDATE SKIP LOCKED
         )
         """,

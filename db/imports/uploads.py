@@ -56,6 +56,8 @@ class FileSpec(msgspec.Struct, frozen=True, kw_only=True):
     file_sha256: bytes
     total_records: int
     total_chunks: int
+    # whether the rows that it creates are remembered for an undo
+    undoable: bool
 
 
 class ImportSpec(FileSpec, frozen=True, kw_only=True):
@@ -175,6 +177,7 @@ _SEAL: LiteralString = """
         source = %(source)s,
         total_records = %(total_records)s,
         total_chunks = %(total_chunks)s,
+        undoable = %(undoable)s,
         idempotency_token = %(idempotency_token)s,
         request_digest = %(digest)s,
         request_id = %(request_id)s,

@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
@@ -17,6 +18,7 @@ import msgspec
 from db import copy
 from db.connections.pool import Connection
 from db.errors import REFUSED_ROW, RETRYABLE, UNAVAILABLE
+from db.imports import created
 from db.imports import errors as record_errors
 from db.imports.jobs import Mode
 from db.merge import apply, conflicts, duplicates, match, staging
@@ -54,34 +56,37 @@ async def merge(
     assumed: ConflictLevel,
     one_by_one: bool = False,
     errors_max: int = 100_000,
+    undoable: bool = False,
 ) -> Merged:
     """Stores the sound records of a chunk and writes its errors, in the caller's transaction.
 
     `is_whole_import`: there is no other chunk, so duplicates are settled here. `assumed` is the level of the import's earlier
     chunks, `none` for the first; it decides how the records are stored, never which. `one_by_one`: the chunk has failed before,
-    so a record that cannot be stored for any reason is refused.
+    so a record that cannot be stored for any reason is refused. `undoable`: the rows that are created are remembered.
     """
     counts = await _refuse_unsound(conn, resource, import_id, parsed, errors_max)
     keys = conflicts.keys(resource, parsed.records)
     all_rows = _in_key_order(parsed, keys)
     strategy = "one_by_one" if one_by_one else _strategy(mode, dry_run=dry_run, assumed=assumed)
-    if not all_rows or (strategy == "copy" and await _copy(conn, resource, import_id, parsed, all_rows)):
+    if not all_rows or (
+        strategy == "copy" and await _copy(conn, resource, import_id, parsed, all_rows, undoable=undoable)
+    ):
         return Merged(counts + Counts(created=len(all_rows)), assumed)
 
     await staging.use_indexes(conn)
     same = conflicts.duplicates(parsed.records, keys)
     level, staged = "many", all_rows
     if strategy in ("copy", "copy_free"):
-        level, staged = await _copy_free(conn, resource, import_id, parsed, keys, same, all_rows)
+        level, staged = await _copy_free(conn, resource, import_id, parsed, keys, same, all_rows, undoable=undoable)
         counts += Counts(created=len(all_rows) - len(staged))
-    merge_staged = _check_staged if dry_run else _store_staged
+    merge_staged = _check_staged if dry_run else partial(_store_staged, undoable=undoable)
     if strategy == "one_by_one":
         counts += await _one_by_one(conn, resource, import_id, parsed, mode, same, all_rows, merge_staged)
     else:
         await staging.fill(conn, resource, parsed, staged, duplicates=same)
         counts += await merge_staged(conn, resource, import_id, mode)
     if is_whole_import and counts.deferred:
-        counts += await duplicates.settle(conn, resource, import_id, mode, dry_run=dry_run)
+        counts += await duplicates.settle(conn, resource, import_id, mode, dry_run=dry_run, undoable=undoable)
         counts.deferred = 0
     return Merged(counts, level)
 
@@ -94,8 +99,12 @@ def _strategy(mode: Mode, *, dry_run: bool, assumed: ConflictLevel) -> Strategy:
     return "copy" if assumed == "none" else "copy_free"
 
 
-async def _copy(conn: Connection, resource: Resource, import_id: UUID, parsed: Parsed, rows: Iterable[int]) -> bool:
+async def _copy(
+    conn: Connection, resource: Resource, import_id: UUID, parsed: Parsed, indexes: Iterable[int], *, undoable: bool
+) -> bool:
     """COPYs the records with these indexes in a savepoint; False, and nothing stored, when PostgreSQL refuses one of them."""
+    rows = _complete(resource, import_id, parsed, indexes)
+    ids: dict[int, str] = {}
     try:
         async with conn.transaction():
             await copy.rows(
@@ -103,8 +112,10 @@ async def _copy(conn: Connection, resource: Resource, import_id: UUID, parsed: P
                 resource.name,
                 [*resource.columns, "import_id", "import_record", "import_action"],
                 [*resource.column_types, "uuid", "int8", "text"],
-                _complete(resource, import_id, parsed, rows),
+                created.noting(rows, ids, record=-2) if undoable else rows,
             )
+            if undoable:
+                await created.remember(conn, import_id, ids)
     except REFUSED_ROW:
         return False
     await failpoints.reach("mid_merge", conn)
@@ -119,6 +130,8 @@ async def _copy_free(
     keys: Sequence[str],
     same: Collection[int],
     all_rows: Sequence[int],
+    *,
+    undoable: bool,
 ) -> tuple[ConflictLevel, Collection[int]]:
     """COPYs the records that conflict with nothing; returns the level and the indexes of the records still to be stored."""
     level: ConflictLevel = "some"
@@ -128,19 +141,20 @@ async def _copy_free(
         if level == "many":
             break
         # a COPY that fails has met a row that was stored since the look-up
-        if await _copy(conn, resource, import_id, parsed, [i for i in all_rows if i not in conflicting]):
+        free = [i for i in all_rows if i not in conflicting]
+        if await _copy(conn, resource, import_id, parsed, free, undoable=undoable):
             return level, conflicting
     return level, all_rows
 
 
-async def _store_staged(conn: Connection, resource: Resource, import_id: UUID, mode: Mode) -> Counts:
+async def _store_staged(conn: Connection, resource: Resource, import_id: UUID, mode: Mode, *, undoable: bool) -> Counts:
     counts = Counts()
     for _ in range(ROUNDS_MAX):
         counts += await match.decide(conn, resource, import_id, mode)
         counts.deferred += await apply.defer(conn, resource, import_id)
         try:
             async with conn.transaction():
-                stored = await apply.store(conn, resource, import_id)
+                stored = await apply.store(conn, resource, import_id, undoable=undoable)
                 await failpoints.reach("mid_merge", conn)
         except REFUSED_ROW:
             break
@@ -148,7 +162,7 @@ async def _store_staged(conn: Connection, resource: Resource, import_id: UUID, m
         # what is left has met a row that was stored since `match`
         if not await staging.remaining(conn, resource):
             return counts
-    return counts + await apply.store_one_by_one(conn, resource, import_id)
+    return counts + await apply.store_one_by_one(conn, resource, import_id, undoable=undoable)
 
 
 async def _check_staged(conn: Connection, resource: Resource, import_id: UUID, mode: Mode) -> Counts:

@@ -8,19 +8,33 @@ from psycopg import sql
 
 from db.connections.pool import Connection
 from db.errors import REFUSED_ROW
+from db.imports.created import BATCH_ROWS
 from db.merge import staging
 from db.merge.sql import cached_sql, is_different, value_after_update
 from db.queue import Counts
 from db.resources.definition import Resource
 
+# of the rows `stored` by an undoable import
+_REMEMBERED = sql.SQL(
+    """, remembered AS (
+                INSERT INTO import_created (import_id, records, ids)
+                SELECT %(import_id)s, array_agg(import_record), array_agg(id::text)
+                FROM stored
+                GROUP BY import_record / {batch_rows}
+            )"""
+).format(batch_rows=sql.Literal(BATCH_ROWS))
 
-async def store(conn: Connection, resource: Resource, import_id: UUID) -> Counts:
-    """Stores the records to be updated and inserted. Those that met a row stored meanwhile stay in the staging table."""
+
+async def store(conn: Connection, resource: Resource, import_id: UUID, *, undoable: bool) -> Counts:
+    """Stores the records to be updated and inserted. Those that met a row stored meanwhile stay in the staging table.
+
+    `undoable`: remembers the rows that are created.
+    """
     updated = await _update(conn, resource, import_id)
-    return updated + await _insert(conn, resource, import_id)
+    return updated + await _insert(conn, resource, import_id, undoable=undoable)
 
 
-async def store_one_by_one(conn: Connection, resource: Resource, import_id: UUID) -> Counts:
+async def store_one_by_one(conn: Connection, resource: Resource, import_id: UUID, *, undoable: bool) -> Counts:
     """Stores record by record, each in a savepoint, and refuses those that PostgreSQL refuses.
 
     For constraints, indexes and triggers that the resource's definition does not contain. Slow, rarely needed.
@@ -30,7 +44,7 @@ async def store_one_by_one(conn: Connection, resource: Resource, import_id: UUID
         try:
             async with conn.transaction():
                 stored = await _update(conn, resource, import_id, only=record)
-                stored += await _insert(conn, resource, import_id, only=record)
+                stored += await _insert(conn, resource, import_id, undoable=undoable, only=record)
             reason = None if stored.created + stored.updated + stored.unchanged else "a unique index refuses it"
         except REFUSED_ROW as error:
             stored, reason = Counts(), refusal(error)
@@ -82,7 +96,9 @@ async def _update(conn: Connection, resource: Resource, import_id: UUID, *, only
     return Counts(updated=updated, unchanged=unchanged)
 
 
-async def _insert(conn: Connection, resource: Resource, import_id: UUID, *, only: int | None = None) -> Counts:
+async def _insert(
+    conn: Connection, resource: Resource, import_id: UUID, *, undoable: bool, only: int | None = None
+) -> Counts:
     """Inserts new rows, of one record or of all, in the order of their key. A record that conflicts with a row stays staged."""
     cursor = await conn.execute(
         cached_sql(
@@ -95,13 +111,16 @@ async def _insert(conn: Connection, resource: Resource, import_id: UUID, *, only
                 WHERE verdict = 'insert' AND (%(only)s::bigint IS NULL OR record = %(only)s)
                 ORDER BY {key}
                 ON CONFLICT DO NOTHING
-                RETURNING import_record
-            )
+                RETURNING {returned}
+            ){remembered}
             DELETE FROM {staged} AS staged
             USING stored
             WHERE staged.record = stored.import_record
             """,
+            variant="undoable" if undoable else "",
             new_values=lambda: sql.SQL(", ").join(_new_value(resource, column) for column in resource.columns),
+            returned=lambda: sql.SQL("import_record, id" if undoable else "import_record"),
+            remembered=lambda: _REMEMBERED if undoable else sql.SQL(""),
         ),
         {"import_id": import_id, "only": only},
     )

@@ -29,11 +29,13 @@ class _Conflict(Exception):
     """A transaction outside of the import has stored a row that conflicts with a winner."""
 
 
-async def settle(conn: Connection, resource: Resource, import_id: UUID, mode: Mode, *, dry_run: bool) -> Counts:
+async def settle(
+    conn: Connection, resource: Resource, import_id: UUID, mode: Mode, *, dry_run: bool, undoable: bool
+) -> Counts:
     """Decides the deferred records of an import, in the caller's transaction; returns the corrections of its counters.
 
     They may be negative: a stored row that loses to a deferred record is removed or overwritten. A dry run has deferred all
-    of its sound records and stores none.
+    of its sound records and stores none. `undoable`: remembers the rows that are created, and forgets those that are removed.
     """
     await staging.use_indexes(conn)
     # each step is one statement over all deferred records
@@ -43,28 +45,30 @@ async def settle(conn: Connection, resource: Resource, import_id: UUID, mode: Mo
     for _ in range(ROUNDS_MAX):
         try:
             async with conn.transaction():
-                return await _attempt(conn, resource, import_id, mode, one_by_one=False)
+                return await _attempt(conn, resource, import_id, mode, one_by_one=False, undoable=undoable)
         except _Conflict:
             continue
         except REFUSED_ROW:
             break
-    return await _attempt(conn, resource, import_id, mode, one_by_one=True)
+    return await _attempt(conn, resource, import_id, mode, one_by_one=True, undoable=undoable)
 
 
-async def _attempt(conn: Connection, resource: Resource, import_id: UUID, mode: Mode, *, one_by_one: bool) -> Counts:
+async def _attempt(
+    conn: Connection, resource: Resource, import_id: UUID, mode: Mode, *, one_by_one: bool, undoable: bool
+) -> Counts:
     """Raises `_Conflict` when a winner cannot be stored; `one_by_one` refuses such a record instead."""
     await staging.fill_deferred(conn, resource, import_id)
     # parents and rows of others may have come and gone since the records were deferred
     counts = await match.decide(conn, resource, import_id, mode)
     await rivals.rank(conn, resource, import_id, mode)
     counts += await rivals.refuse_losers(conn, resource, import_id, mode)
-    counts += await rivals.remove_losers(conn, resource, import_id)
+    counts += await rivals.remove_losers(conn, resource, import_id, undoable=undoable)
     counts += await rivals.correct_counts(conn, resource, import_id)
     await rivals.keep_winners(conn, resource)
     if one_by_one:
-        counts += await apply.store_one_by_one(conn, resource, import_id)
+        counts += await apply.store_one_by_one(conn, resource, import_id, undoable=undoable)
     else:
-        counts += await apply.store(conn, resource, import_id)
+        counts += await apply.store(conn, resource, import_id, undoable=undoable)
         if await staging.remaining(conn, resource):
             raise _Conflict
     await _clear(conn, import_id)

@@ -9,11 +9,12 @@ from uuid import UUID
 from psycopg import sql
 
 from db.connections.pool import Connection
+from db.imports import created
 from db.imports.jobs import Mode
 from db.merge.sql import cached_sql, format_sql
 from db.queue import Counts
-from db.resources import RESOURCES
 from db.resources.definition import Resource
+from db.resources.references import is_referred_to
 
 
 async def rank(conn: Connection, resource: Resource, import_id: UUID, mode: Mode) -> None:
@@ -66,7 +67,7 @@ async def rank(conn: Connection, resource: Resource, import_id: UUID, mode: Mode
             """,
             variant=mode,
             are_rivals=lambda: are_rivals,
-            is_referred_to=lambda: _is_referred_to(resource),
+            is_referred_to=lambda: is_referred_to(resource),
             other_sent_key=lambda: sql.SQL("NULL") if resource.key is None else sql.Identifier("other", resource.key),
             order=lambda: sql.SQL("ASC" if mode in ("insert", "skip") else "DESC"),
         ),
@@ -139,8 +140,8 @@ async def refuse_losers(conn: Connection, resource: Resource, import_id: UUID, m
     return Counts(failed=cursor.rowcount, codes=Counter(duplicate_in_file=cursor.rowcount))
 
 
-async def remove_losers(conn: Connection, resource: Resource, import_id: UUID) -> Counts:
-    """Deletes the rows that this import created for records that lose."""
+async def remove_losers(conn: Connection, resource: Resource, import_id: UUID, *, undoable: bool) -> Counts:
+    """Deletes the rows that this import created for records that lose. `undoable`: they were remembered."""
     cursor = await conn.execute(
         cached_sql(
             resource,
@@ -153,10 +154,13 @@ async def remove_losers(conn: Connection, resource: Resource, import_id: UUID) -
                 AND other.import_record = rivals.record
                 AND action = 'created'
                 AND loses_to IS NOT NULL
+            RETURNING other.import_record
             """,
         ),
         {"import_id": import_id},
     )
+    if undoable:
+        await created.forget(conn, import_id, [record for (record,) in await cursor.fetchall()])
     return Counts(created=-cursor.rowcount)
 
 
@@ -220,16 +224,3 @@ async def keep_winners(conn: Connection, resource: Resource) -> None:
 
 async def drop(conn: Connection) -> None:
     await conn.execute("DROP TABLE rivals")
-
-
-def _is_referred_to(resource: Resource) -> sql.Composable:
-    """The condition that a row of another table refers to `other`."""
-    referrers = [
-        sql.SQL("EXISTS (SELECT 1 FROM {} AS referrer WHERE referrer.{} = other.id)").format(
-            sql.Identifier(child.name), sql.Identifier(field)
-        )
-        for child in RESOURCES.values()
-        for field, parent in child.references.items()
-        if parent == resource.name
-    ]
-    return sql.SQL(" OR ").join(referrers) if referrers else sql.SQL("false")

@@ -102,6 +102,7 @@ def import_spec(data: bytes, **parameters: Any) -> uploads.ImportSpec:
     digest = sha256(data).digest()
     usual: dict[str, Any] = {"resource": "users", "mode": "insert", "dry_run": False, "on_error": "continue"}
     usual |= {"unknown_fields": "error", "format": "ndjson", "csv_delimiter": ",", "csv_safe": False}
+    usual["undoable"] = False
     known = {"file_bytes": len(data), "file_sha256": digest, "digest": digest}
     return uploads.ImportSpec(**{**dict.fromkeys(uploads.ImportSpec.__struct_fields__), **usual, **known, **parameters})
 
