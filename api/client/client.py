@@ -164,9 +164,29 @@ class Client:
         """Imports the refused and unprocessed records of a final import again, as they were sent."""
         return self._act(import_id, "retry")
 
-    def commit(self, import_id: str) -> Job:
+    def commit(self, import_id: str, *, undoable: bool = False) -> Job:
         """Imports the file of a completed dry run, without sending it again."""
-        return self._act(import_id, "commit")
+        return self._act(import_id, "commit", undoable=undoable or None)
+
+    def undo(self, import_id: str) -> Job:
+        """Removes the rows that an import with `undoable=True` created, and waits until that is done.
+
+        Rows that were changed or referred to since are kept: `data["undo"]` has the counts, `kept` the rows.
+
+        >>> with Client(url) as client:
+        ...     records = [{"email": "grace@example.org", "name": "Grace", "role": "admin", "active": True}]
+        ...     job = client.wait(client.import_file(records, resource="users", undoable=True).id)
+        ...     client.undo(job.id).data["undo"]["removed"]
+        1
+        """
+        return following.undone(self._transport, self._act(import_id, "undo"))
+
+    def kept(self, import_id: str, format: Literal["csv", "ndjson"]) -> Iterator[bytes]:
+        """Line, record, id and reason of each row that an undo has kept, in blocks.
+
+        Raises `IncompleteDownload` if the file is incomplete.
+        """
+        return download.blocks(self._transport, f"{IMPORTS}/{import_id}/kept-records", {"format": format})
 
     # ── exports ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -334,6 +354,6 @@ class Client:
     def _job(self, job: Job | str) -> Job:
         return self.get(job) if isinstance(job, str) else job
 
-    def _act(self, job: Job | str, action: str) -> Job:
-        data, headers = self._transport.json("POST", f"{self._job(job).path}/{action}")
+    def _act(self, job: Job | str, action: str, **parameters: object) -> Job:
+        data, headers = self._transport.json("POST", f"{self._job(job).path}/{action}", params=query(parameters))
         return Job.from_response(data, headers)

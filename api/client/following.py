@@ -52,6 +52,14 @@ def wait(transport: Transport, job: Job, *, seconds: float | None) -> Job:
     return job
 
 
+def undone(transport: Transport, job: Job) -> Job:
+    """Polls until the undo of an import is finished."""
+    while job.data["undo"]["status"] == "running":
+        time.sleep(POLL_SECONDS_MAX)
+        job = _current(transport, job)
+    return job
+
+
 def _events(transport: Transport, job: Job) -> Iterator[Event]:
     """The events of one connection."""
     with transport.stream("GET", job.data["links"]["events"], read_seconds=EVENT_SECONDS) as response:

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
-from db import copy
 from db.connections.pool import Connection
 
 # rows that the undo processes in one transaction
@@ -19,18 +18,21 @@ def noting(rows: Iterable[Sequence[Any]], created: dict[int, str], *, record: in
 
 
 async def remember(conn: Connection, import_id: UUID, created: dict[int, str]) -> None:
-    """Stores ids by the numbers of their records."""
-    records, ids = list(created), list(created.values())
-    await copy.rows(
-        conn,
-        "import_created",
-        ["import_id", "records", "ids"],
-        ["uuid", "int8[]", "text[]"],
-        (
-            (import_id, records[start : start + BATCH_ROWS], ids[start : start + BATCH_ROWS])
-            for start in range(0, len(ids), BATCH_ROWS)
-        ),
-    )
+    """Stores ids by the numbers of their records. Ids have no commas."""
+    records, ids = list(map(str, created)), list(created.values())
+    for start in range(0, len(ids), BATCH_ROWS):
+        await conn.execute(
+            # as text that PostgreSQL splits: to format arrays in Python takes several times as long
+            """
+            INSERT INTO import_created (import_id, records, ids)
+            VALUES (%(import_id)s, string_to_array(%(records)s, ',')::bigint[], string_to_array(%(ids)s, ','))
+            """,
+            {
+                "import_id": import_id,
+                "records": ",".join(records[start : start + BATCH_ROWS]),
+                "ids": ",".join(ids[start : start + BATCH_ROWS]),
+            },
+        )
 
 
 async def forget(conn: Connection, import_id: UUID, records: Sequence[int]) -> None:

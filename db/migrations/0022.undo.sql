@@ -36,3 +36,8 @@ CREATE TABLE import_created (
         cardinality(ids) = cardinality(records) AND (reasons IS NULL OR cardinality(reasons) = cardinality(records))
     )
 );
+
+-- to compress them would take more of an import's time than to write them
+ALTER TABLE import_created
+    ALTER records SET STORAGE EXTERNAL,
+    ALTER ids SET STORAGE EXTERNAL;

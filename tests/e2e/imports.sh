@@ -118,6 +118,21 @@ is unprocessed "$(cat unprocessed.csv)" "$(cat dry.csv)"
 status large.json -X POST "$HOST$(json large.json links.self)/cancel" > /dev/null
 final large.json
 
+step "Undo an import: the row that an article refers to is kept, and named"
+OWNER=$(python3 -c 'import uuid; print(uuid.uuid4())')
+printf 'id,email,name,role,active\n%s,owner-%s@example.org,Owner,author,true\n,undo-%s@example.org,Undo,reader,true\n' "$OWNER" "$RUN" "$RUN" > undo.csv
+is status "$(status undoable.json -H 'Prefer: wait=30' -F resource=users -F undoable=true -F file=@undo.csv "$API/imports")" 200
+printf '{"slug":"undo-%s","title":"Undo","body":"text","author_id":"%s","status":"draft"}\n' "$RUN" "$OWNER" > articles.ndjson
+is status "$(status posted.json -H 'Prefer: wait=30' "${post_articles[@]}" "$API/imports?resource=articles")" 200
+UNDOABLE=$HOST$(json undoable.json links.self)
+is status "$(status undone.json -X POST "$UNDOABLE/undo")" 200
+is removed "$(json undone.json undo.removed)" 1
+is referred_to "$(json undone.json undo.kept.referred_to)" 1
+is status "$(status kept.csv "$UNDOABLE/kept-records?format=csv")" 200
+is kept "$(tr '\n' ' ' < kept.csv)" "line,record,id,reason 2,1,$OWNER,referred_to "
+is "status, not undoable" "$(status problem.json -X POST "$JOB/undo")" 409
+is type "$(json problem.json type)" /problems/not-undoable
+
 step "List imports, then delete one"
 is status "$(status list.json "$API/imports?resource=users&limit=1")" 200
 is kind "$(json list.json imports.0.kind)" import

@@ -36,6 +36,7 @@ ERRORS_SHOWN = 100
 @click.option(
     "--map-file", type=click.Path(dir_okay=False), help='The same as JSON: {"E-mail": "email", "Notes": null}.'
 )
+@click.option("--undoable", is_flag=True, help="Remember the rows that are created, for bulk undo.")
 @click.option("--ignore-unknown", is_flag=True, help="Ignore columns that the resource does not have.")
 @click.option("--max-errors", "budget", type=ErrorBudget(), metavar="N|N%", help="Fail when more records are refused.")
 @click.option("--stop-on-error", is_flag=True, help="Stop at the first refused record.")
@@ -63,6 +64,7 @@ def import_(
     budget: dict[str, str] | None,
     key_for_retry: str,
     check_first: bool,
+    undoable: bool,
     refused_to: str | None,
     errors_to: str | None,
     allow_refused: bool,
@@ -87,6 +89,7 @@ def import_(
         "csv_safe": options["csv_safe"] or None,
         "sheet": options["sheet"],
         "dry_run": is_check or None,
+        "undoable": (undoable and not check_first) or None,
         "unknown_fields": "ignore" if options["ignore_unknown"] else None,
         "columns": columns.read(mapping, map_file),
         "on_error": "stop" if options["stop_on_error"] else None,
@@ -107,7 +110,9 @@ def import_(
     try:
         job = waiting.follow(session, job, allow_refused=allow_refused, **following)
         if check_first:
-            waiting.follow(session, session.client.commit(job.id), allow_refused=allow_refused, **following)
+            waiting.follow(
+                session, session.client.commit(job.id, undoable=undoable), allow_refused=allow_refused, **following
+            )
     except failure.Ended as ended:
         if ended.code in (failure.REFUSED_RECORDS, failure.FAILED):
             _write_files(session, job.id, refused_to, errors_to)

@@ -6,7 +6,7 @@ import sys
 
 import rich_click as click
 
-from api.client.command import exports, failure, fix, imports, jobs, profile, service
+from api.client.command import exports, failure, fix, imports, jobs, profile, service, undo
 from api.client.command.failure import Ended, Usage, code_of, suggestion_for
 from api.client.errors import BulkError, ProblemError
 
@@ -44,6 +44,7 @@ for command in (
     fix.fix,
     jobs.retry,
     jobs.commit,
+    undo.undo,
     jobs.cancel,
     jobs.delete,
     exports.export,

@@ -36,7 +36,7 @@ async def undone(api, job):
     found = await eventually(finished)
     state = found["undo"]
     assert state["removed"] + state["missing"] + sum(state["kept"].values()) == job["counts"]["created"]
-    assert {**found, "undo": None} == {**job, "undo": None}
+    assert (found["status"], found["counts"]) == (job["status"], job["counts"])
     return state
 
 
@@ -139,7 +139,6 @@ async def test_refusals(api):
 
 async def test_a_job_that_is_not_final(api):
     """A waiting import is refused with `not-final`; once it is cancelled, its undo has nothing to remove."""
-    blocker = (await post_users(api, FILE)).json()
     async with api.conn.transaction():
         await api.conn.execute("LOCK TABLE users IN EXCLUSIVE MODE")
         last = (await post_users(api, FILE, params={"undoable": "true"})).json()
@@ -147,7 +146,6 @@ async def test_a_job_that_is_not_final(api):
         problem(await act(api, waiting.json(), "undo"), 409, "not-final")
         assert (await act(api, waiting.json(), "cancel")).status_code == 202
     await eventually(api.is_idle)
-    assert blocker["undoable"] is False
     answer = await act(api, waiting.json(), "undo")
     assert answer.status_code == 200, answer.text
     assert answer.json()["undo"]["removed"] == 0
