@@ -108,6 +108,7 @@ async def test_more_transactions_than_a_row_can_number(folder):
         for number in range(3):
             id = await stored_user(conn, number)
             assert str(id) in await copy.export(conn)
+            await copy.settle(conn)
         watermark = Watermark.parse(copy.watermark or "")
         assert watermark.transaction > 3 << 32
         with pytest.raises(Expired):
