@@ -121,7 +121,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     # time in which a client must send the head of a request, and how long a connection may be idle between two requests
     head_seconds: Seconds = 10.0
-    keep_alive_seconds: Seconds = 5.0
+    keep_alive_seconds: Seconds = 75.0
     # how long a client may read nothing of its response, or send its body slower than `body_rate_min` bytes per second
     stall_seconds: Seconds = 60.0
     body_rate_min: Count = 128

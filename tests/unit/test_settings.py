@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 
+import httpx
 import msgspec
 import pytest
 
@@ -109,3 +110,8 @@ def test_every_program_refuses_a_bad_setting(module):
     assert done.returncode != 0
     assert len(done.stderr.splitlines()) == 1
     assert "BATCH_SIZE: " in done.stderr
+
+
+def test_clients_close_idle_connections_first():
+    """By default, also a balancer with an idle time of 60 s: a request that meets the end of its connection has no answer."""
+    assert (httpx.Limits().keepalive_expiry or 0) < 60 < Settings().keep_alive_seconds
