@@ -13,14 +13,16 @@ from psycopg.sql import SQL, Identifier
 
 from db import embedded
 
-# data of tests must survive a crash of a process, but not of the machine
-NOT_DURABLE = {
+SETTINGS = {
+    # data of tests must survive a crash of a process, but not of the machine
     "fsync": "off",
     "full_page_writes": "off",
     "shared_buffers": "64MB",
     "max_wal_size": "256MB",
+    # as in the service's own sessions: a test's plain connection would compile statements for up to a second each
+    "jit": "off",
 }
-FAST = {**embedded.TCP, **NOT_DURABLE}
+FAST = {**embedded.TCP, **SETTINGS}
 # a file system in memory; a test needs much less than this space
 MEMORY = Path("/dev/shm")  # noqa: S108
 ROOM_BYTES = 4 << 30
@@ -45,7 +47,7 @@ def server() -> Iterator[str]:
             # a container has 64 MB of shared memory by default, which parallel queries exceed
             container = PostgresContainer(f"postgres:{tag or '18'}", driver=None).with_kwargs(shm_size="512m")
             container.with_command(
-                ["postgres", *(part for pair in NOT_DURABLE.items() for part in ("-c", "=".join(pair)))]
+                ["postgres", *(part for pair in SETTINGS.items() for part in ("-c", "=".join(pair)))]
             )
             container.start()
         except DockerException as error:
