@@ -6,7 +6,7 @@ import sys
 
 from db import settings
 from db.settings import SettingsError
-from monitoring import logging, multiprocess
+from monitoring import logging, multiprocess, tracing
 
 
 def main() -> None:
@@ -14,6 +14,7 @@ def main() -> None:
     os.umask(0o077)
     try:
         config = settings.load()
+        tracing.require(config)
     except SettingsError as error:
         sys.exit(_fail(str(error)))
     logging.setup(config, process="api")
@@ -37,7 +38,8 @@ def main() -> None:
         sys.exit(_fail(str(error)))
     except OSError as error:
         sys.exit(_fail(f"HTTP_HOST: cannot listen on {config.http_host}:{config.http_port}: {error.strerror}"))
-    server.Server(application, config, listeners).run()
+    with tracing.recording(config, process="api"):
+        server.Server(application, config, listeners).run()
 
 
 def _fail(reason: str) -> int:

@@ -80,6 +80,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     upload_url_seconds: Annotated[float, Meta(ge=1, le=7 * 86_400)] = 3600.0
     log_format: Literal["auto", "json", "console"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    # where spans are sent, in general and the whole URL; the OTEL_* variables that OpenTelemetry reads itself have no field
+    otel_exporter_otlp_endpoint: str | None = None
+    otel_exporter_otlp_traces_endpoint: str | None = None
 
     worker_pool_size: Annotated[int, Meta(ge=1, le=1000)] = 10
     # records per chunk, and the maximum bytes per chunk
@@ -197,6 +200,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return (*named, self.upload_dir) if self.upload_dir else named
 
     @property
+    def traces_variable(self) -> str | None:
+        """The variable that names where spans are sent; None: they are not recorded."""
+        if self.otel_exporter_otlp_traces_endpoint is not None:
+            return "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+        return None if self.otel_exporter_otlp_endpoint is None else "OTEL_EXPORTER_OTLP_ENDPOINT"
+
+    @property
     def data_path(self) -> Path:
         return Path(self.data_dir).resolve()
 
@@ -224,6 +234,12 @@ def read(environ: Mapping[str, str]) -> Settings:
     ):
         if url is not None and not _readable(url):
             raise SettingsError(f"{variable}: is not postgresql://user:password@host:port/database, percent-encoded")
+    for variable, url in (
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", settings.otel_exporter_otlp_endpoint),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", settings.otel_exporter_otlp_traces_endpoint),
+    ):
+        if url is not None and not url.startswith(("http://", "https://")):
+            raise SettingsError(f"{variable}: is not the URL of a collector, http://host:4318 for example")
     if _bad_place(settings.export_dir):
         raise SettingsError(f"EXPORT_DIR: {settings.export_dir} is neither a folder nor s3://bucket/prefix")
     for prefix in settings.source_prefixes:

@@ -1,4 +1,7 @@
-"""Logs and counts each job that becomes final. The workers and the API call it, whichever of them finished the job."""
+"""Logs, counts and traces the end of each job. The workers and the API call it, whichever of them finished the job.
+
+`started_ns` is the time at which it began to finish the job, in nanoseconds.
+"""
 
 from uuid import UUID
 
@@ -7,12 +10,14 @@ import structlog
 from db.exports.completion import Finished as FinishedExport
 from db.imports.completion import Finished as FinishedImport
 from db.imports.undo import Undo
-from monitoring import metrics
+from db.jobs import Kind
+from monitoring import metrics, tracing
+from monitoring.tracing import Attributes
 
 log = structlog.get_logger(__name__)
 
 
-def import_finished(job: FinishedImport) -> None:
+def import_finished(job: FinishedImport, *, started_ns: int) -> None:
     metrics.job_finished("import", job.resource, job.status, job.seconds)
     log.info(
         "import finished",
@@ -27,10 +32,13 @@ def import_finished(job: FinishedImport) -> None:
         seconds=round(job.seconds, 3),
         records_per_second=_rate(job.total_records, job.seconds),
         failed_share=round(job.failed / job.total_records, 4) if job.total_records else 0,
+        **tracing.log_fields(job.traceparent),
     )
+    counts: Attributes = {"bulk.records": job.total_records, "bulk.refused": job.failed}
+    _trace("import", job, job.outcome or job.status, counts, started_ns)
 
 
-def export_finished(job: FinishedExport) -> None:
+def export_finished(job: FinishedExport, *, started_ns: int) -> None:
     metrics.job_finished("export", job.resource, job.status, job.seconds)
     log.info(
         "export finished",
@@ -43,7 +51,17 @@ def export_finished(job: FinishedExport) -> None:
         bytes=job.bytes,
         seconds=round(job.seconds, 3),
         records_per_second=_rate(job.records, job.seconds),
+        **tracing.log_fields(job.traceparent),
     )
+    _trace("export", job, job.status, {"bulk.records": job.records}, started_ns)
+
+
+def _trace(kind: Kind, job: FinishedImport | FinishedExport, outcome: str, counts: Attributes, started_ns: int) -> None:
+    common = {"bulk.job.id": str(job.id), "bulk.job.kind": kind, "bulk.resource": job.resource, "bulk.outcome": outcome}
+    span = tracing.span(f"{kind} end", job.traceparent, {**common, **counts}, started_ns=started_ns)
+    if job.status == "failed":
+        span.fail("failed")
+    span.end()
 
 
 def import_undone(id: UUID, undo: Undo) -> None:

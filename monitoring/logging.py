@@ -52,7 +52,7 @@ def setup(settings: Settings, *, process: Literal["api", "worker"]) -> None:
     root.handlers = [handler]
     root.setLevel(settings.log_level.upper())
     # it logs the URL of each request, which may contain a token, and at the level of debug the headers of responses
-    for library in ("httpx", "httpcore"):
+    for library in ("httpx", "httpcore", "urllib3"):
         logging.getLogger(library).setLevel(logging.WARNING)
     logging.getLogger("psycopg").addFilter(_is_first_error)
     logging.getLogger("psycopg.pool").addFilter(_pool_filter)

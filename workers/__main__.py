@@ -5,7 +5,7 @@ import sys
 
 from db import settings as db_settings
 from db.connections import pool
-from monitoring import multiprocess
+from monitoring import multiprocess, tracing
 
 
 def main() -> int:
@@ -14,6 +14,7 @@ def main() -> int:
     try:
         settings = db_settings.load()
         pool.conninfo(settings)
+        tracing.require(settings)
     except db_settings.SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 2

@@ -1,5 +1,6 @@
 """Makes jobs final after their last chunk, and logs and counts them."""
 
+import time
 from collections.abc import Sequence
 from uuid import UUID
 
@@ -36,11 +37,13 @@ async def end_job(
 
 
 async def end_import(conn: Connection, id: UUID, endpoints: Sequence[Endpoint]) -> None:
+    started_ns = time.time_ns()
     for end in await import_completion.finish(conn, id, endpoints=endpoints):
-        job_events.import_finished(end)
+        job_events.import_finished(end, started_ns=started_ns)
 
 
 async def end_export(conn: Connection, id: UUID, endpoints: Sequence[Endpoint]) -> None:
+    started_ns = time.time_ns()
     end = await export_completion.finish(conn, id, endpoints=endpoints)
     if end is not None:
-        job_events.export_finished(end)
+        job_events.export_finished(end, started_ns=started_ns)

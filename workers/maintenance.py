@@ -3,6 +3,7 @@
 Workers may run it concurrently.
 """
 
+import time
 from collections.abc import Sequence
 
 import structlog
@@ -49,8 +50,9 @@ async def _end_jobs(conn: Connection, endpoints: Sequence[Endpoint]) -> None:
     """Makes jobs final whose last worker died before it did so."""
     for id in await import_completion.unfinished(conn):
         await end_import(conn, id, endpoints)
+    started_ns = time.time_ns()
     for end in await import_completion.finish_dependents(conn, endpoints=endpoints):
-        job_events.import_finished(end)
+        job_events.import_finished(end, started_ns=started_ns)
     for id in await export_completion.unfinished(conn):
         await end_export(conn, id, endpoints)
 

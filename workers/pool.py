@@ -18,7 +18,7 @@ import structlog
 import uvloop
 
 from db.settings import Settings
-from monitoring import metrics
+from monitoring import metrics, tracing
 from monitoring.supervisor import Supervisor
 from workers.worker import Worker
 
@@ -125,11 +125,12 @@ def _stop_signals() -> set[signal.Signals]:
 
 
 def _main(settings: Settings, number: int, parent: int, maintenance_at: c_double) -> None:
-    if number == DELIVERER:
-        uvloop.run(_until_stopped(parent, partial(_deliver, settings)))
-    else:
-        tune_gc()
-        uvloop.run(_until_stopped(parent, partial(_work, settings, number, maintenance_at)))
+    with tracing.recording(settings, process="workers"):
+        if number == DELIVERER:
+            uvloop.run(_until_stopped(parent, partial(_deliver, settings)))
+        else:
+            tune_gc()
+            uvloop.run(_until_stopped(parent, partial(_work, settings, number, maintenance_at)))
 
 
 def tune_gc() -> None:

@@ -11,10 +11,11 @@ import structlog
 from db import health, queue
 from db.connections.pool import Connection
 from db.errors import RETRYABLE, sqlstate
-from db.queue import Claim, failpoints
+from db.queue import Claim, State, failpoints
 from db.settings import Settings
-from monitoring import metrics
+from monitoring import metrics, tracing
 from monitoring.outage import Outage, first_line
+from monitoring.tracing import Span
 from workers import completion, exports, imports, maintenance, session
 
 log = structlog.get_logger()
@@ -80,13 +81,16 @@ class Worker:
 
     async def run_once(self, conn: Connection) -> bool:
         """Processes at most one claim. Returns whether there was one. Chunks of dead workers are claimed first."""
-        claim = await self._reclaim_when_due(conn) or await queue.claim(
+        # stored with the claim, because the worker may die before the span is exported
+        span_id = tracing.new_span_id()
+        claim = await self._reclaim_when_due(conn, span_id) or await queue.claim(
             conn,
             worker=self.name,
             chunks_max=self.settings.claim_chunks_max,
             bytes_max=self.settings.chunk_max_bytes,
             workers=self.settings.worker_pool_size,
             takes_exports=self.takes_exports,
+            span_id=span_id,
         )
         # a claim proves that the database is usable; a connection alone does not: it may be read-only or have no tables
         self.outage.succeeded()
@@ -95,11 +99,14 @@ class Worker:
         self.current = claim
         await failpoints.reach("after_claim", conn)
         done = None
-        if claim.state == "running":
-            done = await self._work(conn, claim)
-            if done is None and claim.kind != "export":
-                # an exception and the frames of its traceback refer to each other, and to the records of the attempt
-                gc.collect()
+        with _span(claim, span_id) as span:
+            if claim.state == "running":
+                done = await self._work(conn, claim, span)
+                if done is None and claim.kind != "export":
+                    # an exception and the frames of its traceback refer to each other, and to the records of the attempt
+                    gc.collect()
+            else:
+                _fail(span, "failed")
         await completion.end_job(
             conn,
             claim,
@@ -110,7 +117,7 @@ class Worker:
         self.current = None
         return True
 
-    async def _reclaim_when_due(self, conn: Connection) -> Claim | None:
+    async def _reclaim_when_due(self, conn: Connection, span_id: str | None) -> Claim | None:
         now = asyncio.get_running_loop().time()
         if now < self._reclaim_at:
             return None
@@ -121,6 +128,7 @@ class Worker:
             attempts_max=self.settings.attempts_max,
             crashes_max=self.settings.crashes_max,
             takes_exports=self.takes_exports,
+            span_id=span_id,
         )
         if claim is None:
             self._reclaim_at = now + RECLAIM_SECONDS
@@ -136,9 +144,9 @@ class Worker:
             )
         return claim
 
-    async def _work(self, conn: Connection, claim: Claim) -> imports.Done | None:
+    async def _work(self, conn: Connection, claim: Claim, span: Span) -> imports.Done | None:
         """Processes the claim; gives it back if that fails. Returns the result of an import's claim."""
-        task = asyncio.create_task(self._perform(conn, claim))
+        task = asyncio.create_task(self._perform(conn, claim, span))
         stopping = asyncio.create_task(self.stopping.wait())
         try:
             await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -148,22 +156,26 @@ class Worker:
                 task.cancel()
             return await task
         except asyncio.CancelledError:
+            span.set({"bulk.outcome": "interrupted"})
             await self._give_back(conn, claim, error=None)
         except queue.ClaimLost:
+            _fail(span, "claim_lost")
             metrics.claim_lost()
             log.warning("claim lost", **self._log_fields(claim))
         except Exception as error:
             if conn.broken or conn.closed:
+                _fail(span, "connection_lost", error)
                 # the next statement on this connection raises an error that `run` handles
                 log.warning("connection lost", **self._log_fields(claim), error=first_line(error))
                 return None
             log.exception("chunk given back", **self._log_fields(claim), sqlstate=sqlstate(error))
-            await self._give_back(conn, claim, error=first_line(error))
+            state = await self._give_back(conn, claim, error=first_line(error))
+            _fail(span, "failed" if state == "failed" else "given_back", error)
         finally:
             stopping.cancel()
         return None
 
-    async def _perform(self, conn: Connection, claim: Claim) -> imports.Done | None:
+    async def _perform(self, conn: Connection, claim: Claim, span: Span) -> imports.Done | None:
         """Performs the work, repeated in place after a deadlock or the like, which does not count as an attempt."""
         for retries_remaining in reversed(range(RETRIES_MAX)):
             try:
@@ -180,16 +192,21 @@ class Worker:
             else:
                 if isinstance(done, exports.Done):
                     metrics.exported(done.resource, done.format, done.records, done.bytes)
+                    span.set({"bulk.outcome": "done", "bulk.records": done.records})
                 elif done is not None:
-                    self._report(claim, done)
+                    self._report(claim, done, span)
                     return done
+                else:
+                    span.set({"bulk.outcome": "cancelled"})
                 break
         return None
 
-    def _report(self, claim: Claim, done: imports.Done) -> None:
+    def _report(self, claim: Claim, done: imports.Done, span: Span) -> None:
         counts = done.counts
         results = {r: getattr(counts, r) for r in ("created", "updated", "unchanged", "skipped", "failed")}
         metrics.chunk_done(done.resource, results, counts.codes, done.seconds)
+        records = sum(results.values()) + counts.deferred if claim.kind == "records" else None
+        span.set({"bulk.outcome": "done", "bulk.records": records, "bulk.refused": counts.failed})
         log.debug("chunk done", **self._log_fields(claim), seconds=round(done.seconds, 4), **results)
 
     async def _resolve(self, conn: Connection) -> None:
@@ -201,7 +218,7 @@ class Worker:
             )
             self.current = None
 
-    async def _give_back(self, conn: Connection, claim: Claim, *, error: str | None) -> None:
+    async def _give_back(self, conn: Connection, claim: Claim, *, error: str | None) -> State | None:
         """`error`: why the attempt failed; None when the worker stops, which does not count as an attempt."""
         if error is not None:
             metrics.retried("error")
@@ -214,6 +231,7 @@ class Worker:
         )
         if state == "failed":
             log.error("chunk failed", **self._log_fields(claim), attempt=claim.attempt, error=error)
+        return state
 
     def _log_fields(self, claim: Claim) -> dict[str, object]:
         """The fields of each log line about a claim; the request id is that of the upload."""
@@ -224,6 +242,7 @@ class Worker:
             "chunks": len(claim.ids),
             "lease": claim.lease,
             "worker": self.name,
+            **tracing.log_fields(claim.traceparent),
         }
 
     async def _maintain_when_due(self, conn: Connection) -> None:
@@ -231,3 +250,29 @@ class Worker:
         if now >= self._maintenance_at.value:
             self._maintenance_at.value = now + self.settings.upkeep_seconds * random.uniform(0.8, 1.2)  # noqa: S311  # spreads the pools' rounds
             await maintenance.run_once(conn, self.settings)
+
+
+def _span(claim: Claim, span_id: str | None) -> Span:
+    """The span of the work on a claim, with a link to the span of the first attempt at the chunk if this is a later one."""
+    kind = "export" if claim.kind == "export" else "import"
+    return tracing.span(
+        f"{kind} settle" if claim.kind == "settle" else f"{kind} chunk",
+        claim.traceparent,
+        {
+            "bulk.job.id": str(claim.job_id),
+            "bulk.job.kind": kind,
+            "bulk.resource": claim.resource,
+            "bulk.chunk.number": claim.seq,
+            "bulk.chunk.count": len(claim.ids),
+            "bulk.attempt": claim.attempt,
+            "bulk.crashes": claim.crashes,
+        },
+        kind="consumer",
+        id=span_id,
+        linked_id=None if claim.first_span_id == span_id else claim.first_span_id,
+    )
+
+
+def _fail(span: Span, outcome: str, error: Exception | None = None) -> None:
+    span.set({"bulk.outcome": outcome})
+    span.fail(outcome if error is None else type(error).__name__)

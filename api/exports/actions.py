@@ -1,5 +1,7 @@
 """Cancel and delete an export."""
 
+import time
+
 import structlog
 from litestar import Response, delete, post
 from litestar.params import FromPath
@@ -32,9 +34,10 @@ async def cancel_export(
     async with db_pool.connection() as conn:
         if not await jobs.cancel(conn, "export", job.id):
             raise Problem("already-final", f"The export is already {job.status}.")
+        started_ns = time.time_ns()
         finished = await completion.finish(conn, job.id, endpoints=settings.webhook_endpoints)
     if finished is not None:
-        job_events.export_finished(finished)
+        job_events.export_finished(finished, started_ns=started_ns)
     job = await get_or_404(db_pool, id)
     return responses.accepted(await view(db_pool, settings, job), is_final=job.is_final)
 

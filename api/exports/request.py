@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from api.http import parameters
+from api.http import parameters, tracing
 from api.http.auth import key_name
 from api.http.headers import AnyRequest, idempotency_key
 from api.http.parameters import IdempotencyToken
@@ -73,6 +73,7 @@ async def read(request: AnyRequest) -> ExportRequest:
         idempotency_token=token,
         digest=hashlib.sha256(msgspec.json.encode(content, order="deterministic")).digest(),
         request_id=request_id(request.scope),
+        traceparent=tracing.span(request.scope).traceparent,
         created_by=key_name(request.scope),
     )
 

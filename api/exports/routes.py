@@ -14,7 +14,7 @@ from api.exports.admission import check_jobs
 from api.exports.download import Download
 from api.exports.request import ExportParameters, read, watermark_expired
 from api.exports.view import PATH, RECORD_FILES, ExportView, get_or_404, summary, view
-from api.http import parameters, responses, sse
+from api.http import parameters, responses, sse, tracing
 from api.http.dependencies import PoolHere, SettingsHere, StoppingHere
 from api.http.headers import AnyRequest
 from api.http.operations import BINARY, json_body, operation
@@ -83,6 +83,7 @@ async def create_export(request: AnyRequest, db_pool: PoolHere, settings: Settin
         raise Problem("not-found", "The export was deleted meanwhile.")
     is_replay = job.id != id
     _check_replay(requested, job, is_replay=is_replay)
+    tracing.note_job(request.scope, "export", job.id, job.resource, is_replay=is_replay)
     return responses.accepted(await view(db_pool, settings, job), is_final=job.is_final, is_replay=is_replay)
 
 

@@ -20,7 +20,7 @@ from msgspec import UNSET, Meta, UnsetType
 from api.exports import replica
 from api.exports.request import check_format, select, watermark_expired
 from api.exports.view import RECORD_FILES
-from api.http import content_encoding, parameters
+from api.http import content_encoding, parameters, tracing
 from api.http.dependencies import PoolHere, SettingsHere
 from api.http.headers import AnyRequest
 from api.http.operations import operation
@@ -35,6 +35,7 @@ from db.exports.watermarks import Snapshot
 from db.formats import EXPORT_FORMAT_BY_MEDIA_TYPE, MEDIA_TYPES, PACKED_FORMATS, ExportFormat
 from db.resources import RESOURCES
 from monitoring import metrics
+from monitoring.tracing import Span
 
 log = structlog.get_logger(__name__)
 
@@ -187,7 +188,7 @@ async def stream_export(
             async with db_pool.connection() as conn:
                 await watermarks.flush(conn)
         held = stack.pop_all()
-    count = held.enter_context(_StreamCount(resource, format, Deadline(settings)))
+    count = held.enter_context(_StreamCount(resource, format, Deadline(settings), tracing.span(request.scope)))
     return BlockStream(
         content_encoding.compress(count.counted(started.first, started.blocks), compression),
         held=held,
@@ -205,10 +206,14 @@ async def stream_export(
 
 
 class _StreamCount:
-    """Counts the records of a stream, and on exit logs a stream that did not reach its end. Enforces the time limit."""
+    """Counts the records of a stream, and on exit logs a stream that did not reach its end. Enforces the time limit.
 
-    def __init__(self, resource: str, format: ExportFormat, deadline: Deadline) -> None:
+    `span` is that of the request.
+    """
+
+    def __init__(self, resource: str, format: ExportFormat, deadline: Deadline, span: Span) -> None:
         self.deadline = deadline
+        self.span = span
         self.resource = resource
         self.format: ExportFormat = format
         self.records = 0
@@ -233,6 +238,13 @@ class _StreamCount:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.span.set(
+            {
+                "bulk.resource": self.resource,
+                "bulk.records": self.records,
+                "bulk.outcome": "done" if self.is_complete else "aborted",
+            }
+        )
         if not self.is_complete:
             metrics.stream_aborted()
             log.warning("export stream aborted", resource=self.resource, format=self.format, records=self.records)

@@ -1,4 +1,4 @@
-"""Applied to every request: a request id, metrics, a log line, default headers, and HEAD.
+"""Applied to every request: a request id, metrics, a log line, a span, default headers, and HEAD.
 
 Plain ASGI, around the whole application: the framework's own middleware does not see requests that match no route.
 """
@@ -6,6 +6,7 @@ Plain ASGI, around the whole application: the framework's own middleware does no
 import asyncio
 import re
 import time
+from http import HTTPStatus
 from typing import cast
 from uuid import uuid4
 
@@ -15,13 +16,14 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from api.http.problems import CLIENT_DISCONNECTED
 from db.errors import UNAVAILABLE
-from monitoring import metrics
+from monitoring import metrics, tracing
+from monitoring.tracing import Span
 
 log = structlog.get_logger("access")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-# called every few seconds by probes and scrapes: counted, not logged
+# called every few seconds by probes and scrapes: counted, neither logged nor traced
 _UNLOGGED = frozenset({"/live", "/ready", "/health", "/metrics"})
 # defaults: responses with records or job data are not cached, and browsers do not guess another media type
 _DEFAULT_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -81,7 +83,13 @@ class _Exchange:
         scope["state"]["is_head"] = self.method == "HEAD"
         # requests of one connection share a context: clear what an earlier one has bound
         structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(request_id=self.request_id)
+        self.span = self._start_span(headers)
+        scope["state"]["span"] = self.span
+        structlog.contextvars.bind_contextvars(request_id=self.request_id, **tracing.log_fields(self.span.traceparent))
+
+    def _start_span(self, headers: Headers) -> Span:
+        parent = tracing.received(headers.getall("traceparent", []))
+        return Span(parent) if self.scope["path"] in _UNLOGGED else tracing.server_span(self.method, parent)
 
     @property
     def is_half_sent(self) -> bool:
@@ -129,6 +137,7 @@ class _Exchange:
         method = self.method if self.method in _METHODS else "OTHER"
         seconds = time.perf_counter() - self.started
         metrics.request_finished(method, self.route, status, seconds)
+        self._end_span(method, status)
         if self.route not in _UNLOGGED:
             log.info(
                 "request",
@@ -140,3 +149,25 @@ class _Exchange:
                 received_bytes=self.received_bytes,
                 complete=self.complete,
             )
+
+    def _end_span(self, method: str, status: int) -> None:
+        """The path is that of a route, whose parameters are ids and resources. Other paths and queries may contain anything."""
+        has_route = "path_template" in self.scope
+        name = "HTTP" if method == "OTHER" else method
+        self.span.rename(f"{name} {self.route}" if has_route else name)
+        self.span.set(
+            {
+                "http.request.method": "_OTHER" if method == "OTHER" else method,
+                "http.route": self.route if has_route else None,
+                "url.path": self.scope["path"] if has_route else None,
+                "url.scheme": self.scope["scheme"],
+                "http.response.status_code": self.status,
+                "http.request.body.size": self.received_bytes,
+                "http.response.body.size": self.sent_bytes,
+            }
+        )
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            self.span.fail(str(status))
+        elif not self.complete:
+            self.span.fail("incomplete_response")
+        self.span.end()

@@ -1,6 +1,7 @@
 """Actions on an import: download refused records, retry, commit a dry run, cancel, delete."""
 
 import hashlib
+import time
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -11,13 +12,12 @@ from litestar.params import FromPath
 from litestar.response.base import ASGIResponse
 from msgspec import Meta
 
-from api.http import parameters, responses
-from api.http.auth import key_name
+from api.http import parameters, responses, tracing
 from api.http.dependencies import PoolHere, SettingsHere
 from api.http.headers import AnyRequest
 from api.http.operations import CSV_OR_NDJSON, OBJECTS, operation
 from api.http.parameters import STORABLE
-from api.http.problems import Problem, problem_responses, request_id
+from api.http.problems import Problem, problem_responses
 from api.imports import cells, copies, records
 from api.imports.admission import AdmissionHere
 from api.imports.cells import RefusedPage
@@ -164,10 +164,9 @@ async def retry_import(
         raise responses.not_final("import", parent.status)
     if not parent.remaining:
         raise Problem("nothing-to-retry", "No record of the import is failed or unprocessed.")
-    context = CopyContext(
-        db_pool, settings, admission, active_uploads, request_id(request.scope), key_name(request.scope)
-    )
+    context = copies.context(request, db_pool, settings, admission, active_uploads)
     child, is_replay = await _copy(parent, "retry", context)
+    tracing.note_job(request.scope, "import", child, parent.resource, is_replay=is_replay)
     return await _accepted(db_pool, settings, child, is_replay=is_replay)
 
 
@@ -202,18 +201,20 @@ async def commit_import(
 
     Records that repairs of the dry run have are left out: they are stored by the commits of these repairs.
     """
-    undoable = parameters.query(request, CommitParameters).undoable
+    requested = parameters.query(request, CommitParameters)
     dry_run = await _parent(db_pool, id)
     digest = hashlib.sha256(b"commit" + dry_run.id.bytes).digest()
+    context = copies.context(request, db_pool, settings, admission, active_uploads, undoable=requested.undoable)
 
     async def commit(conn: Connection) -> tuple[UUID, bool]:
         child, is_replay = await actions.commit(
             conn,
             dry_run.id,
-            undoable=undoable,
+            undoable=context.undoable,
             digest=digest,
-            request_id=request_id(request.scope),
-            created_by=key_name(request.scope),
+            request_id=context.request_id,
+            traceparent=context.traceparent,
+            created_by=context.created_by,
             endpoints=settings.webhook_endpoints,
         )
         if not is_replay:
@@ -223,14 +224,12 @@ async def commit_import(
     try:
         child, is_replay = await in_transaction(db_pool, commit)
     except Repaired:
-        context = CopyContext(
-            db_pool, settings, admission, active_uploads, request_id(request.scope), key_name(request.scope), undoable
-        )
         child, is_replay = await _copy(dry_run, "commit", context)
     except NotCommittable as reason:
         raise Problem("not-committable", str(reason)) from None
     except Gone:
         raise records.removed() from None
+    tracing.note_job(request.scope, "import", child, dry_run.resource, is_replay=is_replay)
     return await _accepted(db_pool, settings, child, is_replay=is_replay)
 
 
@@ -250,9 +249,10 @@ async def cancel_import(
     async with db_pool.connection() as conn:
         if not await jobs.cancel(conn, "import", job.id):
             raise Problem("already-final", "The import is already final.")
+        started_ns = time.time_ns()
         ends = await completion.finish(conn, job.id, endpoints=settings.webhook_endpoints)
     for end in ends:
-        job_events.import_finished(end)
+        job_events.import_finished(end, started_ns=started_ns)
     return await _accepted(db_pool, settings, job.id)
 
 

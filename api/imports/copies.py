@@ -14,7 +14,10 @@ from uuid import UUID
 import msgspec
 from uuid_utils.compat import uuid7
 
-from api.http.problems import Problem
+from api.http import tracing
+from api.http.auth import key_name
+from api.http.headers import AnyRequest
+from api.http.problems import Problem, request_id
 from api.imports.admission import Admission
 from api.imports.chunk_writer import ChunkWriter
 from api.imports.records import file_frame, read_chunks
@@ -35,9 +38,31 @@ class CopyContext(NamedTuple):
     admission: Admission
     active: ActiveUploads
     request_id: str
+    traceparent: str | None
     created_by: str | None
     # whether the commit of a dry run can be undone
     undoable: bool = False
+
+
+def context(
+    request: AnyRequest,
+    pool: Pool,
+    settings: Settings,
+    admission: Admission,
+    active: ActiveUploads,
+    *,
+    undoable: bool = False,
+) -> CopyContext:
+    return CopyContext(
+        pool,
+        settings,
+        admission,
+        active,
+        request_id=request_id(request.scope),
+        traceparent=tracing.span(request.scope).traceparent,
+        created_by=key_name(request.scope),
+        undoable=undoable,
+    )
 
 
 async def run(parent: ParentImport, relation: Copy, context: CopyContext) -> tuple[UUID, bool]:
@@ -97,6 +122,7 @@ async def _store(parent: ParentImport, relation: Copy, id: UUID, context: CopyCo
         undoable=context.undoable,
         digest=hashlib.sha256(relation.encode() + parent.id.bytes + sha256.digest()).digest(),
         request_id=context.request_id,
+        traceparent=context.traceparent,
         created_by=context.created_by,
     )
     return msgspec.structs.replace(

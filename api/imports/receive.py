@@ -7,7 +7,7 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from api.http import parameters
+from api.http import parameters, tracing
 from api.http.auth import key_name
 from api.http.headers import AnyRequest, idempotency_key
 from api.http.problems import Problem, invalid, request_id
@@ -79,6 +79,7 @@ class UploadReceiver:
         self._admission = admission
         self._active = active
         self._request_id = request_id(request.scope)
+        self._traceparent = tracing.span(request.scope).traceparent
         self._created_by = key_name(request.scope)
         self._parameters: list[tuple[str, Any]] = list(request.query_params.multi_items())
         self._key = idempotency_key(request)
@@ -281,6 +282,7 @@ class UploadReceiver:
             if final.source is None
             else request_digest.of_source(final),
             request_id=self._request_id,
+            traceparent=self._traceparent,
             created_by=self._created_by,
         )
 

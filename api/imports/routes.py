@@ -14,7 +14,7 @@ from litestar.params import FromPath
 from litestar.response.base import ASGIResponse
 from msgspec import UNSET, Meta, UnsetType
 
-from api.http import headers, parameters, responses, sse
+from api.http import headers, parameters, responses, sse, tracing
 from api.http.dependencies import PoolHere, SettingsHere, StoppingHere
 from api.http.headers import AnyRequest
 from api.http.operations import BINARY, CSV_OR_NDJSON, OBJECTS, object_schema, operation
@@ -140,6 +140,7 @@ async def create_import(
     """The file is stored completely or not at all. Requests with the same idempotency key create one job."""
     seconds = headers.wait_seconds(request)
     job, is_replay = await receive(request, pool=db_pool, settings=settings, admission=admission, active=active_uploads)
+    tracing.note_job(request.scope, "import", job.id, job.resource, is_replay=is_replay, records=job.total_records)
     if seconds is not None:
         job = await wait.until_final(request, db_pool, job, seconds=seconds, stopping=stopping)
     return responses.accepted(

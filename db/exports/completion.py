@@ -21,6 +21,7 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     format: str
     status: Status
     request_id: str | None
+    traceparent: str | None
     records: int | None
     bytes: int | None
     seconds: float
@@ -41,7 +42,7 @@ _END: LiteralString = """
         AND export_jobs.status IN ('pending', 'processing')
         AND chunks.job_id = export_jobs.id
         AND chunks.state IN ('done', 'failed', 'cancelled')
-    RETURNING export_jobs.id, resource, format, status, request_id, file_records AS records, file_bytes AS bytes,
+    RETURNING export_jobs.id, resource, format, status, request_id, traceparent, file_records AS records, file_bytes AS bytes,
         extract(epoch FROM export_jobs.finished_at - coalesce(started_at, created_at))::float8 AS seconds
 """
 

@@ -38,6 +38,8 @@ class ExportRequest(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_token: str | None
     digest: bytes
     request_id: str | None
+    # of the request's span, in which the spans of the workers are
+    traceparent: str | None
     # the name of the API key
     created_by: str | None
 
@@ -116,11 +118,11 @@ async def create(conn: Connection, id: UUID, request: ExportRequest) -> bool:
         """
         INSERT INTO export_jobs (
             id, resource, format, compression, filters, fields, csv_safe, bom, changed_since, idempotency_token,
-            request_digest, request_id, created_by
+            request_digest, request_id, traceparent, created_by
         )
         VALUES (
             %(id)s, %(resource)s, %(format)s, %(compression)s, %(filters)s, %(fields)s, %(csv_safe)s, %(bom)s, %(changed_since)s,
-            %(idempotency_token)s, %(digest)s, %(request_id)s, %(created_by)s
+            %(idempotency_token)s, %(digest)s, %(request_id)s, %(traceparent)s, %(created_by)s
         )
         ON CONFLICT DO NOTHING
         """,

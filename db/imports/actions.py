@@ -104,6 +104,7 @@ async def commit(
     undoable: bool,
     digest: bytes,
     request_id: str | None,
+    traceparent: str | None,
     created_by: str | None,
     endpoints: Sequence[Endpoint],
 ) -> tuple[UUID, bool]:
@@ -125,7 +126,15 @@ async def commit(
         raise Repaired
     child = await uploads.begin(conn)
     await _copy_file(conn, child, parent)
-    spec = child_spec(parent, "commit", undoable=undoable, digest=digest, request_id=request_id, created_by=created_by)
+    spec = child_spec(
+        parent,
+        "commit",
+        undoable=undoable,
+        digest=digest,
+        request_id=request_id,
+        traceparent=traceparent,
+        created_by=created_by,
+    )
     await uploads.seal(conn, child, spec, endpoints=endpoints)
     return child, False
 
@@ -137,6 +146,7 @@ def child_spec(
     undoable: bool,
     digest: bytes,
     request_id: str | None,
+    traceparent: str | None,
     created_by: str | None,
 ) -> ImportSpec:
     """The specification of a child with the whole file: its parent's parameters, except `after`, which the parent waited for.
@@ -154,6 +164,7 @@ def child_spec(
         idempotency_token=None,
         digest=digest,
         request_id=request_id,
+        traceparent=traceparent,
         created_by=created_by,
     )
 

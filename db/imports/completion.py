@@ -24,6 +24,7 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     status: Status
     outcome: Outcome | None
     request_id: str | None
+    traceparent: str | None
     total_records: int
     created: int
     failed: int
@@ -161,7 +162,7 @@ _END: LiteralString = """
         AND (is_settled OR NOT EXISTS (SELECT 1 FROM import_deferred WHERE import_id = %(id)s))
         -- a chunk that has failed since apply_error_budget must set the problem first
         AND (problem IS NOT NULL OR NOT EXISTS (SELECT 1 FROM chunks WHERE job_id = %(id)s AND state = 'failed'))
-    RETURNING id, resource, status, outcome, request_id, total_records, import_jobs.created, import_jobs.failed,
+    RETURNING id, resource, status, outcome, request_id, traceparent, total_records, import_jobs.created, import_jobs.failed,
         import_jobs.errors,
         extract(epoch FROM import_jobs.finished_at - coalesce(started_at, sealed_at))::float8 AS seconds
 """

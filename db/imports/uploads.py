@@ -73,6 +73,8 @@ class ImportSpec(FileSpec, frozen=True, kw_only=True):
     idempotency_token: str | None
     digest: bytes
     request_id: str | None
+    # of the request's span, in which the spans of the workers are
+    traceparent: str | None
     # the name of the API key
     created_by: str | None
 
@@ -181,6 +183,7 @@ _SEAL: LiteralString = """
         idempotency_token = %(idempotency_token)s,
         request_digest = %(digest)s,
         request_id = %(request_id)s,
+        traceparent = %(traceparent)s,
         created_by = %(created_by)s
     WHERE id = %(id)s AND status = 'uploading'
     RETURNING id, status

@@ -10,6 +10,12 @@ from psycopg.rows import class_row
 from db.connections.pool import Connection
 from db.queue.claims import Claim
 
+# of a claimed chunk
+JOB: LiteralString = """
+    SELECT resource, request_id, traceparent FROM import_jobs WHERE id = claimed.import_id
+    UNION ALL
+    SELECT resource, request_id, traceparent FROM export_jobs WHERE id = claimed.export_id
+"""
 LIVE_IMPORTS = """
     SELECT id, cancel_requested_at IS NOT NULL OR problem IS NOT NULL AS stopped, uuid_hash(id) AS hash
     FROM import_jobs AS job
@@ -130,19 +136,17 @@ WITH draw AS MATERIALIZED (
         attempt = attempt + 1,
         worker = %(worker)s,
         claimed_at = clock_timestamp(),
-        server_since = primary_since()
+        server_since = primary_since(),
+        first_span_id = coalesce(first_span_id, %(span_id)s)
     FROM next
     WHERE chunks.id = ANY (ARRAY(SELECT id FROM next UNION ALL SELECT id FROM following))
     RETURNING chunks.*
 )
-SELECT claimed.id, kind, job_id, claimed.seq, claimed.lease, attempt, crashes, state,
-    coalesce(
-        (SELECT request_id FROM import_jobs WHERE id = claimed.import_id),
-        (SELECT request_id FROM export_jobs WHERE id = claimed.export_id)
-    ) AS request_id,
-    ARRAY(SELECT id FROM following ORDER BY seq) AS followers
+SELECT claimed.id, kind, job_id, claimed.seq, claimed.lease, attempt, crashes, state, first_span_id,
+    resource, request_id, traceparent, ARRAY(SELECT id FROM following ORDER BY seq) AS followers
 FROM claimed
 JOIN next ON next.id = claimed.id
+CROSS JOIN LATERAL ({JOB}) AS job
 """  # noqa: S608  of literals only
 
 
@@ -154,6 +158,7 @@ async def claim(
     bytes_max: int = 0,
     workers: int = 1,
     takes_exports: bool = True,
+    span_id: str | None = None,
 ) -> Claim | None:
     """Claims the next chunk of the job that has the fewest running chunks, so that small jobs do not wait behind large ones.
 
@@ -163,6 +168,8 @@ async def claim(
     and at most the job's remaining chunks divided by `workers` (guided self-scheduling; Polychronopoulos and Kuck, 1987). Only
     chunks that have never been claimed follow, so that a chunk that has failed once is worked on alone. A job that may be
     stopped by its error budget gets no followers, so that few records are stored after the last allowed error.
+
+    `span_id` is stored with each of these chunks unless it has that of an earlier attempt.
 
     With `takes_exports` false, exports are left to other workers, so that long exports never occupy all workers of a pool.
 
@@ -182,6 +189,7 @@ async def claim(
                 "bytes_max": bytes_max,
                 "workers": workers,
                 "takes_exports": takes_exports,
+                "span_id": span_id,
             },
         )
     claimed = await cursor.fetchone()
@@ -206,6 +214,7 @@ async def reclaim(
     attempts_max: int,
     crashes_max: int,
     takes_exports: bool = True,
+    span_id: str | None = None,
 ) -> Claim | None:
     """Takes over a chunk whose worker has died: claimed longer ago than the grace period, its row not locked.
 
@@ -216,7 +225,7 @@ async def reclaim(
     cursor = conn.cursor(row_factory=class_row(Claim))
     await cursor.execute(
         # a living worker holds the row's lock, and SKIP LOCKED skips its chunk
-        """
+        f"""
         WITH orphan AS MATERIALIZED (
             SELECT id, is_crash, crashes + is_crash::int >= %(crashes_max)s AS is_poison, attempt >= %(attempts_max)s AS is_last
             FROM chunks
@@ -228,35 +237,38 @@ async def reclaim(
             ORDER BY claimed_at
             LIMIT 1
             FOR NO KEY UPDATE OF chunks SKIP LOCKED
+        ), claimed AS (
+            UPDATE chunks
+            SET state = CASE WHEN is_poison OR is_last THEN 'failed' ELSE 'running' END,
+                finished_at = CASE WHEN is_poison OR is_last THEN clock_timestamp() END,
+                last_error = CASE
+                    WHEN is_poison THEN format('%%s workers died over it', crashes + is_crash::int)
+                    WHEN is_last THEN format('attempt %%s was interrupted, and was the last', attempt)
+                    ELSE last_error
+                END,
+                lease = lease + 1,
+                crashes = crashes + is_crash::int,
+                attempt = attempt + CASE WHEN is_poison OR is_last THEN 0 ELSE 1 END,
+                worker = %(worker)s,
+                claimed_at = clock_timestamp(),
+                server_since = primary_since(),
+                first_span_id = coalesce(first_span_id, %(span_id)s)
+            FROM orphan
+            WHERE chunks.id = orphan.id
+            RETURNING chunks.*, is_crash
         )
-        UPDATE chunks
-        SET state = CASE WHEN is_poison OR is_last THEN 'failed' ELSE 'running' END,
-            finished_at = CASE WHEN is_poison OR is_last THEN clock_timestamp() END,
-            last_error = CASE
-                WHEN is_poison THEN format('%%s workers died over it', crashes + is_crash::int)
-                WHEN is_last THEN format('attempt %%s was interrupted, and was the last', attempt)
-                ELSE last_error
-            END,
-            lease = lease + 1,
-            crashes = crashes + is_crash::int,
-            attempt = attempt + CASE WHEN is_poison OR is_last THEN 0 ELSE 1 END,
-            worker = %(worker)s,
-            claimed_at = clock_timestamp(),
-            server_since = primary_since()
-        FROM orphan
-        WHERE chunks.id = orphan.id
-        RETURNING chunks.id, kind, job_id, seq, lease, attempt, crashes, state, is_crash,
-            coalesce(
-                (SELECT request_id FROM import_jobs WHERE id = chunks.import_id),
-                (SELECT request_id FROM export_jobs WHERE id = chunks.export_id)
-            ) AS request_id
-        """,
+        SELECT claimed.id, kind, job_id, seq, lease, attempt, crashes, state, is_crash, first_span_id,
+            resource, request_id, traceparent
+        FROM claimed
+        CROSS JOIN LATERAL ({JOB}) AS job
+        """,  # noqa: S608  of literals only
         {
             "worker": worker,
             "grace": grace_seconds,
             "attempts_max": attempts_max,
             "crashes_max": crashes_max,
             "takes_exports": takes_exports,
+            "span_id": span_id,
         },
     )
     return await cursor.fetchone()

@@ -27,8 +27,12 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     crashes: int
     state: State
-    # of the request that created the job, for the log
+    # of the job: its resource, and the request that created it, for logs and spans
+    resource: str
     request_id: str | None
+    traceparent: str | None
+    # the span of the first attempt at this chunk; the worker's own if this is the first that is recorded
+    first_span_id: str | None
     # of a reclaim: whether the worker has died. Otherwise PostgreSQL was restarted or replaced since the claim
     is_crash: bool = False
     # ids of the following chunks of the same import, claimed with the same lease, in order of seq

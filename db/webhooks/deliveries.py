@@ -35,6 +35,8 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int
     attempted_at: datetime
     created_at: datetime
+    # of the request that created the job, or of its span
+    traceparent: str | None
 
 
 class DeliveryState(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,7 +129,11 @@ async def claim(conn: Connection, slots: Mapping[str, int], *, lease_seconds: fl
         WHERE delivery.id = next.id
         RETURNING delivery.id, endpoint, event, lease, attempts, attempted_at, created_at,
             CASE WHEN import_id IS NULL THEN 'export' ELSE 'import' END AS kind,
-            coalesce(import_id, export_id) AS job_id
+            coalesce(import_id, export_id) AS job_id,
+            coalesce(
+                (SELECT traceparent FROM import_jobs WHERE id = delivery.import_id),
+                (SELECT traceparent FROM export_jobs WHERE id = delivery.export_id)
+            ) AS traceparent
         """,
         {"endpoints": list(slots), "slots": list(slots.values()), "seconds": lease_seconds},
     )

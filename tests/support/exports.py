@@ -59,6 +59,7 @@ def export_request(resource="articles", key=None, compression: Compression = "no
         idempotency_token=key,
         digest=b"",
         request_id=None,
+        traceparent=None,
         created_by=None,
     )
 

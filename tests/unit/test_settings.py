@@ -40,6 +40,8 @@ from tests.support.eventually import PATIENCE_SECONDS
         ("STALL_SECONDS", "-1"),
         ("CONNECTIONS_MAX", "0"),
         ("UNPACK_RATIO_MAX", "0"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "grpc://sekret"),
     ],
 )
 def test_a_bad_value_names_its_variable(variable, value):

@@ -12,8 +12,9 @@ from db.queue import failpoints
 from db.settings import Settings
 from db.webhooks import deliveries
 from db.webhooks.deliveries import Delivery
-from monitoring import metrics, throttle
+from monitoring import metrics, throttle, tracing
 from monitoring.outage import Outage
+from monitoring.tracing import Span
 from workers import session
 from workers.webhooks import payload, request, schedule
 from workers.webhooks.request import Reply
@@ -84,13 +85,18 @@ class Deliverer:
         return self.settings.webhook_requests_max - busy
 
     async def _send(self, client: httpx.AsyncClient, delivery: Delivery, body: bytes) -> Reply:
-        return await request.send(
-            client,
-            self._endpoints[delivery.endpoint],
-            delivery,
-            body,
-            timeout_seconds=self.settings.webhook_timeout_seconds,
-        )
+        with _span(delivery) as span:
+            reply = await request.send(
+                client,
+                self._endpoints[delivery.endpoint],
+                delivery,
+                body,
+                timeout_seconds=self.settings.webhook_timeout_seconds,
+            )
+            span.set({"http.response.status_code": reply.status})
+            if reply.error is not None:
+                span.fail("no_response" if reply.status is None else str(reply.status))
+        return reply
 
     async def _wait(self, conn: Connection) -> None:
         """Until a delivery was queued, a request has ended, the process is to stop, or POLL_SECONDS have passed."""
@@ -152,6 +158,22 @@ class Deliverer:
         if self._sending:
             await asyncio.wait(self._sending)
         self._sending.clear()
+
+
+def _span(delivery: Delivery) -> Span:
+    """The span of one attempt. The request has no `traceparent`: the receiver is another organisation's, perhaps."""
+    return tracing.span(
+        "webhook delivery",
+        delivery.traceparent,
+        {
+            "bulk.job.id": str(delivery.job_id),
+            "bulk.job.kind": delivery.kind,
+            "bulk.webhook.endpoint": delivery.endpoint,
+            "bulk.attempt": delivery.attempts,
+            "http.request.method": "POST",
+        },
+        kind="client",
+    )
 
 
 def _log(delivery: Delivery, reply: Reply, result: str) -> None:
