@@ -13,14 +13,14 @@ from msgspec import Meta
 from api.http import parameters, responses
 from api.http.dependencies import PoolHere, SettingsHere
 from api.http.headers import AnyRequest
-from api.http.operations import BINARY, operation
+from api.http.operations import CSV_OR_NDJSON, operation
 from api.http.problems import Problem, problem_responses
 from api.http.stream_admission import StreamAdmissionHere
 from api.imports import row_files
 from api.imports.records import download_name, removed, stream
 from api.imports.row_files import RowFormat
 from api.imports.view import PATH, ImportView, get_or_404, view
-from db.connections.pool import Pool, in_transaction
+from db.connections.pool import Pool, in_transaction, repeatable
 from db.formats import MEDIA_TYPES
 from db.imports import undo
 from db.imports.jobs import Import
@@ -58,11 +58,11 @@ async def undo_import(
         await in_transaction(db_pool, lambda conn: undo.start(conn, job.id))
     except Gone:
         raise removed() from None
-    async with db_pool.connection() as conn:
-        undone = await undo.run(conn, job.id)
-        state = await undo.get(conn, job.id)
+    # each batch is a transaction, so it can be repeated, too
+    undone = await repeatable(db_pool, lambda conn: undo.run(conn, job.id))
     if undone is not None:
         job_events.import_undone(job.id, undone)
+    state = await repeatable(db_pool, lambda conn: undo.get(conn, job.id))
     if state is None:
         raise removed()
     is_finished = state.finished_at is not None
@@ -75,9 +75,7 @@ class KeptParameters(msgspec.Struct, kw_only=True):
 
 @get(
     f"{PATH}/{{id:str}}/kept-records",
-    operation_class=operation(
-        query=KeptParameters, files={"200": {"text/csv": BINARY, "application/x-ndjson": BINARY}}
-    ),
+    operation_class=operation(query=KeptParameters, files={"200": CSV_OR_NDJSON}),
     tags=["imports"],
     summary="Download the rows that an undo has kept",
     responses={
@@ -104,8 +102,7 @@ async def get_kept_records(
     """Line, record, id and reason of each row, in the order of the file: `changed` or `referred_to`."""
     format = parameters.query(request, KeptParameters).format
     job = await _undoable(db_pool, id)
-    async with db_pool.connection() as conn:
-        state = await undo.get(conn, job.id)
+    state = await repeatable(db_pool, lambda conn: undo.get(conn, job.id))
     if state is None:
         raise Problem("not-undone", "The import was not undone. POST …/undo does it.")
     if state.finished_at is None:

@@ -173,8 +173,7 @@ async def view(pool: Pool, settings: Settings, job: Import) -> ImportView:
 async def _undo(pool: Pool, job: Import) -> UndoView | None:
     if not job.undoable or not job.is_final:
         return None
-    async with pool.connection() as conn:
-        state = await undo.get(conn, job.id)
+    state = await repeatable(pool, lambda conn: undo.get(conn, job.id))
     return None if state is None else UndoView.of(state)
 
 

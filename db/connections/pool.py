@@ -109,7 +109,7 @@ def _pool(url: str, settings: Settings, *, name: str, monitor: ConnectionMonitor
 
 
 async def repeatable(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:
-    """Executes `work`, which only reads, and once more on another connection if the connection is lost."""
+    """Executes `work`, which only reads or may be repeated, and once more on another connection if the connection is lost."""
     try:
         return await _once(pool, work)
     except ConnectionLost:

@@ -6,7 +6,7 @@ import { ErrorList } from "./errors.js"
 import { family, loadFamily } from "./family.js"
 import { fileMap } from "./filemap.js"
 import * as format from "./format.js"
-import { actions, downloads, facts, headline, notices, repaired, tiles } from "./import_parts.js"
+import { actions, downloads, facts, headline, notices, repaired, tiles, undone } from "./import_parts.js"
 import { nameOf } from "./job_actions.js"
 import { Page, updates } from "./page.js"
 import { failure, fates, isFinal, legend, loading, stale, state, time } from "./parts.js"
@@ -56,7 +56,7 @@ export default class ImportPage extends Page {
       this.#etag = response.headers.get("ETag")
       this.#take(job)
     }
-    if (isFinal(this.job)) return null
+    if (isFinal(this.job)) return this.job.undo?.status === "running" ? 1 : null
     if (this.#breaks < BREAKS_MAX) this.#follow()
     return this.#stream ? 2 : 1
   }
@@ -123,7 +123,7 @@ export default class ImportPage extends Page {
         </p>
       </div>
       <div class="stack">
-        ${stale(this)} ${notices(job)}
+        ${stale(this)} ${notices(job)} ${undone(job)}
         <section class="card" aria-labelledby="progress-heading">
           <header>
             <h2 id="progress-heading">${headline(job)}</h2>

@@ -4,7 +4,7 @@ import { html, nothing } from "./vendor/lit-html/lit-html.js"
 import { FAILURES } from "./causes.js"
 import { asCurl } from "./client.js"
 import * as format from "./format.js"
-import { canMend, cancel, commit, discard, fetchFile, retry, taken } from "./job_actions.js"
+import { canMend, cancel, canUndo, commit, discard, fetchFile, retry, taken, undo } from "./job_actions.js"
 import { command, copyable, exactTime, icon, isFinal } from "./parts.js"
 import { navigate } from "./router.js"
 
@@ -58,6 +58,32 @@ export function notices(job) {
 
 const capital = (text) => text[0].toUpperCase() + text.slice(1)
 
+/** The state of the undo, and the records that it has kept. */
+export function undone({ links, undo: state }) {
+  if (!state) return nothing
+  const { changed, referred_to: referredTo } = state.kept
+  const numbers = [
+    [state.removed, "removed"],
+    [changed, "kept because they were changed since"],
+    [referredTo, "kept because others refer to them"],
+    [state.missing, "deleted before by others"],
+  ].filter(([count]) => count)
+  return html`<div class="notice info">
+    ${icon("info")}
+    <div>
+      <strong>${state.status === "running" ? "The import is being undone." : "The import was undone."}</strong>
+      <p>Records that it created: ${numbers.map(([count, fate]) => `${format.number(count)} ${fate}`).join(", ") || "none"}.</p>
+      ${
+        state.status === "finished" && changed + referredTo
+          ? html`<button type="button" class="link" @click=${() => fetchFile(`${links.kept_records}?format=csv`)}>
+              ${icon("download")} List of kept records (CSV)
+            </button>`
+          : nothing
+      }
+    </div>
+  </div>`
+}
+
 /** The buttons of the available actions. */
 export function actions(job, page) {
   const { links } = job
@@ -82,6 +108,14 @@ export function actions(job, page) {
         : nothing
     }
     ${links.retry ? button("", "retry", "Retry", () => open(retry(job))) : nothing}
+    ${
+      canUndo(job)
+        ? button("danger", "undo", "Undo", async () => {
+            // until it is finished
+            if (await undo(job)) page.poll(() => page.load())
+          })
+        : nothing
+    }
     ${button("quiet", "trash", "Delete", async () => {
       if (await discard(job)) navigate("/ui/imports")
     })}
@@ -201,6 +235,7 @@ function requests(job) {
     ...(job.counts.failed ? [asCurl("GET", `${links.failed_records}?annotate=true`)] : []),
     ...(links.commit ? [asCurl("POST", links.commit)] : []),
     ...(links.retry ? [asCurl("POST", links.retry)] : []),
+    ...(links.undo && isFinal(job) ? [asCurl("POST", links.undo)] : []),
     ...(isFinal(job) ? [asCurl("DELETE", links.self)] : []),
   ]
 }

@@ -53,6 +53,22 @@ export async function commit(job) {
   return sure && act(() => post(job.links.commit), "The records are being stored")
 }
 
+/** Whether its undo would remove records, or may do so now. */
+export const canUndo = ({ links, counts, undo: state }) =>
+  Boolean(links.undo) && counts.created > 0 && (!state || (state.status === "finished" && state.kept.referred_to > 0))
+
+export async function undo(job) {
+  const sure = await ask({
+    heading: "Undo this import?",
+    text:
+      `The ${format.count(job.counts.created, "record")} that it created will be deleted, except those that were changed since, ` +
+      "or that others refer to. Records that it updated stay as they are.",
+    confirmLabel: "Undo the import",
+    danger: true,
+  })
+  return sure && act(() => post(job.links.undo), "The import is being undone")
+}
+
 export async function discard(job) {
   const sure = await ask({
     heading: "Delete this import?",

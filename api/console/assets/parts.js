@@ -92,6 +92,7 @@ const ICONS = {
   copy: svg`<rect x="5" y="5" width="8" height="8" rx="1.5"/><path d="M3 11V4.5A1.5 1.5 0 0 1 4.5 3H11"/>`,
   retry: svg`<path d="M13 8a5 5 0 1 1-1.5-3.6M13 2.5v3h-3"/>`,
   stop: svg`<rect x="4" y="4" width="8" height="8" rx="1"/>`,
+  undo: svg`<path d="M3 8a5 5 0 1 0 1.5-3.6M3 2.5v3h3"/>`,
   trash: svg`<path d="M3 4.5h10M6 4.5V3h4v1.5M4.5 4.5 5 13h6l.5-8.5"/>`,
   edit: svg`<path d="m10.5 3.5 2 2L6 12l-2.7.7L4 10z"/>`,
   pause: svg`<path d="M5.5 4v8m5-8v8"/>`,

@@ -94,6 +94,7 @@ function options(page) {
   const formats = new Set(draft.entries.map(({ preview }) => preview.format))
   const switches = [
     ["stop", "Stop at the first refused record"],
+    ["undoable", "Remember which records are created, so that the import can be undone"],
     ["csv_safe", "Exported with csv_safe: remove the apostrophes before cells", formats.has("csv")],
     ["ignore_unknown", "Ignore keys that the resource does not have", formats.has("ndjson") || formats.has("json")],
   ].filter(([, , isUseful = true]) => isUseful)

@@ -17,6 +17,7 @@ const OPTIONS = {
   after: "",
   ignore_unknown: false,
   csv_safe: false,
+  undoable: false,
 }
 
 /** One file, which becomes one import. */
@@ -155,7 +156,7 @@ export class Draft {
 
   /** The parameters of the import. Options that are not set are left out. */
   parameters(entry, { isDryRun, after = this.options.after }) {
-    const { mode, max_errors, max_error_percent, stop, ignore_unknown, csv_safe } = this.options
+    const { mode, max_errors, max_error_percent, stop, ignore_unknown, csv_safe, undoable } = this.options
     const isCsv = entry.preview.format === "csv"
     const { delimiter } = entry.preview
     const parameters = {
@@ -171,6 +172,7 @@ export class Draft {
       unknown_fields: !isCsv && ignore_unknown ? "ignore" : null,
       after: after || null,
       dry_run: isDryRun ? "true" : null,
+      undoable: undoable && !isDryRun ? "true" : null,
     }
     return Object.fromEntries(Object.entries(parameters).filter(([, value]) => value !== null))
   }
@@ -237,9 +239,13 @@ export class Draft {
   /** Makes the checked file a real import. A dry run has one commit, so the request can be repeated. */
   async commit(entry) {
     const isCommitted = await this.#act(entry, async () => {
-      entry.stored = await post(entry.check.links.commit)
+      entry.stored = await post(this.commitPath(entry))
     })
     if (isCommitted) await this.#followStored(entry)
+  }
+
+  commitPath(entry) {
+    return entry.check.links.commit + (this.options.undoable ? "?undoable=true" : "")
   }
 
   async throwAway(entry) {

@@ -75,7 +75,7 @@ function decision(page, entry) {
         ${icon("trash")} Throw away
       </button>
     </div>
-    ${canCommit ? curl(asCurl("POST", check.links.commit)) : nothing}`
+    ${canCommit ? curl(asCurl("POST", draft.commitPath(entry))) : nothing}`
 }
 
 function sentence(draft, entry, taken) {
