@@ -5,6 +5,7 @@ Workers may run it concurrently.
 
 import time
 from collections.abc import Sequence
+from time import monotonic
 
 import structlog
 
@@ -64,8 +65,12 @@ async def _prune_imports(conn: Connection, settings: Settings) -> None:
 
 
 async def _continue_undos(conn: Connection) -> None:
+    """Works for about `undo.SECONDS`; the next round goes on."""
+    end = monotonic() + undo.SECONDS
     for id in await undo.unfinished(conn):
-        undone = await undo.run(conn, id)
+        if monotonic() >= end:
+            return
+        undone = await undo.run(conn, id, seconds=end - monotonic())
         if undone is not None:
             job_events.import_undone(id, undone)
 

@@ -95,9 +95,9 @@ async def start(conn: Connection, import_id: UUID) -> None:
 
 
 async def unfinished(conn: Connection) -> list[UUID]:
-    """The imports whose undo is not finished, the oldest first."""
+    """The imports whose undo is not finished, in random order: one that is delayed by a lock must not delay the others."""
     cursor = conn.cursor(row_factory=scalar_row)
-    await cursor.execute("SELECT import_id FROM import_undos WHERE finished_at IS NULL ORDER BY started_at")
+    await cursor.execute("SELECT import_id FROM import_undos WHERE finished_at IS NULL ORDER BY random()")
     return await cursor.fetchall()
 
 

@@ -163,7 +163,17 @@ async def test_a_foreign_key_of_another_table(conn):
 
 
 async def test_a_reference_that_is_not_committed_yet(conn, other):
-    """The undo waits for a transaction that has begun to refer to a row, and keeps the row."""
+    """The undo waits for a transaction that has begun to refer to a row, and keeps it without failing at the foreign key."""
+    await conn.execute("CREATE TABLE deletes (at timestamptz)")
+    await conn.execute(
+        """
+        CREATE FUNCTION note_delete() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN INSERT INTO deletes VALUES (now()); RETURN NULL; END $$
+        """
+    )
+    await conn.execute(
+        "CREATE TRIGGER note_delete AFTER DELETE ON users FOR EACH STATEMENT EXECUTE FUNCTION note_delete()"
+    )
     id = await imported(conn, users(2))
     ((author,),) = await rows(conn, "SELECT id FROM users WHERE import_record = 2")
     async with conn.transaction():
@@ -175,6 +185,8 @@ async def test_a_reference_that_is_not_committed_yet(conn, other):
     state = await running
     assert state is not None
     assert numbers(state) == {"removed": 1, "referred_to": 1}
+    # after a refusal the rows would have been deleted one by one
+    assert len(await rows(conn, "SELECT FROM deletes")) == 1
 
 
 async def test_a_change_that_is_not_committed_yet(conn, other):
