@@ -116,10 +116,8 @@ async def run(conn: Connection, import_id: UUID, *, seconds: float = SECONDS) ->
             if monotonic() >= end:
                 return None
             continue
-        if not is_processed:
+        if not is_processed or monotonic() >= end:
             return await _finish(conn, import_id)
-        if monotonic() >= end:
-            return None
 
 
 async def kept(conn: Connection, import_id: UUID) -> AsyncGenerator[list[Kept]]:
@@ -159,10 +157,6 @@ class _Batch(msgspec.Struct, frozen=True, kw_only=True):
 
 async def _process_batch(conn: Connection, import_id: UUID) -> bool:
     """Removes what can be removed of the next batch. Returns False if there is none."""
-    batch = await _next_batch(conn, import_id)
-    if batch is None:
-        return False
-    resource = RESOURCES[batch.resource]
     # look-ups by keys, whatever the planner believes of tables that grow fast
     await conn.execute(
         """
@@ -171,6 +165,10 @@ async def _process_batch(conn: Connection, import_id: UUID) -> bool:
         """,
         {"lock": str(LOCK_MILLISECONDS)},
     )
+    batch = await _next_batch(conn, import_id)
+    if batch is None:
+        return False
+    resource = RESOURCES[batch.resource]
     await _lock(conn, resource, import_id, batch)
     removed = await _remove(conn, resource, import_id, batch)
     reasons = await _reasons(conn, resource, import_id, batch, [id for id in batch.ids if id not in removed])

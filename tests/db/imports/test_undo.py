@@ -35,11 +35,16 @@ async def imported(conn, records, **parameters) -> UUID:
     return id
 
 
+async def run_undo(conn, id: UUID) -> undo.Undo | None:
+    """Works on the undo until it is finished, however long that takes."""
+    return await undo.run(conn, id, seconds=3600)
+
+
 async def undone(conn, id: UUID) -> undo.Undo:
     """The finished undo of the import, whose numbers balance."""
     async with conn.transaction():
         await undo.start(conn, id)
-    await undo.run(conn, id)
+    await run_undo(conn, id)
     state = await undo.get(conn, id)
     assert state is not None
     assert state.finished_at is not None
@@ -180,7 +185,7 @@ async def test_a_reference_that_is_not_committed_yet(conn, other):
         await undo.start(conn, id)
     async with other.transaction():
         await stored_article(other, author)
-        running = asyncio.create_task(undo.run(conn, id, seconds=3600))
+        running = asyncio.create_task(run_undo(conn, id))
         await blocked(conn, by=other)
     state = await running
     assert state is not None
@@ -196,7 +201,7 @@ async def test_a_change_that_is_not_committed_yet(conn, other):
         await undo.start(conn, id)
     async with other.transaction():
         await other.execute("UPDATE users SET name = 'other' WHERE import_record = 2")
-        running = asyncio.create_task(undo.run(conn, id, seconds=3600))
+        running = asyncio.create_task(run_undo(conn, id))
         await blocked(conn, by=other)
     state = await running
     assert state is not None
@@ -213,7 +218,7 @@ async def test_a_row_that_stays_locked_delays_the_undo(conn, other):
         assert await undo.run(conn, id, seconds=0) is None
         assert numbers(await undo.get(conn, id)) == {}
     assert await undo.unfinished(conn) == [id]
-    assert numbers(await undo.run(conn, id)) == {"removed": 2}
+    assert numbers(await run_undo(conn, id)) == {"removed": 2}
 
 
 async def test_an_upsert_that_waits_for_the_undo_creates_a_row_of_its_own(conn, other):
@@ -224,7 +229,7 @@ async def test_an_upsert_that_waits_for_the_undo_creates_a_row_of_its_own(conn, 
     async with conn.transaction():
         await undo.start(conn, id)
     async with conn.transaction():
-        await undo.run(conn, id)
+        await run_undo(conn, id)
         storing = asyncio.create_task(perform(other, claimed))
         await blocked(other, by=conn)
     await storing
@@ -238,7 +243,7 @@ async def test_two_undos_at_the_same_time(conn, other):
     id = await imported(conn, users(12), sizes=[1] * 12)
     async with conn.transaction():
         await undo.start(conn, id)
-    ends = await asyncio.gather(undo.run(conn, id), undo.run(other, id))
+    ends = await asyncio.gather(run_undo(conn, id), run_undo(other, id))
     (end,) = [end for end in ends if end is not None]
     assert numbers(end) == {"removed": 12}
 
@@ -255,7 +260,7 @@ async def test_an_undo_continues_where_it_was_interrupted(conn, other):
             await undo.run(other, id, seconds=0)
             raise ZeroDivisionError
     assert numbers(await undo.get(conn, id)) == {"removed": 2}
-    assert numbers(await undo.run(other, id)) == {"removed": 4}
+    assert numbers(await run_undo(other, id)) == {"removed": 4}
 
 
 @pytest.mark.parametrize("end", ["cancelled", "failed"])
