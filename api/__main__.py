@@ -14,7 +14,6 @@ def main() -> None:
     os.umask(0o077)
     try:
         config = settings.load()
-        tracing.require(config)
     except SettingsError as error:
         sys.exit(_fail(str(error)))
     logging.setup(config, process="api")
@@ -30,6 +29,7 @@ def main() -> None:
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     try:
+        tracing.require(config)
         listeners = server.listen(config)
         if sys.argv[1:] == ["--check"]:
             return

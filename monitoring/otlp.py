@@ -26,6 +26,15 @@ from monitoring.tracing import Attributes, Kind, Span
 log = structlog.get_logger(__name__)
 
 
+# far more than the end of a recorder without spans takes
+CHECK_SECONDS = 10.0
+
+
+def check() -> None:
+    """Raises `ValueError` if a recorder cannot be made, because of one of the variables OTEL_*."""
+    Recorder("api").close(CHECK_SECONDS)
+
+
 class Recorder:
     """The tracer of one process. Its thread does not survive a fork."""
 

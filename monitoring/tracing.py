@@ -8,7 +8,6 @@ import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 
@@ -59,14 +58,23 @@ class Span:
 
 
 def require(settings: Settings) -> None:
-    """Raises `SettingsError` if spans are to be exported and OpenTelemetry is not installed. It starts nothing."""
-    if settings.traces_variable is not None:
-        try:
-            import_module("monitoring.otlp")
-        except ModuleNotFoundError:
-            raise SettingsError(
-                f"{settings.traces_variable}: needs OpenTelemetry, which is not installed; it is in the extra {EXTRA}"
-            ) from None
+    """Raises `SettingsError` if spans are to be exported, and OpenTelemetry is not installed or refuses its variables.
+
+    Starts nothing that would not survive a fork.
+    """
+    if settings.traces_variable is None:
+        return
+    try:
+        # it reads some variables when it is imported
+        from monitoring.otlp import check
+
+        check()
+    except ModuleNotFoundError:
+        raise SettingsError(
+            f"{settings.traces_variable}: needs OpenTelemetry, which is not installed; it is in the extra {EXTRA}"
+        ) from None
+    except ValueError as error:
+        raise SettingsError(f"OTEL_*: OpenTelemetry refuses one of its variables: {error}") from None
 
 
 @contextmanager

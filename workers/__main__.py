@@ -14,16 +14,16 @@ def main() -> int:
     try:
         settings = db_settings.load()
         pool.conninfo(settings)
+        multiprocess.join(settings.metrics_path)
+        # not before: the metrics open their files when they are imported
+        from monitoring import logging
+        from workers.pool import Pool
+
+        logging.setup(settings, process="worker")
         tracing.require(settings)
     except db_settings.SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 2
-    multiprocess.join(settings.metrics_path)
-    # not before: the metrics open their files when they are imported
-    from monitoring import logging
-    from workers.pool import Pool
-
-    logging.setup(settings, process="worker")
     Pool(settings).run()
     return 0
 

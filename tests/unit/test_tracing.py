@@ -83,17 +83,34 @@ def test_an_endpoint_needs_the_extra(tmp_path, module, variable):
     """Without it the process exits with one line that names the variable and the extra."""
     (tmp_path / "opentelemetry").mkdir()
     (tmp_path / "opentelemetry" / "__init__.py").write_text("raise ModuleNotFoundError\n")
+    line = refusal(tmp_path, module, {"PYTHONPATH": str(tmp_path), variable: "http://127.0.0.1:1"})
+    assert re.fullmatch(rf"(api: )?{variable}: needs OpenTelemetry, .* extra tracing\n", line), line
+
+
+@pytest.mark.parametrize("module", ["api", "workers"])
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    # the queue is smaller than a batch; the other one is read at the import
+    [("OTEL_BSP_MAX_QUEUE_SIZE", "4"), ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "many")],
+)
+def test_a_variable_that_opentelemetry_refuses_prevents_the_start(tmp_path, module, variable, value):
+    """Workers do not start, die and get replaced over it."""
+    line = refusal(tmp_path, module, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", variable: value})
+    assert re.fullmatch(r"(api: )?OTEL_\*: OpenTelemetry refuses one of its variables: .+\n", line), line
+
+
+def refusal(folder: Path, module: str, environment: dict[str, str]) -> str:
+    """The line with which the process refuses to start."""
     done = subprocess.run(
         [sys.executable, "-m", module],
         cwd=ROOT,
-        env={"PYTHONPATH": str(tmp_path), "DATABASE_URL": DATABASE, variable: "http://127.0.0.1:4318"},
+        env={"DATABASE_URL": DATABASE, "DATA_DIR": str(folder / "data"), **environment},
         capture_output=True,
         text=True,
         timeout=PATIENCE_SECONDS,
     )
-    assert done.returncode == 2
-    assert re.fullmatch(rf"(api: )?{variable}: needs OpenTelemetry, .* extra tracing\n", done.stderr), done.stderr
-    assert done.stdout == ""
+    assert (done.returncode, done.stdout) == (2, "")
+    return done.stderr
 
 
 def test_lines_of_the_exporter_are_throttled(monkeypatch, caplog):
