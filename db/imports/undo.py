@@ -112,12 +112,11 @@ async def run(conn: Connection, import_id: UUID, *, seconds: float = SECONDS) ->
         try:
             async with conn.transaction():
                 is_processed = await _process_batch(conn, import_id)
+            if not is_processed or monotonic() >= end:
+                return await _finish(conn, import_id)
         except RETRYABLE:
             if monotonic() >= end:
                 return None
-            continue
-        if not is_processed or monotonic() >= end:
-            return await _finish(conn, import_id)
 
 
 async def kept(conn: Connection, import_id: UUID) -> AsyncGenerator[list[Kept]]:
