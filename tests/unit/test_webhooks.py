@@ -142,6 +142,7 @@ def delivery(*, attempts: int = 1, age_seconds: float = 0.0) -> Delivery:
         attempts=attempts,
         attempted_at=now,
         created_at=now - timedelta(seconds=age_seconds),
+        traceparent=None,
     )
 
 
