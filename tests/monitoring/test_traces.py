@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from uuid import UUID
 
 import httpx
 
@@ -92,18 +93,50 @@ async def test_a_request_without_a_context_begins_a_trace(service):
     assert {span.service for span in collector.spans} == {"crm-bulk"}
 
 
-async def test_a_trace_that_is_not_sampled_is_not_recorded(service):
+async def test_a_trace_that_is_not_sampled_is_not_recorded(service, conn):
     """Neither the request nor its import has a span, and the job keeps the client's decision."""
     async with collecting() as collector:
         running = await service(worker_pool_size=1, **collector.settings)
         async with client_of(running) as client:
             for flags in ("00", "01"):
-                headers = HEADERS | {"traceparent": TRACEPARENT[:-2] + flags, "prefer": "wait=30"}
+                headers = HEADERS | {"traceparent": TRACEPARENT[:-2] + flags}
                 content = USERS_HEADER + user_row(int(flags))
-                await client.post(PATH, params={"resource": "users"}, content=content, headers=headers)
+                posted = await client.post(PATH, params={"resource": "users"}, content=content, headers=headers)
+                await ended(conn, UUID(posted.json()["id"]))
         await collector.received("import end")
         await collector.received(f"POST {PATH}")
         await collector.received("import chunk")
+
+
+async def test_every_kind_of_job_keeps_the_context(service, conn):
+    """An import, its repair, a retry, a dry run, its commit, an export; also while spans are not recorded. Others have none."""
+    running = await service(worker_pool_size=1)
+    file = USERS_HEADER + user_row(1) + b"nobody,,,\n"
+    headers = dict(HEADERS)
+    async with client_of(running) as client:
+
+        async def post(path: str, content: bytes = b"", **params: str) -> str:
+            posted = await client.post(path, params=params, content=content, headers=headers)
+            assert posted.status_code == 202, posted.text
+            await ended(conn, UUID(posted.json()["id"]))
+            return posted.json()["id"]
+
+        parent = await post(PATH, file, resource="users")
+        refused = await client.get(f"{PATH}/{parent}/failed-records", params={"annotate": "true"})
+        await post(PATH, refused.content, repairs=parent)
+        other = await post(PATH, file, resource="users")
+        await post(f"{PATH}/{other}/retry")
+        dry_run = await post(PATH, file, resource="users", dry_run="true")
+        await post(f"{PATH}/{dry_run}/commit")
+        await client.post(EXPORTS, json={"resource": "users"}, headers={"traceparent": TRACEPARENT})
+        assert await rows(conn, "SELECT relation, traceparent FROM import_jobs ORDER BY relation") == [
+            (relation, TRACEPARENT) for relation in ("commit", "repair", "retry", None, None, None)
+        ]
+        assert await rows(conn, "SELECT traceparent FROM export_jobs") == [(TRACEPARENT,)]
+        headers["traceparent"] = TRACEPARENT[:-1]
+        malformed = await post(PATH, file, resource="users")
+    assert await rows(conn, "SELECT id::text FROM import_jobs WHERE traceparent IS NULL") == [(malformed,)]
+    assert await rows(conn, "SELECT FROM chunks WHERE first_span_id IS NOT NULL") == []
 
 
 async def test_exports_have_spans(service, conn):
@@ -245,7 +278,7 @@ async def _imports_and_ends(running: Service, conn) -> None:
                 PATH, params={"resource": "users"}, content=USERS_HEADER + user_row(n), headers=HEADERS
             )
             assert posted.status_code == 202
-            assert (await ended(conn, posted.json()["id"])).created == 1
+            assert (await ended(conn, UUID(posted.json()["id"]))).created == 1
     codes = await asyncio.gather(in_time(running.api.stop()), in_time(running.workers.stop()))
     assert codes == [0, 0]
     assert not running.workers.logged("worker did not stop in time, killed")
