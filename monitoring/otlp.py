@@ -1,7 +1,7 @@
 """Records spans with the SDK of OpenTelemetry, and exports them from a thread of its own. Needs the extra `tracing`.
 
 The SDK and the exporter read the variables OTEL_* themselves. The queue of ended spans is limited: when the collector is slow or
-down, further spans are dropped. Nothing waits for it but `close`.
+down, the oldest are dropped. Nothing waits for it but `close`.
 """
 
 import logging

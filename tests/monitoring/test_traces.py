@@ -249,7 +249,7 @@ async def test_a_collector_that_hangs_hinders_nothing(service, conn):
         running = await service(
             worker_pool_size=2,
             otel_exporter_otlp_timeout=LONG_SECONDS,
-            # further spans are dropped
+            # others are dropped
             otel_bsp_max_queue_size=4,
             otel_bsp_max_export_batch_size=2,
             **collector.settings,
