@@ -88,6 +88,7 @@ async def test_lists(api):
         "error_kinds",
         "waiting_for",
         "repaired",
+        "undo",
         "webhooks",
     }
 
