@@ -3,8 +3,8 @@
 The primary and its PostgreSQL are killed, its network is cut and healed with an API, workers and clients on its side, a standby
 is frozen, the primary is changed and all nodes are restarted by plan, while imports, background exports and streams go on. It
 fails when an acknowledged upload is lost or final twice, when a record is lost or counted twice, when a failover counts as a
-crash of a chunk, when an export is incomplete, when a planned change refuses a request that only reads, when an answer takes more
-than 5 s in a switchover, or when no chunk is done within 5 s after the cluster has a primary. It takes about ten minutes.
+crash of a chunk, when an export is incomplete, when a planned change refuses a request, when an answer takes more than 5 s in a
+switchover, or when no chunk is done within 5 s after the cluster has a primary. It takes about ten minutes.
 
 It needs root, `unshare`, `ip`, etcd (Debian: etcd-server), and Patroni, which it installs into a folder of its own.
 """
