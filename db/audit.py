@@ -207,17 +207,17 @@ async def checked(conn: Connection, *, retention_seconds: float) -> int:
 def main() -> None:
     try:
         given = settings.load()
-        lines, is_balanced = asyncio.run(_report(given))
+        lines, is_right = asyncio.run(_report(given))
     except SettingsError as error:
         sys.exit(str(error))
     except OperationalError as error:
         sys.exit(f"the database cannot be asked: {error}")
     sys.stdout.write("\n".join(lines) + "\n")
-    sys.exit(0 if is_balanced else 1)
+    sys.exit(0 if is_right else 1)
 
 
 async def _report(given: Settings) -> tuple[list[str], bool]:
-    """What to print, and whether the books balance."""
+    """What to print, and whether all is right."""
     retention_seconds = given.job_retention_seconds
     # without the limits of the service's own sessions: an audit may take as long as it takes
     async with await AsyncConnection.connect(
@@ -227,7 +227,7 @@ async def _report(given: Settings) -> tuple[list[str], bool]:
         imports = await checked(conn, retention_seconds=retention_seconds)
     if found:
         return _lines(found), False
-    return [f"the books balance: {imports} imports checked"], True
+    return [f"no errors: {imports} imports checked"], True
 
 
 def _lines(found: Sequence[Violation]) -> list[str]:

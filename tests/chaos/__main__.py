@@ -88,7 +88,7 @@ async def _run(console: Console, chosen: Sequence[Scenario], *, seed: str, with_
     seconds = round(time.monotonic() - began)
     report.write(RESULTS, head | {"seconds": seconds}, results, rows)
     wrong = [line for result in (*results, *rows) for line in result.wrong]
-    console.print(f"{seconds} s, seed {seed}; {len(wrong)} things are wrong; all samples are in {RESULTS}")
+    console.print(f"{seconds} s, seed {seed}; {len(wrong)} errors; all samples are in {RESULTS}")
     return not wrong
 
 

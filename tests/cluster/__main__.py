@@ -112,7 +112,7 @@ async def _run(console: Console, chosen: list[scenarios.Scenario], *, seed: str,
         report.write(RESULTS, {"seed": seed, "rounds": rounds, "started_at": started_at, "seconds": seconds}, results)
     wrong = [line for result in results for line in result.wrong]
     hits = sum(len(result.samples) for result in results)
-    console.print(f"{seconds} s, seed {seed}, {hits} hits; {len(wrong)} things are wrong")
+    console.print(f"{seconds} s, seed {seed}, {hits} hits; {len(wrong)} errors")
     return not wrong
 
 

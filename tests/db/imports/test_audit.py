@@ -119,7 +119,7 @@ async def test_the_command(conn, database_url):
         ids.append(await queued(conn, users(2, first=2 * number)))
         await run(conn, ids[-1])
     done = command()
-    assert (done.returncode, done.stdout) == (0, "the books balance: 5 imports checked\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "no errors: 5 imports checked\n"), done.stderr
     await conn.execute("UPDATE import_jobs SET errors = 1")
     await conn.execute("DELETE FROM chunks WHERE job_id = %(id)s", {"id": ids[0]})
     done = command()
