@@ -184,6 +184,10 @@ class Cluster:
             conn.execute(SQL("CREATE DATABASE {} OWNER {}").format(Identifier(name), Identifier(owner)))
         return self.url(name, user=owner)
 
+    def drop_database(self, name: str) -> None:
+        with psycopg.connect(self.url("postgres", user="postgres"), autocommit=True) as conn:
+            conn.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(name)))
+
 
 def _signal(pids: Sequence[int], signum: signal.Signals) -> None:
     for pid in pids:

@@ -113,6 +113,8 @@ async def opened(
         await second.prepare()
         first.join(second)
         yield Stage(cluster, probe, sides, log=log)
+    # the nodes share the memory of one machine
+    cluster.drop_database(name)
 
 
 @asynccontextmanager
