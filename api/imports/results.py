@@ -1,6 +1,5 @@
 """`GET /imports/{id}/results`: streams what the import did with each record. Holds a connection while the client reads."""
 
-import msgspec
 from litestar import get
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
@@ -14,24 +13,17 @@ from api.http.operations import CSV_OR_NDJSON, operation
 from api.http.problems import Problem, problem_responses
 from api.http.stream_admission import StreamAdmissionHere
 from api.imports import row_files
-from api.imports.records import download_name, removed, stream
-from api.imports.row_files import RowFormat
+from api.imports.row_files import RowFileParameters
 from api.imports.view import PATH, get_or_404
 from db.connections.pool import Pool
-from db.formats import MEDIA_TYPES
 from db.imports import results
-from db.imports.records import Gone
 from db.imports.results import Result
 from db.resources import RESOURCES
 
 
-class ResultParameters(msgspec.Struct, kw_only=True):
-    format: RowFormat = "ndjson"
-
-
 @get(
     f"{PATH}/{{id:str}}/results",
-    operation_class=operation(query=ResultParameters, files={"200": CSV_OR_NDJSON}),
+    operation_class=operation(query=RowFileParameters, files={"200": CSV_OR_NDJSON}),
     tags=["imports"],
     summary="Download the results of the records",
     responses={
@@ -58,7 +50,7 @@ async def get_import_results(
 
     From the rows that are stored now: a record whose row a later import has written, or that was deleted, is `unknown`.
     """
-    format = parameters.query(request, ResultParameters).format
+    format = parameters.query(request, RowFileParameters).format
     job = await get_or_404(db_pool, id)
     if not job.is_final:
         raise responses.not_final("import", job.status)
@@ -66,26 +58,13 @@ async def get_import_results(
         raise Problem(
             "dry-run", "A dry run stores no rows, so it has no results of records. Those of its commit have them."
         )
-    name = download_name(job.file_name, job.resource, "results", format)
-    try:
-        return await stream(
-            # on the primary: a standby may not have the rows yet
-            row_files.blocks(
-                stream_pools[-1],
-                settings,
-                lambda conn: results.read(conn, RESOURCES[job.resource], job),
-                Result,
-                format=format,
-                csv=_csv,
-            ),
-            MEDIA_TYPES[format],
-            name,
-            admitted=stream_admission.stream(),
-        )
-    except Gone:
-        raise removed() from None
-
-
-def _csv(chunk: list[Result]) -> str:
-    """No cell needs quotes: ids have only letters, digits, `_` and `-`."""
-    return "".join([f"{r.line},{r.record},{r.id or ''},{r.outcome}\n" for r in chunk])
+    return await row_files.respond(
+        stream_pools,
+        settings,
+        stream_admission,
+        job,
+        lambda conn: results.read(conn, RESOURCES[job.resource], job),
+        Result,
+        content="results",
+        format=format,
+    )

@@ -1,14 +1,10 @@
 """Undo of an import: `POST …/undo` removes the rows that it created, `GET …/kept-records` names those that were kept."""
 
-from typing import Annotated
-
-import msgspec
 from litestar import Response, get, post
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, SkipValidation
 from litestar.response.base import ASGIResponse
-from msgspec import Meta
 
 from api.http import parameters, responses
 from api.http.dependencies import PoolHere, SettingsHere
@@ -17,11 +13,10 @@ from api.http.operations import CSV_OR_NDJSON, operation
 from api.http.problems import Problem, problem_responses
 from api.http.stream_admission import StreamAdmissionHere
 from api.imports import row_files
-from api.imports.records import download_name, removed, stream
-from api.imports.row_files import RowFormat
+from api.imports.records import removed
+from api.imports.row_files import RowFileParameters
 from api.imports.view import PATH, ImportView, get_or_404, view
 from db.connections.pool import Pool, in_transaction, repeatable
-from db.formats import MEDIA_TYPES
 from db.imports import undo
 from db.imports.jobs import Import
 from db.imports.records import Gone
@@ -69,13 +64,9 @@ async def undo_import(
     return responses.accepted(await view(db_pool, settings, job), is_final=is_finished, is_result=is_finished)
 
 
-class KeptParameters(msgspec.Struct, kw_only=True):
-    format: Annotated[RowFormat, Meta(description="The format of the file.")] = "ndjson"
-
-
 @get(
     f"{PATH}/{{id:str}}/kept-records",
-    operation_class=operation(query=KeptParameters, files={"200": CSV_OR_NDJSON}),
+    operation_class=operation(query=RowFileParameters, files={"200": CSV_OR_NDJSON}),
     tags=["imports"],
     summary="Download the rows that an undo has kept",
     responses={
@@ -100,26 +91,23 @@ async def get_kept_records(
     settings: SettingsHere,
 ) -> ASGIResponse:
     """Line, record, id and reason of each row, in the order of the file: `changed` or `referred_to`."""
-    format = parameters.query(request, KeptParameters).format
+    format = parameters.query(request, RowFileParameters).format
     job = await _undoable(db_pool, id)
     state = await repeatable(db_pool, lambda conn: undo.get(conn, job.id))
     if state is None:
         raise Problem("not-undone", "The import was not undone. POST …/undo does it.")
     if state.finished_at is None:
         raise undo_running()
-    name = download_name(job.file_name, job.resource, "kept", format)
-    try:
-        return await stream(
-            # on the primary: a standby may not have the rows yet
-            row_files.blocks(
-                stream_pools[-1], settings, lambda conn: undo.kept(conn, job.id), Kept, format=format, csv=_csv
-            ),
-            MEDIA_TYPES[format],
-            name,
-            admitted=stream_admission.stream(),
-        )
-    except Gone:
-        raise removed() from None
+    return await row_files.respond(
+        stream_pools,
+        settings,
+        stream_admission,
+        job,
+        lambda conn: undo.kept(conn, job.id),
+        Kept,
+        content="kept",
+        format=format,
+    )
 
 
 def undo_running() -> Problem:
@@ -131,11 +119,6 @@ async def _undoable(pool: Pool, id: str) -> Import:
     if not job.undoable:
         raise Problem("not-undoable", "The import was not made with undoable=true, so its rows are not known.")
     return job
-
-
-def _csv(rows: list[Kept]) -> str:
-    """No cell needs quotes: ids have only letters, digits, `_` and `-`."""
-    return "".join([f"{r.line},{r.record},{r.id},{r.reason}\n" for r in rows])
 
 
 HANDLERS = [undo_import, get_kept_records]
