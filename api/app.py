@@ -98,7 +98,7 @@ async def _connected(app: Litestar) -> AsyncIterator[None]:
         await db_pool.open(wait=False)
     tasks = [
         asyncio.create_task(app.state.active_uploads.keep_alive()),
-        asyncio.create_task(app.state.probe.pauses.run()),
+        asyncio.create_task(app.state.probe.run()),
     ]
     try:
         yield

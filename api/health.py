@@ -28,6 +28,8 @@ T = TypeVar("T")
 DEADLINE_SECONDS = 1.5
 # how long the result of a check is reused
 FRESH_SECONDS = 1.0
+# between two measurements of this process for the metrics, which another process may serve
+MEASURE_SECONDS = 1.0
 # a check that takes longer is cancelled and started again: its connection may be half-open
 ABANDON_SECONDS = 10.0
 
@@ -140,9 +142,29 @@ class Probe:
         self.draining = draining
         self.started = time.monotonic()
         self.pauses = PauseMeter()
+        self.process = metrics.ApiProcess()
         self.database = CachedCheck(self._database)
         self.storage = CachedCheck(self._storage)
         self.queue = CachedCheck(self._queue)
+
+    async def run(self) -> None:
+        """Measures this process. `run` it as a task for as long as the loop runs."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.pauses.run())
+            while True:
+                self.measure()
+                await asyncio.sleep(MEASURE_SECONDS)
+
+    def measure(self) -> None:
+        """Stores the numbers of this process for the next scrape."""
+        stats = self.pool.get_stats()
+        pool = metrics.PoolNumbers(
+            size=stats.get("pool_size", 0),
+            idle=stats.get("pool_available", 0),
+            waiting=stats.get("requests_waiting", 0),
+            wait_seconds=stats.get("requests_wait_ms", 0) / 1000,
+        )
+        self.process.measured(pool, longest_pause_seconds=self.pauses.longest_seconds())
 
     async def readiness(self) -> Readiness:
         (database, migrations, workers), files = await asyncio.gather(self._database_checks(), self._storage_check())
@@ -246,14 +268,8 @@ async def health(probe: ProbeHere) -> Response[Health]:
 async def metrics_text(probe: ProbeHere) -> Response[bytes]:
     """Without the database, only what the processes of this machine have counted."""
     queue, server = await probe.numbers()
-    stats = probe.pool.get_stats()
-    pool = metrics.PoolNumbers(
-        size=stats.get("pool_size", 0),
-        idle=stats.get("pool_available", 0),
-        waiting=stats.get("requests_waiting", 0),
-        wait_seconds=stats.get("requests_wait_ms", 0) / 1000,
-    )
-    text = await asyncio.to_thread(metrics.exposition, pool, probe.pauses.longest_seconds(), queue, server)
+    probe.measure()
+    text = await asyncio.to_thread(metrics.exposition, queue, server)
     # a header, because the framework adds a second charset to a media type of text
     return Response(text, headers={**NO_STORE, "Content-Type": metrics.CONTENT_TYPE})
 

@@ -44,6 +44,16 @@ http_request_duration = Histogram(
 wrong_api_keys = Counter("http_wrong_api_keys", "Requests with an API key that is not one of API_KEYS.")
 http_requests_in_progress = Gauge("http_requests_in_progress", "Requests in progress.", multiprocess_mode="livesum")
 
+db_pool_size = Gauge("db_pool_size", "Open connections of the API's pools.", multiprocess_mode="livesum")
+db_pool_idle = Gauge("db_pool_idle", "Idle connections of the API's pools.", multiprocess_mode="livesum")
+db_pool_waiting = Gauge("db_pool_waiting", "Requests that wait for a connection.", multiprocess_mode="livesum")
+db_pool_wait_seconds = Counter("db_pool_wait_seconds", "Time that requests have waited for a connection.")
+longest_pause = Gauge(
+    "bulk_api_event_loop_longest_pause_seconds",
+    "Longest time of the last minute or two in which the event loop of an API process answered nothing.",
+    multiprocess_mode="livemax",
+)
+
 jobs = Counter("bulk_jobs", "Jobs that became final.", ["kind", "resource", "status"])
 job_duration = Histogram(
     "bulk_job_duration_seconds",
@@ -147,9 +157,22 @@ class PoolNumbers:
     wait_seconds: float
 
 
-def exposition(
-    pool: PoolNumbers, longest_pause_seconds: float, queue: QueueNumbers | None, server: ServerNumbers | None
-) -> bytes:
+class ApiProcess:
+    """The numbers of this API process, which a scrape of another one needs too: `measured` stores them."""
+
+    def __init__(self) -> None:
+        self._wait_seconds = 0.0
+
+    def measured(self, pool: PoolNumbers, *, longest_pause_seconds: float) -> None:
+        db_pool_size.set(pool.size)
+        db_pool_idle.set(pool.idle)
+        db_pool_waiting.set(pool.waiting)
+        db_pool_wait_seconds.inc(max(0.0, pool.wait_seconds - self._wait_seconds))
+        self._wait_seconds = pool.wait_seconds
+        longest_pause.set(longest_pause_seconds)
+
+
+def exposition(queue: QueueNumbers | None, server: ServerNumbers | None) -> bytes:
     """The response to a scrape: the metrics of all processes of this machine, and those read from the database if available.
 
     Reads files: call it in a thread. Raises `RuntimeError` in a process that has not joined.
@@ -157,7 +180,7 @@ def exposition(
     _initialise_series()
     registry = CollectorRegistry()
     registry.register(Machine())
-    registry.register(_ScrapeTime(pool, longest_pause_seconds, queue, server))
+    registry.register(_ScrapeTime(queue, server))
     return generate_latest(registry)
 
 
@@ -196,32 +219,13 @@ def _initialise_series() -> None:
 
 
 class _ScrapeTime(Collector):
-    """Metrics that are read at the time of the scrape."""
+    """Metrics that are read from the database at the time of the scrape."""
 
-    def __init__(
-        self,
-        pool: PoolNumbers,
-        longest_pause_seconds: float,
-        queue: QueueNumbers | None,
-        server: ServerNumbers | None,
-    ) -> None:
-        self.pool = pool
-        self.longest_pause_seconds = longest_pause_seconds
+    def __init__(self, queue: QueueNumbers | None, server: ServerNumbers | None) -> None:
         self.queue = queue
         self.server = server
 
     def collect(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily("db_pool_size", "Open connections of the API's pool.", self.pool.size)
-        yield GaugeMetricFamily("db_pool_idle", "Idle connections of the API's pool.", self.pool.idle)
-        yield GaugeMetricFamily("db_pool_waiting", "Requests that wait for a connection.", self.pool.waiting)
-        yield CounterMetricFamily(
-            "db_pool_wait_seconds", "Time that requests have waited for a connection.", self.pool.wait_seconds
-        )
-        yield GaugeMetricFamily(
-            "bulk_api_event_loop_longest_pause_seconds",
-            "Longest time of the last minute or two in which the event loop of this API process answered nothing.",
-            self.longest_pause_seconds,
-        )
         if self.queue is not None:
             yield from _queue(self.queue)
         if self.server is not None:

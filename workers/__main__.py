@@ -17,14 +17,14 @@ def main() -> int:
         multiprocess.join(settings.metrics_path)
         # not before: the metrics open their files when they are imported
         from monitoring import logging
-        from workers.pool import Pool
+        from workers import pool as worker_pool
 
         logging.setup(settings, process="worker")
         tracing.require(settings)
     except db_settings.SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 2
-    Pool(settings).run()
+    worker_pool.create(settings).run()
     return 0
 
 

@@ -4,7 +4,7 @@
 2. Close the listener: connections in its accept backlog are accepted first, because the kernel resets the others.
 3. Finish, for STOP_SECONDS: requests in flight are completed; what takes longer is cancelled.
 
-A second signal ends the process at once.
+A second signal ends the process at once, unless it is one of several: then their parent kills them.
 """
 
 import asyncio
@@ -72,14 +72,20 @@ def _is_this_service(host: str, port: int) -> bool:
 
 
 class Server(uvicorn.Server):
-    """Serves `app` on `listeners` until a signal, or until the supervisor is gone."""
+    """Serves `app` on `listeners` until a signal, or until the supervisor is gone.
 
-    def __init__(self, app: Litestar, settings: Settings, listeners: list[socket.socket]) -> None:
+    One of several processes that share the listeners has the id of its `parent`, which is its supervisor.
+    """
+
+    def __init__(
+        self, app: Litestar, settings: Settings, listeners: list[socket.socket], *, parent: int | None = None
+    ) -> None:
         self.settings = settings
         self.listeners = listeners
+        self.parent = parent
         self.draining: asyncio.Event = app.state.draining
         self.stopping: asyncio.Event = app.state.stopping
-        self.supervisor = Supervisor(settings.supervisor_pid)
+        self.supervisor = Supervisor(parent or settings.supervisor_pid)
         # when the drain phase ends, by the monotonic clock; None before the first signal
         self.drained_at: float | None = None
         super().__init__(
@@ -110,6 +116,8 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  uvicorn's
         if self.drained_at is not None:
+            if self.parent is not None:
+                return
             # uploads that are not cleaned up now are swept later, as after a crash
             signal.signal(sig, signal.SIG_DFL)
             signal.raise_signal(sig)

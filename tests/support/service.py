@@ -75,7 +75,7 @@ class Process:
         return self.popen.poll()
 
     def children(self) -> list[int]:
-        """The pids of its children: the pool's workers."""
+        """The pids of its children: the workers of a pool, or the processes of an API that has several."""
         try:
             return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
         except FileNotFoundError:
@@ -154,6 +154,15 @@ async def live_url(api: Process) -> str | None:
             return listening[0] if (await client.get("/live")).status_code == 200 else None
     except httpx.TransportError:
         return None
+
+
+def backlog(service: Service) -> int:
+    """How many connections wait to be accepted, as the kernel shows it for a listening socket."""
+    port = f"{httpx.URL(service.url).port:04X}"
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return next(
+        int(line[4].partition(":")[2], 16) for line in lines if line[1].endswith(f":{port}") and line[3] == "0A"
+    )
 
 
 def unused_port() -> int:
