@@ -1,9 +1,10 @@
-"""Uploads alone, without workers: their rate, and the memory that the API needs for one.
+"""Uploads alone, without workers: their rate, the memory that the API needs for one, and two at once.
 
 The yardstick is the fastest way to store these bytes in PostgreSQL from Python: binary COPY of rows of 128 kB, about the size of
 a chunk, into a table with the storage of the payloads, 4 MB a transaction, as the API does. No HTTP, no parsing.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from typing import NamedTuple
@@ -43,7 +44,8 @@ class _Payload(NamedTuple):
 
 
 async def run(env: Environment) -> list[Figure]:
-    return [figure for format in FORMATS for figure in await _measure(env, format)]
+    figures = [figure for format in FORMATS for figure in await _measure(env, format)]
+    return [*figures, await _two_at_once(env)]
 
 
 async def _measure(env: Environment, format: str) -> list[Figure]:
@@ -88,6 +90,40 @@ async def _measure(env: Environment, format: str) -> list[Figure]:
             )
         )
     return figures
+
+
+async def _two_at_once(env: Environment) -> Figure:
+    """Two uploads, received by two processes of the API and by one."""
+    payload = _payload("csv", env.size.upload_bytes)
+
+    async with (
+        timed_import.opened(env, "uploads-one", run=["api"]) as one,
+        timed_import.opened(env, "uploads-two", run=["api"], api_processes=2) as two,
+    ):
+
+        async def post(api: Api) -> float:
+            await api.conn.execute("TRUNCATE import_jobs CASCADE")
+            await api.conn.execute("CHECKPOINT")
+            began = time.monotonic()
+            # connections of their own: a process that is busy with one upload leaves the other connection to the other process
+            async with api_client.connected(api.service) as second:
+                await asyncio.gather(_post(api, "csv", payload), _post(second, "csv", payload))
+            return 2 * payload.megabytes / (time.monotonic() - began)
+
+        rates = await timed_import.rounds(
+            env,
+            "two uploads of CSV",
+            "MB/s",
+            {"one process": lambda: post(one), "two processes": lambda: post(two)},
+            env.size.rounds,
+        )
+    return Figure(
+        name=f"two uploads of {payload.megabytes:.0f} MB of CSV at once, two API processes",
+        unit="MB/s",
+        samples=rates["two processes"],
+        yardstick="one API process",
+        yardstick_samples=rates["one process"],
+    )
 
 
 def _watch(api: Api) -> float | None:
