@@ -33,12 +33,12 @@ async def end_job(
         log.warning("import stopped by record errors", job_id=str(claim.job_id))
         is_followed = False
     if not is_followed:
-        await end_import(conn, claim.job_id, endpoints)
+        await end_import(conn, claim.job_id, endpoints, has_budget=has_budget)
 
 
-async def end_import(conn: Connection, id: UUID, endpoints: Sequence[Endpoint]) -> None:
+async def end_import(conn: Connection, id: UUID, endpoints: Sequence[Endpoint], *, has_budget: bool = True) -> None:
     started_ns = time.time_ns()
-    for end in await import_completion.finish(conn, id, endpoints=endpoints):
+    for end in await import_completion.finish(conn, id, endpoints=endpoints, has_budget=has_budget):
         job_events.import_finished(end, started_ns=started_ns)
 
 

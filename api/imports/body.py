@@ -39,6 +39,8 @@ from db.settings import Settings
 OPAQUE = ("", "application/octet-stream", "text/plain", *COMPRESSION_BY_MEDIA_TYPE)
 
 PARAMETER_MAX_BYTES = 4096
+# a file up to this size is held in memory and then stored in one transaction
+SMALL_BYTES = 32 * 1024
 # how many leading blank bytes are skipped to find the first byte, which distinguishes an array from an object
 BLANK_BYTES_MAX = 64 * 1024
 PARTS_MAX = 32
@@ -70,6 +72,12 @@ class Body:
         self._expected = content_digest(request)
         self._digest = hashlib.sha256()
         self.bytes_received = 0
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the request announces at most SMALL_BYTES. Compressed, they may still contain a large file."""
+        length = self._request.headers.get("content-length", "")
+        return length.isdigit() and int(length) <= SMALL_BYTES
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """Yields the parameters, and the blocks of one file, unless it is the parameter `source`.

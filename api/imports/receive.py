@@ -1,4 +1,6 @@
-"""Receives an import request: reads parameters and file, stores chunks in short transactions, and seals the import."""
+"""Receives an import request: reads parameters and file, stores chunks in short transactions, and seals the import.
+
+A small file is stored and sealed in one transaction."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -13,7 +15,7 @@ from api.http.headers import AnyRequest, idempotency_key
 from api.http.problems import Problem, invalid, request_id
 from api.imports import repair, request_digest, source
 from api.imports.admission import Admission
-from api.imports.body import Body, File, Parameter
+from api.imports.body import SMALL_BYTES, Body, File, Parameter
 from api.imports.chunk_writer import ChunkWriter
 from api.imports.columns import check_columns, check_fields, map_header
 from api.imports.fair_splitting import FairSplitter
@@ -22,7 +24,7 @@ from api.imports.sheets.conversion import SheetConversion
 from api.imports.source import ObjectReader
 from api.imports.splitting import FileSplitter, Unreadable
 from api.imports.uploads import ActiveUploads
-from db.connections.pool import Pool, in_transaction, repeatable
+from db.connections.pool import Connection, Pool, in_transaction, repeatable
 from db.imports import jobs, repairs, uploads
 from db.imports.actions import ParentImport
 from db.imports.jobs import Import
@@ -116,14 +118,37 @@ class UploadReceiver:
         self, early: ImportParameters, events: AsyncIterator[Parameter | File | bytes]
     ) -> tuple[UUID, bool]:
         splitter = self._splitter(early)
+        chunks: list[Chunk] = []
+        async with aclosing(self._split(events, splitter)) as parts:
+            if self._body.is_small:
+                async for part in parts:
+                    chunks += part
+                    if splitter.held_bytes + sum(len(chunk.data) for chunk in chunks) > SMALL_BYTES:
+                        break
+                else:
+                    return await self._store_whole(self._specify(early, splitter, len(chunks)), chunks)
+            return await self._receive_large(early, splitter, chunks, parts)
+
+    async def _store_whole(self, spec: ImportSpec, chunks: list[Chunk]) -> tuple[UUID, bool]:
+        """Stores a file that was received completely, in one transaction."""
+        id = uuid7()
+        async with self._admission.storing:
+            if await self._active.store_whole(id, spec, chunks, self._admission, seal=self._seal_by):
+                return id, False
+        return await self._earlier(spec.digest), True
+
+    async def _receive_large(
+        self, early: ImportParameters, splitter: FileSplitter, chunks: list[Chunk], parts: AsyncIterator[list[Chunk]]
+    ) -> tuple[UUID, bool]:
+        """Stores the file in several transactions while it is received. `chunks` are its first ones, `parts` all others."""
         id = uuid7()
         if not await self._active.begin(id, self._admission, token=self.token):
-            chunks = 0
-            async for part in self._split(events, splitter):
-                chunks += len(part)
-            return await self._earlier(self._specify(early, splitter, chunks).digest), True
+            count = len(chunks)
+            async for part in parts:
+                count += len(part)
+            return await self._earlier(self._specify(early, splitter, count).digest), True
         async with self._active.held(id):
-            spec = await self._store(id, early, splitter, events)
+            spec = await self._store(id, early, splitter, chunks, parts)
             try:
                 await self._seal(id, spec)
             except uploads.TokenTaken:
@@ -146,7 +171,8 @@ class UploadReceiver:
                 aclosing(self._source.blocks()) as blocks,
                 aclosing(self._content(early, blocks)) as content,
             ):
-                spec = await self._store(id, early, self._splitter(early), content)
+                splitter = self._splitter(early)
+                spec = await self._store(id, early, splitter, [], self._split(content, splitter))
             await self._seal(id, spec)
         return id, False
 
@@ -174,20 +200,25 @@ class UploadReceiver:
         id: UUID,
         early: ImportParameters,
         splitter: FileSplitter,
-        content: AsyncIterator[Parameter | File | bytes],
+        chunks: list[Chunk],
+        parts: AsyncIterator[list[Chunk]],
     ) -> ImportSpec:
-        """Stores the chunks of the file. Returns the import as it was received."""
+        """Stores the chunks of the file, `chunks` first. Returns the import as it was received."""
         async with (
             ChunkWriter(self._pool, id, self._admission.storing) as writer,
             self._admission.buffers.upload(splitter, writer) as upload,
         ):
-            async for part in self._split(content, splitter):
+            await upload.add(chunks)
+            async for part in parts:
                 await upload.add(part)
         return self._specify(early, splitter, writer.chunk_count)
 
     async def _seal(self, id: UUID, spec: ImportSpec) -> None:
+        await in_transaction(self._pool, lambda conn: self._seal_by(conn, id, spec))
+
+    async def _seal_by(self, conn: Connection, id: UUID, spec: ImportSpec) -> None:
         seal = uploads.seal if self._parent is None else repairs.seal
-        await in_transaction(self._pool, lambda conn: seal(conn, id, spec, endpoints=self._settings.webhook_endpoints))
+        await seal(conn, id, spec, endpoints=self._settings.webhook_endpoints)
 
     async def _read_to_file(self, events: AsyncIterator[Parameter | File | bytes]) -> bool:
         """Whether there is a file in the request. Raises `Problem` 400 if there is none, and no `source` either."""
@@ -203,7 +234,7 @@ class UploadReceiver:
 
     async def _split(
         self, events: AsyncIterator[Parameter | File | bytes], splitter: FileSplitter
-    ) -> AsyncIterator[list[Chunk]]:
+    ) -> AsyncGenerator[list[Chunk], None]:
         """Yields the chunks of the file when they are complete. Keeps parameters that follow the file."""
         fair = FairSplitter(splitter, self._admission.splitting_turn)
         async for event in events:

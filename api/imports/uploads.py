@@ -1,7 +1,7 @@
-"""The uploads that this process is receiving: marks them as alive in the database, and removes those that are not sealed."""
+"""The uploads of this process: stores small ones at once, marks the others as alive, and removes those that are not sealed."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from uuid import UUID
 
@@ -10,9 +10,11 @@ from litestar.di import NamedDependency
 from litestar.params import SkipValidation
 
 from api.imports.admission import Admission
-from db.connections.pool import Pool
+from db.connections.pool import Connection, Pool, in_transaction
 from db.errors import UNAVAILABLE, ConnectionLost
 from db.imports import backlog, uploads
+from db.imports.payload import Chunk
+from db.imports.uploads import ImportSpec
 from db.settings import Settings
 from monitoring import throttle
 
@@ -50,6 +52,35 @@ class ActiveUploads:
             if is_begun:
                 admission.check(await backlog.measure(conn))
         return is_begun
+
+    async def store_whole(
+        self,
+        id: UUID,
+        spec: ImportSpec,
+        chunks: Sequence[Chunk],
+        admission: Admission,
+        *,
+        seal: Callable[[Connection, UUID, ImportSpec], Awaitable[None]],
+    ) -> bool:
+        """Creates, stores and seals an import in one transaction. Returns False if another job has its idempotency key.
+
+        Raises `Problem` 429, and what `seal` raises.
+        """
+        is_repeat = False
+
+        async def store(conn: Connection) -> bool:
+            nonlocal is_repeat
+            if not await uploads.begin_once(conn, id, token=spec.idempotency_token):
+                return False
+            if is_repeat and await uploads.is_sealed(conn, id, spec.digest):
+                return True
+            is_repeat = True
+            admission.check(await backlog.measure(conn))
+            await uploads.store(conn, id, chunks)
+            await seal(conn, id, spec)
+            return True
+
+        return await in_transaction(self._pool, store)
 
     @asynccontextmanager
     async def held(self, id: UUID) -> AsyncIterator[None]:

@@ -30,10 +30,16 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     failed: int
     errors: int
     seconds: float
+    # whether another import waits for this one
+    is_awaited: bool
 
 
-async def finish(conn: Connection, id: UUID, *, endpoints: Sequence[Endpoint]) -> list[Finished]:
+async def finish(
+    conn: Connection, id: UUID, *, endpoints: Sequence[Endpoint], has_budget: bool = True
+) -> list[Finished]:
     """Makes the job final if all its chunks are. To be called after each commit that made a chunk final.
+
+    `has_budget`: whether the job has an error budget; true if it is unknown.
 
     Returns the jobs that this call has made final: the job itself and, if it did not complete, those that waited for it. If
     there are deferred records, the settle chunk is queued instead, and the job becomes final after it. With the end, its
@@ -41,15 +47,18 @@ async def finish(conn: Connection, id: UUID, *, endpoints: Sequence[Endpoint]) -
     """
     if await _is_busy(conn, id):
         return []
-    await apply_error_budget(conn, id)
-    await _cancel_pending(conn, id)
-    end = None if await _queue_settle(conn, id) else await _write_end(conn, id, endpoints)
+    # the statements before the end change nothing in most jobs, and the end is not written in the others
+    end = None if has_budget else await _write_end(conn, id, endpoints)
+    if end is None:
+        await apply_error_budget(conn, id)
+        await _cancel_pending(conn, id)
+        end = None if await _queue_settle(conn, id) else await _write_end(conn, id, endpoints)
     if end is None:
         return []
     if end.errors:
         await errors.write_summary(conn, id)
-    # an import that waited for this one may be claimed now
-    await queue.notify(conn)
+    if end.is_awaited:
+        await queue.notify(conn)
     return [end] if end.status == "completed" else [end, *await finish_dependents(conn, endpoints=endpoints)]
 
 
@@ -164,7 +173,8 @@ _END: LiteralString = """
         AND (problem IS NOT NULL OR NOT EXISTS (SELECT 1 FROM chunks WHERE job_id = %(id)s AND state = 'failed'))
     RETURNING id, resource, status, outcome, request_id, traceparent, total_records, import_jobs.created, import_jobs.failed,
         import_jobs.errors,
-        extract(epoch FROM import_jobs.finished_at - coalesce(started_at, sealed_at))::float8 AS seconds
+        extract(epoch FROM import_jobs.finished_at - coalesce(started_at, sealed_at))::float8 AS seconds,
+        EXISTS (SELECT 1 FROM import_jobs AS later WHERE later.after_id = %(id)s) AS is_awaited
 """
 
 

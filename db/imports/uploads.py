@@ -108,6 +108,11 @@ async def append(conn: Connection, id: UUID, chunks: Sequence[Chunk], *, first_s
     await touch(conn, [id], or_raise=True)
     if is_repeat:
         await _remove(conn, id, first_seq=first_seq, first_record=chunks[0].first_record)
+    await store(conn, id, chunks, first_seq=first_seq)
+
+
+async def store(conn: Connection, id: UUID, chunks: Sequence[Chunk], *, first_seq: int = 1) -> None:
+    """Adds chunks to an upload that this transaction has begun or locked."""
     await copy.rows(
         conn,
         "chunks",
@@ -209,14 +214,15 @@ async def seal(conn: Connection, id: UUID, spec: ImportSpec, *, endpoints: Seque
     except ForeignKeyViolation:
         raise AfterUnknown from None
     if cursor.rowcount != 1:
-        if await _is_sealed(conn, id, spec.digest):
+        if await is_sealed(conn, id, spec.digest):
             return False
         raise Gone
     await queue.notify(conn)
     return True
 
 
-async def _is_sealed(conn: Connection, id: UUID, digest: bytes) -> bool:
+async def is_sealed(conn: Connection, id: UUID, digest: bytes) -> bool:
+    """Whether the upload was sealed with this digest, by an earlier try of the same request."""
     cursor = await conn.execute(
         "SELECT FROM import_jobs WHERE id = %(id)s AND request_digest = %(digest)s", {"id": id, "digest": digest}
     )

@@ -15,6 +15,9 @@ async def listen(conn: Connection) -> None:
 
 
 async def wait(conn: Connection, seconds: float) -> None:
-    """Returns at the next notification, or after `seconds`."""
+    """Returns at the next notification, or after `seconds`.
+
+    Takes all notifications that have arrived: one look for work is enough for them.
+    """
     async for _ in conn.notifies(timeout=seconds, stop_after=1):
-        return
+        pass

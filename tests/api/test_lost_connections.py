@@ -22,13 +22,14 @@ KEY = {"Idempotency-Key": "key"}
 LOCK = 4712
 # transactions, by what each of them alone writes
 STEPS: dict[str, LiteralString] = {
+    "whole": "INSERT ON import_jobs",
     "begin": "INSERT ON import_jobs",
     "append": "INSERT ON import_payloads",
     "seal": "UPDATE OF sealed_at ON import_jobs",
     "export": "INSERT ON export_jobs",
 }
-# those of an upload
-EACH_STEP = pytest.mark.parametrize("step", ["begin", "append", "seal"])
+# the one of a small upload, and those of one whose size is not announced
+EACH_STEP = pytest.mark.parametrize("step", ["whole", "begin", "append", "seal"])
 EACH_WAY = pytest.mark.parametrize(
     "bouncer", ["direct", pytest.param("pgbouncer", marks=pytest.mark.needs("pgbouncer"))], indirect=True
 )
@@ -101,8 +102,12 @@ async def stage(service, tmp_path, database_url, bouncer) -> AsyncIterator[Stage
         yield Stage(Api(running, client, conn), proxy)
 
 
-def posting(api: Api) -> asyncio.Task[httpx.Response]:
-    return asyncio.create_task(post_users(api, FILE, headers=KEY))
+def posting(api: Api, step: str) -> asyncio.Task[httpx.Response]:
+    return asyncio.create_task(post_users(api, FILE if step == "whole" else blocks(), headers=KEY))
+
+
+async def blocks() -> AsyncIterator[bytes]:
+    yield FILE
 
 
 async def is_stored_once(api: Api, posted: httpx.Response) -> None:
@@ -118,7 +123,7 @@ async def is_stored_once(api: Api, posted: httpx.Response) -> None:
 async def test_a_transaction_that_is_rolled_back(stage, step):
     """The session is ended before its COMMIT: the transaction is repeated on another one."""
     await stage.stop_at(step)
-    upload = posting(stage.api)
+    upload = posting(stage.api, step)
     await stage.end_session()
     await stage.resume()
     await is_stored_once(stage.api, await upload)
@@ -129,7 +134,7 @@ async def test_a_transaction_that_is_rolled_back(stage, step):
 async def test_a_transaction_that_is_committed(stage, step):
     """The connection breaks after the COMMIT and before its answer: the repeat recognises what is stored."""
     await stage.stop_at(step)
-    upload = posting(stage.api)
+    upload = posting(stage.api, step)
     await stage.lose_answer()
     await is_stored_once(stage.api, await upload)
 
@@ -138,19 +143,19 @@ async def test_a_transaction_that_is_committed(stage, step):
 async def test_a_second_loss(stage, step):
     """The response is 503, and the upload is removed. The request can be sent again with its key."""
     await stage.stop_at(step)
-    upload = posting(stage.api)
+    upload = posting(stage.api, step)
     await stage.end_session()
     await stage.end_session()
     problem(await upload, 503, "unavailable")
     await stage.resume()
     await eventually(stage.api.has_nothing)
-    await is_stored_once(stage.api, await posting(stage.api))
+    await is_stored_once(stage.api, await posting(stage.api, step))
 
 
 async def test_a_repeat_that_is_refused(stage):
     """The begin is committed, and its repeat is refused because the queue is full meanwhile: the upload is removed."""
     await stage.stop_at("begin")
-    upload = posting(stage.api)
+    upload = posting(stage.api, "begin")
     await stage.commit()
     async with stage.api.conn.transaction():
         waiting = await queued(stage.api.conn, users(1))
