@@ -4,34 +4,29 @@ A small file is stored and sealed in one transaction."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import Any
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from api.http import parameters, tracing
-from api.http.auth import key_name
-from api.http.headers import AnyRequest, idempotency_key
-from api.http.problems import Problem, invalid, request_id
+from api.http.headers import AnyRequest
+from api.http.problems import Problem, invalid
 from api.imports import repair, request_digest, source
 from api.imports.admission import Admission
 from api.imports.body import SMALL_BYTES, Body, File, Parameter
 from api.imports.chunk_writer import ChunkWriter
-from api.imports.columns import check_columns, check_fields, map_header
 from api.imports.fair_splitting import FairSplitter
 from api.imports.parameters import ImportParameters
+from api.imports.requested import RequestedImport
 from api.imports.sheets.conversion import SheetConversion
 from api.imports.source import ObjectReader
 from api.imports.splitting import FileSplitter, Unreadable
 from api.imports.uploads import ActiveUploads
 from db.connections.pool import Connection, Pool, in_transaction, repeatable
 from db.imports import jobs, repairs, uploads
-from db.imports.actions import ParentImport
 from db.imports.jobs import Import
 from db.imports.payload import Chunk
 from db.imports.records import Gone
 from db.imports.uploads import ImportSpec
-from db.resources import RESOURCES
 from db.settings import Settings
 from monitoring import metrics
 
@@ -62,7 +57,7 @@ async def receive(
         raise Problem("unavailable", "The process is stopping and could not wait for the end of the upload.") from None
     except uploads.Gone:
         raise Problem("unavailable", "The upload was inactive for too long and was removed.") from None
-    if receiver.token is not None:
+    if receiver.requested.token is not None:
         metrics.idempotency("replayed" if is_replay else "created")
     job = await repeatable(pool, lambda conn: jobs.get(conn, id))
     if job is None:
@@ -80,33 +75,18 @@ class UploadReceiver:
         self._settings = settings
         self._admission = admission
         self._active = active
-        self._request_id = request_id(request.scope)
-        self._traceparent = tracing.span(request.scope).traceparent
-        self._created_by = key_name(request.scope)
-        self._parameters: list[tuple[str, Any]] = list(request.query_params.multi_items())
-        self._key = idempotency_key(request)
+        self.requested = RequestedImport(request)
         self._body = Body(request, settings, admission)
         self._file = File(None, None)
         self._source: ObjectReader | None = None
-        # the import that this one repairs
-        self._parent: ParentImport | None = None
         # of an XLSX file
         self._sheet: SheetConversion | None = None
-
-    @property
-    def token(self) -> str | None:
-        """The idempotency key: of the header, or of the parameters received so far."""
-        token = next((value for name, value in self._parameters if name == "idempotency_token"), None)
-        return parameters.check_token(self._key, token)
 
     async def run(self) -> tuple[UUID, bool]:
         """Receives everything. Returns the job's id, and whether it is the job of an earlier request."""
         async with aclosing(self._body.events()) as events:
             has_file = await self._read_to_file(events)
-            requested = parameters.parse(self._parameters, ImportParameters)
-            if requested.repairs is not None:
-                self._parent = await repair.repaired_import(self._pool, requested.repairs)
-            early = self._requested()
+            early = await self.requested.begin(self._pool)
             if early.source is None:
                 async with aclosing(self._content(early, events)) as content:
                     return await self._receive_file(early, content)
@@ -142,7 +122,7 @@ class UploadReceiver:
     ) -> tuple[UUID, bool]:
         """Stores the file in several transactions while it is received. `chunks` are its first ones, `parts` all others."""
         id = uuid7()
-        if not await self._active.begin(id, self._admission, token=self.token):
+        if not await self._active.begin(id, self._admission, token=self.requested.token):
             count = len(chunks)
             async for part in parts:
                 count += len(part)
@@ -162,7 +142,7 @@ class UploadReceiver:
         """Reads the object to its end, also if the client disconnects: a request with the same key returns the job then."""
         source.check(url, self._settings)
         id = uuid7()
-        if not await self._active.begin(id, self._admission, token=self.token):
+        if not await self._active.begin(id, self._admission, token=self.requested.token):
             return await self._earlier(request_digest.of_source(early)), True
         async with self._active.held(id):
             self._source = await source.opened(url, self._settings, sha256=early.source_sha256)
@@ -182,7 +162,7 @@ class UploadReceiver:
         """The content of the file, and the parameters that follow it. The content of an XLSX file are the rows of its sheet."""
         if (early.format or self._file.format) != "xlsx":
             return events
-        self._sheet = SheetConversion(self._settings, self._admission.reading_sheet, self._requested)
+        self._sheet = SheetConversion(self._settings, self._admission.reading_sheet, self.requested.so_far)
         return self._sheet.rows(events)
 
     def _splitter(self, early: ImportParameters) -> FileSplitter:
@@ -192,7 +172,7 @@ class UploadReceiver:
             batch_size=self._settings.batch_size,
             chunk_max_bytes=self._settings.chunk_max_bytes,
             record_max_bytes=self._settings.record_max_bytes,
-            annotated=self._parent is not None,
+            annotated=self.requested.parent is not None,
         )
 
     async def _store(
@@ -217,7 +197,7 @@ class UploadReceiver:
         await in_transaction(self._pool, lambda conn: self._seal_by(conn, id, spec))
 
     async def _seal_by(self, conn: Connection, id: UUID, spec: ImportSpec) -> None:
-        seal = uploads.seal if self._parent is None else repairs.seal
+        seal = uploads.seal if self.requested.parent is None else repairs.seal
         await seal(conn, id, spec, endpoints=self._settings.webhook_endpoints)
 
     async def _read_to_file(self, events: AsyncIterator[Parameter | File | bytes]) -> bool:
@@ -227,8 +207,8 @@ class UploadReceiver:
                 self._file = event
                 return True
             if isinstance(event, Parameter):
-                self._parameters.append(event)
-        if any(name == "source" for name, _ in self._parameters):
+                self.requested.add(event)
+        if self.requested.has("source"):
             return False
         raise invalid("file", "is required: the part with the records", "missing")
 
@@ -239,87 +219,20 @@ class UploadReceiver:
         fair = FairSplitter(splitter, self._admission.splitting_turn)
         async for event in events:
             if isinstance(event, Parameter):
-                self._parameters.append(event)
+                self.requested.add(event)
             elif isinstance(event, bytes):
                 yield await fair.feed(event)
         yield splitter.finish()
 
-    def _requested(self) -> ImportParameters:
-        """The parameters received so far, with those that a repair has from its parent. Raises `Problem` 400."""
-        requested = parameters.parse(self._parameters, ImportParameters)
-        if self._parent is not None:
-            requested = repair.inherit(requested, {name for name, _ in self._parameters}, self._parent)
-        if requested.undoable and requested.dry_run:
-            raise invalid(
-                "undoable", "excludes dry_run: a dry run stores no records; send it to its commit", "conflicting_values"
-            )
-        return requested
-
     def _specify(self, early: ImportParameters, splitter: FileSplitter, chunk_count: int) -> ImportSpec:
         """The import as it was received. Raises `Problem` 400."""
-        final = self._requested()
-        if final.resource is None:
-            raise invalid("resource", f"is required: {', '.join(RESOURCES)}", "missing")
-        if final.source != early.source:
-            raise source.excludes_file()
-        for name in ("repairs", "format", "csv_delimiter"):
-            if getattr(final, name) != getattr(early, name):
-                raise invalid(name, "must precede the file in the form", "too_late")
-        if final.sheet is not None and self._sheet is None:
-            raise invalid("sheet", "requires an XLSX file", "conflicting_values")
-        file = self._sheet or splitter
-        resource, fields = RESOURCES[final.resource], final.columns or {}
-        check_fields(fields, resource)
-        csv_columns = None if splitter.columns is None else map_header(splitter.columns, fields)
-        if csv_columns is not None:
-            check_columns(csv_columns, resource, ignores_unknown=final.unknown_fields == "ignore")
-        if self._parent is not None:
-            repair.check_annotated(splitter)
-        settings: dict[str, Any] = {
-            "resource": final.resource,
-            "mode": final.mode,
-            "on_error": final.on_error,
-            "max_errors": final.max_errors,
-            "max_error_rate": final.max_error_rate,
-            "dry_run": final.dry_run,
-            "after_id": final.after,
-            "unknown_fields": final.unknown_fields,
-            "format": splitter.format or "csv",
-            "csv_delimiter": final.delimiter,
-            "csv_safe": final.csv_safe,
-        }
-        # without these parameters the digest is that of earlier versions, whose requests may be repeated
-        digested = settings | ({"columns": fields} if fields else {}) | ({"undoable": True} if final.undoable else {})
-        if final.repairs is not None:
-            digested["repairs"] = final.repairs
-        if self._sheet is not None:
-            digested |= {"format": "xlsx", "sheet": final.sheet}
-        return ImportSpec(
-            **settings,
-            parent_id=final.repairs,
-            relation=None if final.repairs is None else "repair",
-            csv_header=splitter.header,
-            csv_columns=csv_columns,
-            columns=fields or None,
-            undoable=final.undoable,
-            file_name=self._file.name,
-            file_bytes=file.bytes,
-            file_sha256=file.sha256,
-            total_records=splitter.record_count,
-            total_chunks=chunk_count,
-            idempotency_token=self.token,
-            source=self._source and self._source.read(),
-            digest=request_digest.of_file(digested, file.sha256)
-            if final.source is None
-            else request_digest.of_source(final),
-            request_id=self._request_id,
-            traceparent=self._traceparent,
-            created_by=self._created_by,
+        return self.requested.specify(
+            early, splitter, chunk_count, file_name=self._file.name, sheet=self._sheet, source=self._source
         )
 
     async def _earlier(self, digest: bytes) -> UUID:
         """The job that already has the key, if its request was the same as this one. Raises `Problem` 409, 422."""
-        holder = await repeatable(self._pool, lambda conn: uploads.by_token(conn, self.token or ""))
+        holder = await repeatable(self._pool, lambda conn: uploads.by_token(conn, self.requested.token or ""))
         if holder is None or holder[1] == "uploading":
             metrics.idempotency("in_progress")
             raise Problem(
