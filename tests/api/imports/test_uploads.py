@@ -1,6 +1,7 @@
 """Uploads that do not come to their end, or only slowly: nothing of the first stays, nothing of the others is lost."""
 
 import asyncio
+import gzip
 import json
 import signal
 import socket
@@ -184,3 +185,37 @@ async def test_a_slow_upload(api):
     rest.set()
     posted = await upload
     assert posted.json()["total_records"] == 120_001
+
+
+SMALL = USERS_HEADER + b"".join(user_row(n) for n in range(100))
+# packed, it announces less than a small file has
+REPETITIVE = USERS_HEADER + b"".join(b"user%d@example.org,%s,reader,true\n" % (n, b"A" * 200) for n in range(500))
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "is_small"),
+    [
+        (SMALL, {}, True),
+        (gzip.compress(SMALL), {"Content-Encoding": "gzip"}, True),
+        (gzip.compress(REPETITIVE), {"Content-Encoding": "gzip"}, False),
+        (HALF, {}, False),
+    ],
+    ids=["small", "small and packed", "packed", "large"],
+)
+async def test_a_small_file_is_stored_in_one_transaction(service, content, headers, is_small):
+    """Others are stored and sealed in transactions of their own."""
+    started = await service(run=["api"])
+    async with api_client.connected(started) as api:
+        posted = await api_client.post_users(api, content, headers=headers)
+        assert posted.status_code == 202, posted.text
+        transactions = await api.value(
+            """
+            SELECT count(DISTINCT xmin::text)
+            FROM (
+                SELECT xmin FROM import_jobs
+                UNION ALL SELECT xmin FROM chunks
+                UNION ALL SELECT xmin FROM import_payloads
+            ) AS written (xmin)
+            """
+        )
+        assert (transactions == 1) is is_small

@@ -78,6 +78,29 @@ async def test_two_workers_queue_one_settle_chunk(conn, other):
     await ended(conn, id)
 
 
+async def test_an_end_without_a_budget(conn):
+    """It needs no statement before it, unless the job has deferred records, was cancelled, or has a chunk that failed."""
+    plain = await queued(conn, users(1))
+    await perform(conn, await claim(conn))
+    [end] = await completion.finish(conn, plain, endpoints=(), has_budget=False)
+    assert end.status == "completed"
+    deferred = await queued(conn, [user(2), user(2)], sizes=[1, 1])
+    await perform(conn, await claim(conn))
+    await perform(conn, await claim(conn))
+    assert await completion.finish(conn, deferred, endpoints=(), has_budget=False) == []
+    await perform(conn, await claim(conn))
+    [end] = await completion.finish(conn, deferred, endpoints=(), has_budget=False)
+    assert (end.status, end.failed) == ("completed", 1)
+    cancelled = await queued(conn, users(1, first=3))
+    await request_cancel(conn, cancelled)
+    [end] = await completion.finish(conn, cancelled, endpoints=(), has_budget=False)
+    assert end.status == "cancelled"
+    failed = await queued(conn, users(1, first=4))
+    await conn.execute("UPDATE chunks SET state = 'failed', finished_at = now() WHERE job_id = %s", (failed,))
+    [end] = await completion.finish(conn, failed, endpoints=(), has_budget=False)
+    assert end.status == "failed"
+
+
 async def test_maintenance_finishes_the_job_of_a_dead_worker(conn):
     """Maintenance of any worker finishes a job whose last worker died between its commit and the end of the job."""
     id = await queued(conn, users(1))
