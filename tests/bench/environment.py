@@ -49,8 +49,9 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
     finished_chunks: int
     finished_errors: int
     calls: int
-    # how long the slow client is observed
+    # how long the slow client is observed, and how long imports are posted without a pause
     slow_seconds: float
+    rate_seconds: int
 
 
 SIZES = {
@@ -78,6 +79,7 @@ SIZES = {
             finished_errors=200,
             calls=20,
             slow_seconds=1,
+            rate_seconds=1,
         ),
         # about five minutes
         Size(
@@ -101,6 +103,7 @@ SIZES = {
             finished_errors=1_000,
             calls=50,
             slow_seconds=5,
+            rate_seconds=5,
         ),
         # about seventy minutes; needs 30 GB of disk
         Size(
@@ -124,6 +127,7 @@ SIZES = {
             finished_errors=10_000,
             calls=100,
             slow_seconds=20,
+            rate_seconds=15,
         ),
     )
 }
@@ -189,6 +193,14 @@ class ServerCpu:
     def close(self) -> None:
         if self._schedstat is not None:
             os.close(self._schedstat)
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process and its children, also of those that have ended. Linux only."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    ticks = sum(int(field) for field in fields[11:15])
+    return ticks / os.sysconf("SC_CLK_TCK") + sum(cpu_seconds(int(child)) for child in children)
 
 
 def machine(server_url: str, *, workers: int) -> dict[str, Any]:
