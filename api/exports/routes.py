@@ -20,7 +20,8 @@ from api.http.headers import AnyRequest
 from api.http.operations import BINARY, json_body, operation
 from api.http.parameters import ListParameters
 from api.http.problems import Problem, problem_responses
-from db.connections.pool import Connection, in_transaction, repeatable
+from db import queue
+from db.connections.pool import Connection, repeatable
 from db.exports import files, jobs, storage, watermarks
 from db.exports.jobs import Export, ExportJobCounts, ExportRequest
 from db.exports.watermarks import Watermark
@@ -78,7 +79,7 @@ async def create_export(request: AnyRequest, db_pool: PoolHere, settings: Settin
             await _check_watermark(conn, requested)
         return await jobs.get(conn, id) or await jobs.by_token(conn, requested.idempotency_token or "")
 
-    job = await in_transaction(db_pool, store)
+    job = await queue.submit(db_pool, store)
     if job is None:
         raise Problem("not-found", "The export was deleted meanwhile.")
     is_replay = job.id != id

@@ -25,8 +25,8 @@ from api.imports.copies import CopyContext
 from api.imports.undo import undo_running
 from api.imports.uploads import ActiveUploadsHere
 from api.imports.view import PATH, ImportView, get_or_404, view
-from db import jobs
-from db.connections.pool import Connection, Pool, in_transaction, repeatable
+from db import jobs, queue
+from db.connections.pool import Connection, Pool, repeatable
 from db.imports import actions, backlog, completion, uploads
 from db.imports.actions import Copy, NotCommittable, ParentImport, Repaired, Undoing
 from db.imports.records import Gone
@@ -222,7 +222,7 @@ async def commit_import(
         return child, is_replay
 
     try:
-        child, is_replay = await in_transaction(db_pool, commit)
+        child, is_replay = await queue.submit(db_pool, commit)
     except Repaired:
         child, is_replay = await _copy(dry_run, "commit", context)
     except NotCommittable as reason:

@@ -23,7 +23,8 @@ from api.imports.chunk_writer import ChunkWriter
 from api.imports.records import file_frame, read_chunks
 from api.imports.splitting.chunk_builder import ChunkBuilder
 from api.imports.uploads import ActiveUploads
-from db.connections.pool import Pool, in_transaction, repeatable
+from db import queue
+from db.connections.pool import Pool, repeatable
 from db.imports import actions, repairs
 from db.imports.actions import Copy, ParentImport
 from db.imports.uploads import ImportSpec
@@ -83,7 +84,7 @@ async def run(parent: ParentImport, relation: Copy, context: CopyContext) -> tup
         await context.active.begin(id, context.admission, token=None)
         async with context.active.held(id):
             spec = await _store(parent, relation, id, context)
-            child = await in_transaction(
+            child = await queue.submit(
                 pool,
                 lambda conn: actions.seal_copy(
                     conn, id, spec, parent, relation, without=without, endpoints=context.settings.webhook_endpoints

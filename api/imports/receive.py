@@ -21,7 +21,8 @@ from api.imports.sheets.conversion import SheetConversion
 from api.imports.source import ObjectReader
 from api.imports.splitting import FileSplitter, Unreadable
 from api.imports.uploads import ActiveUploads
-from db.connections.pool import Connection, Pool, in_transaction, repeatable
+from db import queue
+from db.connections.pool import Connection, Pool, repeatable
 from db.imports import jobs, repairs, uploads
 from db.imports.jobs import Import
 from db.imports.payload import Chunk
@@ -42,7 +43,7 @@ async def receive(
     try:
         with admission.upload():
             async with admission.until_stopping():
-                id, is_replay = await receiver.run()
+                job, is_replay = await receiver.run()
     except Unreadable as error:
         raise Problem("invalid-request", f"The file cannot be read: {error}") from None
     except uploads.AfterUnknown:
@@ -59,9 +60,6 @@ async def receive(
         raise Problem("unavailable", "The upload was inactive for too long and was removed.") from None
     if receiver.requested.token is not None:
         metrics.idempotency("replayed" if is_replay else "created")
-    job = await repeatable(pool, lambda conn: jobs.get(conn, id))
-    if job is None:
-        raise Problem("not-found", "The import was removed meanwhile.")
     return job, is_replay
 
 
@@ -82,8 +80,8 @@ class UploadReceiver:
         # of an XLSX file
         self._sheet: SheetConversion | None = None
 
-    async def run(self) -> tuple[UUID, bool]:
-        """Receives everything. Returns the job's id, and whether it is the job of an earlier request."""
+    async def run(self) -> tuple[Import, bool]:
+        """Receives everything. Returns the job, and whether it is that of an earlier request."""
         async with aclosing(self._body.events()) as events:
             has_file = await self._read_to_file(events)
             early = await self.requested.begin(self._pool)
@@ -96,7 +94,7 @@ class UploadReceiver:
 
     async def _receive_file(
         self, early: ImportParameters, events: AsyncIterator[Parameter | File | bytes]
-    ) -> tuple[UUID, bool]:
+    ) -> tuple[Import, bool]:
         splitter = self._splitter(early)
         chunks: list[Chunk] = []
         async with aclosing(self._split(events, splitter)) as parts:
@@ -109,24 +107,25 @@ class UploadReceiver:
                     return await self._store_whole(self._specify(early, splitter, len(chunks)), chunks)
             return await self._receive_large(early, splitter, chunks, parts)
 
-    async def _store_whole(self, spec: ImportSpec, chunks: list[Chunk]) -> tuple[UUID, bool]:
+    async def _store_whole(self, spec: ImportSpec, chunks: list[Chunk]) -> tuple[Import, bool]:
         """Stores a file that was received completely, in one transaction."""
         id = uuid7()
         async with self._admission.storing:
-            if await self._active.store_whole(id, spec, chunks, self._admission, seal=self._seal_by):
-                return id, False
-        return await self._earlier(spec.digest), True
+            job = await self._active.store_whole(id, spec, chunks, self._admission, seal=self._seal_by)
+        if job is not None:
+            return job, False
+        return await self._earlier(spec.digest)
 
     async def _receive_large(
         self, early: ImportParameters, splitter: FileSplitter, chunks: list[Chunk], parts: AsyncIterator[list[Chunk]]
-    ) -> tuple[UUID, bool]:
+    ) -> tuple[Import, bool]:
         """Stores the file in several transactions while it is received. `chunks` are its first ones, `parts` all others."""
         id = uuid7()
         if not await self._active.begin(id, self._admission, token=self.requested.token):
             count = len(chunks)
             async for part in parts:
                 count += len(part)
-            return await self._earlier(self._specify(early, splitter, count).digest), True
+            return await self._earlier(self._specify(early, splitter, count).digest)
         async with self._active.held(id):
             spec = await self._store(id, early, splitter, chunks, parts)
             try:
@@ -135,15 +134,15 @@ class UploadReceiver:
                 # the parameter followed the file, and another job has this key
                 await self._active.discard(id)
             else:
-                return id, False
-        return await self._earlier(spec.digest), True
+                return await self._sealed(id), False
+        return await self._earlier(spec.digest)
 
-    async def _read_source(self, early: ImportParameters, url: str) -> tuple[UUID, bool]:
+    async def _read_source(self, early: ImportParameters, url: str) -> tuple[Import, bool]:
         """Reads the object to its end, also if the client disconnects: a request with the same key returns the job then."""
         source.check(url, self._settings)
         id = uuid7()
         if not await self._active.begin(id, self._admission, token=self.requested.token):
-            return await self._earlier(request_digest.of_source(early)), True
+            return await self._earlier(request_digest.of_source(early))
         async with self._active.held(id):
             self._source = await source.opened(url, self._settings, sha256=early.source_sha256)
             self._file = self._source.file
@@ -154,7 +153,7 @@ class UploadReceiver:
                 splitter = self._splitter(early)
                 spec = await self._store(id, early, splitter, [], self._split(content, splitter))
             await self._seal(id, spec)
-        return id, False
+        return await self._sealed(id), False
 
     def _content(
         self, early: ImportParameters, events: AsyncGenerator[Parameter | File | bytes, None]
@@ -194,7 +193,13 @@ class UploadReceiver:
         return self._specify(early, splitter, writer.chunk_count)
 
     async def _seal(self, id: UUID, spec: ImportSpec) -> None:
-        await in_transaction(self._pool, lambda conn: self._seal_by(conn, id, spec))
+        await queue.submit(self._pool, lambda conn: self._seal_by(conn, id, spec))
+
+    async def _sealed(self, id: UUID) -> Import:
+        job = await repeatable(self._pool, lambda conn: jobs.get(conn, id))
+        if job is None:
+            raise Problem("not-found", "The import was removed meanwhile.")
+        return job
 
     async def _seal_by(self, conn: Connection, id: UUID, spec: ImportSpec) -> None:
         seal = uploads.seal if self.requested.parent is None else repairs.seal
@@ -230,7 +235,7 @@ class UploadReceiver:
             early, splitter, chunk_count, file_name=self._file.name, sheet=self._sheet, source=self._source
         )
 
-    async def _earlier(self, digest: bytes) -> UUID:
+    async def _earlier(self, digest: bytes) -> tuple[Import, bool]:
         """The job that already has the key, if its request was the same as this one. Raises `Problem` 409, 422."""
         holder = await repeatable(self._pool, lambda conn: uploads.by_token(conn, self.requested.token or ""))
         if holder is None or holder[1] == "uploading":
@@ -246,4 +251,4 @@ class UploadReceiver:
                 "idempotency-key-reused",
                 "This idempotency key belongs to an import with other parameters or another file.",
             )
-        return job.id
+        return job, True

@@ -10,9 +10,11 @@ from litestar.di import NamedDependency
 from litestar.params import SkipValidation
 
 from api.imports.admission import Admission
-from db.connections.pool import Connection, Pool, in_transaction
+from db import queue
+from db.connections.pool import Connection, Pool
 from db.errors import UNAVAILABLE, ConnectionLost
-from db.imports import backlog, uploads
+from db.imports import backlog, jobs, uploads
+from db.imports.jobs import Import
 from db.imports.payload import Chunk
 from db.imports.uploads import ImportSpec
 from db.settings import Settings
@@ -61,26 +63,25 @@ class ActiveUploads:
         admission: Admission,
         *,
         seal: Callable[[Connection, UUID, ImportSpec], Awaitable[None]],
-    ) -> bool:
-        """Creates, stores and seals an import in one transaction. Returns False if another job has its idempotency key.
+    ) -> Import | None:
+        """Creates, stores and seals an import in one transaction. Returns None if another job has its idempotency key.
 
         Raises `Problem` 429, and what `seal` raises.
         """
         is_repeat = False
 
-        async def store(conn: Connection) -> bool:
+        async def store(conn: Connection) -> Import | None:
             nonlocal is_repeat
             if not await uploads.begin_once(conn, id, token=spec.idempotency_token):
-                return False
-            if is_repeat and await uploads.is_sealed(conn, id, spec.digest):
-                return True
-            is_repeat = True
-            admission.check(await backlog.measure(conn))
-            await uploads.store(conn, id, chunks)
-            await seal(conn, id, spec)
-            return True
+                return None
+            if not is_repeat or not await uploads.is_sealed(conn, id, spec.digest):
+                is_repeat = True
+                admission.check(await backlog.measure(conn))
+                await uploads.store(conn, id, chunks)
+                await seal(conn, id, spec)
+            return await jobs.get(conn, id)
 
-        return await in_transaction(self._pool, store)
+        return await queue.submit(self._pool, store)
 
     @asynccontextmanager
     async def held(self, id: UUID) -> AsyncIterator[None]:

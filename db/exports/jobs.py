@@ -12,7 +12,6 @@ import msgspec
 from psycopg.rows import class_row, scalar_row
 from psycopg.types.json import Jsonb
 
-from db import queue
 from db.connections.pool import Connection
 from db.formats import Compression, ExportFormat
 from db.jobs import MATCHES, JobFilter
@@ -109,7 +108,7 @@ _SELECT = """
 
 
 async def create(conn: Connection, id: UUID, request: ExportRequest) -> bool:
-    """Inserts a job and its chunk and notifies the workers. False: there is a job with this id or this idempotency token.
+    """Inserts a job and its chunk; see `db.queue.submit`. False: there is a job with this id or this idempotency token.
 
     Of two concurrent calls with the same token, the second waits for the first to commit and then returns False.
     Needs a transaction.
@@ -131,7 +130,6 @@ async def create(conn: Connection, id: UUID, request: ExportRequest) -> bool:
     if cursor.rowcount == 0:
         return False
     await conn.execute("INSERT INTO chunks (export_id, kind, seq) VALUES (%(id)s, 'export', 1)", {"id": id})
-    await queue.notify(conn)
     return True
 
 

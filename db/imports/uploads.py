@@ -13,7 +13,7 @@ from psycopg.errors import ForeignKeyViolation, UniqueViolation
 from psycopg.types.json import Jsonb
 from uuid_utils.compat import uuid7
 
-from db import copy, queue
+from db import copy
 from db.connections.pool import Connection
 from db.formats import Format
 from db.imports.jobs import Relation, Status
@@ -113,6 +113,10 @@ async def append(conn: Connection, id: UUID, chunks: Sequence[Chunk], *, first_s
 
 async def store(conn: Connection, id: UUID, chunks: Sequence[Chunk], *, first_seq: int = 1) -> None:
     """Adds chunks to an upload that this transaction has begun or locked."""
+    if len(chunks) == 1:
+        # one exchange instead of those of two COPYs
+        await conn.execute(_STORE_ONE, {"id": id, "seq": first_seq, **chunks[0]._asdict()})
+        return
     await copy.rows(
         conn,
         "chunks",
@@ -127,6 +131,16 @@ async def store(conn: Connection, id: UUID, chunks: Sequence[Chunk], *, first_se
         ["uuid", "int8", "int8", "bytea", "int4[]", "int4[]"],
         ((id, chunk.first_record, chunk.first_line, chunk.data, chunk.starts, chunk.lines) for chunk in chunks),
     )
+
+
+_STORE_ONE: LiteralString = """
+    WITH chunk AS (
+        INSERT INTO chunks (import_id, seq, first_record, records)
+        VALUES (%(id)s, %(seq)s, %(first_record)s, %(records)s)
+    )
+    INSERT INTO import_payloads (import_id, first_record, first_line, data, starts, lines)
+    VALUES (%(id)s, %(first_record)s, %(first_line)s, %(data)s, %(starts)s::int4[], %(lines)s::int4[])
+"""
 
 
 async def _remove(conn: Connection, id: UUID, *, first_seq: int, first_record: int) -> None:
@@ -196,7 +210,7 @@ _SEAL: LiteralString = """
 
 
 async def seal(conn: Connection, id: UUID, spec: ImportSpec, *, endpoints: Sequence[Endpoint]) -> bool:
-    """Makes the upload a pending job and notifies the workers. A job without records is completed immediately.
+    """Makes the upload a pending job; see `db.queue.submit`. A job without records is completed immediately.
 
     With that end, its deliveries to webhook `endpoints` are queued. Returns False if it is sealed already, by the first try of a
     repeat. Raises `Gone`; `AfterUnknown`; `TokenTaken` if the token was received after the file and another job has it.
@@ -217,7 +231,6 @@ async def seal(conn: Connection, id: UUID, spec: ImportSpec, *, endpoints: Seque
         if await is_sealed(conn, id, spec.digest):
             return False
         raise Gone
-    await queue.notify(conn)
     return True
 
 

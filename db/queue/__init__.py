@@ -1,4 +1,4 @@
-"""The queue of chunks in PostgreSQL: claim, reclaim, fence, finish, drop, give back, notify. db/README.md gives the reasons.
+"""The queue of chunks in PostgreSQL: submit, claim, reclaim, fence, finish, drop, give back. db/README.md gives the reasons.
 
 A claim is a short transaction of its own. The work is a second transaction, which first locks the chunk's row (the fence) and
 last marks it done. A running chunk whose row is not locked belongs to a dead worker and may be reclaimed.
@@ -8,7 +8,7 @@ May import `db.connections` and what is below it. Callers write `from db import 
 
 from db.queue.claiming import claim, reclaim
 from db.queue.claims import Claim, ClaimLost, Counts, State
-from db.queue.notifications import CHANNEL, listen, notify, wait
+from db.queue.notifications import CHANNEL, listen, notify, submit, wait
 from db.queue.releasing import drop, fence, finish, give_back
 
 __all__ = [
@@ -25,5 +25,6 @@ __all__ = [
     "listen",
     "notify",
     "reclaim",
+    "submit",
     "wait",
 ]

@@ -7,6 +7,7 @@ import httpx
 from psycopg.sql import SQL, Literal
 from uuid_utils.compat import uuid7
 
+from db import queue
 from db.connections import liveness
 from db.exports import copy_out, jobs
 from db.exports.filters import select
@@ -68,6 +69,7 @@ async def create(conn, resource="articles", compression: Compression = "none") -
     id = uuid7()
     async with conn.transaction():
         assert await jobs.create(conn, id, export_request(resource, compression=compression))
+    await queue.notify(conn)
     return id
 
 

@@ -94,6 +94,7 @@ async def queued(
         id = await uploads.begin(conn)
         await uploads.append(conn, id, chunks, first_seq=1, is_repeat=False)
         await uploads.seal(conn, id, upload, endpoints=())
+    await queue.notify(conn)
     return id
 
 
