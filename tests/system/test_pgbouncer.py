@@ -106,8 +106,8 @@ async def test_a_restart_of_pgbouncer_has_no_effect(through, tmp_path, conn, dat
     async with service(through, tmp_path, database_url, run=["workers"]) as running:
         await eventually(lambda: len(running.workers.children()) == 2)
         workers = running.workers.children()
-        id = await queued(conn, [user(1, name=HELD), *users(39, first=2)], sizes=[4] * 10)
         async with hold(HELD):
+            id = await queued(conn, [user(1, name=HELD), *users(39, first=2)], sizes=[4] * 10)
             await stuck(conn, id, 1)
             through.kill()
             await eventually(lambda: "database is unreachable" in running.workers.output)
