@@ -13,6 +13,8 @@ from tests.support.eventually import eventually, in_time
 
 RECORDS = 50
 CSV = USERS_HEADER + b"".join(user_row(n) for n in range(RECORDS))
+# a small file is not stored before it is complete
+LARGE = USERS_HEADER + b"".join(user_row(n) for n in range(2000))
 ARRAY = b"[" + b",".join(user_object(n) for n in range(RECORDS)) + b"]"
 FORM = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n\r\n' + CSV + b"\r\n--b--\r\n"
 STREAM = b"/api/v1/exports/users/stream?format=ndjson"
@@ -245,11 +247,11 @@ async def test_an_empty_chunked_body(api):
 
 
 @pytest.mark.parametrize(
-    "headers", [[length(CSV)], [b"Transfer-Encoding: chunked"], [length(CSV), *UPGRADES["websocket"]]]
+    "headers", [[length(LARGE)], [b"Transfer-Encoding: chunked"], [length(LARGE), *UPGRADES["websocket"]]]
 )
 async def test_an_upload_that_breaks_off(api, headers):
     """A client that disconnects before the end of the upload creates no job."""
-    sent = chunked(CSV)[:-30] if b"chunked" in headers[0] else CSV[:-30]
+    sent = chunked(LARGE)[:-30] if b"chunked" in headers[0] else LARGE[:-30]
     url = httpx.URL(api.service.url)
     reader, writer = await asyncio.open_connection(url.host, url.port)
     writer.write(head(*headers) + sent)
