@@ -27,25 +27,27 @@ LIMIT_MB = 50
 
 
 class _Payload(NamedTuple):
-    """A header, and records that are sent repeatedly: an upload does not compare records."""
+    """A header, records that are sent repeatedly, and an end: an upload does not compare records."""
 
     header: bytes
     block: bytes
     times: int
+    end: bytes = b""
 
     @property
     def megabytes(self) -> float:
-        return (len(self.header) + self.times * len(self.block)) / 1e6
+        return (len(self.header) + self.times * len(self.block) + len(self.end)) / 1e6
 
     async def body(self) -> AsyncIterator[bytes]:
         yield self.header
         for _ in range(self.times):
             yield self.block
+        yield self.end
 
 
 async def run(env: Environment) -> list[Figure]:
     figures = [figure for format in FORMATS for figure in await _measure(env, format)]
-    return [*figures, await _two_at_once(env)]
+    return [*figures, *[await _two_at_once(env, format) for format in ("csv", "json")]]
 
 
 async def _measure(env: Environment, format: str) -> list[Figure]:
@@ -92,13 +94,12 @@ async def _measure(env: Environment, format: str) -> list[Figure]:
     return figures
 
 
-async def _two_at_once(env: Environment) -> Figure:
-    """Two uploads, received by two processes of the API and by one."""
-    payload = _payload("csv", env.size.upload_bytes)
-
+async def _two_at_once(env: Environment, format: str) -> Figure:
+    """Two uploads, received by two processes of the API and by one. A JSON array costs most of an API process."""
+    payload = _payload(format, env.size.upload_bytes)
     async with (
-        timed_import.opened(env, "uploads-one", run=["api"]) as one,
-        timed_import.opened(env, "uploads-two", run=["api"], api_processes=2) as two,
+        timed_import.opened(env, f"uploads-{format}-one", run=["api"]) as one,
+        timed_import.opened(env, f"uploads-{format}-two", run=["api"], api_processes=2) as two,
     ):
 
         async def post(api: Api) -> float:
@@ -107,18 +108,18 @@ async def _two_at_once(env: Environment) -> Figure:
             began = time.monotonic()
             # connections of their own: a process that is busy with one upload leaves the other connection to the other process
             async with api_client.connected(api.service) as second:
-                await asyncio.gather(_post(api, "csv", payload), _post(second, "csv", payload))
+                await asyncio.gather(_post(api, format, payload), _post(second, format, payload))
             return 2 * payload.megabytes / (time.monotonic() - began)
 
         rates = await timed_import.rounds(
             env,
-            "two uploads of CSV",
+            f"two uploads of {format}",
             "MB/s",
             {"one process": lambda: post(one), "two processes": lambda: post(two)},
             env.size.rounds,
         )
     return Figure(
-        name=f"two uploads of {payload.megabytes:.0f} MB of CSV at once, two API processes",
+        name=f"two uploads of {payload.megabytes:.0f} MB of {format} at once, two API processes",
         unit="MB/s",
         samples=rates["two processes"],
         yardstick="one API process",
@@ -143,7 +144,8 @@ async def _post(api: Api, format: str, payload: _Payload) -> float:
     seconds = time.monotonic() - began
     assert posted.status_code == 202, posted.text
     job = posted.json()
-    assert job["total_records"] == job["counts"]["unprocessed"] == payload.times * BLOCK_RECORDS, job
+    records = payload.times * BLOCK_RECORDS + bool(payload.end)
+    assert job["total_records"] == job["counts"]["unprocessed"] == records, job
     return seconds
 
 
@@ -165,7 +167,11 @@ def _copy(database_url: str, payload: _Payload) -> float:
 def _payload(format: str, size_bytes: int) -> _Payload:
     header, _, rows = make_data.users(BLOCK_RECORDS, seed=1).data.partition(b"\n")
     header += b"\n"
-    if format == "ndjson":
+    if format != "csv":
         template = "{{" + ", ".join(f'"{name}": "{{}}"' for name in USERS.columns) + "}}\n"
         header, rows = b"", "".join(template.format(*row.split(",")) for row in rows.decode().splitlines()).encode()
-    return _Payload(header, rows, max(1, size_bytes // len(rows)))
+    times = max(1, size_bytes // len(rows))
+    if format == "json":
+        # after the last comma a number, which counts as a record
+        return _Payload(b"[", rows.replace(b"\n", b",\n"), times, end=b"0]")
+    return _Payload(header, rows, times)
