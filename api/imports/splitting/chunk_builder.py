@@ -35,7 +35,7 @@ class ChunkBuilder:
         self._batch_size = batch_size
         self._max_bytes = max_bytes
         self._ready: list[Chunk] = []
-        # the open chunk: runs of (lines of the records, their lengths, bytes); without lengths, each record is one line
+        # the open chunk: runs of (lines of the records, their lengths with separators, bytes); without lengths, each is one line
         self._runs: list[tuple[Sequence[int], Sequence[int] | None, bytes]] = []
         self._count = 0
         self._size = 0
@@ -57,17 +57,19 @@ class ChunkBuilder:
         self._append(record, (line,), (len(record),), size, is_plain=is_plain)
 
     def add_records(self, records: Sequence[bytes], lines: Sequence[int]) -> None:
-        """Adds many records, which start at these physical lines. For a builder without a separator."""
+        """Adds many records, which start at these physical lines."""
+        gap = len(self.separator)
         position = 0
         while position < len(records):
             part = slice(position, position + self._batch_size - self._count)
-            data, at = b"".join(records[part]), lines[part]
-            if self._size + len(data) > self._max_bytes or (self._count and self._is_far(at[-1])):
+            data, at = self.separator.join(records[part]), lines[part]
+            size = len(data) + (gap if self._count else 0)
+            if self._size + size > self._max_bytes or (self._count and self._is_far(at[-1])):
                 for record, line in zip(records[part], at, strict=True):
                     self.add(record, line)
             else:
-                is_plain = data.count(b"\n") == len(at) and [*at] == [*range(at[0], at[0] + len(at))]
-                self._append(data, at, list(map(len, records[part])), len(data), is_plain=is_plain)
+                is_plain = not gap and data.count(b"\n") == len(at) and [*at] == [*range(at[0], at[0] + len(at))]
+                self._append(data, at, [len(record) + gap for record in records[part]], size, is_plain=is_plain)
             position += len(at)
 
     def add_lines(self, data: bytes, line: int) -> int:

@@ -93,12 +93,20 @@ class JsonArraySplitter:
             raise Unreadable("the JSON array is not closed", self._line)
 
     def _add_flat(self, block: bytes, position: int) -> int:
+        counted = position
+        elements: list[bytes] = []
+        starts: list[int] = []
         while match := _NEXT_FLAT.match(block, position):
-            element = match[1]
-            self._line += block.count(b"\n", position, match.start(1))
-            self._chunks.add(element[: self._keep], self._line)
-            self._line += element.count(b"\n")
+            elements.append(match[1][: self._keep])
+            starts.append(match.start(1))
             position = match.end()
+        lines: list[int] = []
+        for start in starts:
+            self._line += block.count(b"\n", counted, start)
+            lines.append(self._line)
+            counted = start
+        self._line += block.count(b"\n", counted, position)
+        self._chunks.add_records(elements, lines)
         return position
 
     def _between(self, block: bytes, position: int) -> int:
