@@ -1,6 +1,7 @@
 """Receives an import request: reads parameters and file, stores chunks in short transactions, and seals the import.
 
-A small file is stored and sealed in one transaction."""
+A small file is stored and sealed in one transaction.
+"""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
