@@ -18,10 +18,11 @@ log = structlog.get_logger(__name__)
 
 
 async def end_job(
-    conn: Connection, claim: Claim, *, has_budget: bool, is_followed: bool, endpoints: Sequence[Endpoint]
+    conn: Connection, claim: Claim, *, has_budget: bool | None, is_followed: bool, endpoints: Sequence[Endpoint]
 ) -> None:
     """Makes the job final if the chunk that has just become final was its last one, or exceeded the error budget.
 
+    `has_budget`: whether the job has an error budget; None if it is unknown, because the claim was not done.
     `is_followed`: another chunk of the job is pending, so the worker of that chunk checks for the end of the job.
     `endpoints`: the webhooks to which the end is delivered.
     """
@@ -33,7 +34,7 @@ async def end_job(
         log.warning("import stopped by record errors", job_id=str(claim.job_id))
         is_followed = False
     if not is_followed:
-        await end_import(conn, claim.job_id, endpoints, has_budget=has_budget)
+        await end_import(conn, claim.job_id, endpoints, has_budget=has_budget is not False)
 
 
 async def end_import(conn: Connection, id: UUID, endpoints: Sequence[Endpoint], *, has_budget: bool = True) -> None:

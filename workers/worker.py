@@ -110,7 +110,7 @@ class Worker:
         await completion.end_job(
             conn,
             claim,
-            has_budget=done is None or done.has_budget,
+            has_budget=None if done is None else done.has_budget,
             is_followed=done is not None and done.is_followed,
             endpoints=self.settings.webhook_endpoints,
         )

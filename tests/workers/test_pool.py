@@ -43,7 +43,7 @@ async def test_a_chunk_that_kills_its_workers_fails_alone(service, conn, hold):
     """After four crashes the chunk fails, its job ends as failed, and all other chunks are done."""
     id = await queued(conn, [*users(2), user(3, name=HELD), *users(3, first=4)], sizes=[2, 1, 3])
     async with hold(HELD):
-        await started(service, workers=2)
+        processes = await started(service, workers=2)
         for attempt in range(1, 5):
             pid = await stuck(conn, id, 2, attempt=attempt)
             os.kill(pid, signal.SIGKILL)
@@ -52,6 +52,7 @@ async def test_a_chunk_that_kills_its_workers_fails_alone(service, conn, hold):
     assert (job.status, job.created, job.failed, job.total_records) == ("failed", 5, 0, 6)
     assert job.problem is not None
     assert job.problem["type"] == "/problems/chunk-failed"
+    assert processes.logged("import stopped by record errors") == []
     row = await chunk(conn, id, 2)
     assert (row["state"], row["crashes"], row["attempt"]) == ("failed", 4, 4)
 
