@@ -158,13 +158,13 @@ class Probe:
     def measure(self) -> None:
         """Stores the numbers of this process for the next scrape."""
         stats = self.pool.get_stats()
-        pool = metrics.PoolNumbers(
+        self.process.measured(
             size=stats.get("pool_size", 0),
             idle=stats.get("pool_available", 0),
             waiting=stats.get("requests_waiting", 0),
             wait_seconds=stats.get("requests_wait_ms", 0) / 1000,
+            longest_pause_seconds=self.pauses.longest_seconds(),
         )
-        self.process.measured(pool, longest_pause_seconds=self.pauses.longest_seconds())
 
     async def readiness(self) -> Readiness:
         (database, migrations, workers), files = await asyncio.gather(self._database_checks(), self._storage_check())

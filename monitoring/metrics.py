@@ -8,7 +8,6 @@ README.md describes how to add a metric.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from typing import Literal, get_args
@@ -147,28 +146,21 @@ def idempotency(result: str) -> None:
     idempotency_requests.labels(result).inc()
 
 
-@dataclass(frozen=True, slots=True)
-class PoolNumbers:
-    """The pool of one API process: open and idle connections, waiting requests, and the total time they have waited."""
-
-    size: int
-    idle: int
-    waiting: int
-    wait_seconds: float
-
-
 class ApiProcess:
     """The numbers of this API process, which a scrape of another one needs too: `measured` stores them."""
 
     def __init__(self) -> None:
         self._wait_seconds = 0.0
 
-    def measured(self, pool: PoolNumbers, *, longest_pause_seconds: float) -> None:
-        db_pool_size.set(pool.size)
-        db_pool_idle.set(pool.idle)
-        db_pool_waiting.set(pool.waiting)
-        db_pool_wait_seconds.inc(max(0.0, pool.wait_seconds - self._wait_seconds))
-        self._wait_seconds = pool.wait_seconds
+    def measured(
+        self, *, size: int, idle: int, waiting: int, wait_seconds: float, longest_pause_seconds: float
+    ) -> None:
+        """Open and idle connections of its pool, waiting requests, the time they have waited in all, and the longest pause."""
+        db_pool_size.set(size)
+        db_pool_idle.set(idle)
+        db_pool_waiting.set(waiting)
+        db_pool_wait_seconds.inc(wait_seconds - self._wait_seconds)
+        self._wait_seconds = wait_seconds
         longest_pause.set(longest_pause_seconds)
 
 

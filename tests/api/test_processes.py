@@ -10,9 +10,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.api_client import PATH
+from tests.support.api_client import PATH, post_one
 from tests.support.eventually import PATIENCE_SECONDS, eventually
-from tests.support.factories import user
 from tests.support.service import Service, backlog
 from tests.support.workers import is_running
 
@@ -52,11 +51,6 @@ async def clients(running: Service) -> AsyncIterator[dict[int, httpx.AsyncClient
             with frozen([other for other in pids if other != pid]):
                 assert (await client.get("/live")).status_code == 200
         yield connected
-
-
-async def job(client: httpx.AsyncClient, **options) -> httpx.Response:
-    """An import that is not processed."""
-    return await client.post(PATH, json={"resource": "users", "records": [user(1)]}, **options)
 
 
 async def test_a_process_that_dies_is_replaced(service):
@@ -113,7 +107,7 @@ async def test_all_processes_drain(service):
         for client in connected.values():
             await eventually(lambda client=client: is_draining(client))
         async with httpx.AsyncClient(base_url=running.url, timeout=PATIENCE_SECONDS) as late:
-            assert (await job(late)).status_code == 202
+            assert (await post_one(late)).status_code == 202
         # another signal, because two of a kind may arrive as one
         running.api.send(signal.SIGINT)
         await eventually(lambda: running.api.exit_code == 0)
@@ -130,7 +124,9 @@ async def test_requests_in_flight_are_completed(service, conn, to_all):
     """As by one process. A terminal sends Ctrl-C to the parent and to its children, which get the parent's signal besides."""
     running = await started(service, stop_seconds=LONG_SECONDS)
     async with clients(running) as connected:
-        waiting = [asyncio.create_task(job(client, headers={"Prefer": "wait=20"})) for client in connected.values()]
+        waiting = [
+            asyncio.create_task(post_one(client, headers={"Prefer": "wait=20"})) for client in connected.values()
+        ]
         await eventually(lambda: jobs(conn, 2))
         if to_all:
             os.killpg(running.api.pid, signal.SIGINT)

@@ -1,5 +1,6 @@
 """Imports over HTTP, for tests: a service with a database of its own, requests of a client, and checks of its counters."""
 
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -146,6 +147,11 @@ async def post_users(api: Api, content: Any, *, type: str = "text/csv", **option
     """Posts a file of users; `options` as for `Api.post`."""
     params = {"resource": "users"} | options.pop("params", {})
     return await api.post(content, type=type, params=params, **options)
+
+
+async def post_one(client: httpx.AsyncClient, **options: Any) -> httpx.Response:
+    """Posts an import of one user; `options` are httpx's."""
+    return await client.post(PATH, json={"resource": "users", "records": [json.loads(user_object(1))]}, **options)
 
 
 def problem(response: httpx.Response, status: int, slug: str) -> dict[str, Any]:

@@ -13,11 +13,10 @@ import httpx
 import pytest
 
 from tests.support import api_client
-from tests.support.api_client import PATH, USERS_HEADER
+from tests.support.api_client import PATH, USERS_HEADER, post_one
 from tests.support.balancer import balancer
 from tests.support.eventually import PATIENCE_SECONDS, broken_off, eventually
 from tests.support.exports import SEVERAL, STREAM, many_articles, resume, stall
-from tests.support.factories import user
 from tests.support.service import Process, Service, backlog, running_service
 
 # longer than any test lasts: what ends sooner was not waited for
@@ -36,19 +35,14 @@ def client_of(service: Service) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=service.url, timeout=PATIENCE_SECONDS, headers={"Accept-Encoding": "identity"})
 
 
-async def job(client: httpx.AsyncClient, **options) -> httpx.Response:
-    """An import that is not processed."""
-    return await client.post(PATH, json={"resource": "users", "records": [user(1)]}, **options)
-
-
 async def test_requests_in_flight_are_completed(service, conn):
     """`Prefer: wait` returns the job, events end, a running stream is completed, and the listener closes."""
     await many_articles(conn, SEVERAL)
     await stall(conn)
     started = await service(run=["api"], stop_seconds=LONG_SECONDS)
     async with client_of(started) as client:
-        id = (await job(client)).json()["id"]
-        waiting = asyncio.create_task(job(client, headers={"Prefer": "wait=30"}))
+        id = (await post_one(client)).json()["id"]
+        waiting = asyncio.create_task(post_one(client, headers={"Prefer": "wait=30"}))
         await eventually(lambda: waiting_jobs(conn))
         async with (
             client.stream("GET", f"{PATH}/{id}/events") as events,
@@ -92,7 +86,7 @@ async def test_draining(service):
             return (ready.status_code, ready.json()["status"]) == (503, "draining")
 
         await eventually(is_draining)
-        created = await job(client)
+        created = await post_one(client)
         assert (created.status_code, created.headers["connection"]) == (202, "close")
         assert (before.status_code, before.headers.get("connection")) == (200, None)
     started.api.send(signal.SIGTERM)
@@ -171,7 +165,7 @@ async def keep_asking(url: str, answered: list[int], *, keep_alive: bool, post: 
     limits = httpx.Limits(max_keepalive_connections=1 if keep_alive else 0)
     async with httpx.AsyncClient(base_url=url, limits=limits, timeout=PATIENCE_SECONDS) as client:
         while True:
-            answer = await (job(client) if post else client.get(PATH, params={"limit": 1}))
+            answer = await (post_one(client) if post else client.get(PATH, params={"limit": 1}))
             answer.raise_for_status()
             answered.append(answer.status_code)
 
