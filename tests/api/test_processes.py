@@ -2,9 +2,11 @@
 
 import asyncio
 import os
+import re
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -155,9 +157,17 @@ async def test_the_accept_backlog_is_served(service):
                 requests.append(asyncio.create_task((await stack.enter_async_context(client)).get("/live")))
             await eventually(lambda: backlog(running) == len(requests))
             running.api.send(signal.SIGTERM)
+            # the parent has passed it on: a process that continues before it would still keep connections alive
+            await eventually(lambda: all(is_pending(pid, signal.SIGTERM) for pid in running.api.children()))
         answers = await asyncio.gather(*requests)
     assert {(answer.status_code, answer.headers["connection"]) for answer in answers} == {(200, "close")}
     await eventually(lambda: running.api.exit_code == 0)
+
+
+def is_pending(pid: int, signum: signal.Signals) -> bool:
+    """Whether the signal was sent to the process, which is frozen and has not handled it yet."""
+    [pending] = re.findall(r"^ShdPnd:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(int(pending, 16) & 1 << signum - 1)
 
 
 async def test_processes_end_with_their_parent(service):
