@@ -1,12 +1,38 @@
 """COPY of many rows into a table, in PostgreSQL's binary format."""
 
+import struct
+import sys
+from array import array
 from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
 from psycopg import sql
+from psycopg.adapt import Dumper
+from psycopg.postgres import types as postgres_types
+from psycopg.pq import Format
 
 from db.connections.pool import Connection
+
+INT4 = postgres_types["int4"]
+
+
+class Int4ArrayDumper(Dumper):
+    """int4[] of integers without NULL, all elements at once: psycopg's own takes ten times as long."""
+
+    format = Format.BINARY
+    oid = INT4.array_oid
+
+    def dump(self, obj: Sequence[int]) -> bytes:
+        if not obj:
+            return struct.pack("!3i", 0, 0, INT4.oid)
+        # each element after its size
+        elements = array("i", [4]) * (2 * len(obj))
+        elements[1::2] = array("i", obj)
+        if sys.byteorder == "little":
+            elements.byteswap()
+        # the number of dimensions, whether there are NULLs, the elements' type, their number, the index of the first
+        return struct.pack("!5i", 1, 0, INT4.oid, len(obj), 1) + elements.tobytes()
 
 
 async def rows(
@@ -16,7 +42,10 @@ async def rows(
 
     Rows are formatted without awaiting and sent in blocks: awaiting the write of each row would cost as much as its formatting.
     """
-    async with conn.cursor().copy(_command(table, tuple(columns))) as copy:
+    cursor = conn.cursor()
+    if "int4[]" in types:
+        cursor.adapters.register_dumper(None, Int4ArrayDumper)
+    async with cursor.copy(_command(table, tuple(columns))) as copy:
         copy.set_types(types)
         for row in rows:
             if block := copy.formatter.write_row(row):

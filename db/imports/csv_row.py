@@ -7,6 +7,7 @@ rows where neither matters, several times as quickly as regular expressions.
 import csv
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import compress
 from typing import Any
 
@@ -23,8 +24,8 @@ class RowReader:
         cell, end = csv_cell(delimiter), re.escape(delimiter)
         self._cell = re.compile(rf"({cell}){end}")
         self._line = re.compile(rf"(?:{cell}{end})++")
-        # the same rules as `_line`, but only the quotes are looked at
-        self._strict = re.compile(rf'[^"]*+(?:(?<![^{end}])(?:"[^"]*+")++(?![^{end}])[^"]*+)*+')
+        # the same rules as `_line`, for one row or for several lines, but only the quotes are looked at
+        self._strict = re.compile(rf'[^"]*+(?:(?<![^\n{end}])(?:"[^"]*+")++(?![^\n{end}])[^"]*+)*+')
 
     def bare(self, raw: bytes) -> bytes:
         """A record without its line end and the blank lines that follow it."""
@@ -69,16 +70,28 @@ class RowReader:
 
     def _quoted(self, texts: Sequence[str]) -> list[list[Any] | None]:
         """The cells of rows with quotes; None for a row that `cells` does not accept."""
-        is_simple = [self._is_simple(text) for text in texts]
-        try:
-            rows = csv.reader(compress(texts, is_simple), delimiter=self._delimiter, strict=True)
+        lines = "\n".join(texts)
+        if "\r" not in lines and self._strict.fullmatch(lines):
+            with suppress(csv.Error):
+                return self._simple(texts)
+        is_simple = [*map(self._is_simple, texts)]
+        with suppress(csv.Error):
+            simple = iter(self._simple([*compress(texts, is_simple)]))
             return [
-                self._emptied(text, next(rows)) if simple else self._cells_or_none(text)
-                for text, simple in zip(texts, is_simple, strict=True)
+                next(simple) if is_one else self._cells_or_none(text)
+                for text, is_one in zip(texts, is_simple, strict=True)
             ]
-        except csv.Error:
-            # a cell is longer than csv.field_size_limit()
-            return [self._cells_or_none(text) for text in texts]
+        return [self._cells_or_none(text) for text in texts]
+
+    def _simple(self, texts: Sequence[str]) -> list[list[Any] | None]:
+        """The same for rows that the csv module reads as `cells` does, except for empty cells.
+
+        Raises csv.Error if a cell is longer than csv.field_size_limit(), or a quote of one row is closed by another.
+        """
+        rows = [*csv.reader(texts, delimiter=self._delimiter, strict=True)]
+        if len(rows) != len(texts):
+            raise csv.Error
+        return [*map(self._emptied, texts, rows)]
 
     def _is_simple(self, text: str) -> bool:
         """Whether the csv module reads this row as `cells` does, except for empty cells."""

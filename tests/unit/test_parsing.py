@@ -215,6 +215,12 @@ def test_lines_are_correct_after_records_of_many_lines():
     ]
 
 
+def test_quotes_of_two_records_do_not_make_them_one():
+    """Each record is read by itself: a quote that is not closed ends with its record, also if the next one has its like."""
+    parsed = read_csv(USERS, ",".join(ANN), b'ann@example.org,"Ann,admin,true', b'bob@example.org,Bob",admin,true')
+    assert errors_of(parsed) == [(None, "malformed_row")] * 2
+
+
 def test_nesting_of_any_depth_is_an_error_of_the_record():
     """Also where msgspec can read it but a later step cannot; that depth depends on the version of Python."""
     for depth in (*range(10, 1100, 15), 4000, 11_000, 100_000):

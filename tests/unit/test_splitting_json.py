@@ -3,9 +3,10 @@
 import gc
 import json
 import sys
+from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from api.imports.splitting import Unreadable
@@ -85,26 +86,65 @@ def test_deep_nesting_is_one_record():
     assert read("json", b"[%b,7]" % deep, record_max_bytes=1000, batch_size=1) == [(1, deep[:1001]), (1, b"7")]
 
 
+def calls(data: bytes) -> Counter[str]:
+    """The functions that are called to split this file, and how often."""
+    counts = Counter[str]()
+
+    def profile(_, event, function) -> None:
+        counts[function.__qualname__ if event == "c_call" else event] += 1
+
+    # its callbacks, such as Hypothesis has, would be counted
+    gc.disable()
+    sys.setprofile(profile)
+    try:
+        split("json", data)
+    finally:
+        sys.setprofile(None)
+        gc.enable()
+    return counts
+
+
 @pytest.mark.parametrize("element", [b"[]", b"1", b'"a"', b"null", b"[1, [2]]", b'{"a": []}'])
 def test_flat_elements_cost_the_same(element):
     """Every flat element is found by one match: the splitter calls as many functions as for empty objects."""
 
-    def calls(data: bytes) -> int:
-        count = 0
-
-        def profile(*_) -> None:
-            nonlocal count
-            count += 1
-
-        # its callbacks, such as Hypothesis has, would be counted
-        gc.disable()
-        sys.setprofile(profile)
-        try:
-            split("json", data)
-        finally:
-            sys.setprofile(None)
-            gc.enable()
-        return count
+    def file(element: bytes) -> bytes:
+        # its invalid objects keep msgspec from reading the elements at once
+        return b"[{:}," + (element + b",") * 5000 + b"{:},{:}]"
 
     few = 20
-    assert calls(b"[" + b",".join([element] * 5000) + b"]") < calls(b"[" + b",".join([b"{}"] * 5000) + b"]") + few
+    assert calls(file(element)).total() < calls(file(b"{}")).total() + few
+
+
+def test_a_block_is_read_at_once_or_not():
+    """Where one element keeps msgspec from reading a block, it is not tried again after each of the others."""
+    assert calls(b"[{}," + b"[[[]]]," * 1000 + b"{:},{}]")["Decoder.decode"] == 1
+    assert calls(b"[" + b"{}," * 1000 + b"{}]")["Pattern.match"] < 20
+
+
+OBJECTS = st.lists(
+    st.dictionaries(st.text(alphabet='"\\]}x', max_size=3), ELEMENTS, max_size=3).flatmap(
+        lambda value: st.sampled_from([None, 1]).map(lambda indent: json.dumps(value, indent=indent).encode())
+    )
+    | st.sampled_from([b"{:}", b'{"a":"\n"}', b"{}", b"[{},\n{}]"]),
+    min_size=1,
+)
+
+
+@given(
+    objects=OBJECTS,
+    gap=st.sampled_from([b",", b",\n", b", ", b"\r\n,\n\n"]),
+    odd=st.sampled_from([b",", b" ,\n"]) | st.none(),
+    sizes=st.lists(st.integers(0, 60)),
+    limit=st.sampled_from([5, 1000]),
+)
+@example(objects=[b"{}", b'{"a":\n1}', b"{}", b"{\n}", b"{}", b"{}"], gap=b",\n", odd=None, sizes=[], limit=1000)
+def test_objects_between_equal_commas(objects, gap, odd, sizes, limit):
+    """As programs write them, except for one comma, or for objects that are invalid or too large: each has its bytes and line."""
+    data = b"[\n"
+    expected = []
+    for number, element in enumerate(objects):
+        data += b"" if number == 0 else gap if odd is None or number != len(objects) // 2 else odd
+        expected.append((data.count(b"\n") + 1, element[: limit + 1]))
+        data += element
+    assert read("json", data + b"\n]", sizes=sizes, record_max_bytes=limit) == expected

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import product
+from itertools import pairwise, product
 from operator import itemgetter
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -63,14 +63,25 @@ class Reader:
 
     def _texts(self, chunk: Chunk, record_max_bytes: int) -> list[str | None]:
         """Each record without its line end; None for one that is not UTF-8 or too large."""
-        if chunk.starts is None and len(chunk.data) <= record_max_bytes:
+        if len(chunk.data) <= record_max_bytes:
             with suppress(UnicodeDecodeError):
-                text = chunk.data.decode()
-                if "\r" in text:
-                    text = text.replace("\r\n", "\n")
-                return [*text.removesuffix("\n").split("\n")] if text else []
+                return self._decoded(chunk)
         bare = map(self._row.bare, chunk.slices())
         return [_decoded(raw) if len(raw) <= record_max_bytes else None for raw in bare]
+
+    def _decoded(self, chunk: Chunk) -> list[str | None]:
+        """Each record without its line end. Raises UnicodeDecodeError if the chunk is not UTF-8."""
+        text = chunk.data.decode()
+        if chunk.starts is None:
+            if "\r" in text:
+                text = text.replace("\r\n", "\n")
+            return [*text.removesuffix("\n").split("\n")] if text else []
+        # a carriage return that does not belong to a line end
+        if "\r" in text and "\r" in text.replace("\r\n", ""):
+            return [self._row.bare(raw).decode() for raw in chunk.slices()]
+        if text.isascii():
+            return [text[start:end].rstrip("\r\n") for start, end in pairwise([*chunk.starts, len(text)])]
+        return [raw.decode().rstrip("\r\n") for raw in chunk.slices()]
 
     def fields(self, text: str) -> dict[str, Any]:
         """The values of a record by the names of the resource's fields and of the other columns. Raises Unreadable."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from api.imports.splitting.chunk_builder import LINES_MAX, ChunkBuilder
+from api.imports.splitting.chunk_builder import LINES_MAX, ChunkBuilder, Span
 
 # how many records without an annotation are remembered, by their lines in the file itself
 UNANNOTATED_MAX = 50
@@ -29,9 +29,11 @@ class AnnotatedChunkBuilder(ChunkBuilder):
                 self.unannotated.append(line)
         super().add(record, annotated)
 
-    def add_records(self, records: Sequence[bytes], lines: Sequence[int]) -> None:
-        for record, line in zip(records, lines, strict=True):
-            self.add(record, line)
+    def add_span(self, span: Span, line: int) -> None:
+        gap = len(self.separator)
+        ends = [*span.starts[1:], len(span.data) + gap]
+        for start, end, at in zip(span.starts, ends, span.lines, strict=True):
+            self.add(span.data[start : end - gap], line + at)
 
     def add_lines(self, data: bytes, line: int) -> int:
         records = data.split(b"\n")[:-1]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 from db.imports.payload import Chunk
 
@@ -22,6 +23,23 @@ class Unreadable(Exception):
 LINES_MAX = 2**31 - 1
 
 
+class Span(NamedTuple):
+    """Records that follow each other, with the separator between them: the offset of each, and its line, counted from 0."""
+
+    data: bytes
+    starts: Sequence[int]
+    lines: Sequence[int]
+
+
+class _Run(NamedTuple):
+    """A part of a chunk: `lines` count from the physical line `line`; without `starts` each record is one line of `data`."""
+
+    line: int
+    lines: Sequence[int]
+    starts: Sequence[int] | None
+    data: bytes
+
+
 class ChunkBuilder:
     """Builds chunks of at most `batch_size` records and `max_bytes` bytes; a larger record gets its own chunk.
 
@@ -35,8 +53,8 @@ class ChunkBuilder:
         self._batch_size = batch_size
         self._max_bytes = max_bytes
         self._ready: list[Chunk] = []
-        # the open chunk: runs of (lines of the records, their lengths with separators, bytes); without lengths, each is one line
-        self._runs: list[tuple[Sequence[int], Sequence[int] | None, bytes]] = []
+        # the open chunk
+        self._runs: list[_Run] = []
         self._count = 0
         self._size = 0
         # whether each of its records is one line, and these lines are consecutive
@@ -54,23 +72,32 @@ class ChunkBuilder:
             self.close()
             size = len(record)
         is_plain = not self.separator and record.count(b"\n") == 1
-        self._append(record, (line,), (len(record),), size, is_plain=is_plain)
+        self._append(_Run(line, (0,), (0,), record), size, is_plain=is_plain)
 
-    def add_records(self, records: Sequence[bytes], lines: Sequence[int]) -> None:
-        """Adds many records, which start at these physical lines."""
+    def add_records(self, records: Sequence[bytes], lines: Sequence[int], line: int) -> None:
+        """Adds many records, which start at these lines, counted from the physical line `line`."""
         gap = len(self.separator)
+        starts = [*accumulate([len(record) + gap for record in records[:-1]], initial=0)]
+        self.add_span(Span(self.separator.join(records), starts, lines), line)
+
+    def add_span(self, span: Span, line: int) -> None:
+        """Adds many records, whose lines count from the physical line `line`."""
+        gap = len(self.separator)
+        ends = [*span.starts[1:], len(span.data) + gap]
         position = 0
-        while position < len(records):
-            part = slice(position, position + self._batch_size - self._count)
-            data, at = self.separator.join(records[part]), lines[part]
+        while position < len(ends):
+            stop = min(position + self._batch_size - self._count, len(ends))
+            starts, lines = span.starts[position:stop], span.lines[position:stop]
+            data = span.data[starts[0] : ends[stop - 1] - gap]
             size = len(data) + (gap if self._count else 0)
-            if self._size + size > self._max_bytes or (self._count and self._is_far(at[-1])):
-                for record, line in zip(records[part], at, strict=True):
-                    self.add(record, line)
+            if self._size + size > self._max_bytes or (self._count and self._is_far(line + lines[-1])):
+                for start, end, at in zip(starts, ends[position:stop], lines, strict=True):
+                    self.add(span.data[start : end - gap], line + at)
             else:
-                is_plain = not gap and data.count(b"\n") == len(at) and [*at] == [*range(at[0], at[0] + len(at))]
-                self._append(data, at, [len(record) + gap for record in records[part]], size, is_plain=is_plain)
-            position += len(at)
+                count = len(lines)
+                is_plain = not gap and data.count(b"\n") == count == lines[-1] - lines[0] + 1
+                self._append(_Run(line, lines, starts, data), size, is_plain=is_plain)
+            position = stop
 
     def add_lines(self, data: bytes, line: int) -> int:
         """Adds many records, each of them one line of `data`, the first at the physical line `line`.
@@ -85,7 +112,7 @@ class ChunkBuilder:
             if not count:
                 self.close()
                 continue
-            self._append(data[:fits], range(line, line + count), None, fits, is_plain=True)
+            self._append(_Run(line, range(count), None, data[:fits]), fits, is_plain=True)
             data = data[fits:]
             line += count
             remaining -= count
@@ -95,10 +122,11 @@ class ChunkBuilder:
         """Ends the open chunk, if there is one."""
         if not self._count:
             return
-        first_line = self._runs[0][0][0]
-        data = self.separator.join([data for _, _, data in self._runs])
+        data = self.separator.join([run.data for run in self._runs])
         starts, lines = (None, None) if self._is_plain else self._index()
-        self._ready.append(Chunk(self.record_count - self._count + 1, first_line, self._count, data, starts, lines))
+        self._ready.append(
+            Chunk(self.record_count - self._count + 1, self._first_line, self._count, data, starts, lines)
+        )
         self._runs, self._count, self._size, self._is_plain = [], 0, 0, True
 
     def take(self) -> list[Chunk]:
@@ -106,21 +134,24 @@ class ChunkBuilder:
         ready, self._ready = self._ready, []
         return ready
 
-    def _append(
-        self, data: bytes, lines: Sequence[int], lengths: Sequence[int] | None, size: int, *, is_plain: bool
-    ) -> None:
-        if not is_plain or (self._count and lines[0] != self._runs[0][0][0] + self._count):
+    def _append(self, run: _Run, size: int, *, is_plain: bool) -> None:
+        if not is_plain or (self._count and run.line + run.lines[0] != self._first_line + self._count):
             self._is_plain = False
-        self._runs.append((lines, lengths, data))
-        self._count += len(lines)
+        self._runs.append(run)
+        self._count += len(run.lines)
         self._size += size
-        self.record_count += len(lines)
+        self.record_count += len(run.lines)
         if self._count == self._batch_size:
             self.close()
 
+    @property
+    def _first_line(self) -> int:
+        """The line of the open chunk's first record."""
+        return self._runs[0].line + self._runs[0].lines[0]
+
     def _is_far(self, line: int) -> bool:
         """Whether this line, or one of the lines after it, may be too far from the first line of the open chunk."""
-        return line - self._runs[0][0][0] > LINES_MAX - self._batch_size
+        return line - self._first_line > LINES_MAX - self._batch_size
 
     def _fitting(self, data: bytes, lines: int) -> tuple[int, int]:
         """How much of `data`, which has `lines` lines, fits into the open chunk: bytes and lines."""
@@ -140,14 +171,11 @@ class ChunkBuilder:
         """Each record's offset in the data, and its line counted from the chunk's first."""
         starts: list[int] = []
         lines: list[int] = []
-        first_line = self._runs[0][0][0]
         offset = 0
-        for at, lengths, data in self._runs:
-            if len(at) == 1:
-                starts.append(offset)
-            else:
-                lengths = lengths or [len(line) + 1 for line in data.split(b"\n")[:-1]]
-                starts.extend(accumulate(lengths[:-1], initial=offset))
-            lines.extend([line - first_line for line in at])
-            offset += len(data) + len(self.separator)
+        for run in self._runs:
+            run_starts = run.starts or [0, *accumulate(len(record) + 1 for record in run.data.split(b"\n")[:-2])]
+            moved, moved_lines = offset - run_starts[0], run.line - self._first_line
+            starts += [start + moved for start in run_starts]
+            lines += [line + moved_lines for line in run.lines]
+            offset += len(run.data) + len(self.separator)
         return starts, lines

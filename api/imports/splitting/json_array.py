@@ -1,16 +1,22 @@
 """Splits a JSON array into its elements.
 
-The end of an element is found by its strings and brackets only; whether it is valid JSON is checked by the worker. Most
-elements are flat, and one match finds each of them. Others are scanned from bracket to bracket, and the state of the scan (the
-open brackets, and whether it is within a string) is kept between blocks, so that no byte is read twice.
+The end of an element is found by its strings and brackets only; whether it is valid JSON is checked by the worker. Where all
+elements of a block are valid, as usual, msgspec finds them at once. Of others the flat ones are found by one match each. The
+rest is scanned from bracket to bracket, and the state of the scan (the open brackets, and whether it is within a string) is
+kept between blocks, so that no byte is read more than three times.
 """
 
 import re
 from enum import Enum, auto
+from itertools import accumulate, repeat
+
+import msgspec
 
 from api.imports.splitting.chunk_builder import ChunkBuilder, Unreadable
 
 _SPACE = re.compile(rb"[ \t\r\n]*+")
+_COMMA = re.compile(rb"[ \t\r\n]*+,[ \t\r\n]*+")
+_ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _PLAIN = rb'[^"{}\[\]]*+(?:%b[^"{}\[\]]*+)*+' % _STRING
 _INNER = rb"(?:\{%b\}|\[%b\])" % (_PLAIN, _PLAIN)
@@ -76,11 +82,15 @@ class JsonArraySplitter:
 
     def feed(self, block: bytes) -> None:
         position = 0
+        # only once, because an attempt may read the whole block in vain
+        is_tried = False
         while position < len(block):
             if self._inside is not _Inside.ARRAY:
                 position = self._continue(block, position)
                 continue
             if self._expect is _Expect.COMMA_OR_END:
+                if not is_tried:
+                    position, is_tried = self._add_uniform(block, position), True
                 position = self._add_flat(block, position)
             space = _SPACE.match(block, position)
             start, position = position, space.end() if space else position
@@ -92,21 +102,48 @@ class JsonArraySplitter:
         if self._expect not in (_Expect.ARRAY, _Expect.NOTHING):
             raise Unreadable("the JSON array is not closed", self._line)
 
+    def _add_uniform(self, block: bytes, position: int) -> int:
+        """Adds the objects at `position` if they are valid and the text between them is the same, as programs write them.
+
+        Returns where they end. The last one may remain.
+        """
+        comma = _COMMA.match(block, position)
+        if not comma:
+            return position
+        gap = comma[0]
+        end = block.rfind(b"}" + gap, comma.end()) + 1
+        part = block[comma.end() : end]
+        try:
+            elements = _ELEMENTS.decode(b"[" + part + b"]")
+        except (msgspec.DecodeError, RecursionError):
+            return position
+        if not elements or max(map(len, elements)) > self._keep or gap.join(elements) != part:
+            return position
+        line_ends, line_ends_of_gap = part.count(b"\n"), gap.count(b"\n")
+        if line_ends == line_ends_of_gap * (len(elements) - 1):
+            lines = [line_ends_of_gap * number for number in range(len(elements))]
+        else:
+            starts = [*accumulate([len(element) + len(gap) for element in elements[:-1]], initial=0)]
+            lines = [*accumulate(map(part.count, repeat(b"\n"), [0, *starts], starts))]
+        self._chunks.add_records(elements, lines, self._line + line_ends_of_gap)
+        self._line += line_ends_of_gap + line_ends
+        return end
+
     def _add_flat(self, block: bytes, position: int) -> int:
-        counted = position
+        """Adds the flat elements at `position`, if an element was before it. Returns where they end."""
+        begin = position
         elements: list[bytes] = []
         starts: list[int] = []
         while match := _NEXT_FLAT.match(block, position):
-            elements.append(match[1][: self._keep])
+            elements.append(match[1])
             starts.append(match.start(1))
             position = match.end()
-        lines: list[int] = []
-        for start in starts:
-            self._line += block.count(b"\n", counted, start)
-            lines.append(self._line)
-            counted = start
-        self._line += block.count(b"\n", counted, position)
-        self._chunks.add_records(elements, lines)
+        if elements:
+            # the line ends before each element and after the one before
+            line_ends = map(block.count, repeat(b"\n"), [begin, *starts], starts)
+            lines = [*accumulate(line_ends)]
+            self._chunks.add_records([element[: self._keep] for element in elements], lines, self._line)
+            self._line += block.count(b"\n", begin, position)
         return position
 
     def _between(self, block: bytes, position: int) -> int:

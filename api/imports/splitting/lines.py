@@ -9,9 +9,9 @@ stray quotes there are. As long as no record breaks the rules of quoting, all ar
 
 import csv
 import re
-from itertools import compress
+from itertools import compress, pairwise
 
-from api.imports.splitting.chunk_builder import ChunkBuilder, Unreadable
+from api.imports.splitting.chunk_builder import ChunkBuilder, Span, Unreadable
 from api.imports.splitting.strict_csv import StrictReader, unpaired
 from db.formats import csv_cell
 
@@ -19,6 +19,9 @@ COLUMNS_MAX = 1000
 
 # bytes whose records are found at once: some times those of a block, so that memory does not depend on `RECORD_MAX_BYTES`
 RUN_BYTES_MAX = 256 * 1024
+
+# the beginning of a block, of whole lines, in which a record of several lines is looked for before the whole block is read
+HEAD_BYTES = 2048
 
 _BLANK = re.compile(rb"[ \t\r]*+\n")
 _BLANK_LATER = re.compile(rb"\n[ \t\r]*+\n")
@@ -195,25 +198,31 @@ class CsvSplitter(LineSplitter):
 
     def _add_run(self, data: bytes, position: int) -> int:
         """Adds the records at `position` that keep the rules of quoting, else the single lines there. Returns where they end."""
-        records, lines = self._reader.read(data, position, position + self._run_max)
-        if not records:
+        span, line_count = self._reader.read(data, position, position + self._run_max)
+        if not span.data:
             return super()._add_run(data, position)
-        stop = position + sum(map(len, records))
-        lines_read = lines.pop()
-        if _BLANK_LATER.search(data, position, stop):
-            kept = [not _BLANK.fullmatch(record) for record in records]
-            records, lines = [*compress(records, kept)], [*compress(lines, kept)]
-        if len(records) == lines_read:
-            self._chunks.add_lines(data[position:stop], self._line)
+        if _BLANK_LATER.search(span.data):
+            self._add_without_blanks(span)
+        elif len(span.starts) == line_count:
+            self._chunks.add_lines(span.data, self._line)
         else:
-            self._chunks.add_records(records, [self._line + line for line in lines])
-        self._line += lines_read
-        return stop
+            self._chunks.add_span(span, self._line)
+        self._line += line_count
+        return position + len(span.data)
+
+    def _add_without_blanks(self, span: Span) -> None:
+        records = [span.data[start:end] for start, end in pairwise([*span.starts, len(span.data)])]
+        kept = [not _BLANK.fullmatch(record) for record in records]
+        self._chunks.add_records([*compress(records, kept)], [*compress(span.lines, kept)], self._line)
 
     def _all_single(self, data: bytes) -> bool:
-        if self.header is None or not super()._all_single(data):
+        if self.header is None:
             return False
-        return b'"' not in data or b'"' not in unpaired(data)
+        if b'"' in data:
+            head = data[: data.find(b"\n", HEAD_BYTES) + 1]
+            if b'"' in unpaired(head) or b'"' in unpaired(data):
+                return False
+        return super()._all_single(data)
 
     def _record_end(self, data: bytes, position: int, *, last: bool) -> int:
         self._open = False

@@ -4,8 +4,10 @@ Then a line end is within quotes exactly if the number of quotes before it is od
 """
 
 import re
-from itertools import accumulate, pairwise
-from operator import xor
+from itertools import accumulate, compress, count
+from operator import add
+
+from api.imports.splitting.chunk_builder import Span
 
 _NO_QUOTE_OR_NEWLINE = bytes(byte for byte in range(256) if byte not in b'"\n')
 
@@ -24,21 +26,26 @@ class StrictReader:
         # a quoted cell is between delimiters and line ends; no other rule can be broken
         self._strict = re.compile(rb'[^"]*+(?:(?<![^\n%b])(?:"[^"]*+")++(?=[\n%b]|\r\n)[^"]*+)*+' % (mark, mark))
 
-    def read(self, data: bytes, start: int, end: int) -> tuple[list[bytes], list[int]]:
-        """The records from `start`, where one starts, and the line of each, counted from 0, and of what follows them.
+    def read(self, data: bytes, start: int, end: int) -> tuple[Span, int]:
+        """The records from `start`, where one starts, and the number of their lines. Blank lines are records here.
 
-        They end before a record that breaks the rules or has not ended at `end`. Blank lines are records here.
+        They end before a record that breaks the rules or has not ended at `end`.
         """
         strict = self._strict.match(data, start, end)
         text = data[start : strict.end()] if strict else b""
-        if b"\n" not in text:
-            return [], [0]
-        offsets, lines = [0], [0]
-        offset = 0
-        is_open = accumulate(map(len, unpaired(text).split(b"\n")), xor)
-        for number, (line, within) in enumerate(zip(text.split(b"\n")[:-1], is_open, strict=False), start=1):
-            offset += len(line) + 1
-            if not within:
-                offsets.append(offset)
-                lines.append(number)
-        return [text[first:last] for first, last in pairwise(offsets)], lines
+        is_end = _ends_of_records(text)
+        lines = [*compress(count(1), is_end)]
+        if not lines:
+            return Span(b"", [], []), 0
+        # the lines' lengths are those without their line ends
+        lengths = compress(accumulate(map(len, text.split(b"\n"))), is_end)
+        starts = [0, *map(add, lengths, lines)]
+        size, line_count = starts.pop(), lines.pop()
+        return Span(text[:size], starts, [0, *lines]), line_count
+
+
+def _ends_of_records(text: bytes) -> bytes:
+    """A byte for each line end: 0 if it is within quotes."""
+    parts = unpaired(text).split(b'"')
+    parts[1::2] = map(bytes, map(len, parts[1::2]))
+    return b"".join(parts)
