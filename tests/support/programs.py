@@ -51,10 +51,15 @@ def check(program: str) -> None:
 
 
 def summary(reasons: Iterable[str]) -> list[str]:
-    """One line for each missing program, from the reasons of skipped tests."""
-    missing = Counter(match[1] for reason in reasons if (match := REASON.search(reason)))
-    return [
-        f"left out {count} {'test' if count == 1 else 'tests'}: {program} is not installed "
-        f"({INSTALLED_BY.get(program) or f'Debian: apt install {PACKAGES.get(program, program)}'})"
-        for program, count in sorted(missing.items())
-    ]
+    """One line for each missing program and for each other reason, from the reasons of skipped tests."""
+    why = Counter(_why(reason.removeprefix("Skipped: ")) for reason in reasons)
+    return [f"left out {count} {'test' if count == 1 else 'tests'}: {text}" for text, count in sorted(why.items())]
+
+
+def _why(reason: str) -> str:
+    match = REASON.match(reason)
+    if not match:
+        return reason
+    program = match[1]
+    install = INSTALLED_BY.get(program) or f"Debian: apt install {PACKAGES.get(program, program)}"
+    return f"{program} is not installed ({install})"
