@@ -101,6 +101,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     export_jobs_max: Count = 100
     # workers of one pool that write exports at the same time; if unset, all but one, which is reserved for imports
     export_workers_max: Annotated[int, Meta(ge=1, le=1000)] | None = None
+    # sessions of PostgreSQL that read one export at the same time, if it is large and has no filter
+    export_sessions: Annotated[int, Meta(ge=1, le=16)] = 2
 
     # limits on what a client sends: an upload, both as sent and decompressed
     upload_max_bytes: Bytes = 10 * 1024**3

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from time import perf_counter
 
@@ -14,7 +14,7 @@ from db.compression import compressor
 from db.connections import liveness, pool
 from db.connections.pool import Connection
 from db.errors import UNAVAILABLE
-from db.exports import claimed, copy_out, files, output, storage, watermarks
+from db.exports import claimed, copy_out, files, output, parallel, storage, watermarks
 from db.exports.claimed import ClaimedExport
 from db.exports.storage import File, Storage
 from db.formats import Compression
@@ -83,7 +83,10 @@ async def _write(conn: Connection, claim: Claim, settings: Settings) -> Done | N
                 download_name=files.download_name(export.resource, export.format, snapshot_at, export.compression),
             ) as file,
         ):
-            compressed = await _copy(conn, file, export, progress)
+            async with parallel.sessions(
+                conn, selection, settings, total=progress.total, client_timeout_seconds=IDLE_SECONDS_MAX
+            ) as conns:
+                compressed = await _copy(conns, file, export, progress)
             description = claimed.File(
                 name=name,
                 bytes=compressed.bytes,
@@ -105,10 +108,12 @@ async def _write(conn: Connection, claim: Claim, settings: Settings) -> Done | N
     )
 
 
-async def _copy(conn: Connection, file: File, export: ClaimedExport, progress: "_Progress") -> "_CompressedFile":
+async def _copy(
+    conns: Sequence[Connection], file: File, export: ClaimedExport, progress: "_Progress"
+) -> "_CompressedFile":
     compressed = _CompressedFile(file, export.compression)
     blocks = output.blocks(
-        conn,
+        conns,
         RESOURCES[export.resource],
         export.format,
         export.selection,

@@ -171,7 +171,7 @@ async def stream_export(
         blocks = await stack.enter_async_context(
             aclosing(
                 output.blocks(
-                    conn, RESOURCES[resource], format, selection, csv_safe=requested.csv_safe, bom=requested.bom
+                    [conn], RESOURCES[resource], format, selection, csv_safe=requested.csv_safe, bom=requested.bom
                 )
             )
         )

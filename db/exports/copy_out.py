@@ -4,7 +4,8 @@ The output can be imported again without changes. Provenance columns are not par
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, NamedTuple
 
 from psycopg import AsyncCopy, sql
@@ -32,9 +33,20 @@ _CSV_SAFE_TEXT = "CASE WHEN left({cell}, 1) = ANY ({prefixes}) THEN '''' || {cel
 _CSV_SAFE_PREFIXES = sql.Literal([*FORMULA_PREFIXES, "'"])
 
 # NULL is an unquoted empty cell; COPY quotes empty texts, so that the two differ.
-_CSV = sql.SQL("FORMAT csv, HEADER, NULL '', ENCODING 'UTF8'")
+_CSV = sql.SQL("FORMAT csv, NULL '', ENCODING 'UTF8'")
+_CSV_WITH_HEADER = _CSV + sql.SQL(", HEADER")
 # JSON escapes both characters, so COPY never quotes a line of JSON.
 _LINES = sql.SQL("FORMAT csv, QUOTE E'\\x01', DELIMITER E'\\x02', ENCODING 'UTF8'")
+
+
+class Part(NamedTuple):
+    """Whether a part of an export begins its file, and whether it ends it."""
+
+    is_first: bool
+    is_last: bool
+
+
+WHOLE = Part(is_first=True, is_last=True)
 
 
 class Block(NamedTuple):
@@ -45,9 +57,17 @@ class Block(NamedTuple):
 
 
 async def blocks(
-    conn: Connection, resource: Resource, format: Format, selection: Selection, *, csv_safe: bool = False
+    conn: Connection,
+    resource: Resource,
+    format: Format,
+    selection: Selection,
+    *,
+    csv_safe: bool = False,
+    part: Part = WHOLE,
 ) -> AsyncGenerator[Block]:
     """The selected records in order of id, in blocks of about BLOCK_BYTES. Needs a transaction.
+
+    `part`: another call makes the beginning, or the end, of the file; only the last part may have no record.
 
     With `csv_safe`, CSV cells are escaped so that a spreadsheet does not read them as formulas. The last block is yielded after
     the server has confirmed the end of the COPY. A caller that stops earlier must close the generator, which cancels the COPY;
@@ -57,15 +77,15 @@ async def blocks(
         # Reads a whole table by its index. A sort may take less time in total, but its first record comes only after all rows
         # were read.
         await conn.execute("SET LOCAL enable_sort = off")
-    command, values = statement(resource, format, selection, csv_safe=csv_safe)
-    is_first = True
+    command, values = statement(resource, format, selection, csv_safe=csv_safe, has_header=part.is_first)
+    is_first = part.is_first
     is_last = False
     # COPY takes no parameters; psycopg inserts the values as quoted literals
-    async with conn.cursor().copy(command, values) as copy:
+    async with _started(conn, command, values) as copy:
         while not is_last:
             data, rows = await conn.wait(_fill(copy))
             is_last = len(data) < BLOCK_BYTES
-            block = _block(data, rows, format, is_first=is_first, is_last=is_last)
+            block = _block(data, rows, format, is_first=is_first, is_last=is_last and part.is_last)
             if block.data:
                 yield block
                 # if rows are always available nothing else suspends this task: let other tasks and a cancellation run
@@ -87,11 +107,11 @@ async def count(conn: Connection, resource: Resource, selection: Selection) -> i
 
 
 def statement(
-    resource: Resource, format: Format, selection: Selection, *, csv_safe: bool = False
+    resource: Resource, format: Format, selection: Selection, *, csv_safe: bool = False, has_header: bool = True
 ) -> tuple[sql.Composed, dict[str, Any]]:
-    """The COPY statement and the values of its placeholders."""
+    """The COPY statement and the values of its placeholders. `has_header`: of a CSV."""
     select, values = query(resource, format, selection, csv_safe=csv_safe)
-    options = _CSV if format == "csv" else _LINES
+    options = _LINES if format != "csv" else _CSV_WITH_HEADER if has_header else _CSV
     return sql.SQL("COPY ({}) TO STDOUT ({})").format(select, options), values
 
 
@@ -114,6 +134,21 @@ def query(
     if format != "csv":
         select = sql.SQL("SELECT row_to_json(record) FROM ({}) AS record").format(select)
     return select, values
+
+
+@asynccontextmanager
+async def _started(conn: Connection, command: sql.Composed, values: dict[str, Any]) -> AsyncIterator[AsyncCopy]:
+    """A COPY. If the task is cancelled while it starts, psycopg would leave a connection that cannot be used any more."""
+    async with AsyncExitStack() as stack:
+        start = asyncio.ensure_future(stack.enter_async_context(conn.cursor().copy(command, values)))
+        try:
+            copy = await asyncio.shield(start)
+        except asyncio.CancelledError:
+            await conn.cancel_safe()
+            with suppress(Exception):
+                await start
+            raise
+        yield copy
 
 
 def _fill(copy: AsyncCopy) -> PQGen[tuple[bytes, int]]:

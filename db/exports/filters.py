@@ -49,12 +49,15 @@ class Condition(NamedTuple):
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
-    """`fields` are in output order. Only records with an id greater than `after`, written since `changed_since`, are selected."""
+    """`fields` are in output order. Only records with an id greater than `after`, not greater than `up_to`, written since
+    `changed_since`, are selected.
+    """
 
     fields: tuple[str, ...]
     conditions: tuple[Condition, ...] = ()
     changed_since: Watermark | None = None
     after: Any = None
+    up_to: Any = None
     limit: int | None = None
 
 
@@ -148,6 +151,9 @@ def where(resource: Resource, selection: Selection) -> tuple[sql.Composed, dict[
     if selection.after is not None:
         clauses.append(sql.SQL("{} > {}").format(_comparable(resource, "id"), sql.Placeholder("after")))
         values["after"] = selection.after
+    if selection.up_to is not None:
+        clauses.append(sql.SQL("{} <= {}").format(_comparable(resource, "id"), sql.Placeholder("up_to")))
+        values["up_to"] = selection.up_to
     if not clauses:
         return sql.Composed([]), {}
     return sql.Composed([sql.SQL("WHERE "), sql.SQL(" AND ").join(clauses)]), values

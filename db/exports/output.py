@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from db.connections.pool import Connection
-from db.exports import copy_out
+from db.exports import parallel
 from db.exports.columnar import ColumnarFormat, ColumnarWriter
 from db.exports.copy_out import Block
 from db.exports.filters import Selection
@@ -20,7 +20,7 @@ _RECORD = msgspec.json.Decoder(dict[str, Any])
 
 
 async def blocks(
-    conn: Connection,
+    conns: Sequence[Connection],
     resource: Resource,
     format: ExportFormat,
     selection: Selection,
@@ -28,11 +28,11 @@ async def blocks(
     csv_safe: bool = False,
     bom: bool = False,
 ) -> AsyncGenerator[Block]:
-    """As `copy_out.blocks`, also for other formats. `bom` puts a byte order mark before a CSV."""
+    """As `parallel.blocks`, also for other formats. `bom` puts a byte order mark before a CSV."""
     if format in ("csv", "ndjson", "json"):
-        made = copy_out.blocks(conn, resource, format, selection, csv_safe=csv_safe)
+        made = parallel.blocks(conns, resource, format, selection, csv_safe=csv_safe)
     else:
-        made = _written(conn, resource, format, selection)
+        made = _written(conns, resource, format, selection)
     async with aclosing(made):
         async for block in made:
             yield block._replace(data=BOM_UTF8 + block.data) if bom else block
@@ -40,12 +40,12 @@ async def blocks(
 
 
 async def _written(
-    conn: Connection, resource: Resource, format: Literal["xlsx", ColumnarFormat], selection: Selection
+    conns: Sequence[Connection], resource: Resource, format: Literal["xlsx", ColumnarFormat], selection: Selection
 ) -> AsyncGenerator[Block]:
     """The records of a COPY, block by block through a writer."""
     records = 0
     with closing(_writer(resource, format, selection.fields)) as writer:
-        async with aclosing(copy_out.blocks(conn, resource, "ndjson", selection)) as lines:
+        async with aclosing(parallel.blocks(conns, resource, "ndjson", selection)) as lines:
             async for block in lines:
                 data = writer.add([[*record.values()] for record in _RECORD.decode_lines(block.data)])
                 records += block.records

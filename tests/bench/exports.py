@@ -1,64 +1,62 @@
 """Background exports, from the request until the file exists, compared with psql's COPY of the same query into a file."""
 
-import asyncio
 import subprocess
 import time
+from datetime import datetime
 from pathlib import Path
-
-import httpx
 
 from db.exports import copy_out
 from db.exports.filters import select
-from db.exports.jobs import FINAL
 from db.formats import Format
 from db.resources.users import USERS
 from tests.bench import files, timed_import
 from tests.bench.environment import Environment, psql
-from tests.bench.report import Figure, number
+from tests.bench.report import Figure
+from tests.support.api_client import Api
 
 FORMATS: tuple[Format, ...] = ("ndjson", "csv")
-POLL_SECONDS = 0.005
+SESSIONS = (1, 2)
 
 
 async def run(env: Environment) -> list[Figure]:
-    copied = env.subfolder("copied") / "users"
-    async with timed_import.opened(env, "exports", worker_pool_size=1) as api:
-        database_url = api.service.environment["DATABASE_URL"]
-        timed_import.copied(api, files.users(env, env.size.records))
-        await timed_import.settled(api, "users")
-        return [await _measure(env, api.client, database_url, copied, format) for format in FORMATS]
+    figures: list[Figure] = []
+    for sessions in SESSIONS:
+        async with timed_import.opened(env, "exports", worker_pool_size=1, export_sessions=sessions) as api:
+            timed_import.copied(api, files.users(env, env.size.records))
+            await timed_import.settled(api, "users")
+            figures += [await _measure(env, api, sessions, format) for format in FORMATS]
+    return figures
 
 
-async def _measure(
-    env: Environment, client: httpx.AsyncClient, database_url: str, file: Path, format: Format
-) -> Figure:
+async def _measure(env: Environment, api: Api, sessions: int, format: Format) -> Figure:
     statement = copy_out.statement(USERS, format, select(USERS, filters={}))[0].as_string(None)
-    ours: list[float] = []
-    yardstick: list[float] = []
-    for round in range(env.size.rounds):
-        if round % 2 == 0:
-            yardstick.append(env.size.records / _copy(database_url, statement, file))
-        ours.append(env.size.records / await _export(client, format))
-        if round % 2 == 1:
-            yardstick.append(env.size.records / _copy(database_url, statement, file))
-        env.log(f"export of {format}, round {round + 1}: {number(ours[-1])}/s, COPY {number(yardstick[-1])}/s")
+    file = env.subfolder("copied") / "users"
+
+    async def copy() -> float:
+        return env.size.records / _copy(api.service.environment["DATABASE_URL"], statement, file)
+
+    async def export() -> float:
+        return env.size.records / await _export(api, format)
+
+    name = f"export as {format} by {sessions} session{'s' * (sessions > 1)}"
+    rates = await timed_import.rounds(env, name, "records/s", {"COPY": copy, "export": export}, env.size.rounds)
     return Figure(
-        name=f"background export of users as {format}",
+        name=f"background {name}",
         unit="records/s",
-        samples=ours,
+        samples=rates["export"],
         yardstick="psql, the same COPY into a file",
-        yardstick_samples=yardstick,
+        yardstick_samples=rates["COPY"],
     )
 
 
-async def _export(client: httpx.AsyncClient, format: Format) -> float:
-    began = time.monotonic()
-    ordered = await client.post("/api/v1/exports", json={"resource": "users", "format": format})
+async def _export(api: Api, format: Format) -> float:
+    """Seconds from the request until the job was completed, by the clock of the server, which is on this machine."""
+    began = time.time()
+    ordered = await api.client.post("/api/v1/exports", json={"resource": "users", "format": format})
     ordered.raise_for_status()
-    while (job := (await client.get(ordered.headers["location"])).json())["status"] not in FINAL:  # noqa: ASYNC110  # as clients do
-        await asyncio.sleep(POLL_SECONDS)
+    job = await timed_import.final(api, ordered)
     assert job["status"] == "completed", job
-    return time.monotonic() - began
+    return datetime.fromisoformat(job["finished_at"]).timestamp() - began
 
 
 def _copy(database_url: str, statement: str, file: Path) -> float:

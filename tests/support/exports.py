@@ -73,9 +73,9 @@ async def create(conn, resource="articles", compression: Compression = "none") -
     return id
 
 
-async def write(conn, settings: Settings) -> jobs.Export:
+async def write(conn, settings: Settings, resource="articles") -> jobs.Export:
     """A completed export, its file in the folder of `settings`."""
-    id = await create(conn)
+    id = await create(conn, resource)
     await Worker(settings, name="w", stopping=asyncio.Event()).run_once(conn)
     job = await jobs.get(conn, id)
     assert job is not None
