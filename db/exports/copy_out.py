@@ -19,6 +19,8 @@ from db.formats import FORMULA_PREFIXES, Format
 from db.resources.definition import Resource
 
 BLOCK_BYTES = 128 * 1024
+# how long the server may take to end a COPY that is cancelled
+CANCEL_SECONDS = 5.0
 
 # CSV cells of types whose text form in COPY differs from JSON: booleans and times as in JSON, an array as JSON in one cell.
 _CSV_CELLS = {
@@ -144,9 +146,12 @@ async def _started(conn: Connection, command: sql.Composed, values: dict[str, An
         try:
             copy = await asyncio.shield(start)
         except asyncio.CancelledError:
-            await conn.cancel_safe()
             with suppress(Exception):
-                await start
+                await conn.cancel_safe(timeout=CANCEL_SECONDS)
+            await asyncio.wait([start], timeout=CANCEL_SECONDS)
+            # the server does not answer: psycopg closes the connection
+            start.cancel()
+            await asyncio.gather(start, return_exceptions=True)
             raise
         yield copy
 
