@@ -3,7 +3,7 @@
 The end of an element is found by its strings and brackets only; whether it is valid JSON is checked by the worker. Where all
 elements of a block are valid, as usual, msgspec finds them at once. Of others the flat ones are found by one match each. The
 rest is scanned from bracket to bracket, and the state of the scan (the open brackets, and whether it is within a string) is
-kept between blocks, so that no byte is read more than three times.
+kept between blocks: no byte is scanned twice.
 """
 
 import re
