@@ -48,7 +48,7 @@ async def sessions(
     """
     conns = [conn]
     async with AsyncExitStack() as stack:
-        if total >= RECORDS_MIN and not selection.conditions and selection.changed_since is None:
+        if total >= RECORDS_MIN and selection == Selection(fields=selection.fields):
             cursor = await conn.execute("SELECT pg_export_snapshot()")
             (snapshot,) = await cursor.fetchone() or ("",)
             while len(conns) < settings.export_sessions:

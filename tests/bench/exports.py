@@ -1,6 +1,5 @@
 """Background exports, from the request until the file exists, compared with psql's COPY of the same query into a file."""
 
-import subprocess
 import time
 from datetime import datetime
 from pathlib import Path
@@ -61,5 +60,6 @@ async def _export(api: Api, format: Format) -> float:
 
 def _copy(database_url: str, statement: str, file: Path) -> float:
     began = time.monotonic()
-    file.write_bytes(psql(database_url, statement, stdout=subprocess.PIPE))
+    with file.open("wb") as stdout:
+        psql(database_url, statement, stdout=stdout.fileno())
     return time.monotonic() - began

@@ -13,23 +13,13 @@ from db.exports.filters import select
 from db.resources.users import USERS
 from db.settings import Settings
 from tests.support.eventually import eventually
+from tests.support.exports import many_users
 from tests.support.service import unused_port
 
 THROUGH_PGBOUNCER = True
 COUNT = parallel.RECORDS_MIN
 ALL = select(USERS, filters={})
 READERS = "FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'bulk export reader'"
-
-
-async def add_users(conn):
-    await conn.execute(
-        """
-        INSERT INTO users (id, email, name, role, active)
-        SELECT gen_random_uuid(), format('%%s@example.org', n), E'Ann "the\nfirst"', 'reader', true
-        FROM generate_series(1, %(count)s) AS n
-        """,
-        {"count": COUNT},
-    )
 
 
 def settings_of(database_url, bouncer=None, **others):
@@ -56,7 +46,7 @@ async def value(conn, query):
 
 async def test_the_bytes_are_those_of_one_session(conn, other, database_url, bouncer):
     """In each format, with a byte order mark too; none of them sees what is committed after the snapshot of the first."""
-    await add_users(conn)
+    await many_users(conn, COUNT)
     meanwhile = [
         (other, "UPDATE users SET name = 'later' WHERE id < '80000000-0000-0000-0000-000000000000'"),
         (other, "DELETE FROM users WHERE id > '80000000-0000-0000-0000-000000000000'"),
@@ -80,6 +70,8 @@ async def test_small_and_filtered_exports_have_one_session(conn, database_url):
         assert conns == [conn]
     async with opened(conn, settings, select(USERS, filters={"role": "reader"})) as conns:
         assert conns == [conn]
+    async with opened(conn, settings, select(USERS, filters={}, limit=COUNT)) as conns:
+        assert conns == [conn]
     since = f"{'0' * 12}-1"
     async with opened(conn, settings, select(USERS, filters={}, changed_since=since)) as conns:
         assert conns == [conn]
@@ -89,14 +81,14 @@ async def test_small_and_filtered_exports_have_one_session(conn, database_url):
 
 async def test_an_export_needs_no_further_session(conn):
     """If PostgreSQL accepts no other connection, the first session reads all."""
-    settings = settings_of(f"postgresql://nobody@127.0.0.1:{unused_port()}/none")
+    settings = settings_of(f"postgresql://127.0.0.1:{unused_port()}/closed")
     async with opened(conn, settings) as conns:
         assert conns == [conn]
 
 
 async def test_the_end_of_a_session_is_an_error(conn, other, database_url):
     """An export that lacks the records of a session must not look complete."""
-    await add_users(conn)
+    await many_users(conn, COUNT)
     with pytest.raises(UNAVAILABLE):
         async with (
             opened(conn, settings_of(database_url)) as conns,
@@ -110,7 +102,7 @@ async def test_the_end_of_a_session_is_an_error(conn, other, database_url):
 
 async def test_an_export_that_is_stopped(conn, other, database_url):
     """The further sessions end, and the first can be used again."""
-    await add_users(conn)
+    await many_users(conn, COUNT)
     async with (
         opened(conn, settings_of(database_url)) as conns,
         aclosing(parallel.blocks(conns, USERS, "ndjson", ALL)) as blocks,
@@ -138,7 +130,7 @@ async def no_readers(conn):
 
 async def test_ranges_of_ids(conn, database_url):
     """The ranges follow each other, the first and the last are open, and no range has far more records than the others."""
-    await add_users(conn)
+    await many_users(conn, COUNT)
     async with opened(conn, settings_of(database_url)) as conns:
         parts = await parallel.parts(conns[0], USERS, ALL)
         assert len(parts) >= 3

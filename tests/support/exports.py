@@ -41,6 +41,18 @@ async def many_articles(conn, count):
     )
 
 
+async def many_users(conn, count):
+    """Inserts `count` users with random ids, and a comma, quotes and a line break in their names."""
+    await conn.execute(
+        """
+        INSERT INTO users (id, email, name, role, active)
+        SELECT gen_random_uuid(), format('%%s@example.org', n), E'Ann, "the\nfirst"', 'reader', true
+        FROM generate_series(1, %(count)s) AS n
+        """,
+        {"count": count},
+    )
+
+
 async def exported(conn, resource, format, *, csv_safe=False, **selected):
     """The export and its reported number of records; `selected` is as for `filters.select`."""
     selection = select(RESOURCES[resource], **{"filters": {}} | selected)

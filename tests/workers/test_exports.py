@@ -3,21 +3,14 @@
 from db.exports import parallel
 from db.settings import Settings
 from tests.support.eventually import eventually
-from tests.support.exports import write
+from tests.support.exports import many_users, write
 
 SESSIONS = "SELECT sessions FROM pg_stat_database WHERE datname = current_database()"
 
 
 async def test_a_large_export_is_read_by_several_sessions(conn, database_url, tmp_path):
     """The file has all records in the order of their ids, and the worker has opened EXPORT_SESSIONS - 1 further sessions."""
-    await conn.execute(
-        """
-        INSERT INTO users (id, email, name, role, active)
-        SELECT gen_random_uuid(), format('%%s@example.org', n), 'Ann', 'reader', true
-        FROM generate_series(1, %(count)s) AS n
-        """,
-        {"count": parallel.RECORDS_MIN},
-    )
+    await many_users(conn, parallel.RECORDS_MIN)
     before = await value(conn, SESSIONS)
     settings = Settings(database_url=database_url, export_dir=str(tmp_path), export_sessions=3)
     job = await write(conn, settings, "users")

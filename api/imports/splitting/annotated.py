@@ -30,10 +30,8 @@ class AnnotatedChunkBuilder(ChunkBuilder):
         super().add(record, annotated)
 
     def add_span(self, span: Span, line: int) -> None:
-        gap = len(self.separator)
-        ends = [*span.starts[1:], len(span.data) + gap]
-        for start, end, at in zip(span.starts, ends, span.lines, strict=True):
-            self.add(span.data[start : end - gap], line + at)
+        for record, at in span.records(len(self.separator)):
+            self.add(record, line + at)
 
     def add_lines(self, data: bytes, line: int) -> int:
         records = data.split(b"\n")[:-1]

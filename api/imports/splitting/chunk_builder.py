@@ -1,6 +1,6 @@
 """Groups records into chunks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -29,6 +29,12 @@ class Span(NamedTuple):
     data: bytes
     starts: Sequence[int]
     lines: Sequence[int]
+
+    def records(self, gap: int) -> Iterator[tuple[bytes, int]]:
+        """Each record and its line. `gap` is the size of the separator."""
+        ends = [*self.starts[1:], len(self.data) + gap]
+        for start, end, line in zip(self.starts, ends, self.lines, strict=True):
+            yield self.data[start : end - gap], line
 
 
 class _Run(NamedTuple):
@@ -88,11 +94,12 @@ class ChunkBuilder:
         while position < len(ends):
             stop = min(position + self._batch_size - self._count, len(ends))
             starts, lines = span.starts[position:stop], span.lines[position:stop]
-            data = span.data[starts[0] : ends[stop - 1] - gap]
+            end = ends[stop - 1] - gap
+            data = span.data[starts[0] : end]
             size = len(data) + (gap if self._count else 0)
             if self._size + size > self._max_bytes or (self._count and self._is_far(line + lines[-1])):
-                for start, end, at in zip(starts, ends[position:stop], lines, strict=True):
-                    self.add(span.data[start : end - gap], line + at)
+                for record, at in Span(span.data[:end], starts, lines).records(gap):
+                    self.add(record, line + at)
             else:
                 count = len(lines)
                 is_plain = not gap and data.count(b"\n") == count == lines[-1] - lines[0] + 1

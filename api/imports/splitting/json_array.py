@@ -82,7 +82,7 @@ class JsonArraySplitter:
 
     def feed(self, block: bytes) -> None:
         position = 0
-        # only once, because an attempt may read the whole block in vain
+        # at most once for each block: an attempt that fails has read all of it
         is_tried = False
         while position < len(block):
             if self._inside is not _Inside.ARRAY:

@@ -9,7 +9,6 @@ stray quotes there are. As long as no record breaks the rules of quoting, all ar
 
 import csv
 import re
-from itertools import compress, pairwise
 
 from api.imports.splitting.chunk_builder import ChunkBuilder, Span, Unreadable
 from api.imports.splitting.strict_csv import StrictReader, unpaired
@@ -211,9 +210,9 @@ class CsvSplitter(LineSplitter):
         return position + len(span.data)
 
     def _add_without_blanks(self, span: Span) -> None:
-        records = [span.data[start:end] for start, end in pairwise([*span.starts, len(span.data)])]
-        kept = [not _BLANK.fullmatch(record) for record in records]
-        self._chunks.add_records([*compress(records, kept)], [*compress(span.lines, kept)], self._line)
+        kept = [(record, line) for record, line in span.records(0) if not _BLANK.fullmatch(record)]
+        records, lines = zip(*kept, strict=True)
+        self._chunks.add_records(records, lines, self._line)
 
     def _all_single(self, data: bytes) -> bool:
         if self.header is None:
