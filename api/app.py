@@ -23,6 +23,7 @@ from api.http.auth import AccessControl
 from api.http.middleware import Observed
 from api.http.stream_admission import StreamAdmission
 from api.imports.admission import Admission
+from api.imports.importing import Importing
 from api.imports.uploads import ActiveUploads
 from db.connections import pool
 from db.connections.pool import Pool
@@ -77,7 +78,11 @@ def create(settings: Settings) -> Litestar:
         ROUTE_HANDLERS,
         state=State(dependencies),
         dependencies={name: _from_state(name) for name in dependencies}
-        | {"db_pool": Provide(_migrated_pool), "request_id": Provide(_request_id, sync_to_thread=False)},
+        | {
+            "db_pool": Provide(_migrated_pool),
+            "importing": Provide(_importing),
+            "request_id": Provide(_request_id, sync_to_thread=False),
+        },
         exception_handlers=problems.HANDLERS,
         lifespan=[_connected],
         openapi_config=openapi.config(settings, version=health.version()),
@@ -120,6 +125,18 @@ async def _migrated_pool(request: Request[Any, Any, Any]) -> Pool:
     """The pool. Raises `MigrationsMissing`, before the handler has read or stored anything."""
     await request.app.state.schema.check()
     return request.app.state.db_pool
+
+
+async def _importing(request: Request[Any, Any, Any]) -> Importing:
+    """Raises as `_migrated_pool`."""
+    state = request.app.state
+    return Importing(
+        pool=await _migrated_pool(request),
+        settings=state.settings,
+        admission=state.admission,
+        active_uploads=state.active_uploads,
+        stopping=state.stopping,
+    )
 
 
 def _request_id(request: Request[Any, Any, Any]) -> str:

@@ -91,6 +91,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # chunks of one import that a worker claims at once; fewer if there are not enough for all workers, or if together they
     # exceed chunk_max_bytes
     claim_chunks_max: Annotated[int, Meta(ge=1, le=1000)] = 8
+    # the sample that a claim chooses from has 16 jobs
+    claim_imports_max: Annotated[int, Meta(ge=1, le=16)] = 16
     # processes of the API that share its listening socket; each has the limits of one API process
     api_processes: Annotated[int, Meta(ge=1, le=64)] = 1
     # maximum database connections of one API process, without those of its streams

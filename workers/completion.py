@@ -39,7 +39,12 @@ async def end_job(
 
 async def end_import(conn: Connection, id: UUID, endpoints: Sequence[Endpoint], *, has_budget: bool = True) -> None:
     started_ns = time.time_ns()
-    for end in await import_completion.finish(conn, id, endpoints=endpoints, has_budget=has_budget):
+    report(await import_completion.finish(conn, id, endpoints=endpoints, has_budget=has_budget), started_ns=started_ns)
+
+
+def report(ends: Sequence[import_completion.Finished], *, started_ns: int) -> None:
+    """Logs, counts and traces imports that have become final; `started_ns` as in `monitoring.job_events`."""
+    for end in ends:
         job_events.import_finished(end, started_ns=started_ns)
 
 

@@ -34,9 +34,11 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
     resource: str
     counts: Counts
     # whether the job has an error budget
-    has_budget: bool
+    has_budget: bool = False
     # whether another chunk of the job is pending
-    is_followed: bool
+    is_followed: bool = False
+    # whether the job was made final with the claim
+    is_ended: bool = False
     seconds: float
 
 
@@ -110,13 +112,13 @@ async def perform(conn: Connection, claim: Claim, *, settings: Settings, memory:
 
 async def _parse_in_thread(conn: Connection, job: ClaimedImport, chunks: list[Chunk], settings: Settings) -> Parsed:
     """Parses in a thread, and sends statements meanwhile, so that the server does not end the idle session."""
-    parsing = asyncio.create_task(asyncio.to_thread(_parse, job, chunks, settings))
+    parsing = asyncio.create_task(asyncio.to_thread(parse_chunks, job, chunks, settings))
     while not (await asyncio.wait({parsing}, timeout=KEEP_ALIVE_SECONDS))[0]:
         await conn.execute("SELECT")
     return parsing.result()
 
 
-def _parse(job: ClaimedImport, chunks: list[Chunk], settings: Settings) -> Parsed:
+def parse_chunks(job: ClaimedImport, chunks: list[Chunk], settings: Settings) -> Parsed:
     """Parses the chunks into one result. Empties the list, so that the bytes of each chunk are freed once it is parsed."""
     chunks.reverse()
     parts: list[Parsed] = []

@@ -10,13 +10,13 @@ import structlog
 
 from db import health, queue
 from db.connections.pool import Connection
-from db.errors import RETRYABLE, sqlstate
-from db.queue import Claim, State, failpoints
+from db.errors import REFUSED_ROW, RETRYABLE, sqlstate
+from db.queue import Claim, Counts, State, failpoints
 from db.settings import Settings
 from monitoring import metrics, tracing
 from monitoring.outage import Outage, first_line
 from monitoring.tracing import Span
-from workers import completion, exports, imports, maintenance, session
+from workers import completion, exports, imports, maintenance, session, small_imports
 
 log = structlog.get_logger()
 
@@ -51,6 +51,8 @@ class Worker:
         self.stopping = stopping
         self.outage = Outage(worker=name)
         self.memory = imports.ConflictMemory()
+        # how many small imports are claimed together: one after they could not be stored together, then more again
+        self._together_max = settings.claim_imports_max
         # the current claim; still set after a lost connection, when it is unknown whether its work was committed
         self.current: Claim | None = None
         self._reclaim_at = 0.0
@@ -89,6 +91,8 @@ class Worker:
             chunks_max=self.settings.claim_chunks_max,
             bytes_max=self.settings.chunk_max_bytes,
             workers=self.settings.worker_pool_size,
+            # each import has a span of its own
+            imports_max=self._together_max if span_id is None else 1,
             takes_exports=self.takes_exports,
             span_id=span_id,
         )
@@ -107,13 +111,14 @@ class Worker:
                     gc.collect()
             else:
                 _fail(span, "failed")
-        await completion.end_job(
-            conn,
-            claim,
-            has_budget=None if done is None else done.has_budget,
-            is_followed=done is not None and done.is_followed,
-            endpoints=self.settings.webhook_endpoints,
-        )
+        if done is None or not done.is_ended:
+            await completion.end_job(
+                conn,
+                claim,
+                has_budget=None if done is None else done.has_budget,
+                is_followed=done is not None and done.is_followed,
+                endpoints=self.settings.webhook_endpoints,
+            )
         self.current = None
         return True
 
@@ -177,6 +182,8 @@ class Worker:
 
     async def _perform(self, conn: Connection, claim: Claim, span: Span) -> imports.Done | None:
         """Performs the work, repeated in place after a deadlock or the like, which does not count as an attempt."""
+        if claim.is_small and (ended := await self._perform_together(conn, claim, span)) is not None:
+            return ended
         for retries_remaining in reversed(range(RETRIES_MAX)):
             try:
                 if claim.kind == "export":
@@ -200,6 +207,37 @@ class Worker:
                     span.set({"bulk.outcome": "cancelled"})
                 break
         return None
+
+    async def _perform_together(self, conn: Connection, claim: Claim, span: Span) -> imports.Done | None:
+        """Stores a small import with its companions. None: it is to be performed alone, and no companion is left."""
+        started_ns = time.time_ns()
+        try:
+            done = await small_imports.perform(conn, claim, settings=self.settings)
+        except Exception as error:
+            if conn.broken or conn.closed:
+                raise
+            log.debug("small imports separated", **self._log_fields(claim), error=first_line(error))
+            self._together_max = 1
+            if isinstance(error, REFUSED_ROW):
+                # of the first one, if it is alone; otherwise a guess that costs a look-up
+                self.memory.note(claim.job_id, "some")
+            if claim.companions:
+                await queue.separate(conn, claim, claim.companion_ids)
+                await queue.notify(conn)
+            return None
+        self._together_max = min(2 * self._together_max, self.settings.claim_imports_max)
+        completion.report(done.ends, started_ns=started_ns)
+        ended = None
+        for small in done.stored:
+            result = imports.Done(
+                resource=small.job.resource,
+                counts=Counts(created=small.chunk.records),
+                seconds=done.seconds / len(done.stored),
+                is_ended=True,
+            )
+            self._report(small.claim, result, span)
+            ended = result if small.claim.id == claim.id else ended
+        return ended
 
     def _report(self, claim: Claim, done: imports.Done, span: Span) -> None:
         counts = done.counts

@@ -3,10 +3,12 @@
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime
+from functools import cache
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import FieldInfo
 
 from api.http.headers import IDEMPOTENCY_KEY_MAX_CHARACTERS, AnyRequest
 from api.http.problems import Fault, Problem, invalid, invalid_request
@@ -105,17 +107,23 @@ def check_token(key: str | None, token: str | None) -> str | None:
     return key or token
 
 
+@cache
+def _fields(struct: type[msgspec.Struct]) -> dict[str, FieldInfo]:
+    """The fields by the names of the parameters. msgspec evaluates the annotations of all at each call."""
+    return {field.encode_name: field for field in msgspec.structs.fields(struct)}
+
+
 def _decode_objects(values: dict[str, Any], into: type[msgspec.Struct]) -> None:
     """Decodes JSON text of parameters that are objects. Other text is left for the check of its type."""
-    for field in msgspec.structs.fields(into):
-        text = values.get(field.encode_name)
+    for name, field in _fields(into).items():
+        text = values.get(name)
         if isinstance(text, str) and text.lstrip().startswith("{") and validation.is_object(field.type):
             with suppress(ValueError, RecursionError):
-                values[field.encode_name] = msgspec.json.decode(text)
+                values[name] = msgspec.json.decode(text)
 
 
 def _faults(values: dict[str, Any], repeated: list[str], into: type[msgspec.Struct]) -> list[Fault]:
-    fields = {field.encode_name: field for field in msgspec.structs.fields(into)}
+    fields = _fields(into)
     faults = [Fault(name, "repeated_parameter", "is repeated") for name in dict.fromkeys(repeated)]
     faults += [
         Fault(name, "unknown_parameter", "is not a parameter of this route") for name in values if name not in fields

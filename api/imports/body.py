@@ -33,14 +33,13 @@ from db.formats import (
     Compression,
     ImportFormat,
 )
+from db.queue import SMALL_BYTES
 from db.settings import Settings
 
 # media types that do not determine the format
 OPAQUE = ("", "application/octet-stream", "text/plain", *COMPRESSION_BY_MEDIA_TYPE)
 
 PARAMETER_MAX_BYTES = 4096
-# a file up to this size is held in memory and then stored in one transaction
-SMALL_BYTES = 32 * 1024
 # how many leading blank bytes are skipped to find the first byte, which distinguishes an array from an object
 BLANK_BYTES_MAX = 64 * 1024
 PARTS_MAX = 32
@@ -75,7 +74,7 @@ class Body:
 
     @property
     def is_small(self) -> bool:
-        """Whether the request announces at most SMALL_BYTES. Compressed, they may still contain a large file."""
+        """Whether the request announces at most SMALL_BYTES: then it is held in memory, and stored in one transaction. Compressed, they may still contain a large file."""
         length = self._request.headers.get("content-length", "")
         return length.isdigit() and int(length) <= SMALL_BYTES
 

@@ -5,46 +5,52 @@ A small file is stored and sealed in one transaction.
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from typing import NamedTuple
 from uuid import UUID
 
+from msgspec import UNSET, UnsetType
 from uuid_utils.compat import uuid7
 
 from api.http.headers import AnyRequest
 from api.http.problems import Problem, invalid
 from api.imports import repair, request_digest, source
-from api.imports.admission import Admission
-from api.imports.body import SMALL_BYTES, Body, File, Parameter
+from api.imports.body import Body, File, Parameter
 from api.imports.chunk_writer import ChunkWriter
 from api.imports.fair_splitting import FairSplitter
+from api.imports.importing import Importing
 from api.imports.parameters import ImportParameters
 from api.imports.requested import RequestedImport
 from api.imports.sheets.conversion import SheetConversion
 from api.imports.source import ObjectReader
 from api.imports.splitting import FileSplitter, Unreadable
-from api.imports.uploads import ActiveUploads
 from db import queue
-from db.connections.pool import Connection, Pool, repeatable
+from db.connections.pool import Connection, repeatable
 from db.imports import jobs, repairs, uploads
 from db.imports.jobs import Import
 from db.imports.payload import Chunk
 from db.imports.records import Gone
 from db.imports.uploads import ImportSpec
-from db.settings import Settings
+from db.queue import SMALL_BYTES
 from monitoring import metrics
 
 
-async def receive(
-    request: AnyRequest, *, pool: Pool, settings: Settings, admission: Admission, active: ActiveUploads
-) -> tuple[Import, bool]:
-    """Reads the request to its end. Returns the job, and whether an earlier request with the same key and content created it.
+class Received(NamedTuple):
+    """The job of a request."""
 
-    Raises `Problem`: 400, 409, 413, 415, 422, 429, 503.
-    """
-    receiver = UploadReceiver(request, pool=pool, settings=settings, admission=admission, active=active)
+    job: Import
+    # an earlier request with the same key and content created the job
+    is_replay: bool = False
+    # unset if it was not asked for
+    waiting_for: str | UnsetType | None = UNSET
+
+
+async def receive(request: AnyRequest, importing: Importing) -> Received:
+    """Reads the request to its end. Raises `Problem`: 400, 409, 413, 415, 422, 429, 503."""
+    receiver = UploadReceiver(request, importing)
     try:
-        with admission.upload():
-            async with admission.until_stopping():
-                job, is_replay = await receiver.run()
+        with importing.admission.upload():
+            async with importing.admission.until_stopping():
+                received = await receiver.run()
     except Unreadable as error:
         raise Problem("invalid-request", f"The file cannot be read: {error}") from None
     except uploads.AfterUnknown:
@@ -60,29 +66,26 @@ async def receive(
     except uploads.Gone:
         raise Problem("unavailable", "The upload was inactive for too long and was removed.") from None
     if receiver.requested.token is not None:
-        metrics.idempotency("replayed" if is_replay else "created")
-    return job, is_replay
+        metrics.idempotency("replayed" if received.is_replay else "created")
+    return received
 
 
 class UploadReceiver:
     """Receives one import request."""
 
-    def __init__(
-        self, request: AnyRequest, *, pool: Pool, settings: Settings, admission: Admission, active: ActiveUploads
-    ) -> None:
-        self._pool = pool
-        self._settings = settings
-        self._admission = admission
-        self._active = active
+    def __init__(self, request: AnyRequest, importing: Importing) -> None:
+        self._pool = importing.pool
+        self._settings = importing.settings
+        self._admission = importing.admission
+        self._active = importing.active_uploads
         self.requested = RequestedImport(request)
-        self._body = Body(request, settings, admission)
+        self._body = Body(request, importing.settings, importing.admission)
         self._file = File(None, None)
         self._source: ObjectReader | None = None
         # of an XLSX file
         self._sheet: SheetConversion | None = None
 
-    async def run(self) -> tuple[Import, bool]:
-        """Receives everything. Returns the job, and whether it is that of an earlier request."""
+    async def run(self) -> Received:
         async with aclosing(self._body.events()) as events:
             has_file = await self._read_to_file(events)
             early = await self.requested.begin(self._pool)
@@ -93,9 +96,7 @@ class UploadReceiver:
                 raise source.excludes_file()
             return await self._read_source(early, early.source)
 
-    async def _receive_file(
-        self, early: ImportParameters, events: AsyncIterator[Parameter | File | bytes]
-    ) -> tuple[Import, bool]:
+    async def _receive_file(self, early: ImportParameters, events: AsyncIterator[Parameter | File | bytes]) -> Received:
         splitter = self._splitter(early)
         chunks: list[Chunk] = []
         async with aclosing(self._split(events, splitter)) as parts:
@@ -108,18 +109,24 @@ class UploadReceiver:
                     return await self._store_whole(self._specify(early, splitter, len(chunks)), chunks)
             return await self._receive_large(early, splitter, chunks, parts)
 
-    async def _store_whole(self, spec: ImportSpec, chunks: list[Chunk]) -> tuple[Import, bool]:
+    async def _store_whole(self, spec: ImportSpec, chunks: list[Chunk]) -> Received:
         """Stores a file that was received completely, in one transaction."""
         id = uuid7()
         async with self._admission.storing:
-            job = await self._active.store_whole(id, spec, chunks, self._admission, seal=self._seal_by)
-        if job is not None:
-            return job, False
+            if len(chunks) == 1 and self.requested.parent is None:
+                created = await self._active.store_small(id, spec, chunks[0], self._admission)
+                if created is not None:
+                    job, waiting_for = created
+                    return Received(job, waiting_for=waiting_for)
+            else:
+                job = await self._active.store_whole(id, spec, chunks, self._admission, seal=self._seal_by)
+                if job is not None:
+                    return Received(job)
         return await self._earlier(spec.digest)
 
     async def _receive_large(
         self, early: ImportParameters, splitter: FileSplitter, chunks: list[Chunk], parts: AsyncIterator[list[Chunk]]
-    ) -> tuple[Import, bool]:
+    ) -> Received:
         """Stores the file in several transactions while it is received. `chunks` are its first ones, `parts` all others."""
         id = uuid7()
         if not await self._active.begin(id, self._admission, token=self.requested.token):
@@ -135,10 +142,10 @@ class UploadReceiver:
                 # the parameter followed the file, and another job has this key
                 await self._active.discard(id)
             else:
-                return await self._sealed(id), False
+                return await self._sealed(id)
         return await self._earlier(spec.digest)
 
-    async def _read_source(self, early: ImportParameters, url: str) -> tuple[Import, bool]:
+    async def _read_source(self, early: ImportParameters, url: str) -> Received:
         """Reads the object to its end, also if the client disconnects: a request with the same key returns the job then."""
         source.check(url, self._settings)
         id = uuid7()
@@ -154,7 +161,7 @@ class UploadReceiver:
                 splitter = self._splitter(early)
                 spec = await self._store(id, early, splitter, [], self._split(content, splitter))
             await self._seal(id, spec)
-        return await self._sealed(id), False
+        return await self._sealed(id)
 
     def _content(
         self, early: ImportParameters, events: AsyncGenerator[Parameter | File | bytes, None]
@@ -196,11 +203,11 @@ class UploadReceiver:
     async def _seal(self, id: UUID, spec: ImportSpec) -> None:
         await queue.submit(self._pool, lambda conn: self._seal_by(conn, id, spec))
 
-    async def _sealed(self, id: UUID) -> Import:
+    async def _sealed(self, id: UUID) -> Received:
         job = await repeatable(self._pool, lambda conn: jobs.get(conn, id))
         if job is None:
             raise Problem("not-found", "The import was removed meanwhile.")
-        return job
+        return Received(job)
 
     async def _seal_by(self, conn: Connection, id: UUID, spec: ImportSpec) -> None:
         seal = uploads.seal if self.requested.parent is None else repairs.seal
@@ -236,7 +243,7 @@ class UploadReceiver:
             early, splitter, chunk_count, file_name=self._file.name, sheet=self._sheet, source=self._source
         )
 
-    async def _earlier(self, digest: bytes) -> tuple[Import, bool]:
+    async def _earlier(self, digest: bytes) -> Received:
         """The job that already has the key, if its request was the same as this one. Raises `Problem` 409, 422."""
         holder = await repeatable(self._pool, lambda conn: uploads.by_token(conn, self.requested.token or ""))
         if holder is None or holder[1] == "uploading":
@@ -252,4 +259,4 @@ class UploadReceiver:
                 "idempotency-key-reused",
                 "This idempotency key belongs to an import with other parameters or another file.",
             )
-        return job, True
+        return Received(job, is_replay=True)

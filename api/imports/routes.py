@@ -21,12 +21,11 @@ from api.http.operations import BINARY, CSV_OR_NDJSON, OBJECTS, object_schema, o
 from api.http.parameters import STORABLE, ListParameters
 from api.http.problems import problem_responses
 from api.imports import errors, wait
-from api.imports.admission import AdmissionHere
+from api.imports.importing import ImportingHere
 from api.imports.parameters import ImportParameters
 from api.imports.receive import receive
 from api.imports.results import get_import_results
 from api.imports.timeline import get_import_timeline
-from api.imports.uploads import ActiveUploadsHere
 from api.imports.view import PATH, ImportView, get_or_404, summary, view
 from db.connections.pool import Connection, repeatable
 from db.formats import XLSX_MEDIA_TYPE
@@ -129,22 +128,16 @@ BODY = RequestBody(
         ),
     },
 )
-async def create_import(
-    request: AnyRequest,
-    db_pool: PoolHere,
-    settings: SettingsHere,
-    admission: AdmissionHere,
-    active_uploads: ActiveUploadsHere,
-    stopping: StoppingHere,
-) -> Response[bytes]:
+async def create_import(request: AnyRequest, importing: ImportingHere) -> Response[bytes]:
     """The file is stored completely or not at all. Requests with the same idempotency key create one job."""
     seconds = headers.wait_seconds(request)
-    job, is_replay = await receive(request, pool=db_pool, settings=settings, admission=admission, active=active_uploads)
+    job, is_replay, waiting_for = await receive(request, importing)
     tracing.note_job(request.scope, "import", job.id, job.resource, is_replay=is_replay, records=job.total_records)
     if seconds is not None:
-        job = await wait.until_final(request, db_pool, job, seconds=seconds, stopping=stopping)
+        job = await wait.until_final(request, importing.pool, job, seconds=seconds, stopping=importing.stopping)
+        waiting_for = UNSET
     return responses.accepted(
-        await view(db_pool, settings, job),
+        await view(importing.pool, importing.settings, job, waiting_for=waiting_for),
         is_final=job.is_final,
         is_replay=is_replay,
         is_result=job.is_final and seconds is not None,

@@ -5,15 +5,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from uuid import UUID
 
+import msgspec
 import structlog
 from litestar.di import NamedDependency
 from litestar.params import SkipValidation
 
 from api.imports.admission import Admission
 from db import queue
-from db.connections.pool import Connection, Pool
+from db.connections.pool import Connection, Pool, repeatable
 from db.errors import UNAVAILABLE, ConnectionLost
-from db.imports import backlog, jobs, uploads
+from db.imports import backlog, jobs, small_uploads, uploads
 from db.imports.jobs import Import
 from db.imports.payload import Chunk
 from db.imports.uploads import ImportSpec
@@ -82,6 +83,36 @@ class ActiveUploads:
             return await jobs.get(conn, id)
 
         return await queue.submit(self._pool, store)
+
+    async def store_small(
+        self, id: UUID, spec: ImportSpec, chunk: Chunk, admission: Admission
+    ) -> tuple[Import, str | None] | None:
+        """Creates an import of one chunk in two exchanges with the server.
+
+        Returns the job and what it waits for. None if another job has its idempotency key. Raises `Problem` 429, `AfterUnknown`.
+        """
+        is_repeat = False
+
+        async def create(conn: Connection) -> tuple[Import, str | None] | None:
+            nonlocal is_repeat
+            if is_repeat and await uploads.is_sealed(conn, id, spec.digest):
+                job = await jobs.get(conn, id)
+            else:
+                is_repeat = True
+                job, backlog = await small_uploads.create(
+                    conn,
+                    id,
+                    spec,
+                    chunk,
+                    jobs_max=self._settings.queue_jobs_max,
+                    bytes_max=self._settings.queue_bytes_max,
+                )
+                admission.check(msgspec.structs.replace(backlog, jobs=backlog.jobs + 1))
+            if job is None:
+                return None
+            return job, await small_uploads.announce(conn, id)
+
+        return await repeatable(self._pool, create)
 
     @asynccontextmanager
     async def held(self, id: UUID) -> AsyncIterator[None]:

@@ -5,9 +5,10 @@ again in each transaction. A statement outside of a transaction has no time limi
 """
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from typing import Any
 
-from psycopg import AsyncTransaction, IsolationLevel
+from psycopg import AsyncConnection, AsyncTransaction, IsolationLevel
 from psycopg.pq import TransactionStatus
 from psycopg.sql import SQL, Composed, Identifier
 
@@ -17,6 +18,15 @@ from db.connections.monitored import MonitoredConnection
 CARRIED = ("TimeZone", "DateStyle", "standard_conforming_strings")
 # has no effect within a transaction; BEGIN names the level
 AT_BEGIN = "default_transaction_isolation"
+
+
+def time_limits(conn: AsyncConnection[Any]) -> AbstractAsyncContextManager[object]:
+    """A block for one statement that may wait for a lock, so that it has the time limits of a session.
+
+    Only through PgBouncer this is a transaction; elsewhere the statement has them anyway, and BEGIN and COMMIT would be two
+    more exchanges.
+    """
+    return conn.transaction() if isinstance(conn, PgBouncerConnection) else nullcontext()
 
 
 class PgBouncerConnection(MonitoredConnection):

@@ -1,6 +1,6 @@
 """Loads what a worker needs for a claim: the import's parameters and the payloads of its chunks."""
 
-from typing import Any
+from typing import Any, LiteralString
 
 import msgspec
 from psycopg.rows import kwargs_row
@@ -30,6 +30,15 @@ class ClaimedImport(msgspec.Struct, frozen=True, kw_only=True):
     undoable: bool
 
 
+# what `row` takes
+COLUMNS: LiteralString = """
+    payload.first_record, payload.first_line, chunks.records, payload.data, payload.starts, payload.lines,
+    resource, mode, dry_run, unknown_fields, format, csv_delimiter, csv_safe,
+    csv_columns, columns, total_chunks, undoable,
+    on_error = 'stop' OR max_errors IS NOT NULL OR max_error_rate IS NOT NULL AS has_budget
+"""
+
+
 async def load_claimed(conn: Connection, claim: Claim) -> tuple[ClaimedImport, list[Chunk]]:
     """The claim's import, and the payloads of its chunks in the order of the file (none for a settle chunk).
 
@@ -37,29 +46,26 @@ async def load_claimed(conn: Connection, claim: Claim) -> tuple[ClaimedImport, l
     server crashes before they are on disk, both are lost and the chunk is processed again. The commit that makes the job final
     is synchronous, which also flushes all commits before it.
     """
-    cursor = conn.cursor(row_factory=kwargs_row(_row), binary=True)
+    cursor = conn.cursor(row_factory=kwargs_row(row), binary=True)
     async with conn.pipeline():
         await conn.execute("SET LOCAL synchronous_commit = off")
         await cursor.execute(
-            """
-            SELECT payload.first_record, payload.first_line, chunks.records, payload.data, payload.starts, payload.lines,
-                resource, mode, dry_run, unknown_fields, format, csv_delimiter, csv_safe,
-                csv_columns, columns, total_chunks, undoable,
-                on_error = 'stop' OR max_errors IS NOT NULL OR max_error_rate IS NOT NULL AS has_budget
+            f"""
+            SELECT {COLUMNS}
             FROM chunks
             JOIN import_jobs ON import_jobs.id = chunks.import_id
             LEFT JOIN import_payloads AS payload
                 ON kind = 'records' AND payload.import_id = chunks.import_id AND payload.first_record = chunks.first_record
             WHERE chunks.id = ANY (%(ids)s)
             ORDER BY seq
-            """,
+            """,  # noqa: S608  of literals only
             {"ids": claim.ids},
         )
     rows = await cursor.fetchall()
     return rows[0][0], [chunk for _, chunk in rows if chunk is not None]
 
 
-def _row(
+def row(
     *,
     first_record: int,
     first_line: int,

@@ -1,10 +1,11 @@
 """Makes an import final after its last chunk. Called after each final chunk, by cancel and by maintenance; done exactly once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import LiteralString
 from uuid import UUID
 
 import msgspec
+from psycopg import AsyncCursor
 from psycopg.rows import class_row, scalar_row
 
 from db import queue
@@ -57,9 +58,29 @@ async def finish(
         return []
     if end.errors:
         await errors.write_summary(conn, id)
-    if end.is_awaited:
+    return [end, *await follow_up(conn, [end], endpoints=endpoints)]
+
+
+async def end_small(
+    conn: Connection, created: Mapping[UUID, int], *, endpoints: Sequence[Endpoint]
+) -> AsyncCursor[Finished]:
+    """Makes imports final, in the transaction that has created all of their records. `created` are the numbers of these.
+
+    Returns a cursor for their ends, so that it may be called in a pipeline. To be followed by `follow_up` after the commit.
+    """
+    cursor = conn.cursor(row_factory=class_row(Finished))
+    statement, parameters = deliveries.with_deliveries(_END_SMALL, "import", endpoints)
+    await cursor.execute(statement, {"ids": list(created), "created": list(created.values()), **parameters})
+    return cursor
+
+
+async def follow_up(conn: Connection, ends: Sequence[Finished], *, endpoints: Sequence[Endpoint]) -> list[Finished]:
+    """Wakes workers for the imports that waited for these; returns those of them that become final now."""
+    if any(end.is_awaited for end in ends):
         await queue.notify(conn)
-    return [end] if end.status == "completed" else [end, *await finish_dependents(conn, endpoints=endpoints)]
+    if all(end.status == "completed" for end in ends):
+        return []
+    return await finish_dependents(conn, endpoints=endpoints)
 
 
 async def finish_dependents(conn: Connection, *, endpoints: Sequence[Endpoint]) -> list[Finished]:
@@ -137,8 +158,35 @@ async def _cancel_pending(conn: Connection, id: UUID) -> None:
     )
 
 
+# what an end changes, from the counts `done`
+_SET: LiteralString = """
+    status = CASE
+        WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
+        WHEN problem IS NOT NULL THEN 'failed'
+        ELSE 'completed'
+    END,
+    outcome = CASE
+        WHEN cancel_requested_at IS NOT NULL OR problem IS NOT NULL THEN NULL
+        WHEN done.failed = 0 THEN 'success'
+        WHEN done.failed = total_records THEN 'rejected'
+        ELSE 'partial'
+    END,
+    created = done.created, updated = done.updated, unchanged = done.unchanged,
+    skipped = done.skipped, failed = done.failed, errors = done.errors,
+    errors_omitted = done.errors_omitted,
+    -- it has the rows of all chunks, because they were committed before this statement
+    end_snapshot = CASE WHEN undoable THEN pg_current_snapshot() END,
+    finished_at = clock_timestamp()
+"""
+# the columns of Finished
+_FINISHED: LiteralString = """
+    id, resource, status, outcome, request_id, traceparent, total_records, import_jobs.created, import_jobs.failed,
+    import_jobs.errors,
+    extract(epoch FROM import_jobs.finished_at - coalesce(started_at, sealed_at))::float8 AS seconds,
+    EXISTS (SELECT 1 FROM import_jobs AS later WHERE later.after_id = import_jobs.id) AS is_awaited
+"""
 # Makes the job final; no row if it is already, or cannot be yet.
-_END: LiteralString = """
+_END: LiteralString = f"""
     WITH done AS (
         SELECT sum(created) AS created, sum(updated) AS updated, sum(unchanged) AS unchanged,
             sum(skipped) AS skipped, sum(failed) AS failed, sum(errors) AS errors,
@@ -147,23 +195,7 @@ _END: LiteralString = """
         WHERE job_id = %(id)s
     )
     UPDATE import_jobs
-    SET status = CASE
-            WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
-            WHEN problem IS NOT NULL THEN 'failed'
-            ELSE 'completed'
-        END,
-        outcome = CASE
-            WHEN cancel_requested_at IS NOT NULL OR problem IS NOT NULL THEN NULL
-            WHEN done.failed = 0 THEN 'success'
-            WHEN done.failed = total_records THEN 'rejected'
-            ELSE 'partial'
-        END,
-        created = done.created, updated = done.updated, unchanged = done.unchanged,
-        skipped = done.skipped, failed = done.failed, errors = done.errors,
-        errors_omitted = done.errors_omitted,
-        -- it has the rows of all chunks, because they were committed before this statement
-        end_snapshot = CASE WHEN undoable THEN pg_current_snapshot() END,
-        finished_at = clock_timestamp()
+    SET {_SET}
     FROM done
     WHERE id = %(id)s
         AND status IN ('pending', 'processing')
@@ -171,11 +203,20 @@ _END: LiteralString = """
         AND (is_settled OR NOT EXISTS (SELECT 1 FROM import_deferred WHERE import_id = %(id)s))
         -- a chunk that has failed since apply_error_budget must set the problem first
         AND (problem IS NOT NULL OR NOT EXISTS (SELECT 1 FROM chunks WHERE job_id = %(id)s AND state = 'failed'))
-    RETURNING id, resource, status, outcome, request_id, traceparent, total_records, import_jobs.created, import_jobs.failed,
-        import_jobs.errors,
-        extract(epoch FROM import_jobs.finished_at - coalesce(started_at, sealed_at))::float8 AS seconds,
-        EXISTS (SELECT 1 FROM import_jobs AS later WHERE later.after_id = %(id)s) AS is_awaited
-"""
+    RETURNING {_FINISHED}
+"""  # noqa: S608  of literals only
+# Makes imports final whose only chunk this transaction has finished.
+_END_SMALL: LiteralString = f"""
+    WITH done AS (
+        SELECT job_id, created, 0 AS updated, 0 AS unchanged, 0 AS skipped, 0 AS failed, 0 AS errors, 0 AS errors_omitted
+        FROM unnest(%(ids)s::uuid[], %(created)s::bigint[]) AS done (job_id, created)
+    )
+    UPDATE import_jobs
+    SET {_SET}
+    FROM done
+    WHERE id = done.job_id AND status IN ('pending', 'processing')
+    RETURNING {_FINISHED}
+"""  # noqa: S608  of literals only
 
 
 async def _write_end(conn: Connection, id: UUID, endpoints: Sequence[Endpoint]) -> Finished | None:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, LiteralString
 from uuid import UUID
 
 import msgspec
@@ -119,11 +119,15 @@ class ImportJobCounts(msgspec.Struct, frozen=True, kw_only=True):
     outcome: ImportOutcomeCounts
 
 
-# the columns of Import; the counters of a job that is not final are summed over its chunks, by their key (job_id, seq)
-_SELECT = """
-    SELECT jobs.id, status, outcome, resource, mode, dry_run, after_id, parent_id, relation, format,
-        csv_delimiter, file_name, file_bytes, file_sha256, source, columns, undoable, total_records, problem,
-        request_digest, created_by, created_at, started_at, finished_at, clock_timestamp() AS now,
+# the columns of Import except its counters
+COLUMNS: LiteralString = """
+    jobs.id, status, outcome, resource, mode, dry_run, after_id, parent_id, relation, format,
+    csv_delimiter, file_name, file_bytes, file_sha256, source, columns, undoable, total_records, problem,
+    request_digest, created_by, created_at, started_at, finished_at, clock_timestamp() AS now
+"""
+# the counters of a job that is not final are summed over its chunks, by their key (job_id, seq)
+_SELECT: LiteralString = f"""
+    SELECT {COLUMNS},
         coalesce(done.created, jobs.created) AS created,
         coalesce(done.updated, jobs.updated) AS updated,
         coalesce(done.unchanged, jobs.unchanged) AS unchanged,
@@ -140,7 +144,7 @@ _SELECT = """
         FROM chunks
         WHERE chunks.job_id = jobs.id AND jobs.finished_at IS NULL
     ) AS done ON true
-"""
+"""  # noqa: S608  of literals only
 
 
 async def get(conn: Connection, id: UUID) -> Import | None:

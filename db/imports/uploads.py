@@ -200,13 +200,20 @@ _SEAL: LiteralString = """
         total_chunks = %(total_chunks)s,
         undoable = %(undoable)s,
         idempotency_token = %(idempotency_token)s,
-        request_digest = %(digest)s,
+        request_digest = %(request_digest)s,
         request_id = %(request_id)s,
         traceparent = %(traceparent)s,
         created_by = %(created_by)s
     WHERE id = %(id)s AND status = 'uploading'
     RETURNING id, status
 """
+
+
+def columns(spec: ImportSpec) -> dict[str, Any]:
+    """The columns of `import_jobs` that a specification gives, and their values."""
+    values = msgspec.structs.asdict(spec)
+    values["request_digest"] = values.pop("digest")
+    return values | {"columns": spec.columns and Jsonb(spec.columns), "source": spec.source and Jsonb(spec.source)}
 
 
 async def seal(conn: Connection, id: UUID, spec: ImportSpec, *, endpoints: Sequence[Endpoint]) -> bool:
@@ -216,13 +223,8 @@ async def seal(conn: Connection, id: UUID, spec: ImportSpec, *, endpoints: Seque
     repeat. Raises `Gone`; `AfterUnknown`; `TokenTaken` if the token was received after the file and another job has it.
     """
     statement, parameters = deliveries.with_deliveries(_SEAL, "import", () if spec.total_records else endpoints)
-    columns = {
-        **msgspec.structs.asdict(spec),
-        "columns": spec.columns and Jsonb(spec.columns),
-        "source": spec.source and Jsonb(spec.source),
-    }
     try:
-        cursor = await conn.execute(statement, {"id": id, **columns, **parameters})
+        cursor = await conn.execute(statement, {"id": id, **columns(spec), **parameters})
     except UniqueViolation:
         raise TokenTaken from None
     except ForeignKeyViolation:

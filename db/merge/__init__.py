@@ -7,13 +7,10 @@ the table of `rivals`. It may import db.imports, db.queue, db.copy and db.resour
 
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 from uuid import UUID
-
-import msgspec
 
 from db import copy
 from db.connections.pool import Connection
@@ -21,7 +18,7 @@ from db.errors import REFUSED_ROW, RETRYABLE, UNAVAILABLE
 from db.imports import created
 from db.imports import errors as record_errors
 from db.imports.jobs import Mode
-from db.merge import apply, conflicts, duplicates, match, staging
+from db.merge import apply, conflicts, duplicates, match, rows, staging
 from db.queue import Counts, failpoints
 from db.resources import RESOURCES
 from db.resources.definition import Parsed, RecordError, Resource
@@ -66,7 +63,7 @@ async def merge(
     """
     counts = await _refuse_unsound(conn, resource, import_id, parsed, errors_max)
     keys = conflicts.keys(resource, parsed.records)
-    all_rows = _in_key_order(parsed, keys)
+    all_rows = rows.in_key_order(parsed, keys)
     strategy = "one_by_one" if one_by_one else _strategy(mode, dry_run=dry_run, assumed=assumed)
     if not all_rows or (
         strategy == "copy" and await _copy(conn, resource, import_id, parsed, all_rows, undoable=undoable)
@@ -103,16 +100,15 @@ async def _copy(
     conn: Connection, resource: Resource, import_id: UUID, parsed: Parsed, indexes: Iterable[int], *, undoable: bool
 ) -> bool:
     """COPYs the records with these indexes in a savepoint; False, and nothing stored, when PostgreSQL refuses one of them."""
-    rows = _complete(resource, import_id, parsed, indexes)
+    complete = rows.complete(resource, import_id, parsed, indexes)
     ids: dict[int, str] = {}
     try:
         async with conn.transaction():
             await copy.rows(
                 conn,
                 resource.name,
-                [*resource.columns, "import_id", "import_record", "import_action"],
-                [*resource.column_types, "uuid", "int8", "text"],
-                created.noting(rows, ids, record=-2) if undoable else rows,
+                *rows.columns(resource),
+                created.noting(complete, ids, record=-2) if undoable else complete,
             )
             if undoable:
                 await created.remember(conn, import_id, ids)
@@ -233,23 +229,3 @@ async def _with_missing_parents(conn: Connection, resource: Resource, parsed: Pa
         missing.update((field, str(id)) for id in await conflicts.missing_parents(conn, parent, ids))
     found = [suspect for suspect in parsed.suspects if (suspect.field, suspect.value) in missing]
     return sorted([*parsed.errors, *found], key=lambda error: error.record)
-
-
-def _complete(resource: Resource, import_id: UUID, parsed: Parsed, rows: Iterable[int]) -> Iterator[Sequence[Any]]:
-    """The rows of the records with what the service fills in: a missing id, missing times, and the source of the row."""
-    now = datetime.now(UTC)
-    stamped = [resource.columns.index(column) for column in resource.stamped]
-    for i in rows:
-        row = [*msgspec.structs.astuple(parsed.records[i]), import_id, parsed.numbers[i], "created"]
-        if row[0] is None:
-            row[0] = resource.new_id()
-        for column in stamped:
-            if row[column] is None:
-                row[column] = now
-        yield row
-
-
-def _in_key_order(parsed: Parsed, keys: Sequence[str]) -> Sequence[int]:
-    """The indexes of the records in the order of their unique key, which makes deadlocks between chunks rare."""
-    by = keys or [str(record.id or "") for record in parsed.records]
-    return sorted(range(len(by)), key=by.__getitem__)

@@ -5,10 +5,12 @@ The statements assume READ COMMITTED and use the server's clock only.
 
 from typing import LiteralString
 
+import msgspec
 from psycopg.rows import class_row
 
+from db.connections.pgbouncer import time_limits
 from db.connections.pool import Connection
-from db.queue.claims import Claim
+from db.queue.claims import SMALL_BYTES, Claim
 
 # of a claimed chunk
 JOB: LiteralString = """
@@ -16,8 +18,11 @@ JOB: LiteralString = """
     UNION ALL
     SELECT resource, request_id, traceparent FROM export_jobs WHERE id = claimed.export_id
 """
-LIVE_IMPORTS = """
-    SELECT id, cancel_requested_at IS NOT NULL OR problem IS NOT NULL AS stopped, uuid_hash(id) AS hash
+WITHOUT_BUDGET = "on_error = 'continue' AND max_errors IS NULL AND max_error_rate IS NULL"
+LIVE_IMPORTS = f"""
+    SELECT id, cancel_requested_at IS NOT NULL OR problem IS NOT NULL AS stopped, uuid_hash(id) AS hash, resource,
+        total_chunks = 1 AND file_bytes <= {SMALL_BYTES} AND {WITHOUT_BUDGET}
+            AND mode <> 'update' AND NOT dry_run AND NOT undoable AS is_small
     FROM import_jobs AS job
     WHERE status IN ('pending', 'processing')
         -- An import that waits for another: looked up by its id. An IN would read all completed jobs.
@@ -25,9 +30,9 @@ LIVE_IMPORTS = """
             after_id IS NULL
             OR (SELECT status FROM import_jobs AS earlier WHERE earlier.id = job.after_id) = 'completed'
         )
-"""
+"""  # noqa: S608  of literals only
 LIVE_EXPORTS = """
-    SELECT id, cancel_requested_at IS NOT NULL OR problem IS NOT NULL AS stopped, uuid_hash(id) AS hash
+    SELECT id, cancel_requested_at IS NOT NULL OR problem IS NOT NULL AS stopped, uuid_hash(id) AS hash, resource, false
     FROM export_jobs
     WHERE status IN ('pending', 'processing') AND %(takes_exports)s
 """
@@ -40,9 +45,9 @@ LIVE_EXPORTS = """
 # the planner may evaluate a plain sub-select twice and lock more rows than it returns.
 CLAIM: LiteralString = f"""
 WITH draw AS MATERIALIZED (
-    SELECT (4294967295 * random() - 2147483648)::integer AS place
+    SELECT (4294967295 * random() - 2147483648)::integer AS place, set_config('synchronous_commit', 'off', true)
 ), sample AS MATERIALIZED (
-    SELECT id, stopped
+    SELECT id, stopped, resource, is_small
     FROM (
         SELECT *
         FROM (
@@ -99,7 +104,7 @@ WITH draw AS MATERIALIZED (
         LIMIT greatest(1, least(%(chunks_max)s, (total_chunks - next.seq + 1) / %(workers)s)) - 1
         FOR NO KEY UPDATE SKIP LOCKED
     ) AS chunk
-    WHERE next.lease = 0 AND on_error = 'continue' AND max_errors IS NULL AND max_error_rate IS NULL
+    WHERE next.lease = 0 AND {WITHOUT_BUDGET}
 ), following AS MATERIALIZED (
     -- by the chunks' own bytes: a file may have short records and long ones. octet_length does not read the bytes.
     SELECT sized.id, sized.seq
@@ -119,11 +124,27 @@ WITH draw AS MATERIALIZED (
         ) AS first
     ) AS sized
     WHERE sized.bytes <= %(bytes_max)s
+), small AS MATERIALIZED (
+    SELECT sample.id, sample.resource
+    FROM next
+    JOIN sample ON sample.id = next.import_id
+    WHERE sample.is_small AND next.lease = 0
+), companion AS MATERIALIZED (
+    SELECT chunk.id, chunk.import_id
+    FROM small
+    JOIN sample ON sample.is_small AND sample.resource = small.resource AND sample.id <> small.id AND NOT sample.stopped
+    CROSS JOIN LATERAL (
+        SELECT id, import_id
+        FROM chunks
+        WHERE job_id = sample.id AND state = 'pending' AND lease = 0
+        LIMIT 1
+        FOR NO KEY UPDATE SKIP LOCKED
+    ) AS chunk
+    LIMIT %(imports_max)s - 1
 ), started_import AS (
     UPDATE import_jobs
     SET status = 'processing', started_at = clock_timestamp()
-    FROM next
-    WHERE import_jobs.id = next.import_id AND import_jobs.status = 'pending'
+    WHERE id = ANY (ARRAY(SELECT import_id FROM next UNION ALL SELECT import_id FROM companion)) AND status = 'pending'
 ), started_export AS (
     UPDATE export_jobs
     SET status = 'processing', started_at = clock_timestamp()
@@ -138,15 +159,17 @@ WITH draw AS MATERIALIZED (
         claimed_at = clock_timestamp(),
         server_since = primary_since(),
         first_span_id = coalesce(first_span_id, %(span_id)s)
-    FROM next
-    WHERE chunks.id = ANY (ARRAY(SELECT id FROM next UNION ALL SELECT id FROM following))
+    WHERE id = ANY (ARRAY(SELECT id FROM next UNION ALL SELECT id FROM following UNION ALL SELECT id FROM companion))
     RETURNING chunks.*
 )
 SELECT claimed.id, kind, job_id, claimed.seq, claimed.lease, attempt, crashes, state, first_span_id,
-    resource, request_id, traceparent, ARRAY(SELECT id FROM following ORDER BY seq) AS followers
+    resource, request_id, traceparent, ARRAY(SELECT id FROM following ORDER BY seq) AS followers,
+    EXISTS (SELECT FROM small) AS is_small
 FROM claimed
-JOIN next ON next.id = claimed.id
 CROSS JOIN LATERAL ({JOB}) AS job
+WHERE claimed.id <> ALL (ARRAY(SELECT id FROM following))
+-- the companions of the first one follow it
+ORDER BY claimed.id <> (SELECT id FROM next)
 """  # noqa: S608  of literals only
 
 
@@ -157,6 +180,7 @@ async def claim(
     chunks_max: int = 1,
     bytes_max: int = 0,
     workers: int = 1,
+    imports_max: int = 1,
     takes_exports: bool = True,
     span_id: str | None = None,
 ) -> Claim | None:
@@ -169,6 +193,10 @@ async def claim(
     chunks that have never been claimed follow, so that a chunk that has failed once is worked on alone. A job that may be
     stopped by its error budget gets no followers, so that few records are stored after the last allowed error.
 
+    A small import is one chunk of at most SMALL_BYTES that is not a dry run, not undoable, not of mode update, and has no error
+    budget. If the next chunk is one, those of up to `imports_max` - 1 other small imports of the same resource that are in the
+    sample are claimed too, as its `companions`. Again only chunks that have never been claimed.
+
     `span_id` is stored with each of these chunks unless it has that of an earlier attempt.
 
     With `takes_exports` false, exports are left to other workers, so that long exports never occupy all workers of a pool.
@@ -177,10 +205,9 @@ async def claim(
     lease number may be given out twice; row lock and state then decide between the two workers. The claim of an export must be
     durable, because the lease is part of the file's name: a second, synchronous commit flushes it.
     """
-    # BEGIN, SET, the claim and COMMIT are sent together: one round trip
-    async with conn.pipeline(), conn.transaction():
-        await conn.execute("SET LOCAL synchronous_commit = off")
-        cursor = conn.cursor(row_factory=class_row(Claim))
+    cursor = conn.cursor(row_factory=class_row(Claim))
+    # the statement is the transaction: one exchange with the server
+    async with time_limits(conn):
         await cursor.execute(
             CLAIM,
             {
@@ -188,14 +215,17 @@ async def claim(
                 "chunks_max": chunks_max,
                 "bytes_max": bytes_max,
                 "workers": workers,
+                "imports_max": imports_max,
                 "takes_exports": takes_exports,
                 "span_id": span_id,
             },
         )
-    claimed = await cursor.fetchone()
-    if claimed is not None and claimed.kind == "export":
-        await _flush(conn, claimed)
-    return claimed
+        claims = await cursor.fetchall()
+    if not claims:
+        return None
+    if claims[0].kind == "export":
+        await _flush(conn, claims[0])
+    return msgspec.structs.replace(claims[0], companions=claims[1:])
 
 
 async def _flush(conn: Connection, claim: Claim) -> None:

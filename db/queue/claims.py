@@ -9,6 +9,10 @@ import msgspec
 State = Literal["pending", "running", "done", "failed", "cancelled"]
 
 
+# the largest file of a small import
+SMALL_BYTES = 32 * 1024
+
+
 class ClaimLost(Exception):
     """The lease is no longer valid: another worker has the chunk, or it is final. The transaction must be rolled back."""
 
@@ -37,10 +41,18 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     is_crash: bool = False
     # ids of the following chunks of the same import, claimed with the same lease, in order of seq
     followers: list[int] = []
+    # the chunk is a whole small import that was never claimed before, see `claim`
+    is_small: bool = False
+    # those of other small imports of the same resource, claimed with the same lease
+    companions: list["Claim"] = []
 
     @property
     def ids(self) -> list[int]:
         return [self.id, *self.followers]
+
+    @property
+    def companion_ids(self) -> list[int]:
+        return [companion.id for companion in self.companions]
 
 
 class Counts(msgspec.Struct, kw_only=True):

@@ -27,10 +27,10 @@ async def submit(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:
 
 
 async def notify(conn: Connection) -> None:
-    """Wakes idle workers, in a transaction of its own that does not wait for the disk."""
-    async with conn.pipeline(), conn.transaction():
-        await conn.execute("SET LOCAL synchronous_commit = off")
-        await conn.execute("SELECT pg_notify(%(channel)s, '')", {"channel": CHANNEL})
+    """Wakes idle workers. The statement is a transaction of its own, which does not wait for the disk."""
+    await conn.execute(
+        "SELECT set_config('synchronous_commit', 'off', true), pg_notify(%(channel)s, '')", {"channel": CHANNEL}
+    )
 
 
 async def listen(conn: Connection) -> None:

@@ -4,6 +4,8 @@
 small, but while an old transaction stays open it holds an entry for every chunk that was done since.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 
 from db.connections.pool import Connection
@@ -102,10 +104,24 @@ async def drop(conn: Connection, claim: Claim) -> None:
         raise ClaimLost
 
 
+async def separate(conn: Connection, claim: Claim, ids: Sequence[int]) -> None:
+    """Returns these companions of a claim to the queue, untried: the attempt is not counted. They are claimed alone next."""
+    await conn.execute(
+        """
+        UPDATE chunks
+        SET state = 'pending', attempt = attempt - 1
+        WHERE id = ANY(%(ids)s) AND lease = %(lease)s AND state || '' = 'running'
+        """,
+        {"ids": list(ids), "lease": claim.lease},
+    )
+
+
 async def give_back(
     conn: Connection, claim: Claim, *, error: str | None, delay_seconds: float, attempts_max: int
 ) -> State | None:
-    """Returns the claimed chunks to the queue. The result is their new state, or None when the claim was lost or finished.
+    """Returns the claimed chunks, with those of the companions, to the queue.
+
+    The result is their new state, or None when the claim was lost or finished.
 
     Without an `error` (a worker that stops) the attempt is not counted. With one, the chunks are not claimed again for
     `delay_seconds`, and they fail when this was attempt `attempts_max`. Their crash counters do not change. Chunks that were
@@ -123,7 +139,7 @@ async def give_back(
         RETURNING state
         """,
         {
-            "ids": claim.ids,
+            "ids": [*claim.ids, *claim.companion_ids],
             "lease": claim.lease,
             "error": error,
             "is_last": error is not None and claim.attempt >= attempts_max,
