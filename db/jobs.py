@@ -1,7 +1,7 @@
 """What import and export jobs have in common: the filter of a list, the reason for waiting, cancel."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Literal, LiteralString
 from uuid import UUID
 
 import msgspec
@@ -31,15 +31,16 @@ MATCHES = """
 """
 
 
+WAITING_FOR: dict[Kind, LiteralString] = {
+    "import": "SELECT waiting_for FROM import_progress WHERE id = %(id)s AND finished_at IS NULL",
+    "export": "SELECT waiting_for FROM export_progress WHERE id = %(id)s AND finished_at IS NULL",
+}
+
+
 async def waiting_for(conn: Connection, kind: Kind, id: UUID) -> str | None:
     """Why the job is not final yet, in one sentence; None when it is. Counts the sessions of workers."""
     cursor = conn.cursor(row_factory=scalar_row)
-    await cursor.execute(
-        sql.SQL("SELECT waiting_for FROM {view} WHERE id = %(id)s AND finished_at IS NULL").format(
-            view=sql.Identifier(f"{kind}_progress")
-        ),
-        {"id": id},
-    )
+    await cursor.execute(WAITING_FOR[kind], {"id": id})
     return await cursor.fetchone()
 
 

@@ -24,6 +24,9 @@ RETRIES_MAX = 3
 RETRY_SECONDS_MAX = 0.05
 # how often a busy worker looks for chunks of dead workers; an idle one does at each poll
 RECLAIM_SECONDS = 0.5
+# One worker is enough for small imports that arrive one after the other. The others, which have looked for work in vain, answer to
+# the notification of a small import only after a random time, up to this times the size of the pool: together 100 looks a second.
+SPARE_SECONDS = 0.02
 # the longest delay before a chunk that was given back is claimed again
 RETRY_DELAY_SECONDS_MAX = 60.0
 
@@ -75,14 +78,26 @@ class Worker:
         await self._resolve(conn)
         if self.settings.database_pooler == "none":
             await queue.listen(conn)
+        # whether the look for work that a notification has caused was in vain: another worker was faster
+        is_spare = is_notified = False
         while not self.stopping.is_set():
             await self._maintain_when_due(conn)
-            if not await self.run_once(conn):
-                poll_seconds = self.settings.poll_seconds * random.uniform(0.8, 1.2)  # noqa: S311
-                await session.unless_stopping(self.stopping, queue.wait(conn, poll_seconds))
+            claim = await self.run_once(conn)
+            is_spare = claim is None and (is_spare or is_notified)
+            is_notified = False
+            if claim is None or (claim.is_small and claim.is_only and self.settings.database_pooler == "none"):
+                # further small imports are worth waiting for: the more there are, the less each of them costs
+                is_notified = bool(await session.unless_stopping(self.stopping, self._idle(conn, is_spare=is_spare)))
 
-    async def run_once(self, conn: Connection) -> bool:
-        """Processes at most one claim. Returns whether there was one. Chunks of dead workers are claimed first."""
+    async def _idle(self, conn: Connection, *, is_spare: bool) -> bool:
+        """Waits until there may be work. Returns whether there was a notification."""
+        notified = await queue.wait(conn, self.settings.poll_seconds * random.uniform(0.8, 1.2))  # noqa: S311
+        if is_spare and notified == {queue.SMALL}:
+            await asyncio.sleep(random.uniform(0, SPARE_SECONDS * self.settings.worker_pool_size))  # noqa: S311
+        return bool(notified)
+
+    async def run_once(self, conn: Connection) -> Claim | None:
+        """Processes at most one claim, and returns it. Chunks of dead workers are claimed first."""
         # stored with the claim, because the worker may die before the span is exported
         span_id = tracing.new_span_id()
         claim = await self._reclaim_when_due(conn, span_id) or await queue.claim(
@@ -99,7 +114,7 @@ class Worker:
         # a claim proves that the database is usable; a connection alone does not: it may be read-only or have no tables
         self.outage.succeeded()
         if claim is None:
-            return False
+            return None
         self.current = claim
         await failpoints.reach("after_claim", conn)
         done = None
@@ -120,7 +135,7 @@ class Worker:
                 endpoints=self.settings.webhook_endpoints,
             )
         self.current = None
-        return True
+        return claim
 
     async def _reclaim_when_due(self, conn: Connection, span_id: str | None) -> Claim | None:
         now = asyncio.get_running_loop().time()

@@ -18,6 +18,7 @@ from db.imports import backlog, jobs, small_uploads, uploads
 from db.imports.jobs import Import
 from db.imports.payload import Chunk
 from db.imports.uploads import ImportSpec
+from db.jobs import waiting_for
 from db.settings import Settings
 from monitoring import throttle
 
@@ -25,6 +26,8 @@ log = structlog.get_logger(__name__)
 
 # between two attempts to remove an interrupted upload while the database is unavailable
 DISCARD_SECONDS = 1.0
+# between two notifications of small imports
+NOTIFY_SECONDS = 0.01
 
 
 class ActiveUploads:
@@ -36,6 +39,9 @@ class ActiveUploads:
         self._ids: set[UUID] = set()
         # the event loop has only weak references to tasks
         self._discarding: set[asyncio.Task[None]] = set()
+        # when the next notification of a small import may be sent, and the task that sends it then
+        self._notify_at = 0.0
+        self._notifying: asyncio.Task[None] | None = None
 
     async def begin(self, id: UUID, admission: Admission, *, token: str | None) -> bool:
         """Creates an upload. Returns False if another job has its idempotency key. Raises `Problem` 429.
@@ -110,9 +116,32 @@ class ActiveUploads:
                 admission.check(msgspec.structs.replace(backlog, jobs=backlog.jobs + 1))
             if job is None:
                 return None
-            return job, await small_uploads.announce(conn, id)
+            return job, await self._announce(conn, id)
 
         return await repeatable(self._pool, create)
+
+    async def _announce(self, conn: Connection, id: UUID) -> str | None:
+        """Wakes the workers for a small import, and returns what it waits for.
+
+        Not more often than every NOTIFY_SECONDS, because each notification costs PostgreSQL a signal to each worker. One that
+        comes too soon is sent later, for all imports that are created until then.
+        """
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self._notify_at:
+            self._notify_at = loop.time() + NOTIFY_SECONDS
+            return await small_uploads.announce(conn, id)
+        if self._notifying is None:
+            self._notifying = asyncio.create_task(self._notify_later())
+        return await waiting_for(conn, "import", id)
+
+    async def _notify_later(self) -> None:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(self._notify_at - loop.time())
+        # an import that is created from now on needs another notification
+        self._notify_at, self._notifying = loop.time() + NOTIFY_SECONDS, None
+        with suppress(*UNAVAILABLE):
+            async with self._pool.connection() as conn:
+                await queue.notify(conn, queue.SMALL)
 
     @asynccontextmanager
     async def held(self, id: UUID) -> AsyncIterator[None]:

@@ -214,7 +214,7 @@ _END_SMALL: LiteralString = f"""
     UPDATE import_jobs
     SET {_SET}
     FROM done
-    WHERE id = done.job_id AND status IN ('pending', 'processing')
+    WHERE id = done.job_id AND id = ANY (%(ids)s) AND status IN ('pending', 'processing')
     RETURNING {_FINISHED}
 """  # noqa: S608  of literals only
 

@@ -28,12 +28,16 @@ class SmallImport(NamedTuple):
 async def load(conn: Connection, claim: Claim) -> list[SmallImport]:
     """Locks the chunks of a claim and of its companions, and loads those whose import was not stopped.
 
-    Shortens lock_timeout for the rest of the transaction. Raises `ClaimLost` when the lease is no longer valid.
+    Changes lock_timeout and enable_seqscan for the rest of the transaction. Raises `ClaimLost` when the lease is no longer valid.
     """
     claims = {one.id: one for one in (claim, *claim.companions)}
     cursor = conn.cursor(row_factory=kwargs_row(_row), binary=True)
     async with conn.pipeline():
-        await conn.execute(f"SET LOCAL lock_timeout = '{round(1000 * LOCK_SECONDS)}ms'")
+        # few rows of large tables: without statistics the planner would read the tables as a whole
+        await conn.execute(
+            "SELECT set_config('lock_timeout', %(lock)s, true), set_config('enable_seqscan', 'off', true)",
+            {"lock": f"{round(1000 * LOCK_SECONDS)}ms"},
+        )
         await cursor.execute(
             f"""
             SELECT chunks.id, cancel_requested_at IS NOT NULL OR problem IS NOT NULL AS stopped, {claimed.COLUMNS}
@@ -41,11 +45,15 @@ async def load(conn: Connection, claim: Claim) -> list[SmallImport]:
             JOIN import_jobs ON import_jobs.id = chunks.import_id
             JOIN import_payloads AS payload
                 ON payload.import_id = chunks.import_id AND payload.first_record = chunks.first_record
-            WHERE chunks.id = ANY (%(ids)s) AND lease = %(lease)s AND state || '' = 'running'
+            WHERE chunks.id = ANY (%(ids)s)
+                AND import_jobs.id = ANY (%(jobs)s)
+                AND payload.import_id = ANY (%(jobs)s)
+                AND lease = %(lease)s
+                AND state || '' = 'running'
             ORDER BY chunks.id
             FOR NO KEY UPDATE OF chunks
             """,  # noqa: S608  of literals only
-            {"ids": list(claims), "lease": claim.lease},
+            {"ids": list(claims), "jobs": [one.job_id for one in claims.values()], "lease": claim.lease},
         )
     rows = await cursor.fetchall()
     if len(rows) != len(claims):
@@ -67,7 +75,7 @@ async def end(conn: Connection, done: Sequence[SmallImport], *, endpoints: Seque
             UPDATE chunks
             SET state = 'done', finished_at = clock_timestamp(), last_error = NULL, created = done.created
             FROM unnest(%(chunks)s::bigint[], %(created)s::int[]) AS done (id, created)
-            WHERE chunks.id = done.id
+            WHERE chunks.id = done.id AND chunks.id = ANY (%(chunks)s)
             """,
             {"chunks": chunks, "created": created},
         )

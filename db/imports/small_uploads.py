@@ -19,7 +19,8 @@ from db.imports.backlog import MEASURE, Backlog
 from db.imports.jobs import Import
 from db.imports.payload import Chunk
 from db.imports.uploads import AfterUnknown, ImportSpec
-from db.queue import CHANNEL
+from db.jobs import WAITING_FOR
+from db.queue import CHANNEL, SMALL
 
 
 async def create(
@@ -45,14 +46,13 @@ async def create(
 
 
 async def announce(conn: Connection, id: UUID) -> str | None:
-    """Wakes idle workers, as `queue.notify`, and returns what the import waits for, as `jobs.waiting_for`."""
+    """Wakes idle workers for a small import, and returns what the import waits for, as `jobs.waiting_for`."""
     cursor = conn.cursor(row_factory=scalar_row)
     await cursor.execute(
-        """
-        SELECT (SELECT waiting_for FROM import_progress WHERE id = %(id)s AND finished_at IS NULL),
-            set_config('synchronous_commit', 'off', true), pg_notify(%(channel)s, '')
-        """,
-        {"id": id, "channel": CHANNEL},
+        f"""
+        SELECT ({WAITING_FOR["import"]}), set_config('synchronous_commit', 'off', true), pg_notify(%(channel)s, %(payload)s)
+        """,  # noqa: S608  of literals only
+        {"id": id, "channel": CHANNEL, "payload": SMALL},
     )
     return await cursor.fetchone()
 

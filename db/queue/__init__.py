@@ -8,11 +8,12 @@ May import `db.connections` and what is below it. Callers write `from db import 
 
 from db.queue.claiming import claim, reclaim
 from db.queue.claims import SMALL_BYTES, Claim, ClaimLost, Counts, State
-from db.queue.notifications import CHANNEL, listen, notify, submit, wait
+from db.queue.notifications import CHANNEL, SMALL, listen, notify, submit, wait
 from db.queue.releasing import drop, fence, finish, give_back, separate
 
 __all__ = [
     "CHANNEL",
+    "SMALL",
     "SMALL_BYTES",
     "Claim",
     "ClaimLost",

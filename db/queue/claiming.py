@@ -67,12 +67,12 @@ WITH draw AS MATERIALIZED (
     WHERE state = 'running'
     GROUP BY job_id
 ), sampled_job AS MATERIALIZED (
-    SELECT sample.id, sample.stopped
+    SELECT sample.id, sample.stopped, busy.running
     FROM sample
     LEFT JOIN busy ON busy.job_id = sample.id
     ORDER BY coalesce(busy.running, 0), random()
 ), every_job AS MATERIALIZED (
-    SELECT live.id, live.stopped
+    SELECT live.id, live.stopped, busy.running
     FROM ({LIVE_IMPORTS} UNION ALL {LIVE_EXPORTS}) AS live
     LEFT JOIN busy ON busy.job_id = live.id
     WHERE (SELECT count(*) FROM sample) = 16
@@ -159,12 +159,15 @@ WITH draw AS MATERIALIZED (
         claimed_at = clock_timestamp(),
         server_since = primary_since(),
         first_span_id = coalesce(first_span_id, %(span_id)s)
-    WHERE id = ANY (ARRAY(SELECT id FROM next UNION ALL SELECT id FROM following UNION ALL SELECT id FROM companion))
+    FROM (SELECT id FROM next UNION ALL SELECT id FROM following UNION ALL SELECT id FROM companion) AS chosen
+    WHERE chunks.id = chosen.id
     RETURNING chunks.*
 )
 SELECT claimed.id, kind, job_id, claimed.seq, claimed.lease, attempt, crashes, state, first_span_id,
     resource, request_id, traceparent, ARRAY(SELECT id FROM following ORDER BY seq) AS followers,
-    EXISTS (SELECT FROM small) AS is_small
+    EXISTS (SELECT FROM small) AS is_small,
+    (SELECT count(*) FROM sample) < 16
+        AND (SELECT count(*) FROM sampled_job WHERE running IS NULL) <= 1 + (SELECT count(*) FROM companion) AS is_only
 FROM claimed
 CROSS JOIN LATERAL ({JOB}) AS job
 WHERE claimed.id <> ALL (ARRAY(SELECT id FROM following))

@@ -43,6 +43,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     followers: list[int] = []
     # the chunk is a whole small import that was never claimed before, see `claim`
     is_small: bool = False
+    # of a small import: no other job had a chunk to claim
+    is_only: bool = False
     # those of other small imports of the same resource, claimed with the same lease
     companions: list["Claim"] = []
 

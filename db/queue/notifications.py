@@ -8,6 +8,8 @@ from db.connections.pool import Connection, Pool, repeatable
 T = TypeVar("T")
 
 CHANNEL = "bulk_work"
+# the payload of a notification of a small import, which needs one worker; others have none
+SMALL = "small"
 
 
 async def submit(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:
@@ -26,10 +28,11 @@ async def submit(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:
     return await repeatable(pool, transaction)
 
 
-async def notify(conn: Connection) -> None:
+async def notify(conn: Connection, payload: str = "") -> None:
     """Wakes idle workers. The statement is a transaction of its own, which does not wait for the disk."""
     await conn.execute(
-        "SELECT set_config('synchronous_commit', 'off', true), pg_notify(%(channel)s, '')", {"channel": CHANNEL}
+        "SELECT set_config('synchronous_commit', 'off', true), pg_notify(%(channel)s, %(payload)s)",
+        {"channel": CHANNEL, "payload": payload},
     )
 
 
@@ -37,10 +40,9 @@ async def listen(conn: Connection) -> None:
     await conn.execute(f"LISTEN {CHANNEL}")
 
 
-async def wait(conn: Connection, seconds: float) -> None:
+async def wait(conn: Connection, seconds: float) -> set[str]:
     """Returns at the next notification, or after `seconds`.
 
-    Takes all notifications that have arrived: one look for work is enough for them.
+    Takes all notifications that have arrived: one look for work is enough for them. Returns their payloads.
     """
-    async for _ in conn.notifies(timeout=seconds, stop_after=1):
-        pass
+    return {notification.payload async for notification in conn.notifies(timeout=seconds, stop_after=1)}
