@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from db import queue
 from db.connections.pool import Connection
-from db.errors import REFUSED_ROW
 from db.imports import completion, small_claims
 from db.imports.completion import Finished
 from db.imports.small_claims import SmallImport

@@ -24,9 +24,10 @@ RETRIES_MAX = 3
 RETRY_SECONDS_MAX = 0.05
 # how often a busy worker looks for chunks of dead workers; an idle one does at each poll
 RECLAIM_SECONDS = 0.5
-# One worker is enough for small imports that arrive one after the other. The others, which have looked for work in vain, answer to
-# the notification of a small import only after a random time, up to this times the size of the pool: together 100 looks a second.
-SPARE_SECONDS = 0.02
+# One worker is enough for small imports, as long as they do not have to wait for this time. The others are spare: they would look
+# for work in vain, and answer to the notification of a small import after a random time, at most this for each worker of a pool,
+# so that one of them looks after about this time.
+SPARE_SECONDS = 0.05
 # the longest delay before a chunk that was given back is claimed again
 RETRY_DELAY_SECONDS_MAX = 60.0
 
@@ -78,23 +79,27 @@ class Worker:
         await self._resolve(conn)
         if self.settings.database_pooler == "none":
             await queue.listen(conn)
-        # whether the look for work that a notification has caused was in vain: another worker was faster
-        is_spare = is_notified = False
+        # whether another worker was faster when small imports arrived
+        is_spare = False
+        notified: set[str] | None = None
         while not self.stopping.is_set():
             await self._maintain_when_due(conn)
             claim = await self.run_once(conn)
-            is_spare = claim is None and (is_spare or is_notified)
-            is_notified = False
+            if claim is None:
+                is_spare = is_spare or bool(notified)
+            elif not claim.is_small or claim.waited_seconds > SPARE_SECONDS:
+                is_spare = False
+            notified = None
             if claim is None or (claim.is_small and claim.is_only and self.settings.database_pooler == "none"):
                 # further small imports are worth waiting for: the more there are, the less each of them costs
-                is_notified = bool(await session.unless_stopping(self.stopping, self._idle(conn, is_spare=is_spare)))
+                notified = await session.unless_stopping(self.stopping, self._idle(conn, is_spare=is_spare))
 
-    async def _idle(self, conn: Connection, *, is_spare: bool) -> bool:
-        """Waits until there may be work. Returns whether there was a notification."""
+    async def _idle(self, conn: Connection, *, is_spare: bool) -> set[str]:
+        """Waits until there may be work. Returns the payloads of the notifications."""
         notified = await queue.wait(conn, self.settings.poll_seconds * random.uniform(0.8, 1.2))  # noqa: S311
         if is_spare and notified == {queue.SMALL}:
             await asyncio.sleep(random.uniform(0, SPARE_SECONDS * self.settings.worker_pool_size))  # noqa: S311
-        return bool(notified)
+        return notified
 
     async def run_once(self, conn: Connection) -> Claim | None:
         """Processes at most one claim, and returns it. Chunks of dead workers are claimed first."""

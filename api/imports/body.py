@@ -74,7 +74,7 @@ class Body:
 
     @property
     def is_small(self) -> bool:
-        """Whether the request announces at most SMALL_BYTES: then it is held in memory, and stored in one transaction. Compressed, they may still contain a large file."""
+        """Whether the request announces at most SMALL_BYTES. Compressed, they may still contain a large file."""
         length = self._request.headers.get("content-length", "")
         return length.isdigit() and int(length) <= SMALL_BYTES
 

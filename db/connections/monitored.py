@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 import psycopg
@@ -13,6 +14,9 @@ from db.errors import READ_ONLY, ConnectionLost
 
 # how long a request waits for a connection in an outage that has lasted longer than the pool's timeout
 OUTAGE_WAIT_SECONDS = 1.0
+RECENT_SECONDS = 0.25
+
+_may_be_lost: ContextVar[bool] = ContextVar("may_be_lost", default=False)
 
 
 class ConnectionMonitor(Protocol):
@@ -28,6 +32,8 @@ class MonitoredConnection(WatchdogConnection):
     """A connection of a pool: reports every attempt to connect to `monitor`. The pool itself only raises PoolTimeout."""
 
     connected_at = 0.0
+    # when it was last used without an error
+    used_at = 0.0
 
     @classmethod
     async def connect(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -63,14 +69,26 @@ class MonitoredPool(AsyncConnectionPool[MonitoredConnection]):
         return await super().getconn(seconds)
 
     @asynccontextmanager
-    async def connection(self, timeout: float | None = None) -> AsyncIterator[MonitoredConnection]:  # noqa: ASYNC109
+    async def connection(
+        self,
+        timeout: float | None = None,  # noqa: ASYNC109
+        *,
+        may_be_lost: bool = False,
+    ) -> AsyncIterator[MonitoredConnection]:
         """psycopg_pool's. Raises `ConnectionLost` when the connection is lost in the block.
 
-        Closes the connection when the server is read-only: after a failover, a new one may reach the primary.
+        `may_be_lost`: the connection is not checked first if it was used in the last RECENT_SECONDS, because the caller repeats
+        the block. Closes the connection when the server is read-only: after a failover, a new one may reach the primary.
         """
-        async with super().connection(timeout) as conn:
+        async with AsyncExitStack() as stack:
+            token = _may_be_lost.set(may_be_lost)
+            try:
+                conn = await stack.enter_async_context(super().connection(timeout))
+            finally:
+                _may_be_lost.reset(token)
             try:
                 yield conn
+                conn.used_at = time.monotonic()
             except READ_ONLY:
                 await conn.close()
                 raise
@@ -87,6 +105,8 @@ class MonitoredPool(AsyncConnectionPool[MonitoredConnection]):
 
         After a restart of the server all of them are dead. The pool would find one at a time, with a growing pause in between.
         """
+        if _may_be_lost.get() and conn.used_at > time.monotonic() - RECENT_SECONDS:
+            return
         try:
             await conn.check()
         except psycopg.Error:

@@ -7,7 +7,6 @@ from typing import Any, TypeAlias, TypeVar
 from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
-from psycopg_pool import AsyncConnectionPool
 
 from db.connections.liveness import REPLY_SECONDS, WatchdogConnection
 from db.connections.monitored import ConnectionMonitor, MonitoredConnection, MonitoredPool
@@ -16,7 +15,7 @@ from db.errors import ConnectionLost
 from db.settings import Settings, SettingsError
 
 Connection: TypeAlias = AsyncConnection[TupleRow]
-Pool: TypeAlias = AsyncConnectionPool[MonitoredConnection]
+Pool: TypeAlias = MonitoredPool
 T = TypeVar("T")
 
 CONNECT_SECONDS = 5
@@ -111,9 +110,11 @@ def _pool(url: str, settings: Settings, *, name: str, monitor: ConnectionMonitor
 async def repeatable(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:
     """Executes `work`, which only reads or may be repeated, and once more on another connection if the connection is lost."""
     try:
-        return await _once(pool, work)
+        async with pool.connection(may_be_lost=True) as conn:
+            return await work(conn)
     except ConnectionLost:
-        return await _once(pool, work)
+        async with pool.connection() as conn:
+            return await work(conn)
 
 
 async def in_transaction(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:
@@ -127,11 +128,6 @@ async def in_transaction(pool: Pool, work: Callable[[Connection], Awaitable[T]])
             return await work(conn)
 
     return await repeatable(pool, transaction)
-
-
-async def _once(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:
-    async with pool.connection() as conn:
-        return await work(conn)
 
 
 def _connect_seconds(url: str) -> int:

@@ -51,7 +51,7 @@ async def announce(conn: Connection, id: UUID) -> str | None:
     await cursor.execute(
         f"""
         SELECT ({WAITING_FOR["import"]}), set_config('synchronous_commit', 'off', true), pg_notify(%(channel)s, %(payload)s)
-        """,  # noqa: S608  of literals only
+        """,
         {"id": id, "channel": CHANNEL, "payload": SMALL},
     )
     return await cursor.fetchone()

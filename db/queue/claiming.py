@@ -14,14 +14,18 @@ from db.queue.claims import SMALL_BYTES, Claim
 
 # of a claimed chunk
 JOB: LiteralString = """
-    SELECT resource, request_id, traceparent FROM import_jobs WHERE id = claimed.import_id
+    SELECT resource, request_id, traceparent, extract(epoch FROM statement_timestamp() - sealed_at)::float8 AS waited_seconds
+    FROM import_jobs
+    WHERE id = claimed.import_id
     UNION ALL
-    SELECT resource, request_id, traceparent FROM export_jobs WHERE id = claimed.export_id
+    SELECT resource, request_id, traceparent, 0
+    FROM export_jobs
+    WHERE id = claimed.export_id
 """
-WITHOUT_BUDGET = "on_error = 'continue' AND max_errors IS NULL AND max_error_rate IS NULL"
-LIVE_IMPORTS = f"""
+WITHOUT_BUDGET: LiteralString = "on_error = 'continue' AND max_errors IS NULL AND max_error_rate IS NULL"
+LIVE_IMPORTS: LiteralString = f"""
     SELECT id, cancel_requested_at IS NOT NULL OR problem IS NOT NULL AS stopped, uuid_hash(id) AS hash, resource,
-        total_chunks = 1 AND file_bytes <= {SMALL_BYTES} AND {WITHOUT_BUDGET}
+        total_chunks = 1 AND file_bytes <= %(small_bytes)s AND {WITHOUT_BUDGET}
             AND mode <> 'update' AND NOT dry_run AND NOT undoable AS is_small
     FROM import_jobs AS job
     WHERE status IN ('pending', 'processing')
@@ -165,6 +169,7 @@ WITH draw AS MATERIALIZED (
 )
 SELECT claimed.id, kind, job_id, claimed.seq, claimed.lease, attempt, crashes, state, first_span_id,
     resource, request_id, traceparent, ARRAY(SELECT id FROM following ORDER BY seq) AS followers,
+    waited_seconds,
     EXISTS (SELECT FROM small) AS is_small,
     (SELECT count(*) FROM sample) < 16
         AND (SELECT count(*) FROM sampled_job WHERE running IS NULL) <= 1 + (SELECT count(*) FROM companion) AS is_only
@@ -219,6 +224,7 @@ async def claim(
                 "bytes_max": bytes_max,
                 "workers": workers,
                 "imports_max": imports_max,
+                "small_bytes": SMALL_BYTES,
                 "takes_exports": takes_exports,
                 "span_id": span_id,
             },

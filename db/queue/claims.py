@@ -41,6 +41,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     is_crash: bool = False
     # ids of the following chunks of the same import, claimed with the same lease, in order of seq
     followers: list[int] = []
+    # of a claim of an import, but no reclaim: the time since its file was received
+    waited_seconds: float = 0.0
     # the chunk is a whole small import that was never claimed before, see `claim`
     is_small: bool = False
     # of a small import: no other job had a chunk to claim
