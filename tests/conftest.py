@@ -156,6 +156,13 @@ async def other(database_url: str, bouncer: Bouncer | None) -> AsyncIterator[poo
 
 
 @pytest.fixture
+async def third(database_url: str) -> AsyncIterator[pool.Connection]:
+    """A third connection, which has no time limits."""
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
 async def service(tmp_path, database_url: str) -> AsyncIterator[Callable]:
     """`await service(worker_pool_size=2, …)` starts the API and the workers on the test's database; see `running_service`."""
     started: list[Service] = []

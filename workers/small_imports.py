@@ -4,6 +4,7 @@ That is a tenth of the work of an import alone. It requires that all records are
 fit is left to `workers.imports`, which processes each import by itself.
 """
 
+from collections.abc import Sequence
 from time import perf_counter
 from typing import NamedTuple
 
@@ -48,12 +49,24 @@ async def perform(conn: Connection, claim: Claim, *, settings: Settings) -> Done
             await failpoints.reach("mid_merge", conn)
             ends = await small_claims.end(conn, [small for small, _ in sound], endpoints=endpoints)
         stored = [small for small, _ in sound]
-        if others := {*claim.companion_ids} - {small.claim.id for small in stored}:
-            await queue.separate(conn, claim, sorted(others))
+        done = {small.claim.id for small in stored}
+        others = [companion for companion in claim.companions if companion.id not in done]
+        if others:
+            await queue.separate(conn, others)
         await failpoints.reach("before_commit", conn)
     await failpoints.reach("after_commit", conn)
     ends += await completion.follow_up(conn, ends, endpoints=endpoints)
+    ends += await after_separation(conn, others, settings=settings)
     return Done(stored, ends, perf_counter() - start)
+
+
+async def after_separation(conn: Connection, others: Sequence[Claim], *, settings: Settings) -> list[Finished]:
+    """To be called after the commit of `queue.separate`: wakes workers, and ends the imports that were stopped meanwhile."""
+    if not others:
+        return []
+    await queue.notify(conn)
+    endpoints = settings.webhook_endpoints
+    return [end for other in others for end in await completion.finish(conn, other.job_id, endpoints=endpoints)]
 
 
 def _is_sound(parsed: Parsed) -> bool:

@@ -55,7 +55,7 @@ class Worker:
         self.stopping = stopping
         self.outage = Outage(worker=name)
         self.memory = imports.ConflictMemory()
-        # how many small imports are claimed together: one after they could not be stored together, then more again
+        # how many small imports are claimed together; 0 after that has failed, until one has created a record
         self._together_max = settings.claim_imports_max
         # the current claim; still set after a lost connection, when it is unknown whether its work was committed
         self.current: Claim | None = None
@@ -112,7 +112,7 @@ class Worker:
             bytes_max=self.settings.chunk_max_bytes,
             workers=self.settings.worker_pool_size,
             # each import has a span of its own
-            imports_max=self._together_max if span_id is None else 1,
+            imports_max=max(1, self._together_max) if span_id is None else 1,
             takes_exports=self.takes_exports,
             span_id=span_id,
         )
@@ -139,6 +139,8 @@ class Worker:
                 is_followed=done is not None and done.is_followed,
                 endpoints=self.settings.webhook_endpoints,
             )
+        if done is None:
+            await self._end_companions(conn, claim)
         self.current = None
         return claim
 
@@ -202,7 +204,11 @@ class Worker:
 
     async def _perform(self, conn: Connection, claim: Claim, span: Span) -> imports.Done | None:
         """Performs the work, repeated in place after a deadlock or the like, which does not count as an attempt."""
-        if claim.is_small and (ended := await self._perform_together(conn, claim, span)) is not None:
+        if (
+            claim.is_small
+            and self._together_max
+            and (ended := await self._perform_together(conn, claim, span)) is not None
+        ):
             return ended
         for retries_remaining in reversed(range(RETRIES_MAX)):
             try:
@@ -222,6 +228,8 @@ class Worker:
                     span.set({"bulk.outcome": "done", "bulk.records": done.records})
                 elif done is not None:
                     self._report(claim, done, span)
+                    if claim.is_small and done.counts.created:
+                        self._together_max = max(1, self._together_max)
                     return done
                 else:
                     span.set({"bulk.outcome": "cancelled"})
@@ -237,13 +245,14 @@ class Worker:
             if conn.broken or conn.closed:
                 raise
             log.debug("small imports separated", **self._log_fields(claim), error=first_line(error))
-            self._together_max = 1
+            self._together_max = 0
             if isinstance(error, REFUSED_ROW):
                 # of the first one, if it is alone; otherwise a guess that costs a look-up
                 self.memory.note(claim.job_id, "some")
             if claim.companions:
-                await queue.separate(conn, claim, claim.companion_ids)
-                await queue.notify(conn)
+                await queue.separate(conn, claim.companions)
+                ends = await small_imports.after_separation(conn, claim.companions, settings=self.settings)
+                completion.report(ends, started_ns=started_ns)
             return None
         self._together_max = min(2 * self._together_max, self.settings.claim_imports_max)
         completion.report(done.ends, started_ns=started_ns)
@@ -274,7 +283,13 @@ class Worker:
             await completion.end_job(
                 conn, self.current, has_budget=True, is_followed=False, endpoints=self.settings.webhook_endpoints
             )
+            await self._end_companions(conn, self.current)
             self.current = None
+
+    async def _end_companions(self, conn: Connection, claim: Claim) -> None:
+        """Those of a claim that was given back: their imports may have been cancelled meanwhile."""
+        for companion in claim.companions:
+            await completion.end_import(conn, companion.job_id, self.settings.webhook_endpoints)
 
     async def _give_back(self, conn: Connection, claim: Claim, *, error: str | None) -> State | None:
         """`error`: why the attempt failed; None when the worker stops, which does not count as an attempt."""

@@ -113,7 +113,10 @@ class ActiveUploads:
                     jobs_max=self._settings.queue_jobs_max,
                     bytes_max=self._settings.queue_bytes_max,
                 )
-                admission.check(msgspec.structs.replace(backlog, jobs=backlog.jobs + 1))
+                token = spec.idempotency_token
+                # a repeated request adds nothing to the queue
+                if job is None and (token is None or await uploads.by_token(conn, token) is None):
+                    admission.check(msgspec.structs.replace(backlog, jobs=backlog.jobs + 1))
             if job is None:
                 return None
             return job, await self._announce(conn, id)

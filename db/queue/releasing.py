@@ -104,15 +104,15 @@ async def drop(conn: Connection, claim: Claim) -> None:
         raise ClaimLost
 
 
-async def separate(conn: Connection, claim: Claim, ids: Sequence[int]) -> None:
-    """Returns these companions of a claim to the queue, untried: the attempt is not counted. They are claimed alone next."""
+async def separate(conn: Connection, companions: Sequence[Claim]) -> None:
+    """Returns companions of a claim to the queue, untried: the attempt is not counted. They are claimed alone next."""
     await conn.execute(
         """
         UPDATE chunks
         SET state = 'pending', attempt = attempt - 1
         WHERE id = ANY(%(ids)s) AND lease = %(lease)s AND state || '' = 'running'
         """,
-        {"ids": list(ids), "lease": claim.lease},
+        {"ids": [companion.id for companion in companions], "lease": companions[0].lease},
     )
 
 

@@ -135,10 +135,3 @@ async def test_a_deadlock_is_retried_in_place(conn, other, third):
 
 # backends report their statistics when they are idle, after a delay
 DEADLOCKS = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database() AND deadlocks > 0"
-
-
-@pytest.fixture
-async def third(database_url):
-    """A third connection."""
-    async with await AsyncConnection.connect(database_url, autocommit=True) as connection:
-        yield connection

@@ -1,0 +1,338 @@
+"""Small imports that a worker claims together: what each of them has in the end is what it has alone, whatever happens."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from random import Random
+from uuid import UUID
+
+import pytest
+
+from db import queue
+from db.connections.pool import Connection
+from db.errors import UNAVAILABLE
+from db.imports import completion, jobs
+from db.queue import failpoints
+from db.queue.failpoints import Point
+from db.settings import Settings
+from tests.support.claims import GRACE_SECONDS, give_back, pass_time, reclaimed, request_cancel
+from tests.support.eventually import PATIENCE_SECONDS, eventually, in_time
+from tests.support.factories import blocked, chunk, ended, errors, perform, queued, rows, stored_user, user, users
+from workers.worker import RETRY_DELAY_SECONDS_MAX, Worker
+
+COUNT = 5
+TOGETHER = 16
+SEEDS = range(40)
+
+
+def worker(name: str = "me") -> Worker:
+    return Worker(Settings(claim_imports_max=TOGETHER), name=name, stopping=asyncio.Event())
+
+
+async def drain(of: Worker, conn: Connection) -> int:
+    """Processes all claims; returns how many there were."""
+    count = 0
+    while await of.run_once(conn):
+        count += 1
+    return count
+
+
+async def queued_singles(conn: Connection, count: int = COUNT, **parameters: object) -> list[UUID]:
+    """Imports of one user each."""
+    return [await queued(conn, [user(number)], **parameters) for number in range(1, count + 1)]
+
+
+async def together(conn: Connection, **limits: int) -> queue.Claim:
+    """A claim of small imports. Fails if there is none."""
+    claimed = await queue.claim(conn, worker="me", **{"imports_max": TOGETHER, **limits})
+    assert claimed is not None
+    return claimed
+
+
+def jobs_of(claimed: queue.Claim) -> set[UUID]:
+    return {claimed.job_id, *(companion.job_id for companion in claimed.companions)}
+
+
+@pytest.fixture
+def at_point():
+    """`at_point("mid_merge", act)`: the first worker that reaches the point does `act`."""
+
+    def install(wanted: Point, act: Callable[[Connection], Awaitable[None]]) -> None:
+        async def fault(point: Point, conn: Connection) -> None:
+            if point == wanted:
+                failpoints.install(None)
+                await act(conn)
+
+        failpoints.install(fault)
+
+    yield install
+    failpoints.install(None)
+
+
+# ── the claim ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_claim_has_the_other_small_imports_of_the_resource(conn, other):
+    """Each of them is running with the same lease, and not claimed again."""
+    ids = await queued_singles(conn)
+    claimed = await together(conn)
+    assert claimed.is_small
+    assert jobs_of(claimed) == {*ids}
+    assert {companion.lease for companion in claimed.companions} == {claimed.lease} == {1}
+    assert {(await chunk(conn, id))["state"] for id in ids} == {"running"}
+    assert await rows(conn, "SELECT DISTINCT status FROM import_jobs") == [("processing",)]
+    assert await queue.claim(other, worker="late", imports_max=TOGETHER) is None
+
+
+async def test_a_claim_has_at_most_so_many(conn):
+    await queued_singles(conn)
+    claimed = await together(conn, imports_max=3)
+    assert len(jobs_of(claimed)) == 3
+    assert not claimed.is_only
+    rest = await together(conn, imports_max=3)
+    assert len(jobs_of(rest)) == COUNT - 3
+    assert rest.is_only
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"dry_run": True},
+        {"undoable": True},
+        {"mode": "update"},
+        {"on_error": "stop"},
+        {"max_errors": 1},
+        {"max_error_rate": 0.5},
+        {"file_bytes": queue.SMALL_BYTES + 1},
+    ],
+    ids=str,
+)
+async def test_other_imports_are_claimed_alone(conn, parameters):
+    await queued_singles(conn, 2, **parameters)
+    claimed = await together(conn)
+    assert (claimed.is_small, claimed.companions) == (False, [])
+
+
+async def test_an_import_of_several_chunks_is_claimed_alone(conn):
+    for first in (1, 3):
+        await queued(conn, users(2, first=first), sizes=[1, 1])
+    claimed = await together(conn)
+    assert (claimed.is_small, claimed.companions) == (False, [])
+
+
+async def test_imports_of_another_resource_are_not_companions(conn):
+    ids = await queued_singles(conn, 2)
+    await queued_singles(conn, 2, resource="articles")
+    claims = [await together(conn), await together(conn)]
+    assert {claimed.resource for claimed in claims} == {"users", "articles"}
+    assert [claimed.is_only for claimed in claims] == [False, True]
+    assert {*ids} in map(jobs_of, claims)
+
+
+async def test_a_chunk_that_was_claimed_before_is_claimed_alone(conn):
+    """It may be the reason why its worker died."""
+    ids = await queued_singles(conn, 3)
+    await give_back(conn, await together(conn), error=None)
+    assert [len(jobs_of(await together(conn))) for _ in ids] == [1, 1, 1]
+
+
+async def test_two_claims_at_once_share_the_imports(conn, other):
+    """Without waiting for each other."""
+    ids = await queued_singles(conn)
+    async with conn.transaction():
+        first = await together(conn, imports_max=2)
+        second = await in_time(together(other))
+    assert len(jobs_of(first)) == 2
+    assert jobs_of(first) | jobs_of(second) == {*ids}
+    assert not jobs_of(first) & jobs_of(second)
+
+
+async def test_a_companion_of_a_dead_worker_is_reclaimed_by_itself(conn):
+    ids = await queued_singles(conn, 2)
+    await together(conn)
+    await pass_time(conn, GRACE_SECONDS)
+    taken = [await reclaimed(conn) for _ in ids]
+    assert {claimed.job_id for claimed in taken} == {*ids}
+    assert [(claimed.crashes, claimed.companions) for claimed in taken] == [(1, []), (1, [])]
+
+
+# ── the work ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_one_transaction_stores_and_ends_all(conn):
+    ids = await queued_singles(conn)
+    assert await drain(worker(), conn) == 1
+    for id in ids:
+        job = await ended(conn, id)
+        assert (job.status, job.outcome, job.created) == ("completed", "success", 1)
+    transactions = """
+        SELECT xmin FROM users
+        UNION SELECT xmin FROM import_jobs
+        UNION SELECT xmin FROM chunks
+    """
+    assert len(await rows(conn, transactions)) == 1
+    sources = "SELECT import_id, email, import_record, import_action FROM users ORDER BY email"
+    assert await rows(conn, sources) == [(id, f"user{n}@example.com", 1, "created") for n, id in enumerate(ids, 1)]
+
+
+async def test_an_import_with_errors_does_not_keep_the_others(conn):
+    """It is processed after them, by itself."""
+    sound = await queued_singles(conn, 3)
+    flawed = [await queued(conn, [user(9), user(10, role="king")]), await queued(conn, [user(11, email="no")])]
+    assert await drain(worker(), conn) <= 3
+    assert [(await ended(conn, id)).created for id in sound] == [1, 1, 1]
+    assert [(await ended(conn, id)).outcome for id in flawed] == ["partial", "rejected"]
+    assert [await errors(conn, id) for id in flawed] == [
+        [(2, "role", "invalid_enum")],
+        [(1, "email", "invalid_format")],
+    ]
+
+
+async def test_a_cancelled_import_does_not_keep_the_others(conn, other, at_point):
+    """Nor are its records stored, and an import that waits for it fails."""
+    ids = await queued_singles(conn, 3)
+    last = await queued(conn, [user(4)], after_id=ids[1])
+    at_point("after_claim", lambda _: request_cancel(other, ids[1]))
+    await drain(worker(), conn)
+    ends = [await ended(conn, id) for id in (*ids, last)]
+    assert [job.status for job in ends] == ["completed", "cancelled", "completed", "failed"]
+    assert [job.created for job in ends] == [1, 0, 1, 0]
+
+
+async def test_an_import_that_waits_for_one_of_them_is_processed_then(conn):
+    first, second = await queued_singles(conn, 2)
+    last = await queued(conn, [user(3)], after_id=first)
+    await queue.listen(conn)
+    me = worker()
+    assert await me.run_once(conn)
+    assert [(await ended(conn, id)).created for id in (first, second)] == [1, 1]
+    assert await queue.wait(conn, PATIENCE_SECONDS) == {""}
+    assert await me.run_once(conn)
+    assert (await ended(conn, last)).created == 1
+
+
+async def test_a_record_that_waits_for_a_lock_does_not_keep_the_others(conn, other, third):
+    """An e-mail address of a transaction that is open: the imports without it are given back. One worker waits for it."""
+    ids = await queued_singles(conn, 3)
+
+    async def are_others_final() -> bool:
+        return [(await found(third, id)).is_final for id in ids] == [True, False, True]
+
+    async with third.transaction(force_rollback=True):
+        await stored_user(third, 2)
+        first = asyncio.create_task(drain(worker("first"), conn))
+        await blocked(conn, by=third)
+        await eventually(lambda: rows(third, "SELECT FROM chunks WHERE state = 'pending' AND lease = 1"))
+        second = asyncio.create_task(drain(worker("second"), other))
+        await eventually(are_others_final)
+    await in_time(asyncio.gather(first, second))
+    assert [(await ended(conn, id)).created for id in ids] == [1, 1, 1]
+
+
+async def found(conn: Connection, id: UUID) -> jobs.Import:
+    job = await jobs.get(conn, id)
+    assert job is not None
+    return job
+
+
+async def test_after_an_error_each_is_processed_by_itself(conn, at_point):
+    """The error does not count as an attempt."""
+
+    async def fail(_: Connection) -> None:
+        raise ValueError("no reason")
+
+    ids = await queued_singles(conn)
+    at_point("before_commit", fail)
+    assert await drain(worker(), conn) == COUNT
+    assert [(await ended(conn, id)).created for id in ids] == [1] * COUNT
+    assert [(await chunk(conn, id))["attempt"] for id in ids] == [1] * COUNT
+
+
+@pytest.mark.parametrize(("point", "attempts"), [("after_claim", 2), ("before_commit", 2), ("after_commit", 1)])
+async def test_after_a_lost_connection_all_are_stored_once(conn, other, at_point, point, attempts):
+    async def end_session(of: Connection) -> None:
+        await other.execute("SELECT pg_terminate_backend(%s, 10000)", (of.info.backend_pid,))
+
+    ids = await queued_singles(conn)
+    at_point(point, end_session)
+    me = worker()
+    with pytest.raises(UNAVAILABLE):
+        await drain(me, conn)
+    await me._resolve(other)
+    # of an attempt that has failed
+    await pass_time(other, RETRY_DELAY_SECONDS_MAX)
+    await drain(me, other)
+    assert [(await ended(other, id)).created for id in ids] == [1] * COUNT
+    assert [(await chunk(other, id))["attempt"] for id in ids] == [attempts] * COUNT
+
+
+async def test_a_worker_that_stops_gives_all_back(conn, third):
+    """Without counting the attempt."""
+    ids = await queued_singles(conn)
+    me = Worker(Settings(stop_seconds=0.2), name="me", stopping=asyncio.Event())
+    async with third.transaction(force_rollback=True):
+        await stored_user(third, 1)
+        working = asyncio.create_task(me.run_once(conn))
+        await blocked(conn, by=third)
+        me.stopping.set()
+        await in_time(working)
+        states = "SELECT DISTINCT state, attempt FROM chunks"
+        assert await rows(third, states) == [("pending", 0)]
+    await drain(worker("next"), conn)
+    assert [(await ended(conn, id)).created for id in ids] == [1] * COUNT
+
+
+async def test_conflicts_with_stored_rows_are_those_of_each_import(conn):
+    """Of all modes, and also for the imports that follow a conflict."""
+    for number in range(1, 4):
+        await stored_user(conn, number)
+    ids = [await queued(conn, [user(n)], mode=mode) for n, mode in enumerate(("insert", "skip", "upsert"), 1)]
+    ids += [await queued(conn, [user(n)]) for n in (4, 5)]
+    await drain(worker(), conn)
+    jobs_ = [await ended(conn, id) for id in ids]
+    assert [(job.created, job.updated, job.skipped, job.failed) for job in jobs_] == [
+        (0, 0, 0, 1),
+        (0, 0, 1, 0),
+        (0, 1, 0, 0),
+        (1, 0, 0, 0),
+        (1, 0, 0, 0),
+    ]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_random_imports_have_the_result_that_each_has_alone(conn, seed):
+    """Each import has its own e-mail addresses, some of them twice or stored, and some records have errors."""
+    random = Random(seed)
+    imports = [
+        (random.choice(["insert", "skip", "upsert"]), [random_user(random, n) for _ in range(random.randint(1, 3))])
+        for n in range(random.randint(2, 20))
+    ]
+    stored = [n for n in range(len(imports)) if random.random() < 0.2]
+    results = []
+    for process in (one_by_one, all_together):
+        await conn.execute("TRUNCATE users, import_jobs CASCADE")
+        for n in stored:
+            await stored_user(conn, email=f"{n}.1@example.com")
+        ids = [await queued(conn, records, mode=mode) for mode, records in imports]
+        await process(conn, ids)
+        table = await rows(conn, "SELECT lower(email), name, role, import_record, import_action FROM users ORDER BY 1")
+        ends = [await ended(conn, id) for id in ids]
+        counts = [(job.outcome, job.created, job.updated, job.unchanged, job.skipped, job.failed) for job in ends]
+        results.append((table, counts, [await errors(conn, id) for id in ids]))
+    assert results[0] == results[1]
+
+
+def random_user(random: Random, number: int) -> dict[str, object]:
+    email = f"{number}.{random.randint(1, 4)}@example.com"
+    return user(email=email, name=random.choice("ab"), role=random.choice(["reader"] * 9 + ["king"]))
+
+
+async def one_by_one(conn: Connection, ids: list[UUID]) -> None:
+    for _ in ids:
+        claimed = await queue.claim(conn, worker="me")
+        assert claimed is not None
+        await perform(conn, claimed)
+        await completion.finish(conn, claimed.job_id, endpoints=())
+
+
+async def all_together(conn: Connection, _: list[UUID]) -> None:
+    await drain(worker(), conn)
