@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from datetime import UTC, datetime
 
 import psycopg
@@ -33,6 +34,31 @@ async def test_a_restart_costs_the_first_request_one_attempt(conn, database_url)
         async with pool_of_api.connection() as connection:
             await connection.execute("SELECT 1")
         assert pool_of_api.get_stats()["connections_lost"] == 1
+
+
+async def test_repeatable_work_finds_out_itself_that_a_recent_connection_is_lost(conn, database_url):
+    """It is not checked first, and the work is repeated on one that is. Connections for other work are checked always."""
+    pool_of_api = pool.create(Settings(database_url=database_url, api_pool_size=1), name="restarted", monitor=Outage())
+    pids = []
+
+    async def work(connection: pool.Connection) -> object:
+        pids.append(connection.info.backend_pid)
+        return await (await connection.execute("SELECT 1")).fetchone()
+
+    async with pool_of_api:
+        for kept in (False, True):
+            await pool.repeatable(pool_of_api, work)
+            if kept:
+                await rows(conn, END_SESSIONS)
+                # the clock does not advance between the use and the next: the connection is recent
+                for connection in pool_of_api._pool:
+                    connection.used_at = time.monotonic() + 3600
+            assert await pool.repeatable(pool_of_api, work) == (1,)
+        first, second, third, fourth, fifth = pids
+        assert first == second == third == fourth != fifth
+        await rows(conn, END_SESSIONS)
+        async with pool_of_api.connection() as connection:
+            await connection.execute("SELECT 1")
 
 
 END_SESSIONS = """

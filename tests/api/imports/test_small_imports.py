@@ -1,0 +1,53 @@
+"""Small imports in a burst: workers are notified of all of them, and do not depend on their poll."""
+
+import asyncio
+from collections.abc import Awaitable
+from random import Random
+
+import httpx
+from psycopg import AsyncConnection
+
+from db import queue
+from tests.support.api_client import PATH, Api, connected
+from tests.support.eventually import PATIENCE_SECONDS, in_time
+from tests.support.factories import article, rows, user
+
+COUNT = 100
+UNKNOWN = "00000000-0000-0000-0000-000000000000"
+
+
+def post(api: Api, resource: str, record: dict[str, object]) -> Awaitable[httpx.Response]:
+    return api.client.post(PATH, json={"resource": resource, "records": [record]})
+
+
+async def test_all_are_final_without_a_poll(service):
+    """Sound ones, ones with errors, ones that are stored already, and those of another resource, from several clients."""
+    running = await service(worker_pool_size=3, poll_seconds=3600)
+    async with connected(running) as api:
+        choices = [
+            lambda n: ("users", user(n), "success"),
+            lambda n: ("users", user(n, role="king"), "rejected"),
+            lambda _: ("users", user(0), "rejected"),
+            lambda n: ("articles", article(UNKNOWN, n), "rejected"),
+        ]
+        random = Random(0)
+        await api.finished(await post(api, "users", user(0)))
+        wanted = [random.choices(choices, [10, 1, 1, 1])[0](n) for n in range(1, COUNT + 1)]
+        posted = await asyncio.gather(*(post(api, resource, record) for resource, record, _ in wanted))
+        ends = [await api.finished(each) for each in posted]
+    assert [end["outcome"] for end in ends] == [outcome for *_, outcome in wanted]
+
+
+async def test_a_notification_follows_each_of_them(service, database_url):
+    """There are fewer notifications than imports, but after each import there is one."""
+    running = await service(run=["api"])
+    async with connected(running) as api, await AsyncConnection.connect(database_url, autocommit=True) as listener:
+        await queue.listen(listener)
+        posting = asyncio.gather(*(post(api, "users", user(n)) for n in range(COUNT)))
+        found = notifications = 0
+        while found < COUNT:
+            assert await in_time(queue.wait(listener, PATIENCE_SECONDS)) == {queue.SMALL}
+            notifications += 1
+            [(found,)] = await rows(listener, "SELECT count(*) FROM import_jobs")
+        await posting
+    assert notifications < COUNT
