@@ -174,11 +174,15 @@ async def test_one_transaction_stores_and_ends_all(conn):
     assert await rows(conn, sources) == [(id, f"user{n}@example.com", 1, "created") for n, id in enumerate(ids, 1)]
 
 
-async def test_an_import_with_errors_does_not_keep_the_others(conn):
-    """It is processed after them, by itself."""
+async def test_an_import_with_errors_does_not_keep_the_others(conn, other):
+    """It is processed after them, by itself. Idle workers are notified of it."""
     sound = await queued_singles(conn, 3)
     flawed = [await queued(conn, [user(9), user(10, role="king")]), await queued(conn, [user(11, email="no")])]
-    assert await drain(worker(), conn) <= 3
+    await queue.listen(other)
+    me = worker()
+    await me.run_once(conn)
+    assert await queue.wait(other, PATIENCE_SECONDS) == {""}
+    await drain(me, conn)
     assert [(await ended(conn, id)).created for id in sound] == [1, 1, 1]
     assert [(await ended(conn, id)).outcome for id in flawed] == ["partial", "rejected"]
     assert [await errors(conn, id) for id in flawed] == [
@@ -265,20 +269,38 @@ async def test_after_a_lost_connection_all_are_stored_once(conn, other, at_point
     assert [(await chunk(other, id))["attempt"] for id in ids] == [attempts] * COUNT
 
 
-async def test_a_worker_that_stops_gives_all_back(conn, third):
-    """Without counting the attempt."""
+async def test_those_that_are_cancelled_before_the_connection_is_lost_end_at_once(conn, other, at_point):
+    async def end_session(of: Connection) -> None:
+        for id in ids:
+            await request_cancel(other, id)
+        await other.execute("SELECT pg_terminate_backend(%s, 10000)", (of.info.backend_pid,))
+
+    ids = await queued_singles(conn)
+    at_point("after_claim", end_session)
+    me = worker()
+    with pytest.raises(UNAVAILABLE):
+        await drain(me, conn)
+    await me._resolve(other)
+    assert [(await ended(other, id)).status for id in ids] == ["cancelled"] * COUNT
+
+
+@pytest.mark.parametrize("are_cancelled", [False, True])
+async def test_a_worker_that_stops_gives_all_back(conn, other, third, are_cancelled):
+    """Without counting the attempt. Those that were cancelled meanwhile end at once."""
     ids = await queued_singles(conn)
     me = Worker(Settings(stop_seconds=0.2), name="me", stopping=asyncio.Event())
     async with third.transaction(force_rollback=True):
         await stored_user(third, 1)
         working = asyncio.create_task(me.run_once(conn))
         await blocked(conn, by=third)
+        for id in ids if are_cancelled else []:
+            await request_cancel(other, id)
         me.stopping.set()
         await in_time(working)
-        states = "SELECT DISTINCT state, attempt FROM chunks"
-        assert await rows(third, states) == [("pending", 0)]
+        states = await rows(other, "SELECT DISTINCT state, attempt FROM chunks")
+    assert states == [("cancelled" if are_cancelled else "pending", 0)]
     await drain(worker("next"), conn)
-    assert [(await ended(conn, id)).created for id in ids] == [1] * COUNT
+    assert [(await ended(conn, id)).created for id in ids] == [0 if are_cancelled else 1] * COUNT
 
 
 async def test_conflicts_with_stored_rows_are_those_of_each_import(conn):
