@@ -5,7 +5,7 @@ again in each transaction. A statement outside of a transaction has no time limi
 """
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from typing import Any
 
 from psycopg import AsyncConnection, AsyncTransaction, IsolationLevel
@@ -20,13 +20,18 @@ CARRIED = ("TimeZone", "DateStyle", "standard_conforming_strings")
 AT_BEGIN = "default_transaction_isolation"
 
 
-def time_limits(conn: AsyncConnection[Any]) -> AbstractAsyncContextManager[object]:
-    """A block for one statement that may wait for a lock, so that it has the time limits of a session.
+@asynccontextmanager
+async def time_limits(conn: AsyncConnection[Any]) -> AsyncIterator[None]:
+    """A block for one statement that is a transaction of its own, so that it has the time limits of a session.
 
-    Only through PgBouncer this is a transaction; elsewhere the statement has them anyway, and BEGIN and COMMIT would be two
-    more exchanges.
+    Elsewhere it has them anyway. Through PgBouncer the block is a transaction that is sent in one exchange, and its results can
+    be fetched after it.
     """
-    return conn.transaction() if isinstance(conn, PgBouncerConnection) else nullcontext()
+    if not isinstance(conn, PgBouncerConnection):
+        yield
+        return
+    async with conn.pipeline(), conn.transaction():
+        yield
 
 
 class PgBouncerConnection(MonitoredConnection):

@@ -39,10 +39,9 @@ async def create(
                 _statement(tuple(columns)),
                 {"id": id, "jobs_max": jobs_max, "bytes_max": bytes_max, **columns, **chunk._asdict()},
             )
-            job, backlog = (await cursor.fetchall())[0]
     except ForeignKeyViolation:
         raise AfterUnknown from None
-    return job, backlog
+    return (await cursor.fetchall())[0]
 
 
 async def announce(conn: Connection, id: UUID) -> str | None:

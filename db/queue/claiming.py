@@ -229,7 +229,7 @@ async def claim(
                 "span_id": span_id,
             },
         )
-        claims = await cursor.fetchall()
+    claims = await cursor.fetchall()
     if not claims:
         return None
     if claims[0].kind == "export":
