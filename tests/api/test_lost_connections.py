@@ -63,7 +63,8 @@ class Stage:
         """The pid of the API's session that is stopped, or that waits for a table."""
         waiting = """
             SELECT pid FROM pg_locks JOIN pg_stat_activity USING (pid)
-            WHERE NOT granted AND application_name = 'bulk api' AND (objid = %s OR locktype = 'relation')
+            WHERE datname = current_database() AND NOT granted AND application_name = 'bulk api'
+                AND (objid = %s OR locktype = 'relation')
         """
         return await eventually(lambda: self.api.value(waiting, LOCK))
 
