@@ -31,7 +31,7 @@ MATCHES = """
 """
 
 
-WAITING_FOR: dict[Kind, LiteralString] = {
+_WAITING_FOR: dict[Kind, LiteralString] = {
     "import": "SELECT waiting_for FROM import_progress WHERE id = %(id)s AND finished_at IS NULL",
     "export": "SELECT waiting_for FROM export_progress WHERE id = %(id)s AND finished_at IS NULL",
 }
@@ -40,7 +40,7 @@ WAITING_FOR: dict[Kind, LiteralString] = {
 async def waiting_for(conn: Connection, kind: Kind, id: UUID) -> str | None:
     """Why the job is not final yet, in one sentence; None when it is. Counts the sessions of workers."""
     cursor = conn.cursor(row_factory=scalar_row)
-    await cursor.execute(WAITING_FOR[kind], {"id": id})
+    await cursor.execute(_WAITING_FOR[kind], {"id": id})
     return await cursor.fetchone()
 
 

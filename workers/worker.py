@@ -24,9 +24,10 @@ RETRIES_MAX = 3
 RETRY_SECONDS_MAX = 0.05
 # how often a busy worker looks for chunks of dead workers; an idle one does at each poll
 RECLAIM_SECONDS = 0.5
-# One worker is enough for small imports, as long as they do not have to wait for this time. The others are spare: they would look
-# for work in vain, and answer to the notification of a small import after a random time, at most this for each worker of a pool,
-# so that one of them looks after about this time.
+# One worker is enough for small imports, as long as they wait less than SMALL_WAIT_SECONDS for it. The others are spare: they
+# would look for work in vain, and answer to the notification of a small import after a random time, at most SPARE_SECONDS for
+# each worker of the pool, so that one of them looks after about that time.
+SMALL_WAIT_SECONDS = 0.025
 SPARE_SECONDS = 0.05
 # the longest delay before a chunk that was given back is claimed again
 RETRY_DELAY_SECONDS_MAX = 60.0
@@ -86,8 +87,8 @@ class Worker:
             await self._maintain_when_due(conn)
             claim = await self.run_once(conn)
             if claim is None:
-                is_spare = is_spare or bool(notified)
-            elif not claim.is_small or claim.waited_seconds > SPARE_SECONDS:
+                is_spare = is_spare or (bool(notified) and self.settings.worker_pool_size > 1)
+            elif not claim.is_small or claim.waited_seconds > SMALL_WAIT_SECONDS:
                 is_spare = False
             notified = None
             if claim is None or (claim.is_small and claim.is_only and self.settings.database_pooler == "none"):

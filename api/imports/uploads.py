@@ -93,7 +93,7 @@ class ActiveUploads:
     async def store_small(
         self, id: UUID, spec: ImportSpec, chunk: Chunk, admission: Admission
     ) -> tuple[Import, str | None] | None:
-        """Creates an import of one chunk in two exchanges with the server.
+        """Creates an import of one chunk by one statement.
 
         Returns the job and what it waits for. None if another job has its idempotency key. Raises `Problem` 429, `AfterUnknown`.
         """
@@ -119,12 +119,15 @@ class ActiveUploads:
                     admission.check(msgspec.structs.replace(backlog, jobs=backlog.jobs + 1))
             if job is None:
                 return None
-            return job, await self._announce(conn, id)
+            await self._notify(conn)
+            # behind a pooler workers cannot be counted
+            is_direct = self._settings.database_pooler == "none"
+            return job, await waiting_for(conn, "import", id) if is_direct else None
 
         return await repeatable(self._pool, create)
 
-    async def _announce(self, conn: Connection, id: UUID) -> str | None:
-        """Wakes the workers for a small import, and returns what it waits for.
+    async def _notify(self, conn: Connection) -> None:
+        """Wakes the workers for a small import.
 
         Not more often than every NOTIFY_SECONDS, because each notification costs PostgreSQL a signal to each worker. One that
         comes too soon is sent later, for all imports that are created until then.
@@ -132,10 +135,9 @@ class ActiveUploads:
         loop = asyncio.get_running_loop()
         if loop.time() >= self._notify_at:
             self._notify_at = loop.time() + NOTIFY_SECONDS
-            return await small_uploads.announce(conn, id)
-        if self._notifying is None:
+            await queue.notify(conn, queue.SMALL)
+        elif self._notifying is None:
             self._notifying = asyncio.create_task(self._notify_later())
-        return await waiting_for(conn, "import", id)
 
     async def _notify_later(self) -> None:
         loop = asyncio.get_running_loop()

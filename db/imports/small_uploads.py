@@ -9,7 +9,7 @@ from uuid import UUID
 
 from psycopg import sql
 from psycopg.errors import ForeignKeyViolation
-from psycopg.rows import kwargs_row, scalar_row
+from psycopg.rows import kwargs_row
 
 from db import copy
 from db.connections.pgbouncer import time_limits
@@ -19,8 +19,6 @@ from db.imports.backlog import MEASURE, Backlog
 from db.imports.jobs import Import
 from db.imports.payload import Chunk
 from db.imports.uploads import AfterUnknown, ImportSpec
-from db.jobs import WAITING_FOR
-from db.queue import CHANNEL, SMALL
 
 
 async def create(
@@ -42,18 +40,6 @@ async def create(
     except ForeignKeyViolation:
         raise AfterUnknown from None
     return (await cursor.fetchall())[0]
-
-
-async def announce(conn: Connection, id: UUID) -> str | None:
-    """Wakes idle workers for a small import, and returns what the import waits for, as `jobs.waiting_for`."""
-    cursor = conn.cursor(row_factory=scalar_row)
-    await cursor.execute(
-        f"""
-        SELECT ({WAITING_FOR["import"]}), set_config('synchronous_commit', 'off', true), pg_notify(%(channel)s, %(payload)s)
-        """,
-        {"id": id, "channel": CHANNEL, "payload": SMALL},
-    )
-    return await cursor.fetchone()
 
 
 @cache

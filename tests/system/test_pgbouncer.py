@@ -1,5 +1,6 @@
 """The whole service behind PgBouncer in transaction mode."""
 
+import asyncio
 from contextlib import asynccontextmanager
 
 import httpx
@@ -37,7 +38,10 @@ async def through(server_url):
 
 
 async def test_imports_exports_and_streams_pass_through(through, tmp_path, database_url):
-    """A file of many chunks is imported, streamed and exported in the background. No reason about missing workers is given."""
+    """A file of many chunks, and small ones, are imported, streamed and exported in the background.
+
+    No reason about missing workers is given.
+    """
     file = USERS_HEADER + b"".join(map(user_row, range(2000)))
     async with (
         service(through, tmp_path, database_url, batch_size=50) as running,
@@ -57,6 +61,10 @@ async def test_imports_exports_and_streams_pass_through(through, tmp_path, datab
             return answer.content if answer.status_code == 200 else None
 
         assert await eventually(file_of_export) == streamed.content
+        smalls = [{"resource": "users", "records": [user(email=f"small{n}@example.com")]} for n in range(5)]
+        posted = await asyncio.gather(*(client.post(IMPORTS, json=small) for small in smalls))
+        assert [small.json()["waiting_for"] for small in posted] == [None] * 5
+        assert [(await api.finished(small))["counts"]["created"] for small in posted] == [1] * 5
         await eventually(lambda: is_ready(client))
 
 

@@ -39,6 +39,13 @@ async def test_all_are_final_without_a_poll(service):
     assert [end["outcome"] for end in ends] == [outcome for *_, outcome in wanted]
 
 
+async def test_the_response_says_what_the_import_waits_for(service):
+    running = await service(run=["api"])
+    async with connected(running) as api:
+        posted = await post(api, "users", user(0))
+        assert posted.json()["waiting_for"] == "no worker is connected"
+
+
 async def test_a_notification_follows_each_of_them(service, database_url):
     """There are fewer notifications than imports, but after the last import of each burst there is one."""
     running = await service(run=["api"])
