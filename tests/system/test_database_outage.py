@@ -170,7 +170,9 @@ async def test_work_in_progress(server, tmp_path):
                     async for _ in blocks:
                         pass
         posted = await waiting
-        assert (posted.status_code, posted.json()["status"]) == (202, "processing")
+        assert posted.status_code == 202
+        # the state that was read last, perhaps before the claim
+        assert posted.json()["status"] in ("pending", "processing")
         # when it is refused while it still sends, it may see no more than the end of its connection
         [refused] = await asyncio.gather(uploading, return_exceptions=True)
         assert isinstance(refused, httpx.TransportError) or refused.status_code == 503
