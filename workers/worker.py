@@ -24,11 +24,12 @@ RETRIES_MAX = 3
 RETRY_SECONDS_MAX = 0.05
 # how often a busy worker looks for chunks of dead workers; an idle one does at each poll
 RECLAIM_SECONDS = 0.5
-# One worker is enough for small imports, as long as they wait less than SMALL_WAIT_SECONDS for it. The others are spare: they
-# would look for work in vain, and answer to the notification of a small import after a random time, at most SPARE_SECONDS for
-# each worker of the pool, so that one of them looks after about that time.
-SMALL_WAIT_SECONDS = 0.025
+# One worker is enough for small imports, as long as they wait less than SMALL_WAIT_SECONDS for it. The others would look for work
+# in vain. After VAIN_LOOKS_MAX such looks in succession a worker is spare: it answers to the notification of a small import after
+# a random time, at most SPARE_SECONDS for each worker of the pool, so that one of them looks after about that time.
+VAIN_LOOKS_MAX = 2
 SPARE_SECONDS = 0.05
+SMALL_WAIT_SECONDS = 0.025
 # the longest delay before a chunk that was given back is claimed again
 RETRY_DELAY_SECONDS_MAX = 60.0
 
@@ -80,25 +81,26 @@ class Worker:
         await self._resolve(conn)
         if self.settings.database_pooler == "none":
             await queue.listen(conn)
-        # whether another worker was faster when small imports arrived
-        is_spare = False
+        # how many looks for work in succession were in vain, because another worker was faster after a notification
+        vain_looks = 0
         notified: set[str] | None = None
         while not self.stopping.is_set():
             await self._maintain_when_due(conn)
             claim = await self.run_once(conn)
+            is_spare = vain_looks >= VAIN_LOOKS_MAX and self.settings.worker_pool_size > 1
             if claim is None:
-                is_spare = is_spare or (bool(notified) and self.settings.worker_pool_size > 1)
-            elif not claim.is_small or claim.waited_seconds > SMALL_WAIT_SECONDS:
-                is_spare = False
+                vain_looks += bool(notified)
+            elif not is_spare or not claim.is_small or claim.waited_seconds > SMALL_WAIT_SECONDS:
+                vain_looks = 0
             notified = None
             if claim is None or (claim.is_small and claim.is_only and self.settings.database_pooler == "none"):
                 # further small imports are worth waiting for: the more there are, the less each of them costs
-                notified = await session.unless_stopping(self.stopping, self._idle(conn, is_spare=is_spare))
+                notified = await session.unless_stopping(self.stopping, self._idle(conn, vain_looks))
 
-    async def _idle(self, conn: Connection, *, is_spare: bool) -> set[str]:
+    async def _idle(self, conn: Connection, vain_looks: int) -> set[str]:
         """Waits until there may be work. Returns the payloads of the notifications."""
         notified = await queue.wait(conn, self.settings.poll_seconds * random.uniform(0.8, 1.2))  # noqa: S311
-        if is_spare and notified == {queue.SMALL}:
+        if vain_looks >= VAIN_LOOKS_MAX and notified == {queue.SMALL}:
             await asyncio.sleep(random.uniform(0, SPARE_SECONDS * self.settings.worker_pool_size))  # noqa: S311
         return notified
 
