@@ -87,20 +87,20 @@ class Worker:
         while not self.stopping.is_set():
             await self._maintain_when_due(conn)
             claim = await self.run_once(conn)
-            is_spare = vain_looks >= VAIN_LOOKS_MAX and self.settings.worker_pool_size > 1
             if claim is None:
                 vain_looks += bool(notified)
-            elif not is_spare or not claim.is_small or claim.waited_seconds > SMALL_WAIT_SECONDS:
+            elif vain_looks < VAIN_LOOKS_MAX or not claim.is_small or claim.waited_seconds > SMALL_WAIT_SECONDS:
                 vain_looks = 0
+            is_spare = vain_looks >= VAIN_LOOKS_MAX and self.settings.worker_pool_size > 1
             notified = None
             if claim is None or (claim.is_small and claim.is_only and self.settings.database_pooler == "none"):
                 # further small imports are worth waiting for: the more there are, the less each of them costs
-                notified = await session.unless_stopping(self.stopping, self._idle(conn, vain_looks))
+                notified = await session.unless_stopping(self.stopping, self._idle(conn, is_spare=is_spare))
 
-    async def _idle(self, conn: Connection, vain_looks: int) -> set[str]:
+    async def _idle(self, conn: Connection, *, is_spare: bool) -> set[str]:
         """Waits until there may be work. Returns the payloads of the notifications."""
         notified = await queue.wait(conn, self.settings.poll_seconds * random.uniform(0.8, 1.2))  # noqa: S311
-        if vain_looks >= VAIN_LOOKS_MAX and notified == {queue.SMALL}:
+        if is_spare and notified == {queue.SMALL}:
             await asyncio.sleep(random.uniform(0, SPARE_SECONDS * self.settings.worker_pool_size))  # noqa: S311
         return notified
 
