@@ -1,7 +1,7 @@
 """Small imports that were claimed together: one transaction stores the records of all, and makes the imports final.
 
-That is a tenth of the work of an import alone. It requires that all records are created without any conflict. Whatever does not
-fit is left to `workers.imports`, which processes each import by itself.
+That is about a fifth of the work of the imports one by one. It requires that all records are created without any conflict.
+Whatever does not fit is left to `workers.imports`, which processes each import by itself.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,5 @@
-"""The queue of chunks in PostgreSQL: submit, claim, reclaim, fence, finish, drop, give back. db/README.md gives the reasons.
+"""The queue of chunks in PostgreSQL: submit, claim, reclaim, fence, finish, drop, give back, separate. db/README.md gives the
+reasons.
 
 A claim is a short transaction of its own. The work is a second transaction, which first locks the chunk's row (the fence) and
 last marks it done. A running chunk whose row is not locked belongs to a dead worker and may be reclaimed.
