@@ -24,10 +24,10 @@ RETRIES_MAX = 3
 RETRY_SECONDS_MAX = 0.05
 # how often a busy worker looks for chunks of dead workers; an idle one does at each poll
 RECLAIM_SECONDS = 0.5
-# One worker is enough for small imports, as long as they wait less than SMALL_WAIT_SECONDS for it. The others would look for work
-# in vain. After VAIN_LOOKS_MAX such looks in succession a worker is spare: it answers to the notification of a small import after
-# a random time, at most SPARE_SECONDS for each worker of the pool, so that one of them looks after about that time.
-VAIN_LOOKS_MAX = 2
+# One worker is enough for small imports as long as each of them is claimed within SMALL_WAIT_SECONDS. A worker that has found
+# nothing to claim after EMPTY_CLAIMS_MAX notifications in a row is spare: after the notification of a small import it waits for a
+# random time before it claims, at most SPARE_SECONDS for each worker of the pool.
+EMPTY_CLAIMS_MAX = 2
 SPARE_SECONDS = 0.05
 SMALL_WAIT_SECONDS = 0.025
 # the longest delay before a chunk that was given back is claimed again
@@ -81,17 +81,17 @@ class Worker:
         await self._resolve(conn)
         if self.settings.database_pooler == "none":
             await queue.listen(conn)
-        # how many looks for work in succession were in vain, because another worker was faster after a notification
-        vain_looks = 0
+        # after how many notifications in a row there was nothing to claim, because another worker had claimed it
+        empty_claims = 0
         notified: set[str] | None = None
         while not self.stopping.is_set():
             await self._maintain_when_due(conn)
             claim = await self.run_once(conn)
             if claim is None:
-                vain_looks += bool(notified)
-            elif vain_looks < VAIN_LOOKS_MAX or not claim.is_small or claim.waited_seconds > SMALL_WAIT_SECONDS:
-                vain_looks = 0
-            is_spare = vain_looks >= VAIN_LOOKS_MAX and self.settings.worker_pool_size > 1
+                empty_claims += bool(notified)
+            elif empty_claims < EMPTY_CLAIMS_MAX or not claim.is_small or claim.waited_seconds > SMALL_WAIT_SECONDS:
+                empty_claims = 0
+            is_spare = empty_claims >= EMPTY_CLAIMS_MAX and self.settings.worker_pool_size > 1
             notified = None
             if claim is None or (claim.is_small and claim.is_only and self.settings.database_pooler == "none"):
                 # further small imports are worth waiting for: the more there are, the less each of them costs

@@ -14,6 +14,7 @@ from db.errors import READ_ONLY, ConnectionLost
 
 # how long a request waits for a connection in an outage that has lasted longer than the pool's timeout
 OUTAGE_WAIT_SECONDS = 1.0
+# how long after its last use a connection counts as working
 RECENT_SECONDS = 0.25
 
 _may_be_lost: ContextVar[bool] = ContextVar("may_be_lost", default=False)

@@ -1,10 +1,11 @@
 """Steps of the queue protocol, for tests: reclaims, give-backs, time that passes, a worker that died."""
 
+from typing import Any
 from uuid import UUID
 
 from db import queue
 from db.imports import completion
-from tests.support.factories import claim, queued, users
+from tests.support.factories import claim, queued, user, users
 
 GRACE_SECONDS = 5.0
 ATTEMPTS_MAX = 12
@@ -54,3 +55,8 @@ async def abandoned(conn, *, chunks: int = 1) -> UUID:
 
 async def request_cancel(conn, id: UUID) -> None:
     await conn.execute("UPDATE import_jobs SET cancel_requested_at = now() WHERE id = %(id)s", {"id": id})
+
+
+async def queued_singles(conn, count: int, **parameters: Any) -> list[UUID]:
+    """Imports of one user each."""
+    return [await queued(conn, [user(number)], **parameters) for number in range(1, count + 1)]
