@@ -173,8 +173,7 @@ async def waiting_for(pool: Pool, settings: Settings, kind: Kind, job: Job) -> s
     if job.is_final or settings.database_pooler != "none":
         return None
     try:
-        async with pool.connection() as conn:
-            return await db.jobs.waiting_for(conn, kind, job.id)
+        return await repeatable(pool, lambda conn: db.jobs.waiting_for(conn, kind, job.id))
     except UNAVAILABLE:
         return None
 

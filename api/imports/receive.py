@@ -8,7 +8,6 @@ from contextlib import aclosing
 from typing import NamedTuple
 from uuid import UUID
 
-from msgspec import UNSET, UnsetType
 from uuid_utils.compat import uuid7
 
 from api.http.headers import AnyRequest
@@ -40,8 +39,6 @@ class Received(NamedTuple):
     job: Import
     # an earlier request with the same key and content created the job
     is_replay: bool = False
-    # unset if it was not asked for
-    waiting_for: str | UnsetType | None = UNSET
 
 
 async def receive(request: AnyRequest, importing: Importing) -> Received:
@@ -114,15 +111,10 @@ class UploadReceiver:
         id = uuid7()
         async with self._admission.storing:
             if len(chunks) == 1 and self.requested.parent is None:
-                created = await self._active.store_small(id, spec, chunks[0], self._admission)
-                if created is not None:
-                    job, waiting_for = created
-                    return Received(job, waiting_for=waiting_for)
+                job = await self._active.store_small(id, spec, chunks[0], self._admission)
             else:
                 job = await self._active.store_whole(id, spec, chunks, self._admission, seal=self._seal_by)
-                if job is not None:
-                    return Received(job)
-        return await self._earlier(spec.digest)
+        return Received(job) if job is not None else await self._earlier(spec.digest)
 
     async def _receive_large(
         self, early: ImportParameters, splitter: FileSplitter, chunks: list[Chunk], parts: AsyncIterator[list[Chunk]]

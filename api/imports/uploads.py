@@ -18,7 +18,6 @@ from db.imports import backlog, jobs, small_uploads, uploads
 from db.imports.jobs import Import
 from db.imports.payload import Chunk
 from db.imports.uploads import ImportSpec
-from db.jobs import waiting_for
 from db.settings import Settings
 from monitoring import throttle
 
@@ -90,16 +89,14 @@ class ActiveUploads:
 
         return await queue.submit(self._pool, store)
 
-    async def store_small(
-        self, id: UUID, spec: ImportSpec, chunk: Chunk, admission: Admission
-    ) -> tuple[Import, str | None] | None:
-        """Creates an import of one chunk by one statement.
+    async def store_small(self, id: UUID, spec: ImportSpec, chunk: Chunk, admission: Admission) -> Import | None:
+        """Creates an import of one chunk by one statement. Returns None if another job has its idempotency key.
 
-        Returns the job and what it waits for. None if another job has its idempotency key. Raises `Problem` 429, `AfterUnknown`.
+        Raises `Problem` 429, `AfterUnknown`.
         """
         is_repeat = False
 
-        async def create(conn: Connection) -> tuple[Import, str | None] | None:
+        async def create(conn: Connection) -> Import | None:
             nonlocal is_repeat
             if is_repeat and await uploads.is_sealed(conn, id, spec.digest):
                 job = await jobs.get(conn, id)
@@ -117,12 +114,9 @@ class ActiveUploads:
                 # a repeated request adds nothing to the queue
                 if job is None and (token is None or await uploads.by_token(conn, token) is None):
                     admission.check(msgspec.structs.replace(backlog, jobs=backlog.jobs + 1))
-            if job is None:
-                return None
-            await self._notify(conn)
-            # behind a pooler workers cannot be counted
-            is_direct = self._settings.database_pooler == "none"
-            return job, await waiting_for(conn, "import", id) if is_direct else None
+            if job is not None:
+                await self._notify(conn)
+            return job
 
         return await repeatable(self._pool, create)
 

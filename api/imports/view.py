@@ -141,21 +141,14 @@ async def get_or_404(pool: Pool, id: str) -> Import:
     return await responses.get_or_404(pool, jobs.get, id, "import")
 
 
-async def view(
-    pool: Pool, settings: Settings, job: Import, *, waiting_for: str | UnsetType | None = UNSET
-) -> ImportView:
-    """The complete representation. Reads the errors after the job, so that it never has fewer errors than it counts.
-
-    `waiting_for` is what the job waits for, if that is known.
-    """
-    if waiting_for is UNSET:
-        waiting_for = await responses.waiting_for(pool, settings, "import", job)
+async def view(pool: Pool, settings: Settings, job: Import) -> ImportView:
+    """The complete representation. Reads the errors after the job, so that it never has fewer errors than it counts."""
     complete = msgspec.structs.replace(
         summary(settings, job),
         errors=[],
         error_summary=[],
         error_kinds=0,
-        waiting_for=waiting_for,
+        waiting_for=await responses.waiting_for(pool, settings, "import", job),
         repaired=None,
         undo=await _undo(pool, job),
         webhooks=await responses.webhooks(pool, settings, "import", job),
