@@ -145,6 +145,10 @@ async def _copy_free(
 
 async def _store_staged(conn: Connection, resource: Resource, import_id: UUID, mode: Mode, *, undoable: bool) -> Counts:
     counts = Counts()
+    if mode in ("upsert", "update"):
+        counts += await _update_unmoved(conn, resource, import_id)
+        if not await staging.remaining(conn, resource):
+            return counts
     for _ in range(ROUNDS_MAX):
         counts += await match.decide(conn, resource, import_id, mode)
         counts.deferred += await apply.defer(conn, resource, import_id)
@@ -159,6 +163,17 @@ async def _store_staged(conn: Connection, resource: Resource, import_id: UUID, m
         if not await staging.remaining(conn, resource):
             return counts
     return counts + await apply.store_one_by_one(conn, resource, import_id, undoable=undoable)
+
+
+async def _update_unmoved(conn: Connection, resource: Resource, import_id: UUID) -> Counts:
+    """Nothing, when PostgreSQL refuses one of the rows: then all records are matched."""
+    try:
+        async with conn.transaction():
+            counts = await apply.update_unmoved(conn, resource, import_id)
+            await failpoints.reach("mid_merge", conn)
+            return counts
+    except REFUSED_ROW:
+        return Counts()
 
 
 async def _check_staged(conn: Connection, resource: Resource, import_id: UUID, mode: Mode) -> Counts:

@@ -1,6 +1,8 @@
 """Carries out the verdicts: UPDATE and INSERT into the resource's table, or setting aside among the deferred records."""
 
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -10,7 +12,7 @@ from db.connections.pool import Connection
 from db.errors import REFUSED_ROW
 from db.imports.created import BATCH_ROWS
 from db.merge import staging
-from db.merge.sql import cached_sql, is_different, value_after_update
+from db.merge.sql import cached_sql, format_sql, is_different, value_after_update
 from db.queue import Counts
 from db.resources.definition import Resource
 
@@ -59,10 +61,45 @@ def refusal(error: Exception) -> str:
 
 
 async def _update(conn: Connection, resource: Resource, import_id: UUID, *, only: int | None = None) -> Counts:
-    """Overwrites the matched rows, of one record or of all; an equal row is counted as unchanged.
+    """Overwrites the rows that `match` has found and locked, of one record or of all."""
+    return await _overwrite(
+        conn,
+        resource,
+        {"import_id": import_id, "only": only},
+        variant="matched",
+        condition=lambda: format_sql(
+            resource,
+            """
+            verdict = 'update'
+            AND other.id = staged.target
+            AND other.id = ANY (ARRAY(SELECT target FROM {staged} AS staged WHERE verdict = 'update'))
+            AND (%(only)s::bigint IS NULL OR staged.record = %(only)s)
+            """,
+        ),
+    )
 
-    `match` has locked the rows, so no other transaction has changed them since.
+
+async def update_unmoved(conn: Connection, resource: Resource, import_id: UUID) -> Counts:
+    """Overwrites the rows whose key and parents stay the same, without a match before; for modes upsert and update.
+
+    `match` would find the same rows and nothing against the records: this import has not written the rows, and nothing changes
+    in them that is unique or refers to a parent. Of records with the same row one is stored here, as of such records in
+    different chunks; the others stay staged.
     """
+    return await _overwrite(
+        conn, resource, {"import_id": import_id}, variant="unmoved", condition=lambda: _is_unmoved(resource)
+    )
+
+
+async def _overwrite(
+    conn: Connection,
+    resource: Resource,
+    parameters: dict[str, Any],
+    *,
+    variant: str,
+    condition: Callable[[], sql.Composable],
+) -> Counts:
+    """Overwrites the rows `other` with the records `staged` that meet the condition; an equal row is counted as unchanged."""
     cursor = await conn.execute(
         cached_sql(
             resource,
@@ -74,10 +111,7 @@ async def _update(conn: Connection, resource: Resource, import_id: UUID, *, only
                     import_record = staged.record,
                     import_action = CASE WHEN {is_different} OR NOT is_only_match THEN 'updated' ELSE 'unchanged' END
                 FROM {staged} AS staged
-                WHERE verdict = 'update'
-                    AND other.id = staged.target
-                    AND other.id = ANY (ARRAY(SELECT target FROM {staged} AS staged WHERE verdict = 'update'))
-                    AND (%(only)s::bigint IS NULL OR staged.record = %(only)s)
+                WHERE {condition}
                 RETURNING other.import_record, other.import_action
             ), gone AS (
                 DELETE FROM {staged} AS staged
@@ -87,10 +121,12 @@ async def _update(conn: Connection, resource: Resource, import_id: UUID, *, only
             SELECT count(*) FILTER (WHERE import_action = 'updated'), count(*) FILTER (WHERE import_action = 'unchanged')
             FROM changed
             """,
+            variant=variant,
             assignments=lambda: sql.SQL(", ").join(_assignment(resource, column) for column in resource.columns[1:]),
             is_different=lambda: is_different(resource),
+            condition=condition,
         ),
-        {"import_id": import_id, "only": only},
+        parameters,
     )
     updated, unchanged = await cursor.fetchone() or (0, 0)
     return Counts(updated=updated, unchanged=unchanged)
@@ -202,6 +238,33 @@ async def _refuse(conn: Connection, resource: Resource, import_id: UUID, record:
         {"import_id": import_id, "record": record, "reason": reason},
     )
     return Counts(failed=1, codes=Counter(constraint_violation=1))
+
+
+def _is_unmoved(resource: Resource) -> sql.Composable:
+    """The condition that `other` is the row of a staged record by a look-up of the key, or of the id if there is no key."""
+    looked_up = (
+        """
+        other.id = staged.id
+        AND other.id = ANY (ARRAY(SELECT id FROM {staged} AS staged))
+        """
+        if resource.key is None
+        else """
+        {other_key} = {key}
+        AND {other_key} = ANY (ARRAY(SELECT {key} FROM {staged} AS staged))
+        AND (staged.id IS NULL OR other.id = staged.id)
+        """
+    )
+    has_parents_of_staged = [
+        sql.SQL("AND other.{0} IS NOT DISTINCT FROM staged.{0}").format(sql.Identifier(field))
+        for field in resource.references
+    ]
+    return sql.SQL(" ").join(
+        [
+            format_sql(resource, looked_up),
+            *has_parents_of_staged,
+            sql.SQL("AND other.import_id IS DISTINCT FROM %(import_id)s"),
+        ]
+    )
 
 
 def _new_value(resource: Resource, column: str) -> sql.Composable:

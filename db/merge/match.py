@@ -75,7 +75,7 @@ async def _match(conn: Connection, resource: Resource, import_id: UUID, mode: Mo
                 SELECT id, {other_key} AS key, import_id, import_action
                 FROM {table} AS other
                 WHERE {other_meets}
-                ORDER BY id
+                ORDER BY key, id
                 {lock}
             ), matched AS (
                 SELECT staged.record, by_id.id AS by_id, by_key.id AS by_key,
