@@ -31,13 +31,16 @@ class Chunk(NamedTuple):
         places = indexes if self.lines is None else map(self.lines.__getitem__, indexes)
         return [self.first_line + place for place in places]
 
-    def slices(self) -> Iterator[bytes]:
-        """The bytes of each record, in order, with the separator that follows it."""
+    def slices(self, indexes: Iterable[int] | None = None) -> Iterator[bytes]:
+        """The bytes of these records (from 0), or of each record in order, with the separator that follows it."""
         if self.starts is None:
             lines = self.data.split(b"\n")
-            yield from (line + b"\n" for line in lines[:-1])
-            if lines[-1]:
-                yield lines[-1]
+            last = len(lines) - 1
+            if indexes is None:
+                indexes = range(len(lines) if lines[last] else last)
+            yield from (lines[i] + b"\n" if i < last else lines[i] for i in indexes)
         else:
-            ends = [*self.starts[1:], len(self.data)]
-            yield from (self.data[start:end] for start, end in zip(self.starts, ends, strict=True))
+            bounds = [*self.starts, len(self.data)]
+            if indexes is None:
+                indexes = range(len(self.starts))
+            yield from (self.data[bounds[i] : bounds[i + 1]] for i in indexes)

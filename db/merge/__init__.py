@@ -26,8 +26,12 @@ from db.resources.definition import Parsed, RecordError, Resource
 # how often a chunk is matched again because another transaction has stored a conflicting row meanwhile
 ROUNDS_MAX = 5
 
-# how many of a chunk's records conflict: none, some, or so many that looking them up first gains nothing
-ConflictLevel = Literal["none", "some", "many"]
+# Which of a chunk's records conflict: none; hardly any but those that share their id or key with another one of the chunk; so
+# many others that looking them up costs less than a COPY that fails; or so many that it gains nothing.
+ConflictLevel = Literal["none", "few", "some", "many"]
+
+# of the records that are copied at once when an import has conflicts: a COPY that fails has to be repeated
+BATCH_RECORDS = 2000
 
 # copy: one COPY into the resource's table. copy_free: the same without the conflicting records, which are staged.
 # stage: all through the staging table. one_by_one: the same for each record alone, in a savepoint.
@@ -74,7 +78,9 @@ async def merge(
     same = conflicts.duplicates(parsed.records, keys)
     level, staged = "many", all_rows
     if strategy in ("copy", "copy_free"):
-        level, staged = await _copy_free(conn, resource, import_id, parsed, keys, same, all_rows, undoable=undoable)
+        level, staged = await _copy_free(
+            conn, resource, import_id, parsed, keys, same, all_rows, looks_first=assumed == "some", undoable=undoable
+        )
         counts += Counts(created=len(all_rows) - len(staged))
     merge_staged = _check_staged if dry_run else partial(_store_staged, undoable=undoable)
     if strategy == "one_by_one":
@@ -127,20 +133,48 @@ async def _copy_free(
     same: Collection[int],
     all_rows: Sequence[int],
     *,
+    looks_first: bool,
     undoable: bool,
 ) -> tuple[ConflictLevel, Collection[int]]:
-    """COPYs the records that conflict with nothing; returns the level and the indexes of the records still to be stored."""
-    level: ConflictLevel = "some"
+    """COPYs the records that conflict with nothing; returns the level and the indexes of the records still to be stored.
+
+    The conflicts with stored rows are looked up first, or only for a batch whose COPY has failed.
+    """
+    staged = {*same}
+    batches = [all_rows[start : start + BATCH_RECORDS] for start in range(0, len(all_rows), BATCH_RECORDS)]
+    with_conflicts = 0
+    for batch in batches:
+        free = [i for i in batch if i not in same]
+        if not looks_first and await _copy(conn, resource, import_id, parsed, free, undoable=undoable):
+            continue
+        conflicting = await _copy_unlike_stored(conn, resource, import_id, parsed, keys, free, undoable=undoable)
+        staged |= conflicting
+        with_conflicts += bool(conflicting)
+    if len(staged) >= len(all_rows) / 2:
+        return "many", staged
+    return "some" if with_conflicts > len(batches) / 3 else "few", staged
+
+
+async def _copy_unlike_stored(
+    conn: Connection,
+    resource: Resource,
+    import_id: UUID,
+    parsed: Parsed,
+    keys: Sequence[str],
+    indexes: Sequence[int],
+    *,
+    undoable: bool,
+) -> set[int]:
+    """COPYs the records that conflict with no stored row, unless half of them do; returns the indexes of the others."""
     for _ in range(ROUNDS_MAX):
-        conflicting = {*same} | await conflicts.conflicting_rows(conn, resource, parsed.records, keys)
-        level = "some" if len(conflicting) < len(all_rows) / 2 else "many"
-        if level == "many":
+        conflicting = await conflicts.conflicting_rows(conn, resource, parsed.records, keys, indexes)
+        if len(conflicting) >= len(indexes) / 2:
             break
         # a COPY that fails has met a row that was stored since the look-up
-        free = [i for i in all_rows if i not in conflicting]
+        free = [i for i in indexes if i not in conflicting]
         if await _copy(conn, resource, import_id, parsed, free, undoable=undoable):
-            return level, conflicting
-    return level, all_rows
+            return conflicting
+    return {*indexes}
 
 
 async def _store_staged(conn: Connection, resource: Resource, import_id: UUID, mode: Mode, *, undoable: bool) -> Counts:

@@ -3,7 +3,6 @@
 Looked up once an import has met a conflict: the other records, usually nearly all, can still be copied straight.
 """
 
-from collections import Counter
 from collections.abc import Collection, Hashable, Sequence
 from operator import attrgetter
 from typing import Any
@@ -26,18 +25,19 @@ def duplicates(records: Sequence[Any], keys: Sequence[str]) -> set[int]:
 
 
 async def conflicting_rows(
-    conn: Connection, resource: Resource, records: Sequence[Any], keys: Sequence[str]
+    conn: Connection, resource: Resource, records: Sequence[Any], keys: Sequence[str], indexes: Sequence[int]
 ) -> set[int]:
-    """The indexes of the records that the table does not accept as it is now."""
+    """Those of the indexes whose records the table does not accept as it is now."""
     found: set[int] = set()
-    if ids := await _taken_ids(conn, resource, records):
-        found |= {i for i, record in enumerate(records) if record.id in ids}
-    if resource.key is not None and (taken := await _taken_keys(conn, resource, keys)):
-        found |= {i for i, key in enumerate(keys) if key in taken}
+    chosen = [records[i] for i in indexes]
+    if ids := await _taken_ids(conn, resource, chosen):
+        found |= {i for i, record in zip(indexes, chosen, strict=True) if record.id in ids}
+    if resource.key is not None and (taken := await _taken_keys(conn, resource, [keys[i] for i in indexes])):
+        found |= {i for i in indexes if keys[i] in taken}
     for field, parent in resource.references.items():
-        ids = [id for id in map(attrgetter(field), records) if id is not None]
+        ids = [id for id in map(attrgetter(field), chosen) if id is not None]
         if missing := await missing_parents(conn, parent, ids):
-            found |= {i for i, record in enumerate(records) if getattr(record, field) in missing}
+            found |= {i for i, record in zip(indexes, chosen, strict=True) if getattr(record, field) in missing}
     return found
 
 
@@ -78,5 +78,11 @@ async def _taken_keys(conn: Connection, resource: Resource, keys: Sequence[str])
 
 
 def _repeated(values: Sequence[Hashable]) -> set[int]:
-    counts = Counter(values) if len(set(values)) < len(values) else {}
-    return {i for i, value in enumerate(values) if counts[value] > 1} if counts else set()
+    """The indexes of the values that are there more than once."""
+    first: dict[Hashable, int] = {}
+    repeated: set[int] = set()
+    for i, value in enumerate(values):
+        other = first.setdefault(value, i)
+        if other != i:
+            repeated |= {other, i}
+    return repeated

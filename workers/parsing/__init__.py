@@ -71,12 +71,11 @@ def parse(
     suspects: list[RecordError] = []
     unlisted: list[int] = []
     omitted: list[Code] = []
-    raws = list(chunk.slices()) if flawed else []
-    for index in flawed:
+    for index, raw in zip(flawed, chunk.slices(flawed), strict=True):
         fields, found = _examine(
             resource,
             reader,
-            raws[index],
+            raw,
             ignore_unknown=ignore_unknown,
             record_max_bytes=record_max_bytes,
             errors_max=record_errors_max,

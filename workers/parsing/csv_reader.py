@@ -101,14 +101,23 @@ class Reader:
         return [[cell and cell.removeprefix("'") for cell in cells] for cells in rows]
 
     def _convert(self, rows: Sequence[Sequence[Any]]) -> list[Any]:
-        """The struct of each row; None for an invalid one. A block with invalid rows is divided until they are found."""
-        try:
+        """The struct of each row; None for an invalid one. They are converted one by one only where a block has invalid ones."""
+        with suppress(msgspec.ValidationError):
             return msgspec.convert(rows, self._structs)
+        records: list[Any] = []
+        for start in range(0, len(rows), BLOCK_RECORDS):
+            block = rows[start : start + BLOCK_RECORDS]
+            try:
+                records += msgspec.convert(block, self._structs)
+            except msgspec.ValidationError:
+                records += map(self._convert_one, block)
+        return records
+
+    def _convert_one(self, row: Sequence[Any]) -> Any:
+        try:
+            return msgspec.convert(row, self._struct)
         except msgspec.ValidationError:
-            if len(rows) == 1:
-                return [None]
-        step = min(BLOCK_RECORDS, (len(rows) + 1) // 2)
-        return [record for i in range(0, len(rows), step) for record in self._convert(rows[i : i + step])]
+            return None
 
     def _arrange(self, rows: list[list[Any]]) -> Sequence[Sequence[Any]]:
         """The cells in the order of the resource's fields. Changes the rows: booleans and lists are converted from their text."""
