@@ -75,7 +75,7 @@ async def merge(
         return Merged(counts + Counts(created=len(all_rows)), assumed)
 
     await staging.use_indexes(conn)
-    same = conflicts.duplicates(parsed.records, keys)
+    same = conflicts.duplicates(parsed.records, keys, mode)
     level, staged = "many", all_rows
     if strategy in ("copy", "copy_free"):
         level, staged = await _copy_free(

@@ -3,13 +3,14 @@
 Looked up once an import has met a conflict: the other records, usually nearly all, can still be copied straight.
 """
 
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from operator import attrgetter
 from typing import Any
 
 from psycopg import sql
 
 from db.connections.pool import Connection
+from db.imports.jobs import Mode
 from db.merge.sql import cached_sql
 from db.resources.definition import Resource
 
@@ -19,9 +20,15 @@ def keys(resource: Resource, records: Sequence[Any]) -> list[str]:
     return [] if resource.key is None else list(map(resource.key_of, map(attrgetter(resource.key), records)))
 
 
-def duplicates(records: Sequence[Any], keys: Sequence[str]) -> set[int]:
-    """The indexes of the records that share their id or natural key with another record of the chunk."""
-    return _repeated([i if record.id is None else record.id for i, record in enumerate(records)]) | _repeated(keys)
+def duplicates(records: Sequence[Any], keys: Sequence[str], mode: Mode) -> set[int]:
+    """The indexes of the records that lose their id or natural key to another one of the chunk.
+
+    It may lose it to another chunk in turn, so both are settled at the end; but usually it does not.
+    """
+    order = range(len(records))
+    order = order[::-1] if mode in ("upsert", "update") else order
+    ids = [i if record.id is None else record.id for i, record in enumerate(records)]
+    return _repeated(ids, order) | (_repeated(keys, order) if keys else set())
 
 
 async def conflicting_rows(
@@ -77,12 +84,7 @@ async def _taken_keys(conn: Connection, resource: Resource, keys: Sequence[str])
     return {key for (key,) in await cursor.fetchall()}
 
 
-def _repeated(values: Sequence[Hashable]) -> set[int]:
-    """The indexes of the values that are there more than once."""
+def _repeated(values: Sequence[Hashable], order: Iterable[int]) -> set[int]:
+    """The indexes of the values that are there already, in this order of the indexes."""
     first: dict[Hashable, int] = {}
-    repeated: set[int] = set()
-    for i, value in enumerate(values):
-        other = first.setdefault(value, i)
-        if other != i:
-            repeated |= {other, i}
-    return repeated
+    return {i for i in order if first.setdefault(values[i], i) != i}

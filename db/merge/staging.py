@@ -2,8 +2,8 @@
 
 There is one for each resource and session. It is emptied at commit and kept, and with it the plans of its statements. Its
 columns are those of the resource, as sent (NULL where a record has no value), and for each record: its number and line;
-whether it shares its id or key with another record of the chunk (`is_duplicate`); whether a parent is missing (`is_orphan`);
-and what `match` found: the stored row that the record matches (`target`), and the `verdict`:
+whether it loses its id or key to another record of the chunk (`is_duplicate`); whether a parent is missing (`is_orphan`); and
+what `match` found: the stored row that the record matches (`target`), and the `verdict`:
 
     refused, taken, key_conflict, not_found    not stored
     insert, update                             stored now
