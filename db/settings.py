@@ -85,6 +85,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     otel_exporter_otlp_traces_endpoint: str | None = None
 
     worker_pool_size: Annotated[int, Meta(ge=1, le=1000)] = 10
+    # workers of one pool that process imports at the same time; if unset, as many as the machine has cores if PostgreSQL runs on
+    # it too, otherwise all
+    import_workers_max: Annotated[int, Meta(ge=1, le=1000)] | None = None
     # records per chunk, and the maximum bytes per chunk
     batch_size: Annotated[int, Meta(ge=1, le=100_000)] = 1000
     chunk_max_bytes: Bytes = 8 * 1024 * 1024

@@ -15,6 +15,7 @@ from db.settings import Settings
 from monitoring import metrics, process_pool, tracing
 from monitoring.process_pool import ProcessPool
 from monitoring.supervisor import Supervisor
+from workers.active import ActiveWorkers
 from workers.worker import Worker
 
 # objects allocated between two collections; a chunk allocates tens of thousands
@@ -27,23 +28,24 @@ def create(settings: Settings) -> ProcessPool:
     """On a signal to stop each worker finishes its chunk or gives it back, within STOP_SECONDS."""
     # shared by the workers and without a lock, which a killed worker would keep
     maintenance_at = RawValue(c_double, 0.0)
+    active = ActiveWorkers(settings.worker_pool_size)
     return ProcessPool(
         "worker",
         # without webhooks there is no process for them
         range(DELIVERER if settings.webhook_endpoints else 1, settings.worker_pool_size + 1),
-        partial(_main, settings, os.getpid(), maintenance_at),
+        partial(_main, settings, os.getpid(), maintenance_at, active),
         stop_seconds=settings.stop_seconds,
         supervisor=Supervisor(settings.supervisor_pid),
     )
 
 
-def _main(settings: Settings, parent: int, maintenance_at: c_double, number: int) -> None:
+def _main(settings: Settings, parent: int, maintenance_at: c_double, active: ActiveWorkers, number: int) -> None:
     with tracing.recording(settings, process="workers"):
         if number == DELIVERER:
             uvloop.run(_until_stopped(parent, partial(_deliver, settings)))
         else:
             tune_gc()
-            uvloop.run(_until_stopped(parent, partial(_work, settings, number, maintenance_at)))
+            uvloop.run(_until_stopped(parent, partial(_work, settings, number, maintenance_at, active)))
 
 
 def tune_gc() -> None:
@@ -65,14 +67,18 @@ async def _until_stopped(parent: int, run: Callable[[asyncio.Event], Awaitable[N
     orphaned.cancel()
 
 
-async def _work(settings: Settings, number: int, maintenance_at: c_double, stopping: asyncio.Event) -> None:
+async def _work(
+    settings: Settings, number: int, maintenance_at: c_double, active: ActiveWorkers, stopping: asyncio.Event
+) -> None:
     metrics.worker_started()
     await Worker(
         settings,
         name=_name(number),
         stopping=stopping,
+        number=number,
         takes_exports=number <= settings.export_workers,
         maintenance_at=maintenance_at,
+        active=active,
     ).run()
 
 

@@ -9,6 +9,7 @@ from ctypes import c_double
 import structlog
 
 from db import health, queue
+from db.connections import pool
 from db.connections.pool import Connection
 from db.errors import REFUSED_ROW, RETRYABLE, sqlstate
 from db.queue import Claim, Counts, State, failpoints
@@ -17,6 +18,7 @@ from monitoring import metrics, tracing
 from monitoring.outage import Outage, first_line
 from monitoring.tracing import Span
 from workers import completion, exports, imports, maintenance, session, small_imports
+from workers.active import ActiveWorkers, import_workers_max
 
 log = structlog.get_logger()
 
@@ -38,7 +40,8 @@ class Worker:
     """The loop of one worker on one connection. `stopping` is set by the caller to stop it.
 
     `maintenance_at`: when maintenance is due next, on the clock of `time.monotonic`. The workers of a pool share it, so that one
-    of them runs each round. Two that read it at the same moment both run it, which does no harm.
+    of them runs each round. Two that read it at the same moment both run it, which does no harm. They also share `active`, in
+    which each has its `number`.
     """
 
     def __init__(
@@ -47,8 +50,10 @@ class Worker:
         *,
         name: str,
         stopping: asyncio.Event,
+        number: int = 1,
         takes_exports: bool = True,
         maintenance_at: c_double | None = None,
+        active: ActiveWorkers | None = None,
     ) -> None:
         self.settings = settings
         # false for the workers of a pool that are reserved for imports
@@ -63,6 +68,9 @@ class Worker:
         self.current: Claim | None = None
         self._reclaim_at = 0.0
         self._maintenance_at = c_double() if maintenance_at is None else maintenance_at
+        self._active = ActiveWorkers(1) if active is None else active
+        self._number = number
+        self._active_max = import_workers_max(settings, is_local=False)
 
     async def run(self) -> None:
         """Runs until stopped. While the database is unavailable, reconnects with growing delays."""
@@ -81,12 +89,17 @@ class Worker:
         await self._resolve(conn)
         if self.settings.database_pooler == "none":
             await queue.listen(conn)
+        self._active_max = import_workers_max(self.settings, is_local=pool.is_local(conn, self.settings))
         # after how many notifications in a row there was nothing to claim, because another worker had claimed it
         empty_claims = 0
         notified: set[str] | None = None
         while not self.stopping.is_set():
             await self._maintain_when_due(conn)
-            claim = await self.run_once(conn)
+            takes_imports = self._active.count() < self._active_max
+            if takes_imports or (self.takes_exports and notified != {queue.SMALL}):
+                claim = await self.run_once(conn, takes_imports=takes_imports)
+            else:
+                claim = None
             if claim is None:
                 empty_claims += bool(notified)
             elif empty_claims < EMPTY_CLAIMS_MAX or not claim.is_small or claim.waited_seconds > SMALL_WAIT_SECONDS:
@@ -104,8 +117,17 @@ class Worker:
             await asyncio.sleep(random.uniform(0, SPARE_SECONDS * self.settings.worker_pool_size))  # noqa: S311
         return notified
 
-    async def run_once(self, conn: Connection) -> Claim | None:
-        """Processes at most one claim, and returns it. Chunks of dead workers are claimed first."""
+    async def run_once(self, conn: Connection, *, takes_imports: bool = True) -> Claim | None:
+        """Processes at most one claim, and returns it. Chunks of dead workers are claimed first.
+
+        With `takes_imports` false, only an export or a chunk of a dead worker is claimed.
+        """
+        if not takes_imports:
+            return await self._run_once(conn, takes_imports=False)
+        with self._active.working(self._number):
+            return await self._run_once(conn, takes_imports=takes_imports)
+
+    async def _run_once(self, conn: Connection, *, takes_imports: bool) -> Claim | None:
         # stored with the claim, because the worker may die before the span is exported
         span_id = tracing.new_span_id()
         claim = await self._reclaim_when_due(conn, span_id) or await queue.claim(
@@ -113,9 +135,10 @@ class Worker:
             worker=self.name,
             chunks_max=self.settings.claim_chunks_max,
             bytes_max=self.settings.chunk_max_bytes,
-            workers=self.settings.worker_pool_size,
+            workers=min(self.settings.worker_pool_size, self._active_max),
             # each import has a span of its own
             imports_max=max(1, self._together_max) if span_id is None else 1,
+            takes_imports=takes_imports,
             takes_exports=self.takes_exports,
             span_id=span_id,
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from functools import partial
+from ipaddress import ip_address
 from typing import Any, TypeAlias, TypeVar
 
 from psycopg import AsyncConnection
@@ -71,6 +72,13 @@ async def connect(settings: Settings, *, name: str) -> Connection:
     )
     await configure(conn, statement_seconds=settings.statement_seconds)
     return conn
+
+
+def is_local(conn: Connection, settings: Settings) -> bool:
+    """Whether the server runs on this machine. False if that is unknown, because a pooler is in between."""
+    address = conn.info.hostaddr
+    # of a Unix-domain socket there is none
+    return settings.database_pooler == "none" and (not address or ip_address(address).is_loopback)
 
 
 def create(settings: Settings, *, name: str, monitor: ConnectionMonitor) -> Pool:

@@ -28,7 +28,7 @@ LIVE_IMPORTS: LiteralString = f"""
         total_chunks = 1 AND file_bytes <= %(small_bytes)s AND {WITHOUT_BUDGET}
             AND mode <> 'update' AND NOT dry_run AND NOT undoable AS is_small
     FROM import_jobs AS job
-    WHERE status IN ('pending', 'processing')
+    WHERE status IN ('pending', 'processing') AND %(takes_imports)s
         -- An import that waits for another: looked up by its id. An IN would read all completed jobs.
         AND (
             after_id IS NULL
@@ -189,6 +189,7 @@ async def claim(
     bytes_max: int = 0,
     workers: int = 1,
     imports_max: int = 1,
+    takes_imports: bool = True,
     takes_exports: bool = True,
     span_id: str | None = None,
 ) -> Claim | None:
@@ -207,7 +208,8 @@ async def claim(
 
     `span_id` is stored with each of these chunks unless it has that of an earlier attempt.
 
-    With `takes_exports` false, exports are left to other workers, so that long exports never occupy all workers of a pool.
+    With `takes_exports` false, exports are left to other workers, so that long exports never occupy all workers of a pool; with
+    `takes_imports` false, imports are.
 
     The commit does not wait for the disk. If the server crashes before the claim is written, the chunk is pending again and its
     lease number may be given out twice; row lock and state then decide between the two workers. The claim of an export must be
@@ -225,6 +227,7 @@ async def claim(
                 "workers": workers,
                 "imports_max": imports_max,
                 "small_bytes": SMALL_BYTES,
+                "takes_imports": takes_imports,
                 "takes_exports": takes_exports,
                 "span_id": span_id,
             },
