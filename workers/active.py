@@ -23,12 +23,13 @@ class ActiveWorkers:
     Workers that look at the same moment may begin together, which does no harm: the first to finish its claim pauses.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, *, counted_seconds: float = COUNTED_SECONDS) -> None:
+        self._counted_seconds = counted_seconds
         # on the clock of `time.monotonic`; 0: not at work
         self._since = RawArray(c_double, size)
 
     def count(self) -> int:
-        counted_from = time.monotonic() - COUNTED_SECONDS
+        counted_from = time.monotonic() - self._counted_seconds
         return sum(since > counted_from for since in self._since)
 
     @contextmanager
