@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg import AsyncConnection
 
+from db import merge
 from db.connections import pool
 from db.imports import completion
 from db.settings import Settings
@@ -20,6 +21,12 @@ from workers.worker import Worker
 # see tests/README.md
 THROUGH_PGBOUNCER = True
 SEEDS = range(max(8, EXAMPLES // 10))
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch):
+    """So that the few records of a case are copied in several batches."""
+    monkeypatch.setattr(merge, "BATCH_RECORDS", 2)
 
 
 @pytest.mark.slow
