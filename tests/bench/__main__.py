@@ -42,6 +42,7 @@ BENCHMARKS: dict[str, Callable[[Environment], Awaitable[list[Figure]]]] = {
     "imports": imports.run,
     "kinds": file_kinds.run,
     "related": foreign_keys.run,
+    "related-kinds": file_kinds.run_related,
     "pgloader": pgloader.run,
     "uploads": uploads.run,
     "singles": single_record.run,
