@@ -88,7 +88,7 @@ async def test_a_worker_that_loses_its_connection_during_a_chunk(conn, database_
     """The chunk is taken over within 15 s, no record is stored twice, and the worker continues when the network is back."""
     at_point("mid_merge", proxy.black_hole)
     id = await queued(conn, users(20), sizes=[5] * 4)
-    async with working(proxy.url, "far"):
+    async with working(proxy.url, "far", claim_chunks_max=1):
         await eventually(lambda: proxy.is_black_hole)
         async with working(database_url, "near"):
             await eventually(lambda: is_taken_over(conn, id))
