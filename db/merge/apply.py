@@ -84,7 +84,7 @@ async def update_unmoved(conn: Connection, resource: Resource, import_id: UUID) 
 
     `match` would find the same rows and nothing against the records: this import has not written the rows, and nothing changes
     in them that is unique or refers to a parent. Of records with the same row one is stored here, as of such records in
-    different chunks; the others stay staged.
+    different chunks; the others stay staged. The rows are locked in the order of the staging table, which is that of their keys.
     """
     return await _overwrite(
         conn, resource, {"import_id": import_id}, variant="unmoved", condition=lambda: _is_unmoved(resource)
@@ -241,7 +241,10 @@ async def _refuse(conn: Connection, resource: Resource, import_id: UUID, record:
 
 
 def _is_unmoved(resource: Resource) -> sql.Composable:
-    """The condition that `other` is the row of a staged record by a look-up of the key, or of the id if there is no key."""
+    """The condition that a staged record has the row `other`, and leaves its key and parents as they are.
+
+    The row is looked up by its key, or by its id if the resource has no key.
+    """
     looked_up = (
         """
         other.id = staged.id
@@ -254,14 +257,14 @@ def _is_unmoved(resource: Resource) -> sql.Composable:
         AND (staged.id IS NULL OR other.id = staged.id)
         """
     )
-    has_parents_of_staged = [
+    has_same_parents = [
         sql.SQL("AND other.{0} IS NOT DISTINCT FROM staged.{0}").format(sql.Identifier(field))
         for field in resource.references
     ]
     return sql.SQL(" ").join(
         [
             format_sql(resource, looked_up),
-            *has_parents_of_staged,
+            *has_same_parents,
             sql.SQL("AND other.import_id IS DISTINCT FROM %(import_id)s"),
         ]
     )

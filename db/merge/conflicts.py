@@ -1,6 +1,6 @@
 """Conflicts of a chunk's records: with each other, with stored rows that have their id or key, with missing parents.
 
-Looked up once an import has met a conflict: the other records, usually nearly all, can still be copied straight.
+Looked for once an import has met a conflict: the other records, usually nearly all, can still be copied straight.
 """
 
 from collections.abc import Collection, Hashable, Iterable, Sequence
@@ -21,9 +21,9 @@ def keys(resource: Resource, records: Sequence[Any]) -> list[str]:
 
 
 def duplicates(records: Sequence[Any], keys: Sequence[str], mode: Mode) -> set[int]:
-    """The indexes of the records that lose their id or natural key to another one of the chunk.
+    """The indexes of the records that lose their id or natural key to another record of the chunk.
 
-    It may lose it to another chunk in turn, so both are settled at the end; but usually it does not.
+    The winner may still lose it to a record of another chunk, which is decided when the import is settled.
     """
     order = range(len(records))
     order = order[::-1] if mode in ("upsert", "update") else order
@@ -85,6 +85,6 @@ async def _taken_keys(conn: Connection, resource: Resource, keys: Sequence[str])
 
 
 def _repeated(values: Sequence[Hashable], order: Iterable[int]) -> set[int]:
-    """The indexes of the values that are there already, in this order of the indexes."""
+    """The indexes of the values that one before them, in this order of the indexes, is equal to."""
     first: dict[Hashable, int] = {}
     return {i for i in order if first.setdefault(values[i], i) != i}

@@ -57,6 +57,7 @@ STAGES: tuple[tuple[str, Any, str], ...] = (
     ("staged: match", match, "_match"),
     ("staged: refuse", match, "_refuse"),
     ("staged: defer", apply, "defer"),
+    ("staged: update", apply, "update_unmoved"),
     ("staged: update", apply, "_update"),
     ("staged: insert", apply, "_insert"),
     ("staged: is anything left", staging, "remaining"),

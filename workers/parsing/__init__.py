@@ -71,11 +71,12 @@ def parse(
     suspects: list[RecordError] = []
     unlisted: list[int] = []
     omitted: list[Code] = []
-    for index, raw in zip(flawed, chunk.slices(flawed), strict=True):
+    raws = chunk.slices(flawed)
+    for index in flawed:
         fields, found = _examine(
             resource,
             reader,
-            raw,
+            next(raws),
             ignore_unknown=ignore_unknown,
             record_max_bytes=record_max_bytes,
             errors_max=record_errors_max,
