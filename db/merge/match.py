@@ -65,8 +65,8 @@ async def _match(conn: Connection, resource: Resource, import_id: UUID, mode: Mo
 
     A row is *ours* when this import has written it, and *existed* when it was stored before this import. Rows that may be
     overwritten are locked, in the order of their keys like those of `apply.update_unmoved`, and read as they are once the lock is
-    held. A row that is inserted, or gets its key, while this statement waits for locks is not seen: it makes INSERT or UPDATE fail,
-    and the next round finds it.
+    held. A row that is inserted, or gets its key, while this statement waits for locks is not seen: it makes INSERT or UPDATE
+    fail, and the next round finds it.
     """
     await conn.execute(
         cached_sql(
