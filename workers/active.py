@@ -1,7 +1,7 @@
 """Limits how many workers of a pool process imports at the same time.
 
 Where PostgreSQL runs on the same machine, more than one worker for each core gain nothing: they only take turns, and each finds
-its data gone from the caches. Ten workers on two cores took 15 to 35 % longer for a file than two.
+its data gone from the caches. Ten workers on two cores took 20 to 40 % longer for a file than two.
 """
 
 import os

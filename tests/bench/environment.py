@@ -81,7 +81,7 @@ SIZES = {
             slow_seconds=1,
             rate_seconds=1,
         ),
-        # about five minutes
+        # about ten minutes
         Size(
             name="quick",
             records=100_000,
@@ -105,7 +105,7 @@ SIZES = {
             slow_seconds=5,
             rate_seconds=5,
         ),
-        # about seventy minutes; needs 30 GB of disk
+        # about ninety minutes; needs 30 GB of disk
         Size(
             name="full",
             records=1_000_000,

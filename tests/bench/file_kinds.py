@@ -70,20 +70,25 @@ async def run_related(env: Environment) -> list[Figure]:
             timed_import.copied(api, parents)
             await timed_import.settled(api, parents.resource)
             for kind in (*CSV_KINDS, *JSON_KINDS):
-                figures += await _measure(env, api, children, kind, target=RELATED_TARGET)
+                figures += await _measure(
+                    env, api, children, kind, target=RELATED_TARGET, rounds=env.size.rounds_of_long
+                )
             parents = children
     return figures
 
 
-async def _measure(env: Environment, api: Api, plain: File, kind: str, *, target: float) -> list[Figure]:
+async def _measure(
+    env: Environment, api: Api, plain: File, kind: str, *, target: float, rounds: int | None = None
+) -> list[Figure]:
     file = _written(plain, kind)
-    figures = await _compared(env, api, kind, file, file if file.format == "csv" else plain, target=target)
+    yardstick = file if file.format == "csv" else plain
+    figures = await _compared(env, api, kind, file, yardstick, target=target, rounds=rounds)
     file.path.unlink()
     return figures
 
 
 async def _compared(
-    env: Environment, api: Api, kind: str, file: File, yardstick: File, *, target: float
+    env: Environment, api: Api, kind: str, file: File, yardstick: File, *, target: float, rounds: int | None = None
 ) -> list[Figure]:
     peaks_mb: list[float] = []
 
@@ -101,7 +106,8 @@ async def _compared(
         return rate
 
     title = kind if file.resource == "users" else f"{file.resource}, {kind}"
-    rates = await timed_import.rounds(env, title, "records/s", {r"\copy": copy, "import": import_}, env.size.rounds)
+    contenders = {r"\copy": copy, "import": import_}
+    rates = await timed_import.rounds(env, title, "records/s", contenders, rounds or env.size.rounds)
     tool = r"\copy of the file" if yardstick is file else rf"\copy of {yardstick.path.name}"
     return [
         Figure(
