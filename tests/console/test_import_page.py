@@ -159,6 +159,8 @@ async def test_a_dry_run_is_committed(service, conn, browser):
         await expect(dialog).to_contain_text("1 record will be refused again")
         await dialog.get_by_role("button", name="Store the records").click()
         await page.wait_for_url(lambda url: not url.endswith(str(id)))
+        # the page of the dry run has the same heading
+        await expect(page.locator("main").get_by_text("Nothing has been stored yet.")).to_be_hidden()
         await expect(page.get_by_role("heading", name="1 of 3 records was refused")).to_be_visible()
         stored = await conn.execute("SELECT count(*) FROM users")
         assert await stored.fetchone() == (2,)
