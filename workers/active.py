@@ -18,7 +18,7 @@ COUNTED_SECONDS = 1.0
 
 
 class ActiveWorkers:
-    """Since when each worker of a pool has been at work; in memory that they share, without a lock that a killed one would keep.
+    """When each worker of a pool began to work, in memory that they share, without a lock that a killed one would keep.
 
     Workers that look at the same moment may begin together, which does no harm: the first to finish its claim pauses.
     """
