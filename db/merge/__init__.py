@@ -135,10 +135,11 @@ async def _copy_free(
     *,
     looks_first: bool,
     undoable: bool,
-) -> tuple[ConflictLevel, Collection[int]]:
+) -> tuple[ConflictLevel, Sequence[int]]:
     """COPYs the records that conflict with nothing; returns the level and the indexes of the records still to be stored.
 
-    The conflicts with stored rows are looked up first, or only for a batch whose COPY has failed.
+    These are in the order of `all_rows`, in which their rows are locked. The conflicts with stored rows are looked up first, or
+    only for a batch whose COPY has failed.
     """
     staged = {*same}
     batches = [all_rows[start : start + BATCH_RECORDS] for start in range(0, len(all_rows), BATCH_RECORDS)]
@@ -150,9 +151,10 @@ async def _copy_free(
         conflicting = await _copy_unlike_stored(conn, resource, import_id, parsed, keys, free, undoable=undoable)
         staged |= conflicting
         with_conflicts += bool(conflicting)
+    in_order = [i for i in all_rows if i in staged]
     if len(staged) >= len(all_rows) / 2:
-        return "many", staged
-    return "some" if with_conflicts > len(batches) / 3 else "few", staged
+        return "many", in_order
+    return "some" if with_conflicts > len(batches) / 3 else "few", in_order
 
 
 async def _copy_unlike_stored(

@@ -13,6 +13,7 @@ from db import audit, queue
 from db.connections.pool import Connection
 from db.imports import completion, jobs, uploads
 from db.imports.payload import Chunk
+from db.merge import ConflictLevel
 from db.queue import Claim
 from db.settings import Settings
 from tests.support.eventually import eventually
@@ -113,6 +114,14 @@ async def claim(conn: Connection, *, worker: str = "me", chunks_max: int = 1) ->
     claimed = await queue.claim(conn, worker=worker, chunks_max=chunks_max, bytes_max=BYTES_MAX)
     assert claimed is not None
     return claimed
+
+
+def remembering(level: ConflictLevel, *ids: UUID) -> imports.ConflictMemory:
+    """The memory of a worker that has met conflicts of this level in these imports."""
+    memory = imports.ConflictMemory()
+    for id in ids:
+        memory.note(id, level)
+    return memory
 
 
 async def perform(

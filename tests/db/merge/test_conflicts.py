@@ -7,9 +7,8 @@ import pytest
 from db import merge
 from db.imports import completion
 from db.merge import ConflictLevel
-from tests.support.factories import claim, errors, perform, queued, rows, run, stored_user, user, users
+from tests.support.factories import claim, errors, perform, queued, remembering, rows, run, stored_user, user, users
 from tests.support.plans import Plans, enable_plans
-from workers.imports import ConflictMemory
 
 BATCH_RECORDS = 4
 
@@ -23,8 +22,7 @@ async def level_after(conn, assumed: ConflictLevel, records: list[dict[str, Any]
     """The level after a chunk with these records, and whether stored rows were looked up for it."""
     id = await queued(conn, records)
     claimed = await claim(conn)
-    memory = ConflictMemory()
-    memory.note(id, assumed)
+    memory = remembering(assumed, id)
     plans = await Plans(conn).of(perform(conn, claimed, memory=memory))
     return memory.level(id), any(
         plan.query.startswith("SELECT id FROM") or "lower(" in plan.query[:20] for plan in plans

@@ -18,6 +18,7 @@ from tests.support.factories import (
     errors,
     perform,
     queued,
+    remembering,
     rows,
     run,
     stored_article,
@@ -25,21 +26,12 @@ from tests.support.factories import (
     user,
     users,
 )
-from workers.imports import ConflictMemory
 
 # see tests/README.md
 THROUGH_PGBOUNCER = True
 
 # the conflict levels that a worker may remember of an import, each with another strategy for its next chunk
 EXPECTED = get_args(ConflictLevel)
-
-
-def remembering(expected: ConflictLevel, *ids) -> ConflictMemory:
-    """The memory of a worker that has met conflicts of this level in these imports."""
-    memory = ConflictMemory()
-    for id in ids:
-        memory.note(id, expected)
-    return memory
 
 
 async def finish(conn, id):

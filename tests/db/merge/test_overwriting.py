@@ -1,12 +1,14 @@
 """Upserts and updates of stored rows: those that keep their key and parents are overwritten at once, others matched first."""
 
 import asyncio
+from typing import get_args
 from uuid import UUID
 
 import pytest
 
 from db.connections.pool import Connection
 from db.imports import completion, jobs
+from db.merge import ConflictLevel
 from tests.support.factories import (
     article,
     blocked,
@@ -15,6 +17,7 @@ from tests.support.factories import (
     errors,
     perform,
     queued,
+    remembering,
     rows,
     run,
     stored_article,
@@ -22,14 +25,6 @@ from tests.support.factories import (
     user,
 )
 from tests.support.plans import Plans, enable_plans
-from workers.imports import ConflictMemory
-
-
-def with_conflicts(id: UUID) -> ConflictMemory:
-    """The memory of a worker that has met many conflicts in this import."""
-    memory = ConflictMemory()
-    memory.note(id, "many")
-    return memory
 
 
 async def finished(conn: Connection, id: UUID) -> jobs.Import:
@@ -51,7 +46,7 @@ async def test_rows_that_keep_key_and_parents_are_not_matched(conn, mode):
     ):
         id = await queued(conn, records, resource=resource, mode=mode)
         claimed = await claim(conn)
-        sent = [plan.query for plan in await plans.of(perform(conn, claimed, memory=with_conflicts(id)))]
+        sent = [plan.query for plan in await plans.of(perform(conn, claimed, memory=remembering("many", id)))]
         assert sum(f'UPDATE "{resource}"' in query for query in sent) == 1
         assert not [query for query in sent if "FOR NO KEY UPDATE" in query and "found" in query]
         assert (await finished(conn, id)).updated == len(records)
@@ -66,13 +61,29 @@ async def test_a_row_that_changes_meanwhile_is_matched_as_it_is_then(conn, other
     claimed = await claim(conn)
     async with other.transaction(force_rollback=undone):
         await other.execute(change.encode())
-        merging = asyncio.create_task(perform(conn, claimed, memory=with_conflicts(id)))
+        merging = asyncio.create_task(perform(conn, claimed, memory=remembering("many", id)))
         await blocked(conn, by=other)
     await merging
     job = await finished(conn, id)
     is_gone = change.startswith("DELETE") and not undone
     assert (job.created, job.updated) == ((1, 0) if is_gone else (0, 1))
     assert await rows(conn, "SELECT email, name FROM users") == [("user1@example.com", "User 1")]
+
+
+@pytest.mark.parametrize("level", get_args(ConflictLevel))
+async def test_rows_are_locked_in_the_order_of_their_keys(conn, other, third, level):
+    """Whatever their order in the file, so that two imports of the same rows do not wait for each other."""
+    for number in (1, 2):
+        await stored_user(conn, number)
+    id = await queued(conn, [user(2), user(1)], mode="upsert")
+    claimed = await claim(conn)
+    async with other.transaction():
+        await other.execute("SELECT FROM users WHERE email = 'user2@example.com' FOR UPDATE")
+        merging = asyncio.create_task(perform(conn, claimed, memory=remembering(level, id)))
+        await blocked(conn, by=other)
+        assert await rows(third, "SELECT email FROM users FOR UPDATE SKIP LOCKED") == []
+    await merging
+    assert (await finished(conn, id)).updated == 2
 
 
 async def test_a_key_of_another_row_is_a_conflict(conn):
