@@ -24,6 +24,7 @@ from api.http.middleware import Observed
 from api.http.stream_admission import StreamAdmission
 from api.imports.admission import Admission
 from api.imports.importing import Importing
+from api.imports.turn import Turn
 from api.imports.uploads import ActiveUploads
 from db.connections import pool
 from db.connections.pool import Pool
@@ -73,6 +74,7 @@ def create(settings: Settings) -> Litestar:
         "probe": health.Probe(db_pool, settings, draining),
         "admission": Admission(settings, stopping),
         "active_uploads": ActiveUploads(db_pool, settings),
+        "turn": Turn(db_pool, settings),
     }
     app = Litestar(
         ROUTE_HANDLERS,
@@ -135,6 +137,7 @@ async def _importing(request: Request[Any, Any, Any]) -> Importing:
         settings=state.settings,
         admission=state.admission,
         active_uploads=state.active_uploads,
+        turn=state.turn,
         stopping=state.stopping,
     )
 

@@ -44,6 +44,26 @@ async def waiting_for(conn: Connection, kind: Kind, id: UUID) -> str | None:
     return await cursor.fetchone()
 
 
+async def waiting_for_turn(conn: Connection) -> str:
+    """`waiting_for` of any import that was just created and waits for no other one."""
+    cursor = conn.cursor(row_factory=scalar_row)
+    await cursor.execute(
+        """
+        SELECT CASE workers
+            WHEN 0 THEN 'no worker is connected'
+            ELSE format('it waits for its turn; %s of %s workers are busy', busy, workers)
+        END
+        FROM (
+            SELECT
+                (SELECT count(*) FROM worker_sessions) AS workers,
+                (SELECT count(DISTINCT worker) FROM chunks WHERE state = 'running') AS busy
+        ) AS connected
+        """
+    )
+    (reason,) = await cursor.fetchall()
+    return reason
+
+
 async def cancel(conn: Connection, kind: Kind, id: UUID) -> bool:
     """Requests that no further chunk is started. Returns False if the job is final or does not exist.
 

@@ -166,14 +166,21 @@ async def get_or_404(pool: Pool, get: Callable[[Connection, UUID], Awaitable[J |
 
 
 async def waiting_for(pool: Pool, settings: Settings, kind: Kind, job: Job) -> str | None:
-    """Why the job is not final yet. None if it is final, and behind a pooler, where workers cannot be counted.
+    """Why the job is not final yet. None if it is final, and as `reason`."""
+    if job.is_final:
+        return None
+    return await reason(pool, settings, lambda conn: db.jobs.waiting_for(conn, kind, job.id))
+
+
+async def reason(pool: Pool, settings: Settings, read: Callable[[Connection], Awaitable[str | None]]) -> str | None:
+    """The reason for waiting that `read` returns. None behind a pooler, where workers cannot be counted.
 
     None also while the database is unavailable: the rest of the job is known, and an accepted request is not answered with 503.
     """
-    if job.is_final or settings.database_pooler != "none":
+    if settings.database_pooler != "none":
         return None
     try:
-        return await repeatable(pool, lambda conn: db.jobs.waiting_for(conn, kind, job.id))
+        return await repeatable(pool, read)
     except UNAVAILABLE:
         return None
 

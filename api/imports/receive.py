@@ -39,6 +39,8 @@ class Received(NamedTuple):
     job: Import
     # an earlier request with the same key and content created the job
     is_replay: bool = False
+    # this request has created the job, as one chunk
+    is_small: bool = False
 
 
 async def receive(request: AnyRequest, importing: Importing) -> Received:
@@ -110,11 +112,12 @@ class UploadReceiver:
         """Stores a file that was received completely, in one transaction."""
         id = uuid7()
         async with self._admission.storing:
-            if len(chunks) == 1 and self.requested.parent is None:
+            is_small = len(chunks) == 1 and self.requested.parent is None
+            if is_small:
                 job = await self._active.store_small(id, spec, chunks[0], self._admission)
             else:
                 job = await self._active.store_whole(id, spec, chunks, self._admission, seal=self._seal_by)
-        return Received(job) if job is not None else await self._earlier(spec.digest)
+        return Received(job, is_small=is_small) if job is not None else await self._earlier(spec.digest)
 
     async def _receive_large(
         self, early: ImportParameters, splitter: FileSplitter, chunks: list[Chunk], parts: AsyncIterator[list[Chunk]]

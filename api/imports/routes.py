@@ -131,12 +131,12 @@ BODY = RequestBody(
 async def create_import(request: AnyRequest, importing: ImportingHere) -> Response[bytes]:
     """The file is stored completely or not at all. Requests with the same idempotency key create one job."""
     seconds = headers.wait_seconds(request)
-    job, is_replay = await receive(request, importing)
+    job, is_replay, is_small = await receive(request, importing)
     tracing.note_job(request.scope, "import", job.id, job.resource, is_replay=is_replay, records=job.total_records)
     if seconds is not None:
         job = await wait.until_final(request, importing.pool, job, seconds=seconds, stopping=importing.stopping)
     return responses.accepted(
-        await view(importing.pool, importing.settings, job),
+        await view(importing.pool, importing.settings, job, turn=importing.turn if is_small else None),
         is_final=job.is_final,
         is_replay=is_replay,
         is_result=job.is_final and seconds is not None,

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from api.http import responses
+from api.imports.turn import Turn
 from db.connections.pool import Connection, Pool, repeatable
 from db.imports import errors as record_errors
 from db.imports import jobs, repairs, undo
@@ -141,14 +142,21 @@ async def get_or_404(pool: Pool, id: str) -> Import:
     return await responses.get_or_404(pool, jobs.get, id, "import")
 
 
-async def view(pool: Pool, settings: Settings, job: Import) -> ImportView:
-    """The complete representation. Reads the errors after the job, so that it never has fewer errors than it counts."""
+async def view(pool: Pool, settings: Settings, job: Import, *, turn: Turn | None = None) -> ImportView:
+    """The complete representation. Reads the errors after the job, so that it never has fewer errors than it counts.
+
+    `turn` is for a small import that was just created.
+    """
+    if turn is not None and job.status == "pending" and job.after_id is None:
+        waiting_for = await turn.waiting_for()
+    else:
+        waiting_for = await responses.waiting_for(pool, settings, "import", job)
     complete = msgspec.structs.replace(
         summary(settings, job),
         errors=[],
         error_summary=[],
         error_kinds=0,
-        waiting_for=await responses.waiting_for(pool, settings, "import", job),
+        waiting_for=waiting_for,
         repaired=None,
         undo=await _undo(pool, job),
         webhooks=await responses.webhooks(pool, settings, "import", job),

@@ -52,6 +52,11 @@ async def waiting_for(conn, id: UUID) -> str | None:
     return (await row(conn, IMPORT, id))["waiting_for"]
 
 
+async def waits_for_its_turn(conn, id: UUID, reason: str) -> bool:
+    """Whether `waiting_for` is this reason, in the view and for an import that is created now."""
+    return await waiting_for(conn, id) == await db.jobs.waiting_for_turn(conn) == reason
+
+
 async def give_back(conn, claimed, *, error: str | None, delay_seconds: float) -> None:
     await queue.give_back(conn, claimed, error=error, delay_seconds=delay_seconds, attempts_max=12)
 
@@ -59,9 +64,9 @@ async def give_back(conn, claimed, *, error: str | None, delay_seconds: float) -
 async def test_why_an_import_is_not_finished(conn, database_url):
     """`waiting_for` names the one thing that an import waits for, from its seal to its end."""
     id = await queued(conn, users(4), sizes=[2, 2])
-    assert await waiting_for(conn, id) == "no worker is connected"
+    assert await waits_for_its_turn(conn, id, "no worker is connected")
     async with worker(database_url, "host:1:1"):
-        assert await waiting_for(conn, id) == "it waits for its turn; 0 of 1 workers are busy"
+        assert await waits_for_its_turn(conn, id, "it waits for its turn; 0 of 1 workers are busy")
         claimed = await claim(conn, worker="host:1:1")
         assert await waiting_for(conn, id) == "1 worker is processing it"
     assert await waiting_for(conn, id) == "the workers of its 1 running chunks are gone; others will take them over"
@@ -86,7 +91,7 @@ async def test_a_worker_with_several_chunks_counts_once(conn, database_url):
             await claim(conn, worker=name)
         assert await waiting_for(conn, first) == "2 workers are processing it"
         second = await queued(conn, users(1, first=100))
-        assert await waiting_for(conn, second) == "it waits for its turn; 2 of 2 workers are busy"
+        assert await waits_for_its_turn(conn, second, "it waits for its turn; 2 of 2 workers are busy")
 
 
 async def test_why_an_import_waits_or_was_stopped(conn):

@@ -9,7 +9,7 @@ from psycopg import AsyncConnection
 
 from db import queue
 from tests.support.api_client import PATH, Api, connected
-from tests.support.eventually import PATIENCE_SECONDS
+from tests.support.eventually import PATIENCE_SECONDS, eventually
 from tests.support.factories import article, rows, user
 
 COUNT = 100
@@ -39,11 +39,21 @@ async def test_all_are_final_without_a_poll(service):
     assert [end["outcome"] for end in ends] == [outcome for *_, outcome in wanted]
 
 
-async def test_the_response_says_what_the_import_waits_for(service):
+async def test_the_response_says_what_the_import_waits_for(service, database_url):
+    """The number of workers may be that of a moment ago; another import that it waits for is its own reason."""
     running = await service(run=["api"])
     async with connected(running) as api:
-        posted = await post(api, "users", user(0))
-        assert posted.json()["waiting_for"] == "no worker is connected"
+
+        async def waits_for_its_turn() -> bool:
+            posted = await post(api, "users", user(0))
+            return posted.json()["waiting_for"] == "it waits for its turn; 0 of 1 workers are busy"
+
+        first = (await post(api, "users", user(0))).json()
+        assert first["waiting_for"] == "no worker is connected"
+        async with await AsyncConnection.connect(database_url, application_name="bulk worker host:1:1"):
+            await eventually(waits_for_its_turn)
+        posted = await api.client.post(PATH, json={"resource": "users", "records": [user(0)], "after": first["id"]})
+        assert posted.json()["waiting_for"] == f"it waits for import {first['id']}, which is pending"
 
 
 async def test_a_notification_follows_each_of_them(service, database_url):
