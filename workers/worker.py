@@ -1,7 +1,6 @@
-"""One worker process: claims a chunk, processes it, finishes it or gives it back, and repeats this until it is stopped."""
+"""The loop of a worker: claims chunks and has them processed, or waits, until it is stopped."""
 
 import asyncio
-import gc
 import random
 import time
 from ctypes import c_double
@@ -11,19 +10,16 @@ import structlog
 from db import health, queue
 from db.connections import pool
 from db.connections.pool import Connection
-from db.errors import REFUSED_ROW, RETRYABLE, sqlstate
-from db.queue import Claim, Counts, State, failpoints
+from db.queue import Claim
 from db.settings import Settings
 from monitoring import metrics, tracing
-from monitoring.outage import Outage, first_line
-from monitoring.tracing import Span
-from workers import completion, exports, imports, maintenance, session, small_imports
+from monitoring.outage import Outage
+from workers import maintenance, processing, session
 from workers.active import ActiveWorkers, import_workers_max
+from workers.processing import Processor
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 
-RETRIES_MAX = 3
-RETRY_SECONDS_MAX = 0.05
 # how often a busy worker looks for chunks of dead workers; an idle one does at each poll
 RECLAIM_SECONDS = 0.5
 # One worker is enough for small imports as long as each of them is claimed within SMALL_WAIT_SECONDS. A worker that has found
@@ -32,8 +28,6 @@ RECLAIM_SECONDS = 0.5
 EMPTY_CLAIMS_MAX = 2
 SPARE_SECONDS = 0.05
 SMALL_WAIT_SECONDS = 0.025
-# the longest delay before a chunk that was given back is claimed again
-RETRY_DELAY_SECONDS_MAX = 60.0
 
 
 class Worker:
@@ -61,11 +55,7 @@ class Worker:
         self.name = name
         self.stopping = stopping
         self.outage = Outage(worker=name)
-        self.memory = imports.ConflictMemory()
-        # how many small imports are claimed together; 0 after that has failed, until one has created a record
-        self._together_max = settings.claim_imports_max
-        # the current claim; still set after a lost connection, when it is unknown whether its work was committed
-        self.current: Claim | None = None
+        self.processor = Processor(settings, name=name, stopping=stopping)
         self._reclaim_at = 0.0
         self._maintenance_at = c_double() if maintenance_at is None else maintenance_at
         self._active = ActiveWorkers(1) if active is None else active
@@ -86,7 +76,7 @@ class Worker:
     async def _serve(self, conn: Connection) -> None:
         await health.require_supported(conn)
         await health.require_schema(conn)
-        await self._resolve(conn)
+        await self.processor.resolve(conn)
         if self.settings.database_pooler == "none":
             await queue.listen(conn)
         self._active_max = import_workers_max(self.settings, is_local=pool.is_local(conn, self.settings))
@@ -137,7 +127,7 @@ class Worker:
             bytes_max=self.settings.chunk_max_bytes,
             workers=min(self.settings.worker_pool_size, self._active_max),
             # each import has a span of its own
-            imports_max=max(1, self._together_max) if span_id is None else 1,
+            imports_max=self.processor.imports_max if span_id is None else 1,
             takes_imports=takes_imports,
             takes_exports=self.takes_exports,
             span_id=span_id,
@@ -146,28 +136,7 @@ class Worker:
         self.outage.succeeded()
         if claim is None:
             return None
-        self.current = claim
-        await failpoints.reach("after_claim", conn)
-        done = None
-        with _span(claim, span_id) as span:
-            if claim.state == "running":
-                done = await self._work(conn, claim, span)
-                if done is None and claim.kind != "export":
-                    # an exception and the frames of its traceback refer to each other, and to the records of the attempt
-                    gc.collect()
-            else:
-                _fail(span, "failed")
-        if done is None or not done.is_ended:
-            await completion.end_job(
-                conn,
-                claim,
-                has_budget=None if done is None else done.has_budget,
-                is_followed=done is not None and done.is_followed,
-                endpoints=self.settings.webhook_endpoints,
-            )
-        if done is None:
-            await self._end_companions(conn, claim)
-        self.current = None
+        await self.processor.process(conn, claim, span_id=span_id)
         return claim
 
     async def _reclaim_when_due(self, conn: Connection, span_id: str | None) -> Claim | None:
@@ -190,188 +159,15 @@ class Worker:
             metrics.reclaimed(cause)
             log.warning(
                 "chunk reclaimed",
-                **self._log_fields(claim),
+                **processing.log_fields(claim, worker=self.name),
                 cause=cause,
                 crashes=claim.crashes,
                 state=claim.state,
             )
         return claim
 
-    async def _work(self, conn: Connection, claim: Claim, span: Span) -> imports.Done | None:
-        """Processes the claim; gives it back if that fails. Returns the result of an import's claim."""
-        task = asyncio.create_task(self._perform(conn, claim, span))
-        stopping = asyncio.create_task(self.stopping.wait())
-        try:
-            await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            # stopping: the work may still be finished, within a time limit
-            await asyncio.wait({task}, timeout=self.settings.stop_seconds / 2)
-            if not task.done():
-                task.cancel()
-            return await task
-        except asyncio.CancelledError:
-            span.set({"bulk.outcome": "interrupted"})
-            await self._give_back(conn, claim, error=None)
-        except queue.ClaimLost:
-            _fail(span, "claim_lost")
-            metrics.claim_lost()
-            log.warning("claim lost", **self._log_fields(claim))
-        except Exception as error:
-            if conn.broken or conn.closed:
-                _fail(span, "connection_lost", error)
-                # the next statement on this connection raises an error that `run` handles
-                log.warning("connection lost", **self._log_fields(claim), error=first_line(error))
-                return None
-            log.exception("chunk given back", **self._log_fields(claim), sqlstate=sqlstate(error))
-            state = await self._give_back(conn, claim, error=first_line(error))
-            _fail(span, "failed" if state == "failed" else "given_back", error)
-        finally:
-            stopping.cancel()
-        return None
-
-    async def _perform(self, conn: Connection, claim: Claim, span: Span) -> imports.Done | None:
-        """Performs the work, repeated in place after a deadlock or the like, which does not count as an attempt."""
-        if (
-            claim.is_small
-            and self._together_max
-            and (ended := await self._perform_together(conn, claim, span)) is not None
-        ):
-            return ended
-        for retries_remaining in reversed(range(RETRIES_MAX)):
-            try:
-                if claim.kind == "export":
-                    done = await exports.perform(conn, claim, settings=self.settings)
-                else:
-                    done = await imports.perform(conn, claim, settings=self.settings, memory=self.memory)
-            except RETRYABLE as error:
-                if not retries_remaining:
-                    raise
-                metrics.retried(type(error).__name__)
-                # gives the other transaction time to finish
-                await asyncio.sleep(random.uniform(0, RETRY_SECONDS_MAX))  # noqa: S311
-            else:
-                if isinstance(done, exports.Done):
-                    metrics.exported(done.resource, done.format, done.records, done.bytes)
-                    span.set({"bulk.outcome": "done", "bulk.records": done.records})
-                elif done is not None:
-                    self._report(claim, done, span)
-                    if claim.is_small and done.counts.created:
-                        self._together_max = max(1, self._together_max)
-                    return done
-                else:
-                    span.set({"bulk.outcome": "cancelled"})
-                break
-        return None
-
-    async def _perform_together(self, conn: Connection, claim: Claim, span: Span) -> imports.Done | None:
-        """Stores a small import with its companions. None: it is to be performed alone, and no companion is left."""
-        started_ns = time.time_ns()
-        try:
-            done = await small_imports.perform(conn, claim, settings=self.settings)
-        except Exception as error:
-            if conn.broken or conn.closed:
-                raise
-            log.debug("small imports separated", **self._log_fields(claim), error=first_line(error))
-            self._together_max = 0
-            if isinstance(error, REFUSED_ROW):
-                # of the first one, if it is alone; otherwise a guess that costs a look-up
-                self.memory.note(claim.job_id, "some")
-            if claim.companions:
-                await queue.separate(conn, claim.companions)
-                ends = await small_imports.after_separation(conn, claim.companions, settings=self.settings)
-                completion.report(ends, started_ns=started_ns)
-            return None
-        self._together_max = min(2 * self._together_max, self.settings.claim_imports_max)
-        completion.report(done.ends, started_ns=started_ns)
-        ended = None
-        for small in done.stored:
-            result = imports.Done(
-                resource=small.job.resource,
-                counts=Counts(created=small.chunk.records),
-                seconds=done.seconds / len(done.stored),
-                is_ended=True,
-            )
-            self._report(small.claim, result, span)
-            ended = result if small.claim.id == claim.id else ended
-        return ended
-
-    def _report(self, claim: Claim, done: imports.Done, span: Span) -> None:
-        counts = done.counts
-        results = {r: getattr(counts, r) for r in ("created", "updated", "unchanged", "skipped", "failed")}
-        metrics.chunk_done(done.resource, results, counts.codes, done.seconds)
-        records = sum(results.values()) + counts.deferred if claim.kind == "records" else None
-        span.set({"bulk.outcome": "done", "bulk.records": records, "bulk.refused": counts.failed})
-        log.debug("chunk done", **self._log_fields(claim), seconds=round(done.seconds, 4), **results)
-
-    async def _resolve(self, conn: Connection) -> None:
-        """After a lost connection: gives the claim back, which does nothing if its work was committed."""
-        if self.current is not None:
-            await self._give_back(conn, self.current, error="the connection to the database was lost")
-            await completion.end_job(
-                conn, self.current, has_budget=True, is_followed=False, endpoints=self.settings.webhook_endpoints
-            )
-            await self._end_companions(conn, self.current)
-            self.current = None
-
-    async def _end_companions(self, conn: Connection, claim: Claim) -> None:
-        """Those of a claim that was given back: their imports may have been cancelled meanwhile."""
-        for companion in claim.companions:
-            await completion.end_import(conn, companion.job_id, self.settings.webhook_endpoints)
-
-    async def _give_back(self, conn: Connection, claim: Claim, *, error: str | None) -> State | None:
-        """`error`: why the attempt failed; None when the worker stops, which does not count as an attempt."""
-        if error is not None:
-            metrics.retried("error")
-        state = await queue.give_back(
-            conn,
-            claim,
-            error=error,
-            delay_seconds=0.0 if error is None else min(RETRY_DELAY_SECONDS_MAX, 0.5 * 2**claim.attempt),
-            attempts_max=self.settings.attempts_max,
-        )
-        if state == "failed":
-            log.error("chunk failed", **self._log_fields(claim), attempt=claim.attempt, error=error)
-        return state
-
-    def _log_fields(self, claim: Claim) -> dict[str, object]:
-        """The fields of each log line about a claim; the request id is that of the upload."""
-        return {
-            "job_id": str(claim.job_id),
-            "request_id": claim.request_id,
-            "chunk": claim.seq,
-            "chunks": len(claim.ids),
-            "lease": claim.lease,
-            "worker": self.name,
-            **tracing.log_fields(claim.traceparent),
-        }
-
     async def _maintain_when_due(self, conn: Connection) -> None:
         now = time.monotonic()
         if now >= self._maintenance_at.value:
             self._maintenance_at.value = now + self.settings.upkeep_seconds * random.uniform(0.8, 1.2)  # noqa: S311  # spreads the pools' rounds
             await maintenance.run_once(conn, self.settings)
-
-
-def _span(claim: Claim, span_id: str | None) -> Span:
-    """The span of the work on a claim, with a link to the span of the first attempt at the chunk if this is a later one."""
-    kind = "export" if claim.kind == "export" else "import"
-    return tracing.span(
-        f"{kind} settle" if claim.kind == "settle" else f"{kind} chunk",
-        claim.traceparent,
-        {
-            "bulk.job.id": str(claim.job_id),
-            "bulk.job.kind": kind,
-            "bulk.resource": claim.resource,
-            "bulk.chunk.number": claim.seq,
-            "bulk.chunk.count": len(claim.ids),
-            "bulk.attempt": claim.attempt,
-            "bulk.crashes": claim.crashes,
-        },
-        kind="consumer",
-        id=span_id,
-        linked_id=None if claim.first_span_id == span_id else claim.first_span_id,
-    )
-
-
-def _fail(span: Span, outcome: str, error: Exception | None = None) -> None:
-    span.set({"bulk.outcome": outcome})
-    span.fail(outcome if error is None else type(error).__name__)

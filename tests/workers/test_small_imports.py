@@ -17,7 +17,8 @@ from db.settings import Settings
 from tests.support.claims import pass_time, queued_singles, request_cancel
 from tests.support.eventually import PATIENCE_SECONDS, eventually, in_time
 from tests.support.factories import blocked, chunk, ended, errors, perform, queued, rows, stored_user, user
-from workers.worker import RETRY_DELAY_SECONDS_MAX, Worker
+from workers.processing import RETRY_DELAY_SECONDS_MAX
+from workers.worker import Worker
 
 COUNT = 5
 TOGETHER = 16
@@ -155,7 +156,7 @@ async def test_after_a_lost_connection_all_are_stored_once(conn, other, at_point
     me = worker()
     with pytest.raises(UNAVAILABLE):
         await drain(me, conn)
-    await me._resolve(other)
+    await me.processor.resolve(other)
     # of an attempt that has failed
     await pass_time(other, RETRY_DELAY_SECONDS_MAX)
     await drain(me, other)
@@ -174,7 +175,7 @@ async def test_those_that_are_cancelled_before_the_connection_is_lost_end_at_onc
     me = worker()
     with pytest.raises(UNAVAILABLE):
         await drain(me, conn)
-    await me._resolve(other)
+    await me.processor.resolve(other)
     assert [(await ended(other, id)).status for id in ids] == ["cancelled"] * COUNT
 
 
