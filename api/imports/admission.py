@@ -35,6 +35,11 @@ class Admission:
         self._downloads = 0
         self._buffered = 0
 
+    @property
+    def uploads(self) -> int:
+        """The uploads that are being received."""
+        return self._uploads
+
     @contextmanager
     def upload(self) -> Iterator[None]:
         """Admits one more upload. Raises `Problem`: 503 when the process is stopping, 429 when there are too many."""

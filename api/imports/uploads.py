@@ -25,8 +25,9 @@ log = structlog.get_logger(__name__)
 
 # between two attempts to remove an interrupted upload while the database is unavailable
 DISCARD_SECONDS = 1.0
-# between two notifications of small imports
+# between two notifications of small imports: if one is received at a time, and if several are
 NOTIFY_SECONDS = 0.01
+BUSY_NOTIFY_SECONDS = 0.03
 
 
 class ActiveUploads:
@@ -38,8 +39,8 @@ class ActiveUploads:
         self._ids: set[UUID] = set()
         # the event loop has only weak references to tasks
         self._discarding: set[asyncio.Task[None]] = set()
-        # when the next notification of a small import may be sent, and the task that sends it then
-        self._notify_at = 0.0
+        # when the last notification of a small import was sent, and the task that sends the next one
+        self._notified_at = float("-inf")
         self._notifying: asyncio.Task[None] | None = None
 
     async def begin(self, id: UUID, admission: Admission, *, token: str | None) -> bool:
@@ -115,29 +116,29 @@ class ActiveUploads:
                 if job is None and (token is None or await uploads.by_token(conn, token) is None):
                     admission.check(msgspec.structs.replace(backlog, jobs=backlog.jobs + 1))
             if job is not None:
-                await self._notify(conn)
+                await self._notify(conn, admission)
             return job
 
         return await repeatable(self._pool, create)
 
-    async def _notify(self, conn: Connection) -> None:
+    async def _notify(self, conn: Connection, admission: Admission) -> None:
         """Wakes the workers for a small import.
 
-        Not more often than every NOTIFY_SECONDS, because each notification costs PostgreSQL a signal to each worker. One that
-        comes too soon is sent later, for all imports that are created until then.
+        Not more often than every NOTIFY_SECONDS, because each notification costs PostgreSQL a signal to each worker. Not more
+        often than every BUSY_NOTIFY_SECONDS if other imports are being received: those that are created until then share a claim.
         """
-        loop = asyncio.get_running_loop()
-        if loop.time() >= self._notify_at:
-            self._notify_at = loop.time() + NOTIFY_SECONDS
+        now = asyncio.get_running_loop().time()
+        notify_at = self._notified_at + (NOTIFY_SECONDS if admission.uploads == 1 else BUSY_NOTIFY_SECONDS)
+        if now >= notify_at:
+            self._notified_at = now
             await queue.notify(conn, queue.SMALL)
         elif self._notifying is None:
-            self._notifying = asyncio.create_task(self._notify_later())
+            self._notifying = asyncio.create_task(self._notify_after(notify_at - now))
 
-    async def _notify_later(self) -> None:
-        loop = asyncio.get_running_loop()
-        await asyncio.sleep(self._notify_at - loop.time())
+    async def _notify_after(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
         # an import that is created from now on needs another notification
-        self._notify_at, self._notifying = loop.time() + NOTIFY_SECONDS, None
+        self._notified_at, self._notifying = asyncio.get_running_loop().time(), None
         with suppress(*UNAVAILABLE):
             async with self._pool.connection() as conn:
                 await queue.notify(conn, queue.SMALL)
