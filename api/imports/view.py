@@ -235,6 +235,8 @@ def _links(job: Import) -> dict[str, str]:
     if job.failed:
         links["repair"] = f"{PATH}?repairs={job.id}"
     links["children"] = f"{PATH}?parent={job.id}"
+    if not job.dry_run:
+        links["results"] = f"{self}/results"
     if job.dry_run and job.status == "completed":
         links["commit"] = f"{self}/commit"
     if job.undoable:

@@ -14,6 +14,8 @@ from tests.support import api_client
 from tests.support.eventually import in_time
 from tests.support.service import ROOT
 
+TWO = b"email,name,role,active\nada@example.org,Ada,admin,true\nfoo@bar,Bo,boss,true\n"
+
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared(server_url, tmp_path_factory):
@@ -78,3 +80,11 @@ def environment(tmp_path) -> Callable[[str], dict[str, str]]:
 def bulk(api, environment) -> Bulk:
     """The command, for the module's service."""
     return Bulk(environment(api.service.url))
+
+
+@pytest.fixture
+def two(tmp_path):
+    """A file with one valid record and one with two faults."""
+    path = tmp_path / "users.csv"
+    path.write_bytes(TWO)
+    return str(path)

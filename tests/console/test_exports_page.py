@@ -13,7 +13,7 @@ from playwright.async_api import expect
 from db import queue
 from tests.support.console import accessibility_faults, opened
 from tests.support.eventually import PATIENCE_SECONDS
-from tests.support.exports import create
+from tests.support.exports import EXPORTS, completed, create
 
 KEY = "a-key-for-the-console"
 HEADERS = {"X-API-Key": KEY}
@@ -76,6 +76,47 @@ async def test_a_selection_is_streamed_and_written(started, browser):
         await page.get_by_role("button", name="Delete: users").click()
         await page.get_by_role("button", name="Delete", exact=True).click()
         await expect(page.get_by_role("heading", name="No exports yet")).to_be_visible()
+
+
+async def test_what_has_changed_since_an_export_is_exported(started, browser):
+    """The page of an export leads to the next one, which continues from its watermark; that can be turned off."""
+    async with (
+        httpx.AsyncClient(base_url=started.url, headers=HEADERS, timeout=PATIENCE_SECONDS) as client,
+        opened(browser, started.url, "/ui/exports/new?resource=users") as page,
+    ):
+        first = await completed(client, (await client.post(EXPORTS, json={"resource": "users"})).headers["location"])
+        await enter(page)
+        await page.goto(f"/ui/exports/{first['id']}")
+        await page.get_by_role("link", name="Export what has changed since").click()
+        await expect(page.get_by_text("Only records that were stored or changed since")).to_be_visible()
+        # it holds for all resources
+        await page.get_by_role("radio", name="articles").check()
+        await page.get_by_role("radio", name="users").check()
+        await page.get_by_role("button", name="Write a file in the background").click()
+        await expect(page.get_by_role("heading", name="Export of users")).to_be_visible()
+        await expect(page.get_by_text(first["watermark"])).to_be_visible()
+        next_one = (await client.get(f"{EXPORTS}/{page.url.rpartition('/')[2]}")).json()
+        assert (next_one["resource"], next_one["changed_since"]) == ("users", first["watermark"])
+
+        await page.go_back()
+        await page.get_by_role("button", name="All records").click()
+        await expect(page.get_by_text("Only records that were stored or changed since")).to_have_count(0)
+        await page.get_by_role("button", name="Write a file in the background").click()
+        await expect(page.get_by_role("heading", name="Export of users")).to_be_visible()
+        all_records = (await client.get(f"{EXPORTS}/{page.url.rpartition('/')[2]}")).json()
+        assert (all_records["id"] == next_one["id"], all_records["changed_since"]) == (False, None)
+
+
+async def test_a_parquet_file_is_not_packed_again(started, browser):
+    async with opened(browser, started.url, "/ui/exports/new?resource=users", accept_downloads=True) as page:
+        await enter(page)
+        await page.get_by_label("Packed").select_option("gzip")
+        await page.get_by_role("radio", name="Parquet").check()
+        await expect(page.get_by_label("Packed")).to_have_count(0)
+        await page.get_by_role("button", name="Write a file in the background").click()
+        async with page.expect_download() as downloading:
+            await page.get_by_role("button", name="Download").click()
+        assert (await downloaded(downloading)).startswith(b"PAR1")
 
 
 async def test_a_refused_filter_is_reported_at_its_field(started, browser):

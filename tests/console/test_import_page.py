@@ -63,6 +63,7 @@ async def test_a_faulty_import(service, conn, browser):
                 ("Refused records as sent", "failed-records"),
                 ("List of errors (CSV)", "errors?format=csv"),
                 ("List of errors (NDJSON)", "errors?format=ndjson"),
+                ("Results of the records (CSV)", "results?format=csv"),
             ):
                 async with page.expect_download() as downloading:
                     await page.get_by_role("button", name=label, exact=True).click()

@@ -9,14 +9,18 @@ from typing import Any
 
 from standardwebhooks import Webhook
 
+from db.imports import completion
 from db.settings import Settings
 from tests.support.eventually import eventually, in_time
+from tests.support.factories import claim, perform, queued, rows, user
 from workers.webhooks.deliverer import Deliverer
 
 SECRET = "whsec_" + "c2VjcmV0LW9mLXRoZS1maXJzdC1lbmRwb2ludA=="
 OTHER_SECRET = "whsec_" + "YW5vdGhlci1zZWNyZXQtb2YtYW4tZW5kcG9pbnQ="
 # an endpoint on a port that no process listens on
 UNREACHABLE = {"name": "unreachable", "url": "http://127.0.0.1:1/", "secrets": [SECRET]}
+# longer than any test lasts
+LONG_SECONDS = 300
 # a reply that never comes
 HANG = b"hang"
 CLOSE = b""
@@ -114,3 +118,41 @@ async def delivering(database_url: str, *endpoints: dict[str, Any], **settings: 
     finally:
         stopping.set()
         await in_time(running)
+
+
+def decoded(*receivers: dict[str, Any]):
+    """The endpoints as a process reads them."""
+    return Settings(webhooks=setting(*receivers)).webhook_endpoints
+
+
+async def ended(conn, *receivers: dict[str, Any], number: int = 1, **parameters: Any):
+    """An import that is completed, with its deliveries; returns its id."""
+    id = await queued(conn, [user(number), {"email": "none"}], **parameters)
+    await perform(conn, await claim(conn))
+    [end] = await completion.finish(conn, id, endpoints=decoded(*receivers))
+    assert end.status == "completed"
+    return id
+
+
+async def delivery(conn, state: str, *, attempts: int) -> tuple[int | None, str | None]:
+    """Waits until a delivery is in this state after so many attempts. Returns status and error of the last one."""
+
+    async def found():
+        return await rows(
+            conn,
+            """
+            SELECT response_status, error
+            FROM webhook_deliveries
+            WHERE state = %(state)s AND attempts = %(attempts)s
+            """,
+            state=state,
+            attempts=attempts,
+        )
+
+    [result] = await eventually(found)
+    return result
+
+
+async def make_due(conn) -> None:
+    """The next attempts are due, and claims without a result are over."""
+    await conn.execute("UPDATE webhook_deliveries SET next_attempt_at = now() WHERE next_attempt_at IS NOT NULL")

@@ -52,6 +52,11 @@ export default class ExportPage extends Page {
               ${icon("download")} Download
             </button>`
           : nothing}
+        ${job.watermark
+          ? html`<a class="button" href=${`/ui/exports/new?resource=${job.resource}&changed_since=${encodeURIComponent(job.watermark)}`}
+              >Export what has changed since</a
+            >`
+          : nothing}
         ${isFinal(job)
           ? html`<button type="button" data-changes class="danger" @click=${() => this.#delete()}>${icon("trash")} Delete</button>`
           : html`<button type="button" data-changes class="danger" @click=${() => act(this, () => cancel(job))}>${icon("stop")} Cancel</button>`}
@@ -128,6 +133,7 @@ function selection(job) {
       ([name, value]) => html`<dt><code>${name}</code></dt><dd class="value">${Array.isArray(value) ? value.join(", ") : String(value)}</dd>`,
     )}
     ${Object.keys(job.filters).length ? nothing : html`<dt>Filters</dt><dd>none</dd>`}
+    ${job.changed_since ? html`<dt>Changed since</dt><dd>${copyable(job.changed_since, "watermark")}</dd>` : nothing}
     <dt>Id</dt><dd>${copyable(job.id, "id")}</dd>
   </dl>`
 }

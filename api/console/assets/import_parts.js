@@ -153,11 +153,12 @@ export function repaired({ repaired: totals, counts }) {
   </p>`
 }
 
-/** Files of the errors and of the refused and unprocessed records. */
+/** Files of the errors, of the refused and unprocessed records, and of the results of the others. */
 export function downloads(job) {
   const { failed, unprocessed } = job.counts
-  if (!isFinal(job) || !(failed || unprocessed)) return nothing
   const { links } = job
+  const hasResults = links.results !== undefined && failed + unprocessed < job.total_records
+  if (!isFinal(job) || !(failed || unprocessed || hasResults)) return nothing
   const kind = job.format.toUpperCase()
   const files = [
     ...(failed
@@ -172,6 +173,9 @@ export function downloads(job) {
           [`${links.errors}?format=csv`, "List of errors (CSV)", "For spreadsheets"],
           [`${links.errors}?format=ndjson`, "List of errors (NDJSON)", "For programs"],
         ]
+      : []),
+    ...(hasResults
+      ? [[`${links.results}?format=csv`, "Results of the records (CSV)", "Line, id and outcome of each that was not refused"]]
       : []),
   ]
   return html`<section class="card" aria-labelledby="downloads-heading">

@@ -12,7 +12,11 @@ const FORMATS = [
   ["ndjson", "NDJSON", "one JSON object a line"],
   ["json", "JSON", "one array"],
   ["xlsx", "XLSX", "a workbook"],
+  ["parquet", "Parquet", "columns with types, for data tools"],
+  ["arrow", "Arrow", "a stream of columns with types"],
 ]
+// formats that are compressed already
+const PACKED = ["xlsx", "parquet"]
 
 export default class NewExportPage extends Page {
   resources = null
@@ -52,10 +56,14 @@ export default class NewExportPage extends Page {
   }
 
   #choose(name) {
-    setQuery({ resource: name })
-    this.query = new URLSearchParams(location.search)
+    this.#query({ resource: name })
     this.#reset()
     this.update()
+  }
+
+  #query(given) {
+    setQuery(given)
+    this.query = new URLSearchParams(location.search)
   }
 
   /** The names of the fields, or null for all of them in their default order. */
@@ -63,6 +71,11 @@ export default class NewExportPage extends Page {
     const names = this.fields.filter(({ isOn }) => isOn).map(({ name }) => name)
     const all = this.resource.fields.map(({ name }) => name)
     return names.length === all.length && names.every((name, n) => name === all[n]) ? null : names
+  }
+
+  /** The watermark of an earlier export: only what was stored or changed since is exported. */
+  get changedSince() {
+    return this.query.get("changed_since") ?? undefined
   }
 
   get given() {
@@ -73,6 +86,7 @@ export default class NewExportPage extends Page {
     return address(`/api/v1/exports/${this.resource.name}/stream`, {
       format: this.format,
       fields: this.chosen?.join(","),
+      changed_since: this.changedSince,
       ...this.given,
       csv_safe: this.format === "csv" && this.csvSafe ? "true" : undefined,
       bom: this.format === "csv" && this.bom ? "true" : undefined,
@@ -84,9 +98,10 @@ export default class NewExportPage extends Page {
     return {
       resource: this.resource.name,
       format: this.format,
-      ...(this.compression === "none" || this.format === "xlsx" ? {} : { compression: this.compression }),
+      ...(this.compression === "none" || PACKED.includes(this.format) ? {} : { compression: this.compression }),
       ...(chosen ? { fields: chosen } : {}),
       ...(Object.keys(given).length ? { filters: given } : {}),
+      ...(this.changedSince ? { changed_since: this.changedSince } : {}),
       ...(this.format === "csv" && this.csvSafe ? { csv_safe: true } : {}),
       ...(this.format === "csv" && this.bom ? { bom: true } : {}),
     }
@@ -146,6 +161,15 @@ export default class NewExportPage extends Page {
             <section class="card" aria-labelledby="filters">
               <h2 id="filters">Filters</h2>
               <p class="muted small">All of them have to hold. Leave a filter empty to pass it over; commas mean any of these values.</p>
+              ${this.changedSince
+                ? html`<div class="notice info note" role="status">
+                    ${icon("info")}
+                    <div class="grow">
+                      Only records that were stored or changed since the earlier export. Deleted records are not listed.
+                    </div>
+                    <button type="button" @click=${() => (this.#query({ changed_since: "" }), this.update())}>All records</button>
+                  </div>`
+                : nothing}
               <div class="form-grid note">${this.resource.filters.map((filter) => this.#filter(filter))}</div>
             </section>
             <section class="card" aria-labelledby="form">
@@ -198,7 +222,7 @@ export default class NewExportPage extends Page {
             <button type="button" ?disabled=${this.isBusy || !this.fields.some(({ isOn }) => isOn)} @click=${() => this.#background()}>
               ${icon("file")} Write a file in the background
             </button>
-            ${this.format === "xlsx"
+            ${PACKED.includes(this.format)
               ? nothing
               : html`<label class="row"
                   >Packed

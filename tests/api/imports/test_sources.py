@@ -1,31 +1,26 @@
 """Imports from a bucket: `source` names an object, which is read instead of a file in the request."""
 
-import asyncio
 import csv
 import gzip
 import hashlib
-import re
-import signal
 import sys
-from contextlib import asynccontextmanager
 
 import httpx
 import openpyxl
 import pytest
 import pytest_asyncio
 
-from db.imports import objects
 from db.imports.objects import PART_BYTES
 from tests.support import api_client, xlsx
 from tests.support import bucket as buckets
 from tests.support.api_client import PATH, USERS_HEADER, problem, user_object, user_row
-from tests.support.eventually import PATIENCE_SECONDS, eventually
-from tests.support.sources import large_file, proxied, stopped_in_a_part
+from tests.support.eventually import PATIENCE_SECONDS
 
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
+
 
 CSV = USERS_HEADER + user_row(1) + user_row(2)
 NDJSON = user_object(1) + b"\n" + user_object(2) + b"\n"
@@ -48,16 +43,6 @@ async def shared(server_url, tmp_path_factory, files):
 async def post_source(api, source: str, **members):
     headers = members.pop("headers", {})
     return await api.client.post(PATH, json={"resource": "users", "source": source, **members}, headers=headers)
-
-
-@asynccontextmanager
-async def through_proxy(service, bucket):
-    """A client of a service without workers that reaches its bucket through a proxy, and the proxy."""
-    async with (
-        proxied(service, bucket, run=["api"]) as (started, proxy),
-        httpx.AsyncClient(base_url=started.url, timeout=PATIENCE_SECONDS) as client,
-    ):
-        yield client, proxy
 
 
 async def test_an_object_is_imported(api, files):
@@ -241,28 +226,6 @@ async def test_an_etag_that_is_no_digest(api, files):
     assert (job["counts"]["created"], job["source"]["verified"]) == (2, None)
 
 
-async def test_an_object_that_is_replaced_while_it_is_read(service, conn, bucket):
-    """The import is refused with 409, and nothing of it remains. A repeated request with the same key imports the new object."""
-    body = {"resource": "users", "source": bucket.put("users.ndjson", large_file(1))}
-    headers = {"Idempotency-Key": "replaced"}
-    async with through_proxy(service, bucket) as (client, proxy):
-        async with stopped_in_a_part(proxy) as is_reading:
-            posting = asyncio.create_task(client.post(PATH, json=body, headers=headers))
-            await is_reading.wait()
-            bucket.put("users.ndjson", NDJSON)
-        problem(await posting, 409, "source-changed")
-        assert await (await conn.execute("SELECT count(*) FROM import_jobs")).fetchone() == (0,)
-        again = await client.post(PATH, json=body, headers=headers)
-    assert (again.status_code, again.json()["source"]["bytes"]) == (202, len(NDJSON))
-
-
-async def test_an_object_that_is_deleted_while_it_is_read(bucket):
-    found = await objects.find(bucket.put("large.ndjson", large_file(2)))
-    with pytest.raises(objects.Changed):
-        async for _ in objects.blocks(found):
-            bucket.client.delete_object(Bucket=bucket.name, Key="large.ndjson")
-
-
 async def test_a_repeated_request(api, files):
     """A request with the same key returns the job, also when the object was replaced or deleted. Another source is refused."""
     source, other = files.put("in/users.csv", CSV), files.put("in/other.csv", CSV)
@@ -279,120 +242,9 @@ async def test_a_repeated_request(api, files):
     problem(await api_client.post_users(api, CSV, headers=headers), 422, "idempotency-key-reused")
 
 
-async def test_a_client_that_disconnects(service, bucket):
-    """The object is read to its end. Meanwhile a request with the same key is answered 409, and then with the job."""
-    body = {"resource": "users", "source": bucket.put("users.ndjson", large_file(1))}
-    headers = {"Idempotency-Key": "disconnected"}
-    async with through_proxy(service, bucket) as (client, proxy):
-        async with stopped_in_a_part(proxy) as is_reading:
-            async with httpx.AsyncClient(base_url=client.base_url, timeout=PATIENCE_SECONDS) as first:
-                posting = asyncio.create_task(first.post(PATH, json=body, headers=headers))
-                await is_reading.wait()
-                posting.cancel()
-            problem(await client.post(PATH, json=body, headers=headers), 409, "idempotency-in-progress")
-
-        async def replayed():
-            answer = await client.post(PATH, json=body, headers=headers)
-            assert answer.status_code in (200, 409), "the object is read again"
-            return answer.status_code == 200
-
-        await eventually(replayed)
-
-
-async def test_broken_connections(service, conn, bucket):
-    """A part whose connection breaks is continued where it broke, a limited number of times; then the answer is 503."""
-    content = large_file(2)
-    body = {"resource": "users", "source": bucket.put("users.ndjson", content)}
-    async with through_proxy(service, bucket) as (client, proxy):
-        proxy.answer_bytes_max = [PART_BYTES // 4, PART_BYTES // 4]
-        answer = await client.post(PATH, json=body)
-        assert answer.status_code == 202, answer.text
-        assert answer.json()["file"]["sha256"] == hashlib.sha256(content).hexdigest()
-        assert proxy.carried >= 3
-        proxy.drop()
-        # enough for the head of a response
-        proxy.answer_bytes_max = [1000] * 100
-        document = problem(await client.post(PATH, json=body), 503, "unavailable")
-        assert body["source"] in document["detail"]
-        assert proxy.answer_bytes_max, "the retries have no end"
-    assert await (await conn.execute("SELECT count(*) FROM import_jobs")).fetchone() == (1,)
-
-
-async def test_a_process_that_stops(service, conn, bucket):
-    """A request whose object is being read is answered 503 before the process ends, and nothing of the import remains."""
-    body = {"resource": "users", "source": bucket.put("users.ndjson", large_file(1))}
-    async with (
-        proxied(service, bucket, run=["api"], stop_seconds=10) as (started, proxy),
-        httpx.AsyncClient(base_url=started.url, timeout=PATIENCE_SECONDS) as client,
-        stopped_in_a_part(proxy) as is_reading,
-    ):
-        posting = asyncio.create_task(client.post(PATH, json=body))
-        await is_reading.wait()
-        started.api.send(signal.SIGTERM)
-        problem(await posting, 503, "unavailable")
-        await eventually(lambda: started.api.exit_code is not None)
-        assert started.api.exit_code == 0
-    assert await (await conn.execute("SELECT count(*) FROM import_jobs")).fetchone() == (0,)
-
-
-async def test_a_bucket_that_refuses_access(service, bucket):
-    """403 of the bucket is a 400 that names the object. Neither the answer nor the log has the keys or the bucket's message."""
-
-    async def refuse(reader, writer):
-        await reader.readuntil(b"\r\n\r\n")
-        body = b"<Error><Code>AccessDenied</Code><Message>TOPSECRET</Message></Error>"
-        head = b"HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
-        writer.write(head % len(body) + body)
-        writer.close()
-
-    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
-        endpoint = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        settings = bucket.settings | {"aws_endpoint_url": endpoint, "import_sources": "s3://files"}
-        settings |= {"aws_secret_access_key": "TOPSECRET"}
-        started = await service(run=["api"], **settings)
-        async with httpx.AsyncClient(base_url=started.url, timeout=PATIENCE_SECONDS) as client:
-            answer = await client.post(PATH, json={"resource": "users", "source": "s3://files/users.csv"})
-    document = problem(answer, 400, "invalid-request")
-    assert document["detail"] == "source cannot be read with the credentials of the service: s3://files/users.csv"
-    assert [line["error"] for line in started.api.logged("bucket refuses access")] == ["PermissionDeniedError"]
-    assert "TOPSECRET" not in answer.text + started.api.output
-    assert "users.csv" not in started.api.output
-
-
 async def test_without_a_setting(service, bucket):
     """Without IMPORT_SOURCES every source is refused."""
     started = await service(run=["api"], **bucket.settings)
     async with httpx.AsyncClient(base_url=started.url, timeout=PATIENCE_SECONDS) as client:
         answer = await client.post(PATH, json={"resource": "users", "source": bucket.put("users.csv", CSV)})
     assert "IMPORT_SOURCES" in problem(answer, 403, "source-not-allowed")["detail"]
-
-
-@pytest.mark.parametrize("parameters", [{}, {"format": "csv", "compression": "gzip"}])
-async def test_an_upload_by_a_presigned_url(service, bucket, parameters):
-    """A client uploads a file to the URL that the service made, without a key, and imports it."""
-    settings = bucket.settings | {"upload_dir": f"s3://{bucket.name}/up/", "upload_url_seconds": 60}
-    url = (await service(worker_pool_size=1, **settings)).url
-    body = gzip.compress(CSV) if parameters else CSV
-    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
-        created, other = [await client.post("/api/v1/uploads", json=parameters) for _ in range(2)]
-        assert (created.status_code, created.headers["cache-control"]) == (201, "no-store")
-        upload = created.json()
-        assert upload["source"] != other.json()["source"]
-        assert re.fullmatch(
-            rf"s3://{bucket.name}/up/[0-9a-f-]{{36}}{'.csv.gz' if parameters else ''}", upload["source"]
-        )
-        assert upload["url"].startswith(bucket.endpoint)
-        assert "X-Amz-Expires=60&" in upload["url"]
-        body_of_import = {"resource": "users", "source": upload["source"]}
-        problem(await client.post(PATH, json=body_of_import), 400, "invalid-request")
-        async with httpx.AsyncClient() as browser:
-            assert (await browser.put(upload["url"], content=body)).status_code == 200
-        answer = await client.post(PATH, json=body_of_import, headers={"Prefer": "wait=30"})
-    assert (answer.status_code, answer.json()["counts"]["created"]) == (200, 2)
-    assert answer.json()["source"]["url"] == upload["source"]
-
-
-async def test_no_bucket_for_uploads(api):
-    """Without UPLOAD_DIR there are no URLs."""
-    problem(await api.client.post("/api/v1/uploads", json={}), 403, "source-not-allowed")
-    problem(await api.client.post("/api/v1/uploads", json={"format": "xml"}), 400, "invalid-request")
