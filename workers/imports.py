@@ -68,6 +68,7 @@ async def perform(conn: Connection, claim: Claim, *, settings: Settings, memory:
             return None
         await failpoints.reach("after_fence", conn)
         job, chunks = await load_claimed(conn, claim)
+        await failpoints.reach("after_load", conn)
         resource = RESOURCES[job.resource]
         if claim.kind == "settle":
             counts = await duplicates.settle(

@@ -1,4 +1,4 @@
-"""`waiting_for` of a small import that was just created: its turn, or a worker. The reason is the same for all of them."""
+"""`waiting_for` of a small import that was just created: it waits for its turn or for a worker, as all of them do."""
 
 import asyncio
 

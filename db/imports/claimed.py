@@ -47,20 +47,19 @@ async def load_claimed(conn: Connection, claim: Claim) -> tuple[ClaimedImport, l
     is synchronous, which also flushes all commits before it.
     """
     cursor = conn.cursor(row_factory=kwargs_row(row), binary=True)
-    async with conn.pipeline():
-        await conn.execute("SET LOCAL synchronous_commit = off")
-        await cursor.execute(
-            f"""
-            SELECT {COLUMNS}
-            FROM chunks
-            JOIN import_jobs ON import_jobs.id = chunks.import_id
-            LEFT JOIN import_payloads AS payload
-                ON kind = 'records' AND payload.import_id = chunks.import_id AND payload.first_record = chunks.first_record
-            WHERE chunks.id = ANY (%(ids)s)
-            ORDER BY seq
-            """,  # noqa: S608  of literals only
-            {"ids": claim.ids},
-        )
+    await conn.execute("SET LOCAL synchronous_commit = off")
+    await cursor.execute(
+        f"""
+        SELECT {COLUMNS}
+        FROM chunks
+        JOIN import_jobs ON import_jobs.id = chunks.import_id
+        LEFT JOIN import_payloads AS payload
+            ON kind = 'records' AND payload.import_id = chunks.import_id AND payload.first_record = chunks.first_record
+        WHERE chunks.id = ANY (%(ids)s)
+        ORDER BY seq
+        """,  # noqa: S608  of literals only
+        {"ids": claim.ids},
+    )
     rows = await cursor.fetchall()
     return rows[0][0], [chunk for _, chunk in rows if chunk is not None]
 

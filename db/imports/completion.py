@@ -5,7 +5,6 @@ from typing import LiteralString
 from uuid import UUID
 
 import msgspec
-from psycopg import AsyncCursor
 from psycopg.rows import class_row, scalar_row
 
 from db import queue
@@ -61,17 +60,15 @@ async def finish(
     return [end, *await follow_up(conn, [end], endpoints=endpoints)]
 
 
-async def end_small(
-    conn: Connection, created: Mapping[UUID, int], *, endpoints: Sequence[Endpoint]
-) -> AsyncCursor[Finished]:
+async def end_small(conn: Connection, created: Mapping[UUID, int], *, endpoints: Sequence[Endpoint]) -> list[Finished]:
     """Makes imports final, in the transaction that has created all of their records. `created` are the numbers of these.
 
-    Returns a cursor for their ends, so that it may be called in a pipeline. To be followed by `follow_up` after the commit.
+    To be followed by `follow_up` after the commit.
     """
     cursor = conn.cursor(row_factory=class_row(Finished))
     statement, parameters = deliveries.with_deliveries(_END_SMALL, "import", endpoints)
     await cursor.execute(statement, {"ids": list(created), "created": list(created.values()), **parameters})
-    return cursor
+    return await cursor.fetchall()
 
 
 async def follow_up(conn: Connection, ends: Sequence[Finished], *, endpoints: Sequence[Endpoint]) -> list[Finished]:

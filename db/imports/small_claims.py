@@ -32,29 +32,28 @@ async def load(conn: Connection, claim: Claim) -> list[SmallImport]:
     """
     claims = {one.id: one for one in (claim, *claim.companions)}
     cursor = conn.cursor(row_factory=kwargs_row(_row), binary=True)
-    async with conn.pipeline():
-        # few rows of large tables: without statistics the planner would read the tables as a whole
-        await conn.execute(
-            "SELECT set_config('lock_timeout', %(lock)s, true), set_config('enable_seqscan', 'off', true)",
-            {"lock": f"{round(1000 * LOCK_SECONDS)}ms"},
-        )
-        await cursor.execute(
-            f"""
-            SELECT chunks.id, cancel_requested_at IS NOT NULL OR problem IS NOT NULL AS stopped, {claimed.COLUMNS}
-            FROM chunks
-            JOIN import_jobs ON import_jobs.id = chunks.import_id
-            JOIN import_payloads AS payload
-                ON payload.import_id = chunks.import_id AND payload.first_record = chunks.first_record
-            WHERE chunks.id = ANY (%(ids)s)
-                AND import_jobs.id = ANY (%(jobs)s)
-                AND payload.import_id = ANY (%(jobs)s)
-                AND lease = %(lease)s
-                AND state || '' = 'running'
-            ORDER BY chunks.id
-            FOR NO KEY UPDATE OF chunks
-            """,  # noqa: S608  of literals only
-            {"ids": list(claims), "jobs": [one.job_id for one in claims.values()], "lease": claim.lease},
-        )
+    # few rows of large tables: without statistics the planner would read the tables as a whole
+    await conn.execute(
+        "SELECT set_config('lock_timeout', %(lock)s, true), set_config('enable_seqscan', 'off', true)",
+        {"lock": f"{round(1000 * LOCK_SECONDS)}ms"},
+    )
+    await cursor.execute(
+        f"""
+        SELECT chunks.id, cancel_requested_at IS NOT NULL OR problem IS NOT NULL AS stopped, {claimed.COLUMNS}
+        FROM chunks
+        JOIN import_jobs ON import_jobs.id = chunks.import_id
+        JOIN import_payloads AS payload
+            ON payload.import_id = chunks.import_id AND payload.first_record = chunks.first_record
+        WHERE chunks.id = ANY (%(ids)s)
+            AND import_jobs.id = ANY (%(jobs)s)
+            AND payload.import_id = ANY (%(jobs)s)
+            AND lease = %(lease)s
+            AND state || '' = 'running'
+        ORDER BY chunks.id
+        FOR NO KEY UPDATE OF chunks
+        """,  # noqa: S608  of literals only
+        {"ids": list(claims), "jobs": [one.job_id for one in claims.values()], "lease": claim.lease},
+    )
     rows = await cursor.fetchall()
     if len(rows) != len(claims):
         raise ClaimLost
@@ -69,18 +68,16 @@ async def end(conn: Connection, done: Sequence[SmallImport], *, endpoints: Seque
     chunks = [small.claim.id for small in done]
     jobs = [small.claim.job_id for small in done]
     created = [small.chunk.records for small in done]
-    async with conn.pipeline():
-        await conn.execute(
-            """
-            UPDATE chunks
-            SET state = 'done', finished_at = clock_timestamp(), last_error = NULL, created = done.created
-            FROM unnest(%(chunks)s::bigint[], %(created)s::int[]) AS done (id, created)
-            WHERE chunks.id = done.id AND chunks.id = ANY (%(chunks)s)
-            """,
-            {"chunks": chunks, "created": created},
-        )
-        ends = await completion.end_small(conn, dict(zip(jobs, created, strict=True)), endpoints=endpoints)
-    return await ends.fetchall()
+    await conn.execute(
+        """
+        UPDATE chunks
+        SET state = 'done', finished_at = clock_timestamp(), last_error = NULL, created = done.created
+        FROM unnest(%(chunks)s::bigint[], %(created)s::int[]) AS done (id, created)
+        WHERE chunks.id = done.id AND chunks.id = ANY (%(chunks)s)
+        """,
+        {"chunks": chunks, "created": created},
+    )
+    return await completion.end_small(conn, dict(zip(jobs, created, strict=True)), endpoints=endpoints)
 
 
 def _row(*, id: int, stopped: bool, **columns: Any) -> tuple[int, bool, ClaimedImport, Chunk]:

@@ -13,6 +13,8 @@ Point = Literal[
     "after_claim",
     # the row is locked
     "after_fence",
+    # the chunk is loaded, and not yet parsed
+    "after_load",
     # some records are stored, not yet all
     "mid_merge",
     # all records are stored and the chunk is marked as done

@@ -18,6 +18,7 @@ from tests.support import ROOT
 from tests.support.eventually import eventually
 from tests.support.exports import create
 from tests.support.factories import claim, perform, queued, run, stored_user, user, users
+from tests.support.workers import session_has_ended
 
 README = ROOT / "db" / "README.md"
 IMPORT = "SELECT * FROM import_progress WHERE id = %(id)s"
@@ -32,12 +33,7 @@ async def worker(database_url: str, name: str):
         pid = conn.info.backend_pid
     async with await pool.connect(Settings(database_url=database_url), name="observer") as conn:
         # a server process takes a moment to end
-        await eventually(lambda: _is_gone(conn, pid))
-
-
-async def _is_gone(conn, pid: int) -> bool:
-    cursor = await conn.execute("SELECT FROM pg_stat_activity WHERE pid = %(pid)s", {"pid": pid})
-    return await cursor.fetchone() is None
+        await eventually(lambda: session_has_ended(conn, pid))
 
 
 async def row(conn, query: LiteralString, id: UUID | None = None) -> dict:

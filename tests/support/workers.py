@@ -48,6 +48,11 @@ async def install_hold(conn, database_url: str) -> Callable[[str], AbstractAsync
     return holding
 
 
+async def session_has_ended(conn, pid: int) -> bool:
+    """Whether the server process `pid` has ended."""
+    return not await rows(conn, "SELECT 1 FROM pg_stat_activity WHERE pid = %(pid)s", pid=pid)
+
+
 async def stuck(conn, id: UUID, seq: int, *, attempt: int = 1) -> int:
     """Waits until a worker is stopped inside this chunk, in its `attempt`th attempt. Returns the worker's pid."""
 

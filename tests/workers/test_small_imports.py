@@ -1,7 +1,6 @@
 """Small imports that a worker claims together: what each of them has in the end is what it has alone, whatever happens."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from random import Random
 from uuid import UUID
 
@@ -11,8 +10,6 @@ from db import queue
 from db.connections.pool import Connection
 from db.errors import UNAVAILABLE
 from db.imports import completion, jobs
-from db.queue import failpoints
-from db.queue.failpoints import Point
 from db.settings import Settings
 from tests.support.claims import pass_time, queued_singles, request_cancel
 from tests.support.eventually import PATIENCE_SECONDS, eventually, in_time
@@ -35,22 +32,6 @@ async def drain(of: Worker, conn: Connection) -> int:
     while await of.run_once(conn):
         count += 1
     return count
-
-
-@pytest.fixture
-def at_point():
-    """`at_point("mid_merge", act)`: the first worker that reaches the point does `act`."""
-
-    def install(wanted: Point, act: Callable[[Connection], Awaitable[None]]) -> None:
-        async def fault(point: Point, conn: Connection) -> None:
-            if point == wanted:
-                failpoints.install(None)
-                await act(conn)
-
-        failpoints.install(fault)
-
-    yield install
-    failpoints.install(None)
 
 
 async def test_one_transaction_stores_and_ends_all(conn):
