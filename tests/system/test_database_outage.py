@@ -145,7 +145,9 @@ def assert_reported_once(process: Process, *, voices: int) -> None:
 async def test_work_in_progress(server, tmp_path):
     """A stream is cut off, an upload is refused, `Prefer: wait` returns the current job, events continue, and imports finish."""
     prepare(server)
-    async with running(tmp_path, server.url, upload_grace_seconds=1, upkeep_seconds=0.2) as (service, client):
+    # a refused upload may send on for KEEP_ALIVE_SECONDS
+    settings = {"upload_grace_seconds": 1, "upkeep_seconds": 0.2, "keep_alive_seconds": 2}
+    async with running(tmp_path, server.url, **settings) as (service, client):
         with psycopg.connect(server.url, autocommit=True) as holder:
             holder.execute("SELECT pg_advisory_lock(1)")
             held = await client.post(PATH, json={"resource": "users", "records": [user(1, name="held")]})
