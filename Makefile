@@ -37,7 +37,7 @@ demo: .venv/installed-dev ## show the main job on a temporary server: imports wi
 test: .venv/installed-dev ## run all tests; COVERAGE=1 also prints the branch coverage
 	@$(PYTHON) -m tests --processes $(TEST_PROCESSES) $(if $(COVERAGE),--coverage)
 
-test-fast: .venv/installed-dev ## run the tests that start no process of the service, in less than 30 seconds
+test-fast: .venv/installed-dev ## run the tests that start no process of the service, in about a minute
 	@$(PYTHON) -m tests fast --processes $(TEST_PROCESSES)
 
 clients: .venv/installed-dev ## run the tests with every real HTTP client: curl, Java, Node, Go, Chromium, ...
