@@ -57,9 +57,9 @@ async def test_a_connection_has_its_deadline_from_the_start(proxy, monkeypatch):
 
 async def test_a_check_has_a_shorter_deadline(proxy, monkeypatch):
     """A pool does not hand out a half-open connection, and detects it within the shorter deadline."""
-    monkeypatch.setattr(liveness, "CHECK_SECONDS", 0.2)
     async with await connected(proxy, 600) as conn:
         await conn.check()
+        monkeypatch.setattr(liveness, "CHECK_SECONDS", 0.2)
         proxy.black_hole()
         with pytest.raises(psycopg.OperationalError):
             await conn.check()
