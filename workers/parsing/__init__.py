@@ -22,6 +22,7 @@ from db.resources.definition import (
     foreign_key_message,
 )
 from workers.parsing import csv_reader, json_reader
+from workers.parsing.patterns import patterns_of
 from workers.parsing.validation import Findings, as_text, examine, unstorable
 
 # no valid slug or e-mail address is longer, so a valid key is never truncated
@@ -121,6 +122,7 @@ def _flawed(resource: Resource, records: list[Any], data: bytes) -> list[int]:
     """The indexes of the records that could not be read, violate a rule, or contain a value that cannot be stored."""
     rules = resource.rules
     flawed = {i for i, record in enumerate(records) if record is None or (rules and next(rules(record), None))}
+    flawed |= patterns_of(resource).unmatched(records)
     # only few files contain one of these bytes, without which every value can be stored
     if b"\0" in data or b"0001-01-01" in data or b"9999-12-31" in data or (b"\\" in data and b"\\u00" in data):
         for i, record in enumerate(records):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from itertools import pairwise, product
 from operator import itemgetter
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin
 
 import msgspec
 
@@ -12,6 +12,7 @@ from db.formats import ANNOTATIONS
 from db.imports.csv_row import RowReader
 from db.imports.payload import Chunk
 from db.resources.definition import Resource
+from workers.parsing.patterns import patterns_of
 
 BOOLEANS = {
     "".join(letters): value
@@ -35,7 +36,7 @@ class Reader:
         csv_safe: bool,
         ignore_unknown: bool,
     ) -> None:
-        hints = get_type_hints(resource.record, include_extras=True)
+        hints = patterns_of(resource).hints
         self._struct = msgspec.defstruct(f"{resource.record.__name__}Row", list(hints.items()), array_like=True)
         self._structs = list[self._struct]
         self._header = columns
@@ -50,7 +51,7 @@ class Reader:
         self._lists = [places[name] for name, hint in hints.items() if name in places and _holds(hint, list)]
 
     def read(self, chunk: Chunk, record_max_bytes: int) -> list[Any]:
-        """The struct of each record; None for a record that is invalid or too large."""
+        """The struct of each record; None for a record that is invalid or too large. Patterns are not checked."""
         if self._is_refused:
             return [None] * chunk.records
         rows = self._row.rows(self._texts(chunk, record_max_bytes))

@@ -8,6 +8,7 @@ import msgspec
 
 from db.imports.payload import Chunk
 from db.resources.definition import Resource, Unreadable
+from workers.parsing.patterns import patterns_of
 
 # raised for an invalid record; for a whole chunk they mean that at least one of its records is invalid
 INVALID = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, Unreadable)
@@ -24,9 +25,16 @@ class Reader:
         *,
         ignore_unknown: bool,
     ) -> None:
-        record = resource.record
-        if not ignore_unknown:
-            record = msgspec.defstruct(record.__name__, [], bases=(record,), kw_only=True, forbid_unknown_fields=True)
+        hints = patterns_of(resource).hints
+        record = msgspec.defstruct(
+            resource.record.__name__,
+            [
+                (field.name, hints[field.name]) if field.required else (field.name, hints[field.name], field.default)
+                for field in msgspec.structs.fields(resource.record)
+            ],
+            kw_only=True,
+            forbid_unknown_fields=not ignore_unknown,
+        )
         self._names = frozenset(record.__struct_fields__)
         self._is_lines = format == "ndjson"
         self._one = msgspec.json.Decoder(record)
@@ -35,7 +43,7 @@ class Reader:
         self._renamed = fields
 
     def read(self, chunk: Chunk, record_max_bytes: int) -> list[Any]:
-        """The struct of each record; None for a record that is invalid or too large."""
+        """The struct of each record; None for a record that is invalid or too large. Patterns are not checked."""
         if len(chunk.data) <= record_max_bytes:
             with suppress(*INVALID):
                 return self._whole(chunk)
