@@ -15,8 +15,9 @@ from api.http import parameters, responses
 from api.http.headers import AnyRequest
 from api.http.operations import CSV_OR_NDJSON, operation
 from api.http.problems import problem_responses
+from db.exports import columnar
 from db.exports.filters import Test, filters
-from db.formats import MEDIA_TYPES
+from db.formats import MEDIA_TYPES, ExportFormat
 from db.imports.jobs import Mode
 from db.resources import RESOURCES
 from db.resources.definition import Resource
@@ -50,12 +51,13 @@ class FilterView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResourceView(msgspec.Struct, frozen=True, kw_only=True):
-    """A resource. `fields` are in the order of exported files."""
+    """A resource. `fields` are in the order of exported files. `export_formats` are those whose libraries are installed."""
 
     name: str
     fields: list[FieldView]
     modes: list[Mode]
     filters: list[FilterView]
+    export_formats: list[ExportFormat]
     links: dict[str, str]
 
 
@@ -96,7 +98,7 @@ async def list_resources(request: AnyRequest) -> Response[bytes]:
     },
 )
 async def get_resource(request: AnyRequest, name: FromPath[str]) -> Response[bytes]:
-    """The fields of the resource's records with their types and limits, the modes of an import and the filters of an export."""
+    """The fields of the records with their types and limits, the modes of an import, the filters and formats of an export."""
     parameters.query(request)
     return _json(view(_resource(name)))
 
@@ -132,6 +134,7 @@ def view(resource: Resource) -> ResourceView:
         filters=[
             FilterView(name=name, field=filter.column, test=filter.test) for name, filter in filters(resource).items()
         ],
+        export_formats=[*filter(columnar.is_available, get_args(ExportFormat))],
         links={"self": path, "template": f"{path}/template"},
     )
 

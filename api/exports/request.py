@@ -115,7 +115,7 @@ def check_format(format: ExportFormat, *, csv_safe: bool, bom: bool, compression
     ]
     if compression != "none" and format in PACKED_FORMATS:
         faults.append(Fault("compression", "conflicting_values", f"must be none: {format} is compressed already"))
-    if format in ("parquet", "arrow") and not columnar.is_installed():
+    if not columnar.is_available(format):
         message = f"{format} needs pyarrow, which is not installed; it is in the extra {columnar.EXTRA}"
         faults.append(Fault("format", "invalid_value", message))
     if faults:

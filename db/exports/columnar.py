@@ -5,9 +5,11 @@ Identifiers and enumerations are strings, times are microseconds in UTC, lists o
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from importlib import import_module
+from importlib.util import find_spec
 from io import RawIOBase
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+from db.formats import ExportFormat
 
 ColumnarFormat = Literal["parquet", "arrow"]
 EXTRA = "parquet"
@@ -16,12 +18,9 @@ EXTRA = "parquet"
 ROW_GROUP_BYTES = 16 * 1024 * 1024
 
 
-def is_installed() -> bool:
-    """Whether this process can write the formats."""
-    try:
-        return bool(import_module("pyarrow.parquet"))
-    except ImportError:
-        return False
+def is_available(format: ExportFormat) -> bool:
+    """Whether this process can write the format: what it needs is installed. Does not load it."""
+    return format not in get_args(ColumnarFormat) or find_spec("pyarrow") is not None
 
 
 class _Sink(RawIOBase):

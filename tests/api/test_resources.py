@@ -47,6 +47,7 @@ async def test_resources_are_listed_with_their_fields(api):
         ("published_before", "published_at", "before"),
     ]
     assert listed[1]["modes"] == ["insert", "skip", "upsert", "update"]
+    assert listed[1]["export_formats"] == ["csv", "ndjson", "json", "xlsx", "parquet", "arrow"]
     missing = await api.client.get(f"{PATH}/orders")
     assert (missing.status_code, missing.json()["detail"]) == (404, "No resource has this name.")
 

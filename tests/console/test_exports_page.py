@@ -162,3 +162,13 @@ async def test_pages_are_accessible_and_reload(started, browser, theme):
             assert await accessibility_faults(page) == [], path
             await page.set_viewport_size({"width": 320, "height": 900})
             assert await page.evaluate("document.documentElement.scrollWidth") <= 320, path
+
+
+async def test_only_formats_of_the_service_are_offered(service, browser, tmp_path):
+    """Where pyarrow is not installed neither Parquet nor Arrow can be chosen."""
+    (tmp_path / "sitecustomize.py").write_text('import sys\nsys.modules["pyarrow"] = None\n')
+    for path, formats in ((tmp_path, 4), (tmp_path / "none", 6)):
+        started = await service(run=["api"], pythonpath=path)
+        async with opened(browser, started.url, "/ui/exports/new?resource=users") as page:
+            await expect(page.get_by_role("radio", name="XLSX")).to_be_visible()
+            await expect(page.locator("input[name=format]")).to_have_count(formats)

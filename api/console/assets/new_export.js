@@ -66,6 +66,11 @@ export default class NewExportPage extends Page {
     this.query = new URLSearchParams(location.search)
   }
 
+  /** The formats in which the service exports: Parquet and Arrow need a library. */
+  get #formats() {
+    return FORMATS.filter(([name]) => this.resource.export_formats.includes(name))
+  }
+
   /** The names of the fields, or null for all of them in their default order. */
   get chosen() {
     const names = this.fields.filter(({ isOn }) => isOn).map(({ name }) => name)
@@ -175,7 +180,7 @@ export default class NewExportPage extends Page {
             <section class="card" aria-labelledby="form">
               <h2 id="form">Format</h2>
               <div class="row">
-                ${FORMATS.map(
+                ${this.#formats.map(
                   ([name, label, hint]) => html`<label class="option"
                     ><input type="radio" name="format" .checked=${this.format === name} @change=${() => this.#set("format", name)} />
                     <span>${label}<br /><span class="hint">${hint}</span></span></label

@@ -11,9 +11,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from api import resources
 from api.exports.request import check_format
 from api.http.problems import Problem
 from db.exports.columnar import ROW_GROUP_BYTES, ColumnarWriter
+from db.resources import RESOURCES
 from tests.support import ROOT
 from tests.support.eventually import PATIENCE_SECONDS
 from tests.support.exports import STREAM, downloaded, many_articles
@@ -121,9 +123,10 @@ async def test_duckdb_reads_them(service, conn, tmp_path):
 
 
 def test_without_pyarrow(monkeypatch):
-    """A format whose library is not installed is refused with the name of the extra."""
+    """A format whose library is not installed is refused with the name of the extra, and is not among those of a resource."""
     check_format("parquet", csv_safe=False, bom=False)
-    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert resources.view(RESOURCES["users"]).export_formats == ["csv", "ndjson", "json", "xlsx"]
     with pytest.raises(Problem, match="extra parquet") as refused:
         check_format("parquet", csv_safe=False, bom=False)
     assert [(fault.field, fault.code) for fault in refused.value.errors] == [("format", "invalid_value")]
