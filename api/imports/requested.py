@@ -28,6 +28,8 @@ class RequestedImport:
         self._created_by = key_name(request.scope)
         self._given: list[tuple[str, Any]] = list(request.query_params.multi_items())
         self._key = idempotency_key(request)
+        # the result of `so_far`, until there are further parameters
+        self._parsed: ImportParameters | None = None
         # the import that this one repairs
         self.parent: ParentImport | None = None
 
@@ -39,6 +41,7 @@ class RequestedImport:
 
     def add(self, parameter: Parameter) -> None:
         self._given.append(parameter)
+        self._parsed = None
 
     def has(self, name: str) -> bool:
         return any(given == name for given, _ in self._given)
@@ -48,13 +51,19 @@ class RequestedImport:
 
         Raises `Problem` 400, 409.
         """
-        repaired = parameters.parse(self._given, ImportParameters).repairs
+        repaired = self.so_far().repairs
         if repaired is not None:
             self.parent = await repair.repaired_import(pool, repaired)
+            self._parsed = None
         return self.so_far()
 
     def so_far(self) -> ImportParameters:
         """The parameters that were received, with those that a repair has from its parent. Raises `Problem` 400."""
+        if self._parsed is None:
+            self._parsed = self._parse()
+        return self._parsed
+
+    def _parse(self) -> ImportParameters:
         requested = parameters.parse(self._given, ImportParameters)
         if self.parent is not None:
             requested = repair.inherit(requested, {name for name, _ in self._given}, self.parent)
