@@ -121,8 +121,9 @@ SQL_TYPES: dict[type, LiteralString] = {
 class Resource:
     """A kind of record. `name` is also its table; the struct's fields are the table's columns, in order.
 
-    The `title` of a field with a `pattern` describes valid values in messages and schemas. Resources are compared by
-    identity, so one can be the key of a cache.
+    The `title` of a field with a `pattern` describes valid values in messages and schemas. A pattern from `^` to `\\Z` may not
+    match a line end, because it is matched in many values at once. Resources are compared by identity, so one can be the key of
+    a cache.
     """
 
     name: str

@@ -2,6 +2,7 @@
 
 import re
 from types import SimpleNamespace
+from typing import get_type_hints
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from db.resources import RESOURCES
 from db.resources.articles import SLUG
 from db.resources.comments import COMMENT_ID
 from db.resources.users import EMAIL
-from workers.parsing.patterns import patterns_of
+from workers.parsing.patterns import patterns_of, whole_patterns
 
 UUIDS = ["cm_35bf992d-c9e9-4616-a12e-7696a6cecc1b", "35BF992D-C9E9-4616-A12E-7696A6CECC1B"]
 
@@ -35,6 +36,18 @@ def test_the_result_is_that_of_each_value(resource, field, pattern, values):
             if record and getattr(record, field) is not None and not re.search(pattern, getattr(record, field))
         }
         assert patterns_of(RESOURCES[resource]).unmatched(records) == expected
+
+    check()
+
+
+def test_no_pattern_matches_a_line_end():
+    """Otherwise two values that are not valid could be matched as one."""
+    hints = [get_type_hints(resource.record, include_extras=True) for resource in RESOURCES.values()]
+    patterns = [pattern for fields in hints for hint in fields.values() for pattern in whole_patterns(hint)]
+
+    @given(st.sampled_from(patterns).flatmap(lambda pattern: st.from_regex(pattern, fullmatch=True)))
+    def check(value):
+        assert "\n" not in value
 
     check()
 

@@ -16,13 +16,18 @@ from db.resources.definition import Resource
 
 
 class Patterns:
-    """The patterns of a resource that match a whole value, and never a line end. `hints` has the types without them."""
+    """The patterns of a resource that are anchored at both ends, none of which may match a line end.
+
+    `hints` has the types of the fields without them.
+    """
 
     def __init__(self, resource: Resource) -> None:
         hints = get_type_hints(resource.record, include_extras=True)
         self.hints = {name: _without_pattern(hint) for name, hint in hints.items()}
         self._lines = {
-            name: re.compile(f"(?:(?:{pattern})\n)*+") for name, hint in hints.items() for pattern in _patterns(hint)
+            name: re.compile(f"(?:(?:{pattern})\n)*+")
+            for name, hint in hints.items()
+            for pattern in whole_patterns(hint)
         }
 
     def unmatched(self, records: Sequence[Any]) -> set[int]:
@@ -30,7 +35,7 @@ class Patterns:
         found: set[int] = set()
         for name, lines in self._lines.items():
             values = map(attrgetter(name), filter(None, records))
-            if places := [*_unmatched(lines, [value for value in values if value is not None])]:
+            if places := _unmatched(lines, [value for value in values if value is not None]):
                 indexes = [i for i, record in enumerate(records) if record and getattr(record, name) is not None]
                 found.update(map(indexes.__getitem__, places))
         return found
@@ -41,39 +46,27 @@ def patterns_of(resource: Resource) -> Patterns:
     return Patterns(resource)
 
 
-def _unmatched(lines: re.Pattern[str], values: list[str]) -> Iterator[int]:
+def _unmatched(lines: re.Pattern[str], values: list[str]) -> list[int]:
     """The places of the values that are not one line of `lines`."""
     text = "\n".join([*values, ""])
-    if text.count("\n") != len(values):
-        yield from (place for place, value in enumerate(values) if "\n" in value or not lines.fullmatch(f"{value}\n"))
-        return
-    start = place = 0
-    while (end := _end(lines, text, start)) < len(text):
-        place += text.count("\n", start, end)
-        yield place
-        place += 1
-        start = text.index("\n", end) + 1
+    if text.count("\n") == len(values) and lines.fullmatch(text):
+        return []
+    return [place for place, value in enumerate(values) if "\n" in value or not lines.fullmatch(f"{value}\n")]
 
 
-def _end(lines: re.Pattern[str], text: str, start: int) -> int:
-    """Where the first line after `start` begins that is not matched; the end of the text if all are."""
-    found = lines.match(text, start)
-    return found.end() if found else start
-
-
-def _patterns(hint: Any) -> Iterator[str]:
-    """The pattern of a value of this type, if it matches a whole value, without its anchors."""
+def whole_patterns(hint: Any) -> Iterator[str]:
+    """The pattern of a value of this type, if it is anchored at both ends, without the anchors."""
     for part in get_args(hint):
         if isinstance(part, msgspec.Meta):
             if part.pattern and part.pattern.startswith("^") and part.pattern.endswith(r"\Z"):
                 yield part.pattern.removeprefix("^").removesuffix(r"\Z")
         elif get_origin(hint) is not list:
-            yield from _patterns(part)
+            yield from whole_patterns(part)
 
 
 def _without_pattern(hint: Any) -> Any:
-    """The type without the pattern that `_patterns` returns."""
-    if not any(True for _ in _patterns(hint)):
+    """The type without the pattern that `whole_patterns` returns."""
+    if next(whole_patterns(hint), None) is None:
         return hint
     if get_origin(hint) is not Annotated:
         return Union[*map(_without_pattern, get_args(hint))]

@@ -29,7 +29,6 @@ _DAMAGED = (
     OSError,
     ValueError,
     RuntimeError,
-    NotImplementedError,
 )
 
 
