@@ -1,13 +1,13 @@
 """Stores the records of a chunk: one binary COPY while nothing conflicts, otherwise by sets through a staging table.
 
 The steps, each a module: `conflicts` (which records conflict), `staging` (the temporary table), `match` (the verdict of each
-record), `apply` (UPDATE, INSERT, or set aside). For the records that collide within their import: `duplicates`, at its end, with
-the table of `rivals`. It may import db.imports, db.queue, db.copy and db.resources; only workers import it.
+record), `apply` (UPDATE, INSERT). Records that collide within their import are set aside (`deferred`) and decided at its end
+(`duplicates`), with the table of `rivals`. It may import db.imports, db.queue, db.copy and db.resources; only workers import it.
 """
 
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 from uuid import UUID
@@ -18,7 +18,7 @@ from db.errors import REFUSED_ROW, RETRYABLE, UNAVAILABLE
 from db.imports import created
 from db.imports import errors as record_errors
 from db.imports.jobs import Mode
-from db.merge import apply, conflicts, duplicates, match, rows, staging
+from db.merge import apply, conflicts, deferred, duplicates, match, rows, staging
 from db.queue import Counts, failpoints
 from db.resources import RESOURCES
 from db.resources.definition import Parsed, RecordError, Resource
@@ -75,18 +75,21 @@ async def merge(
         return Merged(counts + Counts(created=len(all_rows)), assumed)
 
     await staging.use_indexes(conn)
-    same = conflicts.duplicates(parsed.records, keys, mode)
-    level, staged = "many", all_rows
+    # a dry run has to match them too
+    same = set() if dry_run else conflicts.duplicates(parsed.records, keys, mode)
+    counts.deferred += await deferred.insert(conn, resource, import_id, parsed, keys, same)
+    distinct = [i for i in all_rows if i not in same]
+    level, staged = "many", distinct
     if strategy in ("copy", "copy_free"):
         level, staged = await _copy_free(
-            conn, resource, import_id, parsed, keys, same, all_rows, looks_first=assumed == "some", undoable=undoable
+            conn, resource, import_id, parsed, keys, distinct, looks_first=assumed == "some", undoable=undoable
         )
-        counts += Counts(created=len(all_rows) - len(staged))
+        counts += Counts(created=len(distinct) - len(staged))
     merge_staged = _check_staged if dry_run else partial(_store_staged, undoable=undoable)
     if strategy == "one_by_one":
-        counts += await _one_by_one(conn, resource, import_id, parsed, mode, same, all_rows, merge_staged)
-    else:
-        await staging.fill(conn, resource, parsed, staged, duplicates=same)
+        counts += await _one_by_one(conn, resource, import_id, parsed, mode, distinct, merge_staged)
+    elif staged:
+        await staging.fill(conn, resource, parsed, staged)
         counts += await merge_staged(conn, resource, import_id, mode)
     if is_whole_import and counts.deferred:
         counts += await duplicates.settle(conn, resource, import_id, mode, dry_run=dry_run, undoable=undoable)
@@ -130,29 +133,27 @@ async def _copy_free(
     import_id: UUID,
     parsed: Parsed,
     keys: Sequence[str],
-    same: Collection[int],
-    all_rows: Sequence[int],
+    indexes: Sequence[int],
     *,
     looks_first: bool,
     undoable: bool,
 ) -> tuple[ConflictLevel, Sequence[int]]:
-    """COPYs the records that conflict with nothing; returns the level and the indexes of the records still to be stored.
+    """COPYs the records that conflict with no stored row; returns the level and the indexes of the records still to be stored.
 
-    These are in the order of `all_rows`, in which their rows are locked. The conflicts with stored rows are looked up first, or
-    only for a batch whose COPY has failed.
+    These are in the order of `indexes`, in which their rows are locked. The conflicts are looked up first, or only for a batch
+    whose COPY has failed.
     """
-    staged = {*same}
-    batches = [all_rows[start : start + BATCH_RECORDS] for start in range(0, len(all_rows), BATCH_RECORDS)]
+    staged: set[int] = set()
+    batches = [indexes[start : start + BATCH_RECORDS] for start in range(0, len(indexes), BATCH_RECORDS)]
     with_conflicts = 0
     for batch in batches:
-        free = [i for i in batch if i not in same]
-        if not looks_first and await _copy(conn, resource, import_id, parsed, free, undoable=undoable):
+        if not looks_first and await _copy(conn, resource, import_id, parsed, batch, undoable=undoable):
             continue
-        conflicting = await _copy_unlike_stored(conn, resource, import_id, parsed, keys, free, undoable=undoable)
+        conflicting = await _copy_unlike_stored(conn, resource, import_id, parsed, keys, batch, undoable=undoable)
         staged |= conflicting
         with_conflicts += bool(conflicting)
-    in_order = [i for i in all_rows if i in staged]
-    if len(staged) >= len(all_rows) / 2:
+    in_order = [i for i in indexes if i in staged]
+    if len(staged) >= len(indexes) / 2:
         return "many", in_order
     return "some" if with_conflicts > len(batches) / 3 else "few", in_order
 
@@ -187,7 +188,7 @@ async def _store_staged(conn: Connection, resource: Resource, import_id: UUID, m
             return counts
     for _ in range(ROUNDS_MAX):
         counts += await match.decide(conn, resource, import_id, mode)
-        counts.deferred += await apply.defer(conn, resource, import_id)
+        counts.deferred += await deferred.move_colliding(conn, resource, import_id)
         try:
             async with conn.transaction():
                 stored = await apply.store(conn, resource, import_id, undoable=undoable)
@@ -215,7 +216,7 @@ async def _update_unmoved(conn: Connection, resource: Resource, import_id: UUID)
 async def _check_staged(conn: Connection, resource: Resource, import_id: UUID, mode: Mode) -> Counts:
     """Dry run: refuses what the real run would; the sound records are all deferred and decided at the end."""
     counts = await match.decide(conn, resource, import_id, mode)
-    return counts + Counts(deferred=await apply.defer_all(conn, resource, import_id))
+    return counts + Counts(deferred=await deferred.move_all(conn, resource, import_id))
 
 
 async def _one_by_one(
@@ -224,17 +225,16 @@ async def _one_by_one(
     import_id: UUID,
     parsed: Parsed,
     mode: Mode,
-    same: Collection[int],
-    all_rows: Sequence[int],
+    indexes: Sequence[int],
     merge_staged: Callable[[Connection, Resource, UUID, Mode], Awaitable[Counts]],
 ) -> Counts:
     """Refuses each record whose merge fails for a reason other than the state of the server or another transaction."""
     counts = Counts()
     await staging.create(conn, resource)
-    for i in all_rows:
+    for i in indexes:
         try:
             async with conn.transaction():
-                await staging.fill(conn, resource, parsed, [i], duplicates=same)
+                await staging.fill(conn, resource, parsed, [i])
                 merged = await merge_staged(conn, resource, import_id, mode)
         except Exception as error:
             if not isinstance(error, REFUSED_ROW) and isinstance(error, (*RETRYABLE, *UNAVAILABLE)):

@@ -1,4 +1,4 @@
-"""Carries out the verdicts: UPDATE and INSERT into the resource's table, or setting aside among the deferred records."""
+"""Carries out the verdicts `insert` and `update`, in the resource's table."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -161,63 +161,6 @@ async def _insert(
         {"import_id": import_id, "only": only},
     )
     return Counts(created=cursor.rowcount)
-
-
-async def defer(conn: Connection, resource: Resource, import_id: UUID) -> int:
-    """Moves the records with verdict `deferred` to `import_deferred`; returns how many."""
-    cursor = await conn.execute(
-        cached_sql(
-            resource,
-            """
-            WITH colliding AS (
-                DELETE FROM {staged} AS staged
-                WHERE verdict = 'deferred'
-                RETURNING *
-            )
-            INSERT INTO import_deferred (import_id, record, line, record_id, record_key, data)
-            SELECT %(import_id)s, record, line, id::text, {key}, to_jsonb(staged)
-            FROM colliding AS staged
-            """,
-        ),
-        {"import_id": import_id},
-    )
-    return cursor.rowcount
-
-
-async def defer_all(conn: Connection, resource: Resource, import_id: UUID) -> int:
-    """For a dry run: moves all sound records there, reduced to what `duplicates` needs; returns how many."""
-    columns = ["record", "line", "id", "target", "target_existed", "is_different"]
-    columns += [] if resource.key is None else [resource.key]
-    cursor = await conn.execute(
-        cached_sql(
-            resource,
-            """
-            WITH sound AS (
-                DELETE FROM {staged} AS staged
-                RETURNING *
-            )
-            INSERT INTO import_deferred (import_id, record, line, record_id, record_key, data)
-            SELECT %(import_id)s, record, line, staged.id::text, {key}, (
-                SELECT to_jsonb(reduced)
-                FROM (SELECT {reduced}) AS reduced
-            )
-            FROM (
-                SELECT staged.*, other.id IS NULL OR {is_different} AS differs
-                FROM sound AS staged
-                LEFT JOIN LATERAL (SELECT * FROM {table} AS other WHERE id = staged.target LIMIT 1) AS other ON true
-            ) AS staged
-            """,
-            reduced=lambda: sql.SQL(", ").join(
-                sql.SQL("staged.differs AS is_different" if column == "is_different" else "staged.{}").format(
-                    sql.Identifier(column)
-                )
-                for column in columns
-            ),
-            is_different=lambda: is_different(resource),
-        ),
-        {"import_id": import_id},
-    )
-    return cursor.rowcount
 
 
 async def _refuse(conn: Connection, resource: Resource, import_id: UUID, record: int, *, reason: str) -> Counts:

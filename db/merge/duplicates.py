@@ -14,7 +14,7 @@ from db.connections import liveness
 from db.connections.pool import Connection
 from db.errors import REFUSED_ROW
 from db.imports.jobs import Mode
-from db.merge import apply, match, rivals, staging
+from db.merge import apply, deferred, match, rivals, staging
 from db.merge.sql import cached_sql
 from db.queue import Counts
 from db.resources.definition import Resource
@@ -57,7 +57,7 @@ async def _attempt(
     conn: Connection, resource: Resource, import_id: UUID, mode: Mode, *, one_by_one: bool, undoable: bool
 ) -> Counts:
     """Raises `_Conflict` when a winner cannot be stored; `one_by_one` refuses such a record instead."""
-    await staging.fill_deferred(conn, resource, import_id)
+    await deferred.stage(conn, resource, import_id)
     # parents and rows of others may have come and gone since the records were deferred
     counts = await match.decide(conn, resource, import_id, mode)
     await rivals.rank(conn, resource, import_id, mode)
@@ -71,12 +71,13 @@ async def _attempt(
         counts += await apply.store(conn, resource, import_id, undoable=undoable)
         if await staging.remaining(conn, resource):
             raise _Conflict
-    await _clear(conn, import_id)
+    await deferred.clear(conn, import_id)
+    await rivals.drop(conn)
     return counts
 
 
 async def _settle_dry_run(conn: Connection, resource: Resource, import_id: UUID, mode: Mode) -> Counts:
-    await staging.fill_deferred(conn, resource, import_id)
+    await deferred.stage(conn, resource, import_id)
     await rivals.rank(conn, resource, import_id, mode)
     counts = await rivals.refuse_losers(conn, resource, import_id, mode)
     await rivals.keep_winners(conn, resource)
@@ -92,10 +93,6 @@ async def _settle_dry_run(conn: Connection, resource: Resource, import_id: UUID,
         )
     )
     created, updated, unchanged = await cursor.fetchone() or (0, 0, 0)
-    await _clear(conn, import_id)
-    return counts + Counts(created=created, updated=updated, unchanged=unchanged)
-
-
-async def _clear(conn: Connection, import_id: UUID) -> None:
-    await conn.execute("DELETE FROM import_deferred WHERE import_id = %(import_id)s", {"import_id": import_id})
+    await deferred.clear(conn, import_id)
     await rivals.drop(conn)
+    return counts + Counts(created=created, updated=updated, unchanged=unchanged)

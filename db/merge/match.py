@@ -99,12 +99,12 @@ async def _match(conn: Connection, resource: Resource, import_id: UUID, mode: Mo
                     WHEN is_orphan THEN 'refused'
                     WHEN %(mode)s IN ('insert', 'skip') THEN CASE
                         WHEN by_id IS NOT NULL AND NOT id_is_ours OR by_key IS NOT NULL AND NOT key_is_ours THEN 'taken'
-                        WHEN is_duplicate OR by_id IS NOT NULL OR by_key IS NOT NULL THEN 'deferred'
+                        WHEN by_id IS NOT NULL OR by_key IS NOT NULL THEN 'deferred'
                         ELSE 'insert'
                     END
                     WHEN key_existed AND by_key IS DISTINCT FROM matched.target THEN 'key_conflict'
                     WHEN %(mode)s = 'update' AND matched.target_existed IS NOT TRUE THEN 'not_found'
-                    WHEN is_duplicate OR by_id IS NOT NULL AND id_is_ours OR by_key IS NOT NULL AND key_is_ours THEN 'deferred'
+                    WHEN by_id IS NOT NULL AND id_is_ours OR by_key IS NOT NULL AND key_is_ours THEN 'deferred'
                     WHEN matched.target IS NULL THEN 'insert'
                     -- it would change the key of a stored row, which could not be undone
                     WHEN staged.id IS NOT NULL AND is_moved THEN 'deferred'

@@ -9,6 +9,12 @@ from psycopg import sql
 from db import copy
 from db.resources.definition import Resource
 
+# of the staging table, beside those of the resource
+STAGING_COLUMNS: LiteralString = """
+    NULL::bigint AS record, NULL::bigint AS line, false AS is_orphan, false AS id_is_taken, false AS key_is_taken,
+    true AS is_only_match, true AS is_different, id AS target, false AS target_existed, NULL::text AS verdict
+"""
+
 # by resource, statement and variant; there are as many entries as there are statements in the code
 _cache: dict[tuple[Resource, str, str], bytes] = {}
 
@@ -47,8 +53,8 @@ def format_sql(resource: Resource, statement: LiteralString, **more: sql.Composa
 
 
 def staging_table(resource: Resource) -> str:
-    """The staging table's name. It contains a checksum of the columns: behind a pooler a session may outlive a migration."""
-    columns = ",".join((*resource.columns, *resource.column_types))
+    """The staging table's name. It contains a checksum of the columns: behind a pooler a session may outlive a release."""
+    columns = ",".join((*resource.columns, *resource.column_types, STAGING_COLUMNS))
     return f"staging_{resource.name}_{crc32(columns.encode()):08x}"
 
 

@@ -1,9 +1,8 @@
 """The staging table: a temporary table with the records that are not copied straight into the resource's table.
 
 There is one for each resource and session. It is emptied at commit and kept, and with it the plans of its statements. Its
-columns are those of the resource, as sent (NULL where a record has no value), and for each record: its number and line;
-whether it loses its id or key to another record of the chunk (`is_duplicate`); whether a parent is missing (`is_orphan`); and
-what `match` found: the stored row that the record matches (`target`), and the `verdict`:
+columns are those of the resource, as sent (NULL where a record has no value), and for each record: its number and line; whether
+a parent is missing (`is_orphan`); and what `match` found: the stored row that the record matches (`target`), and the `verdict`:
 
     refused, taken, key_conflict, not_found    not stored
     insert, update                             stored now
@@ -13,13 +12,13 @@ A record leaves the table when it is stored, refused or deferred.
 """
 
 from collections.abc import Collection
-from uuid import UUID
 
 import msgspec
+from psycopg import sql
 
 from db import copy
 from db.connections.pool import Connection
-from db.merge.sql import cached_sql, staging_table
+from db.merge.sql import STAGING_COLUMNS, cached_sql, staging_table
 from db.resources.definition import Parsed, Resource
 
 
@@ -29,52 +28,29 @@ async def create(conn: Connection, resource: Resource) -> None:
             resource,
             """
             CREATE TEMPORARY TABLE IF NOT EXISTS {staged} ON COMMIT DELETE ROWS AS
-            SELECT {columns}, NULL::bigint AS record, NULL::bigint AS line, false AS is_duplicate, false AS is_orphan,
-                false AS id_is_taken, false AS key_is_taken, true AS is_only_match, true AS is_different,
-                id AS target, false AS target_existed, NULL::text AS verdict
+            SELECT {columns}, {more}
             FROM {table}
             WITH NO DATA
             """,
+            more=lambda: sql.SQL(STAGING_COLUMNS),
         )
     )
 
 
-async def fill(
-    conn: Connection, resource: Resource, parsed: Parsed, rows: Collection[int], *, duplicates: Collection[int]
-) -> None:
-    """Copies the records with these indexes into the staging table; `duplicates` are indexes too."""
+async def fill(conn: Connection, resource: Resource, parsed: Parsed, rows: Collection[int]) -> None:
+    """Copies the records with these indexes into the staging table."""
     await create(conn, resource)
-    columns = [*resource.columns, "record", "line", "is_duplicate", "is_orphan", "is_only_match"]
+    columns = [*resource.columns, "record", "line", "is_orphan", "is_only_match"]
     values = (
-        (*msgspec.structs.astuple(parsed.records[i]), parsed.numbers[i], parsed.lines[i], i in duplicates, False, True)
-        for i in rows
+        (*msgspec.structs.astuple(parsed.records[i]), parsed.numbers[i], parsed.lines[i], False, True) for i in rows
     )
     await copy.rows(
         conn,
         staging_table(resource),
         columns,
-        [*resource.column_types, "int8", "int8", "bool", "bool", "bool"],
+        [*resource.column_types, "int8", "int8", "bool", "bool"],
         values,
     )
-
-
-async def fill_deferred(conn: Connection, resource: Resource, import_id: UUID) -> None:
-    """Copies the deferred records of an import back into the staging table."""
-    await create(conn, resource)
-    await conn.execute(
-        cached_sql(
-            resource,
-            """
-            INSERT INTO {staged}
-            SELECT record.*
-            FROM import_deferred
-            CROSS JOIN LATERAL jsonb_populate_record(NULL::{staged}, data) AS record
-            WHERE import_deferred.import_id = %(import_id)s
-            """,
-        ),
-        {"import_id": import_id},
-    )
-    await conn.execute(cached_sql(resource, "ANALYZE {staged}"))
 
 
 async def remaining(conn: Connection, resource: Resource) -> list[int]:
