@@ -1,5 +1,6 @@
 """CSV: the cells of each row become the fields of a resource."""
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import pairwise, product
@@ -19,6 +20,9 @@ BOOLEANS = {
     for word, value in (("true", True), ("false", False))
     for letters in product(*zip(word, word.upper(), strict=True))
 }
+
+# a carriage return that does not belong to a line end
+LONE_RETURN = re.compile(r"\r(?!\n)")
 
 # if one record in forty is invalid, most blocks of this size have only valid ones
 BLOCK_RECORDS = 16
@@ -77,8 +81,7 @@ class Reader:
             if "\r" in text:
                 text = text.replace("\r\n", "\n")
             return [*text.removesuffix("\n").split("\n")] if text else []
-        # a carriage return that does not belong to a line end
-        if "\r" in text and "\r" in text.replace("\r\n", ""):
+        if LONE_RETURN.search(text):
             return [self._row.bare(raw).decode() for raw in chunk.slices()]
         if text.isascii():
             return [text[start:end].rstrip("\r\n") for start, end in pairwise([*chunk.starts, len(text)])]
