@@ -4,6 +4,7 @@ import asyncio
 import csv
 import io
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -18,8 +19,11 @@ from psycopg.sql import SQL, Identifier, Placeholder
 from api.imports import splitting
 from db import merge
 from db.connections import pool
+from db.imports import uploads
+from db.merge import conflicts, deferred, duplicates
 from db.queue import Counts
 from db.resources import RESOURCES
+from db.resources.definition import Parsed
 from tests.support.eventually import PATIENCE_SECONDS, eventually
 from tests.support.exports import STREAM, exported
 from workers.parsing import parse
@@ -114,7 +118,7 @@ CASES = {"users": USERS, "articles": ARTICLES, "comments": COMMENTS}
 def test_an_exported_file_can_be_imported(database_url, resource):
     """In each format, an upsert of the export leaves every record unchanged, for any text, null and time.
 
-    After the records were deleted, an import of the export creates equal ones.
+    After the records were deleted, an import of the export creates equal ones, also of records that are deferred.
     """
     with asyncio.Runner() as runner:
         conn = runner.run(AsyncConnection.connect(database_url, autocommit=True))
@@ -206,25 +210,16 @@ async def check(conn, resource: str, records: list[dict[str, Any]], batch_size: 
                 await forget(conn, resource)
                 assert await reimported(*again, mode="insert", csv_safe=csv_safe) == Counts(created=count)
                 assert await stored(conn, resource) == before
+                await forget(conn, resource)
+                assert await deferred_and_settled(*again, csv_safe=csv_safe) == Counts(created=count)
+                assert await stored(conn, resource) == before
 
 
 async def reimported(conn, resource: str, format, data: bytes, batch_size: int, *, mode, csv_safe: bool) -> Counts:
     """The counts of an import of these bytes, which are split, parsed and merged as by the API and a worker."""
-    cutter = splitting.FileSplitter(format=format, batch_size=batch_size, delimiter=",", **LIMITS)
     counts = Counts()
     import_id = uuid4()
-    for chunk in [*cutter.feed(data), *cutter.finish()]:
-        parsed = parse(
-            RESOURCES[resource],
-            chunk,
-            format=format,
-            columns=cutter.columns,
-            delimiter=",",
-            csv_safe=csv_safe,
-            ignore_unknown=False,
-            record_max_bytes=LIMITS["record_max_bytes"],
-        )
-        assert parsed.errors == []
+    for parsed in all_parsed(resource, format, data, batch_size, csv_safe=csv_safe):
         merged = await merge.merge(
             conn,
             RESOURCES[resource],
@@ -237,6 +232,34 @@ async def reimported(conn, resource: str, format, data: bytes, batch_size: int, 
         )
         counts += merged.counts
     return counts
+
+
+async def deferred_and_settled(conn, resource: str, format, data: bytes, batch_size: int, *, csv_safe: bool) -> Counts:
+    """The counts of an import that defers all records."""
+    import_id = await uploads.begin(conn)
+    for parsed in all_parsed(resource, format, data, batch_size, csv_safe=csv_safe):
+        keys = conflicts.keys(RESOURCES[resource], parsed.records)
+        indexes = range(len(parsed.records))
+        await deferred.insert(conn, RESOURCES[resource], import_id, parsed, keys, indexes)
+    return await duplicates.settle(conn, RESOURCES[resource], import_id, "insert", dry_run=False, undoable=False)
+
+
+def all_parsed(resource: str, format, data: bytes, batch_size: int, *, csv_safe: bool) -> Iterator[Parsed]:
+    """The records of a file without errors, by chunk."""
+    cutter = splitting.FileSplitter(format=format, batch_size=batch_size, delimiter=",", **LIMITS)
+    for chunk in [*cutter.feed(data), *cutter.finish()]:
+        parsed = parse(
+            RESOURCES[resource],
+            chunk,
+            format=format,
+            columns=cutter.columns,
+            delimiter=",",
+            csv_safe=csv_safe,
+            ignore_unknown=False,
+            record_max_bytes=LIMITS["record_max_bytes"],
+        )
+        assert parsed.errors == []
+        yield parsed
 
 
 async def insert(conn, resource: str, records: list[dict[str, Any]]) -> None:
