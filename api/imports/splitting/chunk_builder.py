@@ -102,7 +102,7 @@ class ChunkBuilder:
                     self.add(record, line + at)
             else:
                 count = len(lines)
-                is_plain = not gap and data.count(b"\n") == count == lines[-1] - lines[0] + 1
+                is_plain = not gap and lines[-1] - lines[0] + 1 == count == data.count(b"\n")
                 self._append(_Run(line, lines, starts, data), size, is_plain=is_plain)
             position = stop
 
