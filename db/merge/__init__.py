@@ -140,22 +140,25 @@ async def _copy_free(
 ) -> tuple[ConflictLevel, Sequence[int]]:
     """COPYs the records that conflict with no stored row; returns the level and the indexes of the records still to be stored.
 
-    These are in the order of `indexes`, in which their rows are locked. The conflicts are looked up first, or only for a batch
-    whose COPY has failed.
+    These are in the order of `indexes`, in which their rows are locked. The conflicts are looked up first, for all records at
+    once, or only for a batch whose COPY has failed.
     """
     staged: set[int] = set()
-    batches = [indexes[start : start + BATCH_RECORDS] for start in range(0, len(indexes), BATCH_RECORDS)]
-    with_conflicts = 0
+    if looks_first:
+        staged = await conflicts.conflicting_rows(conn, resource, parsed.records, keys, indexes)
+        if len(staged) >= len(indexes) / 2:
+            return "many", indexes
+    found = len(staged)
+    free = [i for i in indexes if i not in staged]
+    batches = [free[start : start + BATCH_RECORDS] for start in range(0, len(free), BATCH_RECORDS)]
     for batch in batches:
-        if not looks_first and await _copy(conn, resource, import_id, parsed, batch, undoable=undoable):
-            continue
-        conflicting = await _copy_unlike_stored(conn, resource, import_id, parsed, keys, batch, undoable=undoable)
-        staged |= conflicting
-        with_conflicts += bool(conflicting)
+        if not await _copy(conn, resource, import_id, parsed, batch, undoable=undoable):
+            staged |= await _copy_unlike_stored(conn, resource, import_id, parsed, keys, batch, undoable=undoable)
+            found += 1
     in_order = [i for i in indexes if i in staged]
     if len(staged) >= len(indexes) / 2:
         return "many", in_order
-    return "some" if with_conflicts > len(batches) / 3 else "few", in_order
+    return "some" if found > len(batches) / 3 else "few", in_order
 
 
 async def _copy_unlike_stored(

@@ -83,8 +83,8 @@ async def update_unmoved(conn: Connection, resource: Resource, import_id: UUID) 
     """Overwrites the rows whose key and parents stay the same, without a match before; for modes upsert and update.
 
     `match` would find the same rows and nothing against the records: this import has not written the rows, and nothing changes
-    in them that is unique or refers to a parent. Of records with the same row one is stored here, as of such records in
-    different chunks; the others stay staged. The rows are locked in the order of the staging table, which is that of their keys.
+    in them that is unique or refers to a parent. No two records have the same row: all but one of them were deferred. The rows
+    are locked in the order of the staging table, which is that of their keys.
     """
     return await _overwrite(
         conn, resource, {"import_id": import_id}, variant="unmoved", condition=lambda: _is_unmoved(resource)

@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeAlias
@@ -28,6 +29,8 @@ SEED = 1
 PLAIN_TARGET = 1.2
 TARGET = 1.0
 RELATED_TARGET = 1.2
+# of users whose e-mail address is that of an earlier one anywhere in the file; the duplicates of a dirty file are close together
+REPEAT_RATE = 0.01
 # faults that are lost when the file is read and written again
 OF_ROWS = ((None, "malformed_row"), (None, "column_count_mismatch"))
 ALPHABETS = ["Дарья Ковалёва", "山田 太郎", "Νίκος Παπαδόπουλος", "محمد العلي", "김민준", "Łukasz Żółć"]
@@ -56,6 +59,8 @@ async def run(env: Environment) -> list[Figure]:
         faulty = files.users(env, env.size.records, fault_rate=FAULT_RATE, without=OF_ROWS)
         dirty = _written(faulty, "other order", name="other order, dirty")
         figures += await _compared(env, api, f"other order, {FAULT_RATE:.1%} bad records", dirty, clean, target=0.8)
+        repeating = _repeating(plain)
+        figures += await _compared(env, api, f"{REPEAT_RATE:.0%} repeat a key", repeating, plain, target=0.8)
     return figures
 
 
@@ -229,6 +234,21 @@ def _written(plain: File, kind: str, *, name: str | None = None) -> File:
     path = plain.path.with_name(f"{(name or kind).replace(', ', '-').replace(' ', '-')}.{format}")
     path.write_text(text, encoding="utf-8", newline="")
     return replace(plain, path=path)
+
+
+def _repeating(users: File) -> File:
+    rng = random.Random(SEED)
+    with users.path.open(newline="", encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    emails: list[str] = []
+    for row in rows:
+        if emails and rng.random() < REPEAT_RATE:
+            row["email"] = rng.choice(emails)
+        else:
+            emails.append(row["email"])
+    path = users.path.with_name("repeating.csv")
+    path.write_text(_csv(rows), encoding="utf-8", newline="")
+    return replace(users, path=path, faults=Counter({("email", "duplicate_in_file"): len(rows) - len(emails)}))
 
 
 def _compressed(plain: File, compression: Compression) -> File:
