@@ -1,5 +1,6 @@
 """COPY of many rows into a table, in PostgreSQL's binary format."""
 
+import re
 import struct
 import sys
 from array import array
@@ -7,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
+import psycopg
 from psycopg import sql
 from psycopg.adapt import Dumper
 from psycopg.postgres import types as postgres_types
@@ -50,6 +52,16 @@ async def rows(
         for row in rows:
             if block := copy.formatter.write_row(row):
                 await copy.write(block)
+
+
+def row_number(error: psycopg.Error) -> int | None:
+    """The number of the row, from 1, at which `rows` has failed; None if it is unknown.
+
+    The last line of the error's context has it, in any language of the server: `COPY users, line 7`.
+    """
+    last = (error.diag.context or "").rpartition("\n")[2]
+    found = re.fullmatch(r"COPY \S+, \D*(\d+)\D*", last)
+    return int(found[1]) if found else None
 
 
 @cache

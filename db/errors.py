@@ -25,6 +25,9 @@ class ConnectionLost(psycopg.OperationalError):
 # PostgreSQL aborted this transaction because of a conflict with another. Retry it immediately on the same connection.
 RETRYABLE: tuple[type[Exception], ...] = (DeadlockDetected, SerializationFailure, LockNotAvailable)
 
+# The wait for a lock has exceeded lock_timeout.
+BLOCKED = LockNotAvailable
+
 # PostgreSQL refuses the content of a row: a value, a constraint, an index entry that is too large, a trigger's RAISE.
 REFUSED_ROW: tuple[type[Exception], ...] = (
     psycopg.DataError,

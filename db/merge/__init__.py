@@ -1,37 +1,30 @@
 """Stores the records of a chunk: one binary COPY while nothing conflicts, otherwise by sets through a staging table.
 
-The steps, each a module: `conflicts` (which records conflict), `staging` (the temporary table), `match` (the verdict of each
-record), `apply` (UPDATE, INSERT). Records that collide within their import are set aside (`deferred`) and decided at its end
-(`duplicates`), with the table of `rivals`. It may import db.imports, db.queue, db.copy and db.resources; only workers import it.
+The steps, each a module: `copying` (COPY), `conflicts` (which records conflict), `staging` (the temporary table), `match` (the
+verdict of each record), `apply` (UPDATE, INSERT). Records that collide within their import are set aside (`deferred`) and decided
+at its end (`duplicates`), with the table of `rivals`. It may import db.imports, db.queue, db.copy and db.resources; only workers
+import it.
 """
 
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 from uuid import UUID
 
-from db import copy
 from db.connections.pool import Connection
 from db.errors import REFUSED_ROW, RETRYABLE, UNAVAILABLE
-from db.imports import created
 from db.imports import errors as record_errors
 from db.imports.jobs import Mode
-from db.merge import apply, conflicts, deferred, duplicates, match, rows, staging
+from db.merge import apply, conflicts, copying, deferred, duplicates, match, rows, staging
+from db.merge.copying import ConflictLevel
 from db.queue import Counts, failpoints
 from db.resources import RESOURCES
 from db.resources.definition import Parsed, RecordError, Resource
 
 # how often a chunk is matched again because another transaction has stored a conflicting row meanwhile
 ROUNDS_MAX = 5
-
-# Which of a chunk's records conflict: none; hardly any but those that share their id or key with another one of the chunk; so
-# many others that looking them up costs less than a COPY that fails; or so many that it gains nothing.
-ConflictLevel = Literal["none", "few", "some", "many"]
-
-# of the records that are copied at once when an import has conflicts: a COPY that fails has to be repeated
-BATCH_RECORDS = 2000
 
 # copy: one COPY into the resource's table. copy_free: the same without the conflicting records, which are staged.
 # stage: all through the staging table. one_by_one: the same for each record alone, in a savepoint.
@@ -70,7 +63,7 @@ async def merge(
     all_rows = rows.in_key_order(parsed, keys)
     strategy = "one_by_one" if one_by_one else _strategy(mode, dry_run=dry_run, assumed=assumed)
     if not all_rows or (
-        strategy == "copy" and await _copy(conn, resource, import_id, parsed, all_rows, undoable=undoable)
+        strategy == "copy" and await copying.copy_all(conn, resource, import_id, parsed, all_rows, undoable=undoable)
     ):
         return Merged(counts + Counts(created=len(all_rows)), assumed)
 
@@ -81,10 +74,11 @@ async def merge(
     distinct = [i for i in all_rows if i not in same]
     level, staged = "many", distinct
     if strategy in ("copy", "copy_free"):
-        level, staged = await _copy_free(
+        level, staged, blocked = await copying.copy_free(
             conn, resource, import_id, parsed, keys, distinct, looks_first=assumed == "some", undoable=undoable
         )
-        counts += Counts(created=len(distinct) - len(staged))
+        counts += Counts(created=len(distinct) - len(staged) - len(blocked))
+        counts.deferred += await deferred.insert(conn, resource, import_id, parsed, keys, blocked)
     merge_staged = _check_staged if dry_run else partial(_store_staged, undoable=undoable)
     if strategy == "one_by_one":
         counts += await _one_by_one(conn, resource, import_id, parsed, mode, distinct, merge_staged)
@@ -103,84 +97,6 @@ def _strategy(mode: Mode, *, dry_run: bool, assumed: ConflictLevel) -> Strategy:
     if mode == "update" or dry_run or assumed == "many":
         return "stage"
     return "copy" if assumed == "none" else "copy_free"
-
-
-async def _copy(
-    conn: Connection, resource: Resource, import_id: UUID, parsed: Parsed, indexes: Iterable[int], *, undoable: bool
-) -> bool:
-    """COPYs the records with these indexes in a savepoint; False, and nothing stored, when PostgreSQL refuses one of them."""
-    complete = rows.complete(resource, import_id, parsed, indexes)
-    ids: dict[int, str] = {}
-    try:
-        async with conn.transaction():
-            await copy.rows(
-                conn,
-                resource.name,
-                *rows.columns(resource),
-                created.noting(complete, ids, record=-2) if undoable else complete,
-            )
-            if undoable:
-                await created.remember(conn, import_id, ids)
-    except REFUSED_ROW:
-        return False
-    await failpoints.reach("mid_merge", conn)
-    return True
-
-
-async def _copy_free(
-    conn: Connection,
-    resource: Resource,
-    import_id: UUID,
-    parsed: Parsed,
-    keys: Sequence[str],
-    indexes: Sequence[int],
-    *,
-    looks_first: bool,
-    undoable: bool,
-) -> tuple[ConflictLevel, Sequence[int]]:
-    """COPYs the records that conflict with no stored row; returns the level and the indexes of the records still to be stored.
-
-    These are in the order of `indexes`, in which their rows are locked. The conflicts are looked up first, for all records at
-    once, or only for a batch whose COPY has failed.
-    """
-    staged: set[int] = set()
-    if looks_first:
-        staged = await conflicts.conflicting_rows(conn, resource, parsed.records, keys, indexes)
-        if len(staged) >= len(indexes) / 2:
-            return "many", indexes
-    found = len(staged)
-    free = [i for i in indexes if i not in staged]
-    batches = [free[start : start + BATCH_RECORDS] for start in range(0, len(free), BATCH_RECORDS)]
-    for batch in batches:
-        if not await _copy(conn, resource, import_id, parsed, batch, undoable=undoable):
-            staged |= await _copy_unlike_stored(conn, resource, import_id, parsed, keys, batch, undoable=undoable)
-            found += 1
-    in_order = [i for i in indexes if i in staged]
-    if len(staged) >= len(indexes) / 2:
-        return "many", in_order
-    return "some" if found > len(batches) / 3 else "few", in_order
-
-
-async def _copy_unlike_stored(
-    conn: Connection,
-    resource: Resource,
-    import_id: UUID,
-    parsed: Parsed,
-    keys: Sequence[str],
-    indexes: Sequence[int],
-    *,
-    undoable: bool,
-) -> set[int]:
-    """COPYs the records that conflict with no stored row, unless half of them do; returns the indexes of the others."""
-    for _ in range(ROUNDS_MAX):
-        conflicting = await conflicts.conflicting_rows(conn, resource, parsed.records, keys, indexes)
-        if len(conflicting) >= len(indexes) / 2:
-            break
-        # a COPY that fails has met a row that was stored since the look-up
-        free = [i for i in indexes if i not in conflicting]
-        if await _copy(conn, resource, import_id, parsed, free, undoable=undoable):
-            return conflicting
-    return {*indexes}
 
 
 async def _store_staged(conn: Connection, resource: Resource, import_id: UUID, mode: Mode, *, undoable: bool) -> Counts:

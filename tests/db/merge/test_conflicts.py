@@ -4,9 +4,8 @@ from typing import Any
 
 import pytest
 
-from db import merge
 from db.imports import completion
-from db.merge import ConflictLevel
+from db.merge import ConflictLevel, copying
 from tests.support.factories import claim, errors, perform, queued, remembering, rows, run, stored_user, user, users
 from tests.support.plans import Plans, enable_plans
 
@@ -15,7 +14,7 @@ BATCH_RECORDS = 4
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch):
-    monkeypatch.setattr(merge, "BATCH_RECORDS", BATCH_RECORDS)
+    monkeypatch.setattr(copying, "BATCH_RECORDS", BATCH_RECORDS)
 
 
 async def level_after(conn, assumed: ConflictLevel, records: list[dict[str, Any]]) -> tuple[ConflictLevel, bool]:

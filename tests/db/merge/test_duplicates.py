@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg import AsyncConnection
 
-from db import merge
 from db.connections import pool
 from db.imports import completion
+from db.merge import copying
 from db.settings import Settings
 from tests.support import factories
 from tests.support.duplicates import EXAMPLES, IDS, Case, answer, prepare, random_case
@@ -26,7 +26,7 @@ SEEDS = range(max(8, EXAMPLES // 10))
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch):
     """So that the few records of a case are copied in several batches."""
-    monkeypatch.setattr(merge, "BATCH_RECORDS", 2)
+    monkeypatch.setattr(copying, "BATCH_RECORDS", 2)
 
 
 @pytest.mark.slow
