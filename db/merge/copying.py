@@ -22,9 +22,9 @@ BATCH_RECORDS = 2000
 # how often the conflicts of a batch are looked up because another transaction has stored a conflicting row meanwhile
 ROUNDS_MAX = 5
 
-# how long a COPY waits for the transaction that has stored a row with the same id or key, and of how many records of a chunk
-# it is found out which they are
-BLOCKED_MILLISECONDS = 5
+# how long a COPY waits for an open transaction that has stored a row with the same id or key, and for how many records of a chunk
+# that is found out; further ones are staged, and their INSERT waits
+BLOCKED_MILLISECONDS = 2
 BLOCKED_MAX = 50
 
 
