@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
-import psycopg
 from psycopg import sql
 from psycopg.adapt import Dumper
+from psycopg.errors import LockNotAvailable
 from psycopg.postgres import types as postgres_types
 from psycopg.pq import Format
 
@@ -54,13 +54,12 @@ async def rows(
                 await copy.write(block)
 
 
-def row_number(error: psycopg.Error) -> int | None:
-    """The number of the row, from 1, at which `rows` has failed; None if it is unknown.
+def blocked_row(error: LockNotAvailable) -> int | None:
+    """The number of the row, from 1, whose unique value an open transaction has stored; None if `rows` waited for another lock.
 
-    The last line of the error's context has it, in any language of the server: `COPY users, line 7`.
+    The error's context has it, after a line about the index, in any language of the server: `COPY users, line 7`.
     """
-    last = (error.diag.context or "").rpartition("\n")[2]
-    found = re.fullmatch(r"COPY \S+, \D*(\d+)\D*", last)
+    found = re.fullmatch(r".+\nCOPY \S+, \D*(\d+)\D*", error.diag.context or "")
     return int(found[1]) if found else None
 
 

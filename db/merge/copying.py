@@ -22,8 +22,8 @@ BATCH_RECORDS = 2000
 # how often the conflicts of a batch are looked up because another transaction has stored a conflicting row meanwhile
 ROUNDS_MAX = 5
 
-# how long a COPY waits for an open transaction that has stored a row with the same id or key, and for how many records of a chunk
-# that is found out; further ones are staged, and their INSERT waits
+# How long a COPY waits for an open transaction that has stored a row with the same id or key, for so many records of a chunk. For
+# further ones, and for other locks, it waits as long as the session's lock_timeout allows.
 BLOCKED_MILLISECONDS = 2
 BLOCKED_MAX = 50
 
@@ -85,12 +85,12 @@ async def copy_free(
     found = len(staged)
     free = [i for i in indexes if i not in staged]
     batches = [free[start : start + BATCH_RECORDS] for start in range(0, len(free), BATCH_RECORDS)]
-    await _limit_waits(conn, str(BLOCKED_MILLISECONDS))
+    await copier.limit_waits(str(BLOCKED_MILLISECONDS))
     for batch in batches:
         if not await copier.copy(batch):
             staged |= await copier.copy_unlike_stored(batch)
             found += 1
-    await _limit_waits(conn, SESSION["lock_timeout"])
+    await copier.limit_waits(SESSION["lock_timeout"])
     level: ConflictLevel = "some" if found > len(batches) / 3 else "few"
     if len(staged) >= len(indexes) / 2:
         level = "many"
@@ -117,12 +117,13 @@ class _Copier:
         self._parsed = parsed
         self._keys = keys
         self._undoable = undoable
+        self._is_limited = False
 
     async def conflicting(self, indexes: Sequence[int]) -> set[int]:
         return await conflicts.conflicting_rows(self._conn, self._resource, self._parsed.records, self._keys, indexes)
 
     async def copy(self, indexes: Sequence[int]) -> bool:
-        """`copy_all` of the records that are not blocked; False also if it is unknown which of them are."""
+        """`copy_all` of the records that are not blocked."""
         while True:
             free = [i for i in indexes if i not in self.blocked]
             try:
@@ -130,10 +131,13 @@ class _Copier:
                     self._conn, self._resource, self._import_id, self._parsed, free, undoable=self._undoable
                 )
             except BLOCKED as error:
-                number = copy.row_number(error)
+                if not self._is_limited:
+                    raise
+                number = copy.blocked_row(error)
                 if number is None or len(self.blocked) >= BLOCKED_MAX:
-                    return False
-                self.blocked.add(free[number - 1])
+                    await self.limit_waits(SESSION["lock_timeout"])
+                else:
+                    self.blocked.add(free[number - 1])
 
     async def copy_unlike_stored(self, indexes: Sequence[int]) -> set[int]:
         """COPYs the records that conflict with no stored row, unless half of them do; returns the indexes of the others."""
@@ -147,7 +151,7 @@ class _Copier:
                 return conflicting
         return {*indexes} - self.blocked
 
-
-async def _limit_waits(conn: Connection, milliseconds: str) -> None:
-    """Limits each wait for a lock, for the rest of the transaction."""
-    await conn.execute("SELECT set_config('lock_timeout', %(limit)s, true)", {"limit": milliseconds})
+    async def limit_waits(self, milliseconds: str) -> None:
+        """Limits each wait for a lock, until the end of the transaction."""
+        self._is_limited = milliseconds != SESSION["lock_timeout"]
+        await self._conn.execute("SELECT set_config('lock_timeout', %(limit)s, true)", {"limit": milliseconds})
