@@ -237,6 +237,7 @@ def _written(plain: File, kind: str, *, name: str | None = None) -> File:
 
 
 def _repeating(users: File) -> File:
+    """The same users, of whom some have the e-mail address of an earlier one."""
     rng = random.Random(SEED)
     with users.path.open(newline="", encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
