@@ -1,12 +1,26 @@
 """How the conflicts of an import's earlier chunks decide how its next chunk is stored; what is stored does not depend on it."""
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from db.imports import completion
 from db.merge import ConflictLevel, copying
-from tests.support.factories import claim, errors, perform, queued, remembering, rows, run, stored_user, user, users
+from tests.support.factories import (
+    blocked,
+    chunk,
+    claim,
+    errors,
+    perform,
+    queued,
+    remembering,
+    rows,
+    run,
+    stored_user,
+    user,
+    users,
+)
 from tests.support.plans import Plans, enable_plans
 
 BATCH_RECORDS = 4
@@ -65,3 +79,20 @@ async def test_the_first_of_two_records_of_a_chunk_is_stored_at_once(conn):
         await run(conn, id)
         found = await rows(conn, "SELECT name FROM users ORDER BY email")
         assert found == [("before" if mode == "insert" else "after",), (kept,)]
+
+
+async def test_a_chunk_waits_when_too_many_of_its_records_are_blocked(conn, other, monkeypatch):
+    """BLOCKED_MAX records are deferred without waiting; then the chunk waits, and the others conflict with what is committed."""
+    monkeypatch.setattr(copying, "BLOCKED_MAX", 1)
+    id = await queued(conn, [*users(2), *users(2), user(3)], sizes=[2, 3])
+    one, two = await claim(conn), await claim(conn)
+    async with conn.transaction():
+        await perform(conn, one)
+        merging = asyncio.create_task(perform(other, two, memory=remembering("few", id)))
+        await blocked(other, by=conn)
+    await merging
+    row = await chunk(conn, id, 2)
+    assert (row["created"], row["deferred"]) == (1, 2)
+    assert await completion.finish(conn, id, endpoints=()) == []
+    assert (await run(conn, id)).created == 3
+    assert await errors(conn, id) == [(3, "email", "duplicate_in_file"), (4, "email", "duplicate_in_file")]
